@@ -1,0 +1,1 @@
+"""Tensors, requests, errors, settings and the clock: what every other package may import."""

@@ -1,0 +1,83 @@
+"""Every error that Forebay answers with.
+
+ForebayError
+  RequestError       invalid_request, model_not_found, payload_too_large, unsupported, request_canceled
+  AdmissionError     unauthorized, over_quota, queue_full, deadline_unreachable, model_not_ready, draining
+  DeadlineExceeded   deadline_exceeded, with the stage in which the deadline passed
+  ExecutionError     model_error, output_mismatch, out_of_memory, instance_crashed
+  SetupError         config_error, model_load_error (start-up only)
+
+`code` is stable and part of the wire contract. The mapping to HTTP lives only in `api`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Stage = Literal["queued", "executing", "waiting"]
+
+
+class ForebayError(Exception):
+    """Base of all errors. `retryable` says whether the same request may succeed later, unchanged."""
+
+    code: str = "internal"
+    retryable: bool = False
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            if code not in self.codes():
+                raise ValueError(f"{type(self).__name__} has no code {code!r}; it has {', '.join(self.codes())}")
+            self.code = code
+
+    CODES: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def codes(cls) -> tuple[str, ...]:
+        """The codes that this class may carry."""
+        return cls.CODES or (cls.code,)
+
+
+class RequestError(ForebayError):
+    """The caller's request cannot be served as it stands."""
+
+    code = "invalid_request"
+    CODES = ("invalid_request", "model_not_found", "payload_too_large", "unsupported", "request_canceled")
+
+
+class AdmissionError(ForebayError):
+    """Refused at the door; nothing was run. `retry_after_s` (seconds) is a hint for the next try."""
+
+    code = "queue_full"
+    retryable = True
+    CODES = ("unauthorized", "over_quota", "queue_full", "deadline_unreachable", "model_not_ready", "draining")
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(ForebayError):  # noqa: N818 - the field's standard name
+    """The deadline passed after admission, in `stage`."""
+
+    code = "deadline_exceeded"
+    retryable = True
+
+    def __init__(self, message: str, *, stage: Stage) -> None:
+        super().__init__(message)
+        self.stage = stage
+
+
+class ExecutionError(ForebayError):
+    """The model failed on this request."""
+
+    code = "model_error"
+    CODES = ("model_error", "output_mismatch", "out_of_memory", "instance_crashed")
+
+
+class SetupError(ForebayError):
+    """Start-up only: the process ends with an exit code other than 0. The message names file, key and mend."""
+
+    code = "config_error"
+    CODES = ("config_error", "model_load_error")

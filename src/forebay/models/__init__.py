@@ -1,0 +1,1 @@
+"""What a model is: its base class, its signature, and where it comes from."""

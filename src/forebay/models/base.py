@@ -1,0 +1,45 @@
+"""The base class of a Python model, usable without a server in a unit test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from forebay.core.tensors import Array
+
+
+class Model:
+    """Subclass this, name inputs and outputs, write `predict`.
+
+    `inputs` and `outputs` give the datatype and the shape of one *row*; the batch axis is added. Example:
+
+        class Mlp(forebay.Model):
+            inputs = {"x": ("FP32", [16])}
+            outputs = {"y": ("FP32", [3])}
+
+            def load(self, device):
+                self.w = np.load("w.npy")
+
+            def predict(self, x):          # x: float32 [rows, 16]
+                return x @ self.w          # float32 [rows, 3]
+
+    BYTES inputs arrive as object arrays of `bytes`. Settings of the model (`max_batch_rows`, `slo_ms`, ...) may stand
+    as class attributes. `load` runs once in each instance's own process.
+    """
+
+    inputs: ClassVar[Mapping[str, tuple[str, Sequence[int]]]] = {}
+    outputs: ClassVar[Mapping[str, tuple[str, Sequence[int]]]] = {}
+
+    threads: int = 1
+    """Threads that this instance may use (set before `load`)."""
+
+    def load(self, device: str) -> None:
+        """Load weights. `device` is `cpu`, `cuda:0`, ..."""
+
+    def predict(self, **inputs: Array) -> Any:
+        """Rows in, rows out: an array (one output), a tuple in the order of `outputs`, or a dict by name."""
+        raise NotImplementedError(f"{type(self).__name__} has no predict method")
+
+    def examples(self) -> Sequence[Mapping[str, Any]]:
+        """Example rows (input name to one row's value), used to warm up and to measure cost. Default: none."""
+        return ()
