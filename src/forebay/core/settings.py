@@ -1,0 +1,109 @@
+"""The one settings tree: every key, its type, its bounds, its default and what it means.
+
+The tree is read once at the composition root (`settings_sources.load_settings`) and passed on in pieces: nobody below
+reads a file, a flag or the environment. docs/settings.md carries the same table; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=1)]
+ByteCount = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+JsonDepth = Annotated[int, Meta(ge=1, le=512)]
+
+DEFAULT_TIMEOUT_S = 30.0
+"""Seconds that a request without a timeout gets from a model without `slo_ms`."""
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The web process: where it listens, what it accepts, how long it waits. `[server]` in forebay.toml."""
+
+    host: Annotated[str, Meta(min_length=1, description="Address to bind.")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port to bind; 0 takes a free one.")] = 8000
+    max_body_bytes: Annotated[ByteCount, Meta(description="Largest request body.")] = 64 << 20
+    head_timeout_s: Annotated[Positive, Meta(description="Longest time for a request's head to arrive.")] = 10.0
+    body_timeout_s: Annotated[Positive, Meta(description="Longest time for a request's body to arrive.")] = 30.0
+    keep_alive_s: Annotated[Positive, Meta(description="How long an idle connection stays open.")] = 75.0
+    drain_timeout_s: Annotated[NotNegative, Meta(description="How long in-flight work may finish at shutdown.")] = 30.0
+    max_pipelined: Annotated[Count, Meta(description="Unanswered requests a connection; then reading pauses.")] = 8
+    max_json_depth: Annotated[JsonDepth, Meta(description="Deepest nesting of a JSON body.")] = 64
+    express_lane: Annotated[
+        Literal["auto", "off"], Meta(description="Answer plain requests inside the HTTP protocol object.")
+    ] = "auto"
+    api_keys: Annotated[Path | None, Meta(description="File of API keys, a line each: NAME:SHA256HEX.")] = None
+    insecure_no_auth: Annotated[bool, Meta(description="Allow a non-loopback bind without API keys.")] = False
+    requests_per_s: Annotated[Positive | None, Meta(description="Quota of each API key.")] = None
+    decode_off_loop_bytes: Annotated[
+        ByteCount, Meta(description="Bodies above this size are decoded off the event loop.")
+    ] = 64 << 10
+    shared_memory_bytes: Annotated[
+        ByteCount, Meta(description="Batches above this size travel to instances by shared memory.")
+    ] = 256 << 10
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The log on stderr. `[log]` in forebay.toml."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Least level that is logged.")] = (
+        "info"
+    )
+    format: Annotated[
+        Literal["auto", "json", "text"], Meta(description="auto: text on a terminal, JSON lines otherwise.")
+    ] = "auto"
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One model. Class attributes, `model.toml`, `[models.NAME]`, environment, flags: later wins."""
+
+    instances: Annotated[
+        Count | None, Meta(description="Loaded copies, a process each; none: one per core within memory.")
+    ] = None
+    threads: Annotated[Count, Meta(description="Threads of each instance.")] = 1
+    max_batch_rows: Annotated[Count, Meta(description="Most rows in one batch.")] = 256
+    max_queue_delay_ms: Annotated[
+        NotNegative, Meta(description="How long a row may wait for company while an instance is free.")
+    ] = 0.0
+    max_queue_rows: Annotated[Count, Meta(description="Most rows waiting; more are refused.")] = 10_000
+    max_queue_bytes: Annotated[ByteCount, Meta(description="Most bytes waiting; more are refused.")] = 256 << 20
+    slo_ms: Annotated[Positive | None, Meta(description="Timeout of a request that names none; none: 30 seconds.")] = (
+        None
+    )
+    batching: Annotated[Literal["auto", "off"], Meta(description="auto: rows share a batch where that pays.")] = "auto"
+    pad: Annotated[
+        bool | None, Meta(description="Pad a variable axis to share a batch; none: where the model allows it.")
+    ] = None
+    deterministic: Annotated[bool, Meta(description="Equal rows get equal answers, whatever their batch.")] = False
+    cache: Annotated[
+        Literal["off", "exact", "semantic"], Meta(description="Answer cache; only off is available yet.")
+    ] = "off"
+    weight: Annotated[Positive, Meta(description="Share of the machine, relative to other models.")] = 1.0
+    memory_bytes: Annotated[ByteCount | None, Meta(description="Memory of one instance; none: measured.")] = None
+    devices: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...],
+        Meta(min_length=1, description="Devices, e.g. cpu or cuda:0; instances are dealt to them in turn."),
+    ] = ("cpu",)
+    warm_up_s: Annotated[NotNegative, Meta(description="Longest time for measuring the model at load.")] = 2.0
+
+    @property
+    def default_timeout_s(self) -> float:
+        """Seconds that a request without its own timeout gets."""
+        return DEFAULT_TIMEOUT_S if self.slo_ms is None else self.slo_ms / 1000.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole tree. `models` holds the served models, by name."""
+
+    server: ServerSettings = ServerSettings()
+    log: LogSettings = LogSettings()
+    data_dir: Annotated[Path, Meta(description="Folder for what Forebay keeps, such as measured costs.")] = Path(
+        ".forebay"
+    )
+    models: dict[str, ModelSettings] = {}
