@@ -1,0 +1,53 @@
+"""The Runtime port: one loaded copy of a model, as its instance sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from forebay.core.errors import SetupError
+from forebay.core.tensors import Array
+from forebay.models.signature import Signature
+from forebay.models.source import ModelSource
+
+
+class Runtime(Protocol):
+    """A loaded model. It lives in one process and is called by one thread; it owns its library's memory."""
+
+    platform: str
+    """The name that the protocol's metadata shows, such as `onnxruntime_onnx`."""
+    signature: Signature
+    settings: Mapping[str, Any]
+    """Settings that the model itself brings (class attributes); empty for files."""
+
+    def run(self, inputs: dict[str, Array], rows: int) -> list[Array]:
+        """Outputs in the order of the signature, each [rows, ...] where the model batches.
+
+        Raises `ExecutionError`: `model_error`, `output_mismatch` or `out_of_memory`.
+        """
+        ...
+
+    def examples(self) -> Sequence[Mapping[str, Any]]:
+        """Rows that the model's author gave for warm-up: input name to one row's value. May be empty."""
+        ...
+
+
+def load_runtime(source: ModelSource, device: str, threads: int) -> Runtime:
+    """Load a model by its runtime's name. Raises `SetupError` (`model_load_error`) that names file and cause."""
+    if source.runtime == "onnx":
+        from forebay.runtimes.onnx import OnnxRuntime
+
+        return OnnxRuntime(source, device, threads)
+    if source.runtime == "python":
+        from forebay.runtimes.python import PythonRuntime
+
+        return PythonRuntime(source, device, threads)
+    raise SetupError(f"model {source.name}: no runtime is called {source.runtime!r}", code="model_load_error")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library's exception means that memory ran out (host or device), judged by type and known texts."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    return "Failed to allocate memory" in text or "CUDA out of memory" in text or "bad allocation" in text

@@ -1,0 +1,89 @@
+"""Python models: a subclass of `forebay.Model` in a file that the operator named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from forebay.core.errors import ExecutionError, SetupError
+from forebay.core.tensors import NUMPY_TYPES, Array
+from forebay.models.base import Model
+from forebay.models.signature import Signature, TensorSpec, spec_from_declaration
+from forebay.models.source import ModelSource, attributes_of, load_class
+from forebay.runtimes.port import is_out_of_memory
+
+
+class PythonRuntime:
+    """One object of the user's class."""
+
+    platform = "python"
+
+    def __init__(self, source: ModelSource, device: str, threads: int) -> None:
+        found = load_class(source)
+        self.signature = Signature(
+            spec_from_declaration("inputs", source.name, found.inputs),
+            spec_from_declaration("outputs", source.name, found.outputs),
+        )
+        self.settings: Mapping[str, Any] = attributes_of(found)
+        try:
+            self._model: Model = found()
+            self._model.threads = threads
+            self._model.load(device)
+        except Exception as error:
+            raise SetupError(
+                f"model {source.name}: {source.class_name}.load({device!r}) failed: {type(error).__name__}: {error}",
+                code="model_load_error",
+            ) from error
+
+    def run(self, inputs: dict[str, Array], rows: int) -> list[Array]:
+        """See `Runtime.run`."""
+        try:
+            answer = self._model.predict(**inputs)
+        except Exception as error:
+            code = "out_of_memory" if is_out_of_memory(error) else "model_error"
+            raise ExecutionError(f"{type(error).__name__}: {error}", code=code) from error
+        return [
+            _checked(spec, value, rows) for spec, value in zip(self.signature.outputs, self._ordered(answer), strict=True)
+        ]
+
+    def examples(self) -> Sequence[Mapping[str, Any]]:
+        """The rows that the model's author gave."""
+        return self._model.examples()
+
+    def _ordered(self, answer: Any) -> list[Any]:
+        names = [spec.name for spec in self.signature.outputs]
+        if isinstance(answer, Mapping):
+            if set(answer) != set(names):
+                raise ExecutionError(
+                    f"predict returned outputs {sorted(map(str, answer))}, declared are {names}", code="output_mismatch"
+                )
+            return [answer[name] for name in names]
+        values = list(answer) if isinstance(answer, tuple) else [answer]
+        if len(values) != len(names):
+            raise ExecutionError(
+                f"predict returned {len(values)} outputs, declared are {names}", code="output_mismatch"
+            )
+        return values
+
+
+def _checked(spec: TensorSpec, value: Any, rows: int) -> Array:
+    try:
+        array = np.asarray(value, dtype=NUMPY_TYPES[spec.datatype])
+    except (TypeError, ValueError) as error:
+        raise ExecutionError(f"output {spec.name!r} is not {spec.datatype}: {error}", code="output_mismatch") from error
+    if array.shape[:1] != (rows,):
+        raise ExecutionError(
+            f"output {spec.name!r} has shape {list(array.shape)}; its first axis must be the batch's {rows} rows",
+            code="output_mismatch",
+        )
+    row_shape = array.shape[1:]
+    if len(row_shape) != len(spec.row_shape) or any(
+        want not in (-1, got) for want, got in zip(spec.row_shape, row_shape, strict=True)
+    ):
+        raise ExecutionError(
+            f"output {spec.name!r} has rows of shape {list(row_shape)}, declared is {list(spec.row_shape)}",
+            code="output_mismatch",
+        )
+    return array
