@@ -1,7 +1,8 @@
 """Where settings come from, and which wins.
 
 For a model, later wins: class attribute, `model.toml`, `[models.NAME]` in forebay.toml, `FOREBAY_MODELS__NAME__KEY`, a
-flag for all models, `--set NAME.key=value`. For the rest: forebay.toml, environment, flag. Every value keeps its source.
+flag for all models, `--set NAME.key=value`. For the rest: forebay.toml, environment, flag. In a file and in `--set` the
+name `*` stands for every model. Every value keeps its source.
 """
 
 from __future__ import annotations
@@ -71,10 +72,10 @@ class ModelLayers:
         self.layers.setdefault(name, {})[key] = read_value(known, raw, source=source, text=text, folder=folder)
 
     def of(self, model: str) -> Layer:
-        """The settings that this source holds for a model."""
-        merged: Layer = {}
+        """The settings that this source holds for a model; those for every model come first, so that its own win."""
+        merged = dict(self.layers.get(_EVERY_MODEL, {}))
         for name, layer in self.layers.items():
-            if self.fits(name, model):
+            if name != _EVERY_MODEL and self.fits(name, model):
                 merged |= layer
         return merged
 
@@ -124,12 +125,14 @@ class LoadedSettings:
         names = sorted(served)
         for source in self._models:
             for name, place in source.places.items():
+                if name == _EVERY_MODEL:
+                    continue
                 meant = [model for model in names if source.fits(name, model)]
                 if not meant:
                     hint = did_you_mean(name, names)
                     known = f"; served: {', '.join(names) or 'none'}"
                     raise SetupError(f"{place}: settings for model {name!r}, which is not served{hint}{known}")
-                if len(meant) > 1 and name != _EVERY_MODEL:
+                if len(meant) > 1:
                     raise SetupError(f"{place}: this name fits more than one model: {', '.join(meant)}; use --set")
 
     def model_names(self) -> list[str]:
@@ -180,13 +183,13 @@ def load_settings(
 
 
 def flag_name(key: str) -> str:
-    """The command-line flag of a dotted key: `server.max_body_bytes` is `--max-body-bytes`; the log's keep their branch."""
+    """The flag of a dotted key: `server.max_body_bytes` is `--max-body-bytes`, `log.level` is `--log-level`."""
     branch, _, name = key.rpartition(".")
     return "--" + (f"log-{name}" if branch == "log" else name).replace("_", "-")
 
 
 def _same_name(name: str, model: str) -> bool:
-    return name in (model, _EVERY_MODEL)
+    return name == model
 
 
 def _same_folded(name: str, model: str) -> bool:

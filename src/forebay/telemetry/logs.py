@@ -1,0 +1,153 @@
+"""The log on stderr: every field's name, one formatter, and no secrets.
+
+Use it as `log.warning("instance died", extra=fields(model="mlp", pid=71))`. mypy checks the names against the table.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Any, TextIO, TypedDict, Unpack
+
+import msgspec
+
+from forebay.core.settings import LogSettings
+
+
+class Fields(TypedDict, total=False):
+    """Every field that a log line may carry, besides time, level, logger, message and error."""
+
+    model: str  # the model's name
+    runtime: str  # the library that runs it
+    device: str  # cpu, cuda:0
+    instance: int  # which of the model's instances, from 0
+    instances: int  # how many of them
+    pid: int  # a process
+    exit_code: int  # with which it ended; negative: the signal
+    attempt: int  # which try this is, from 1
+    batching: str  # auto, off
+    reason: str  # why something was decided, in words
+    code: str  # of an error, as in core/errors.py
+    stage: str  # in which a deadline passed
+    tenant: str  # the API key's name
+    request_id: str  # the caller's id
+    method: str  # HTTP
+    path: str  # HTTP, without the query
+    status: int  # HTTP
+    host: str  # an address bound or called
+    port: int
+    file: str  # a file read or written
+    key: str  # a setting
+    rows: int
+    batch_rows: int
+    queue_rows: int
+    in_flight: int  # requests
+    size_bytes: int
+    queue_ms: float
+    compute_ms: float
+    duration_ms: float
+    retry_after_s: float
+    digest: str  # of a model's artefact
+    version: str
+
+
+FIELD_NAMES = tuple(Fields.__annotations__)
+_SLOT = "forebay_fields"
+_SECRETS = (
+    (re.compile(r"fb_[\w-]{20,}"), "fb_***"),
+    (re.compile(r"(bearer)\s+[^\s\"',]+", re.IGNORECASE), r"\1 ***"),
+    (re.compile(r"(?<![\w.-])((?!sha256:)[\w.-]+):[0-9a-fA-F]{64}\b"), r"\1:***"),
+)
+_COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
+
+
+def fields(**values: Unpack[Fields]) -> dict[str, object]:
+    """The `extra=` of a log call. Raises `TypeError` for a name that is not in the table."""
+    unknown = values.keys() - set(FIELD_NAMES)
+    if unknown:
+        raise TypeError(f"unknown log fields {sorted(unknown)}; add them to telemetry.logs.Fields")
+    return {_SLOT: values}
+
+
+def without_secrets(text: str) -> str:
+    """The text with API keys, bearer tokens and key lines blotted out."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+class LineFormatter(logging.Formatter):
+    """One record as one line: JSON, or text for people (a traceback follows on lines of its own)."""
+
+    def __init__(self, *, as_json: bool, colour: bool = False) -> None:
+        super().__init__()
+        self._as_json = as_json
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record without secrets and without line breaks that a caller could have smuggled in."""
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            message = f"{record.msg!r} with arguments that do not fit it"
+        values: dict[str, object] = getattr(record, _SLOT, {})
+        error = self.formatException(record.exc_info) if record.exc_info else None
+        moment = datetime.fromtimestamp(record.created, UTC)
+        render = self._json if self._as_json else self._text
+        return without_secrets(render(moment, record, message, values, error))
+
+    @staticmethod
+    def _json(
+        moment: datetime, record: logging.LogRecord, message: str, values: dict[str, object], error: str | None
+    ) -> str:
+        line: dict[str, Any] = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": message,
+            **values,
+        }
+        if error is not None:
+            line["error"] = error
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+    def _text(
+        self, moment: datetime, record: logging.LogRecord, message: str, values: dict[str, object], error: str | None
+    ) -> str:
+        level = record.levelname.lower()
+        shown = f"{_COLOURS.get(level, '')}{level:<7}\x1b[0m" if self._colour else f"{level:<7}"
+        pairs = "".join(f" {name}={_one_line(value)}" for name, value in values.items())
+        line = f"{moment.astimezone():%H:%M:%S}.{moment.microsecond // 1000:03d} {shown} {_one_line(message)}{pairs}"
+        return line if error is None else f"{line}\n{error}"
+
+
+def _one_line(value: object) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))
+
+
+def start_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
+    """Sends all of the process's logs to `stream` (default: stderr) in one form. Call once, at the composition root.
+
+    Ours and uvicorn's are shown from `settings.level`, other libraries' from warning. uvicorn must be started with
+    `log_config=None, access_log=False`, or it sets its own up again.
+    """
+    target = sys.stderr if stream is None else stream
+    terminal = target.isatty()
+    as_json = settings.format == "json" or (settings.format == "auto" and not terminal)
+    sink = logging.StreamHandler(target)
+    sink.setFormatter(LineFormatter(as_json=as_json, colour=terminal and not as_json))
+    root = logging.getLogger()
+    root.handlers[:] = [sink]
+    root.setLevel(logging.WARNING)
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    logging.getLogger("forebay").setLevel(level)
+    for name in _UVICORN_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(level)
+    logging.getLogger("uvicorn.access").disabled = True
+    logging.captureWarnings(True)
