@@ -36,8 +36,8 @@ def key_line(name: str, secret: str) -> str:
     """The line NAME:SHA256HEX that lets `secret` in under `name`. Raises `SetupError` for a name that cannot be one."""
     if not _NAME.fullmatch(name) or name == ANONYMOUS:
         raise SetupError(
-            f"key name {shown(name)} cannot be used; accepted: 1 to 64 letters, digits, '.', '_', '-', first a letter or "
-            f"digit, and not {ANONYMOUS!r}"
+            f"key name {shown(name)} cannot be used; accepted: 1 to 64 letters, digits, '.', '_' and '-', the first "
+            f"a letter or digit, and not {ANONYMOUS!r}"
         )
     return f"{name}:{hashlib.sha256(secret.encode()).hexdigest()}"
 
