@@ -1,6 +1,17 @@
 """Forebay: requests pool for a moment, run as one batch, and each caller gets their own answer."""
 
-from forebay.models.base import Model
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forebay.models.base import Model
 
 __version__ = "0.1.0"
 __all__ = ["Model", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the public names when they are first asked for: `forebay --help` need not wait for numpy."""
+    if name == "Model":
+        return import_module("forebay.models.base").Model
+    raise AttributeError(f"module 'forebay' has no attribute {name!r}")

@@ -129,9 +129,8 @@ class LoadedSettings:
                     continue
                 meant = [model for model in names if source.fits(name, model)]
                 if not meant:
-                    hint = did_you_mean(name, names)
-                    known = f"; served: {', '.join(names) or 'none'}"
-                    raise SetupError(f"{place}: settings for model {name!r}, which is not served{hint}{known}")
+                    known = f"; served: {', '.join(names) or 'none'}{did_you_mean(name, names)}"
+                    raise SetupError(f"{place}: settings for model {name!r}, which is not served{known}")
                 if len(meant) > 1:
                     raise SetupError(f"{place}: this name fits more than one model: {', '.join(meant)}; use --set")
 
