@@ -1,0 +1,263 @@
+"""From a request body to a `Request`.
+
+The hot way lets msgspec decode and check the body straight into structs made for the model's signature: names,
+datatypes, fixed axes and number ranges are checked in C, and FP32 and FP64 elements stay the list that came out.
+Whatever that does not take goes to `general.py`, which accepts everything legal and otherwise says what is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Meta, UnsetType
+
+from forebay.api.binary import Body, TensorReader, check_tensor, split_body
+from forebay.api.elements import FLOAT_LIMITS, INTEGER_RANGES, MAX_AXIS, check_empty, show
+from forebay.api.general import read_body
+from forebay.api.parameters import NO_OPTIONS, ReplyForm, read_parameters, read_requested, reply_form
+from forebay.core.errors import RequestError
+from forebay.core.request import Payload, Request
+from forebay.core.tensors import NUMPY_TYPES, element_count, pack_bytes
+from forebay.models.signature import Signature, TensorSpec
+
+OnDone = Callable[[Request], None]
+Axis = Annotated[int, Meta(ge=0, le=MAX_AXIS)]
+Scalars = dict[str, str | int | float | bool]
+
+_FAILED = (msgspec.DecodeError, ValueError, RecursionError)
+"""What a typed decode raises: the general way finds out why."""
+
+
+def _element_type(datatype: str) -> Any:
+    """The Python type of one JSON element, with the datatype's range where msgspec can hold it."""
+    if datatype == "BYTES":
+        return str
+    if datatype == "BOOL":
+        return bool
+    if datatype in INTEGER_RANGES:
+        low, high = INTEGER_RANGES[datatype]
+        return int if datatype == "UINT64" else Annotated[int, Meta(ge=low, le=high)]
+    limit = FLOAT_LIMITS.get(datatype)
+    return float if limit is None else Annotated[float, Meta(gt=-limit, lt=limit)]
+
+
+def _body_type(signature: Signature, binary: bool) -> Any:
+    """The struct of a plain body: inputs in the order of the signature, all with `data`, or all binary."""
+    tensors: list[Any] = []
+    for spec in signature.inputs:
+        axes = tuple(Axis if axis == -1 else Literal[axis] for axis in signature.wire_shape(spec))
+        shape: Any = tuple[axes] if axes else tuple[()]  # type: ignore[valid-type]
+        fields: list[Any] = [("name", Literal[spec.name]), ("datatype", Literal[spec.datatype]), ("shape", shape)]
+        if binary:
+            fields.append(("parameters", _BinaryParameters))
+        else:
+            fields.append(("data", list[_element_type(spec.datatype)]))  # type: ignore[misc]
+        tensors.append(msgspec.defstruct("Tensor", fields, forbid_unknown_fields=True, gc=False))
+    return msgspec.defstruct(
+        "Body",
+        [
+            ("inputs", tuple[tuple(tensors)]),  # type: ignore[misc]
+            ("id", str, ""),
+            ("parameters", Scalars | UnsetType, UNSET),
+            ("outputs", list[Any] | UnsetType, UNSET),
+        ],
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+
+
+class _BinaryParameters(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    binary_data_size: Annotated[int, Meta(ge=0, le=1 << 62)]
+
+
+class BodyDecoder:
+    """Decodes the bodies of one model; made once. Every method raises `RequestError` and nothing else."""
+
+    def __init__(self, signature: Signature, *, default_timeout_s: float = 30.0, max_json_depth: int = 64) -> None:
+        self._signature = signature
+        self._default_timeout_s = default_timeout_s
+        self._max_json_depth = max_json_depth
+        self._decode_json: Callable[[Body], Any] = msgspec.json.Decoder(_body_type(signature, False)).decode
+        self._decode_head: Callable[[Body], Any] = msgspec.json.Decoder(_body_type(signature, True)).decode
+        self._output_index = {spec.name: index for index, spec in enumerate(signature.outputs)}
+        self._output_count = len(signature.outputs)
+        self._item_bytes = [NUMPY_TYPES[spec.datatype].itemsize for spec in signature.inputs]
+        # One FP32 or FP64 input of fixed row shape is decoded without any loop; other signatures have width -1.
+        only = signature.inputs[0] if len(signature.inputs) == 1 else None
+        plain = only is not None and signature.batched and only.datatype in ("FP32", "FP64") and not only.variable
+        self._width = math.prod(only.row_shape) if plain and only is not None else -1
+        self._width_bytes = self._width * self._item_bytes[0] if self._item_bytes else 0
+        self._row_shapes = tuple(spec.row_shape for spec in signature.inputs)
+
+    def decode(self, body: Body, arrived: float, on_done: OnDone, header_length: int | None = None) -> Request:
+        """A body as a request. `arrived`: monotonic seconds, from which its timeout counts.
+
+        `header_length`: the `Inference-Header-Content-Length` header in bytes, where there is one. 0 of it is Triton's
+        raw binary request: the body is the only input's one row.
+        """
+        if header_length is not None:
+            return self._decode_binary(body, arrived, on_done, header_length)
+        try:
+            document = self._decode_json(body)
+        except _FAILED:
+            return self._decode_general(body, arrived, on_done, None)
+        if self._width >= 0:
+            (tensor,) = document.inputs
+            data, rows = tensor.data, tensor.shape[0]
+            if len(data) == rows * self._width:
+                request = Request(
+                    [data],
+                    self._row_shapes,
+                    rows,
+                    nbytes=rows * self._width_bytes,
+                    deadline=arrived + self._default_timeout_s,
+                    arrived=arrived,
+                    on_done=on_done,
+                )
+                request.id = document.id
+                if document.parameters is not UNSET or document.outputs is not UNSET:
+                    self._apply(request, document.parameters, document.outputs)
+                return request
+        payloads = self._pack(document)
+        if payloads is None:
+            return self._decode_general(body, arrived, on_done, None)
+        return self._finish(payloads, document, arrived, on_done)
+
+    def decode_image(self, body: Body, arrived: float, on_done: OnDone) -> Request:
+        """A raw `image/*` body: one BYTES row of a model with a single BYTES input, answered in the one-row form."""
+        signature = self._signature
+        spec = signature.inputs[0] if len(signature.inputs) == 1 else None
+        if spec is None or spec.datatype != "BYTES" or any(axis not in (1, -1) for axis in spec.row_shape):
+            raise RequestError("a raw image body needs a model with exactly one BYTES input of one element a row")
+        shape = (1,) * len(signature.wire_shape(spec))
+        payload: Payload = pack_bytes([bytes(body)])
+        return self._build([payload], [shape], "", None, ReplyForm(shorthand=True), arrived, on_done)
+
+    def _pack(self, document: Any) -> list[Payload] | None:
+        """The payloads of a typed body, or None where a length, a row count or a value does not fit."""
+        payloads: list[Payload] = []
+        rows = document.inputs[0].shape[0] if self._signature.batched and document.inputs else 1
+        for spec, tensor in zip(self._signature.inputs, document.inputs, strict=True):
+            data, shape = tensor.data, tensor.shape
+            if len(data) != element_count(shape) or (self._signature.batched and shape[0] != rows) or 0 in shape:
+                return None
+            if spec.datatype in ("FP32", "FP64"):
+                payloads.append(data)
+            elif spec.datatype == "BYTES":
+                payloads.append(pack_bytes(data))
+            else:
+                try:
+                    payloads.append(np.array(data, dtype=NUMPY_TYPES[spec.datatype]).tobytes())
+                except OverflowError:  # UINT64 only: its range is wider than msgspec can hold
+                    return None
+        return payloads
+
+    def _decode_binary(self, body: Body, arrived: float, on_done: OnDone, header_length: int) -> Request:
+        if header_length == 0:
+            return self._decode_raw(body, arrived, on_done)
+        head, tail = split_body(body, header_length)
+        try:
+            document = self._decode_head(head)
+        except _FAILED:
+            return self._decode_general(body, arrived, on_done, header_length)
+        reader = TensorReader(tail)
+        payloads: list[Payload] = []
+        rows = document.inputs[0].shape[0] if self._signature.batched and document.inputs else 1
+        for spec, tensor in zip(self._signature.inputs, document.inputs, strict=True):
+            if self._signature.batched and tensor.shape[0] != rows:
+                return self._decode_general(body, arrived, on_done, header_length)
+            check_empty(tensor.shape, spec.name)
+            payloads.append(reader.take(tensor.parameters.binary_data_size, spec.datatype, tensor.shape, spec.name))
+        reader.finish()
+        return self._finish(payloads, document, arrived, on_done)
+
+    def _decode_raw(self, body: Body, arrived: float, on_done: OnDone) -> Request:
+        """Triton's raw binary request: one input, one row, its only variable axis found from the size of the body."""
+        signature = self._signature
+        if len(signature.inputs) != 1:
+            raise RequestError(
+                f"a raw binary request (Inference-Header-Content-Length: 0) needs a model with one input, "
+                f"this one has {len(signature.inputs)}"
+            )
+        spec = signature.inputs[0]
+        view = memoryview(body)
+        shape = _raw_shape(spec, len(view))
+        if signature.batched:
+            shape = (1, *shape)
+        check_tensor(view, spec.datatype, shape, spec.name)
+        check_empty(shape, spec.name)
+        form = ReplyForm(binary=(True,) * self._output_count)
+        return self._build([view], [shape], "", None, form, arrived, on_done)
+
+    def _decode_general(self, body: Body, arrived: float, on_done: OnDone, header_length: int | None) -> Request:
+        read = read_body(body, header_length, self._signature, self._max_json_depth)
+        request = self._build(read.payloads, read.shapes, read.id, None, None, arrived, on_done)
+        self._apply(request, read.parameters, read.outputs)
+        if read.shorthand:
+            if request.wire is not None:
+                raise RequestError("the one-row shorthand is answered in JSON; ask for binary data with inputs")
+            request.wire = ReplyForm(shorthand=True)
+        return request
+
+    def _finish(self, payloads: list[Payload], document: Any, arrived: float, on_done: OnDone) -> Request:
+        shapes = [tensor.shape for tensor in document.inputs]
+        request = self._build(payloads, shapes, document.id, None, None, arrived, on_done)
+        if document.parameters is not UNSET or document.outputs is not UNSET:
+            self._apply(request, document.parameters, document.outputs)
+        return request
+
+    def _build(
+        self,
+        payloads: list[Payload],
+        shapes: list[tuple[int, ...]],
+        identity: str,
+        requested: tuple[int, ...] | None,
+        form: ReplyForm | None,
+        arrived: float,
+        on_done: OnDone,
+    ) -> Request:
+        batched = self._signature.batched
+        return Request(
+            payloads,
+            tuple(shape[1:] for shape in shapes) if batched else tuple(shapes),
+            shapes[0][0] if batched and shapes else 1,
+            nbytes=sum(
+                len(payload) * (item if isinstance(payload, list) else 1)
+                for payload, item in zip(payloads, self._item_bytes, strict=True)
+            ),
+            deadline=arrived + self._default_timeout_s,
+            arrived=arrived,
+            on_done=on_done,
+            id=identity,
+            requested=requested,
+            wire=form,
+        )
+
+    def _apply(self, request: Request, parameters: Any, outputs: Any) -> None:
+        """Writes what `parameters` and `outputs` ask for into the request."""
+        options = read_parameters(parameters) if parameters else NO_OPTIONS
+        request.priority = options.priority
+        request.explain = options.explain
+        request.parameters = options.rest
+        if options.timeout_s is not None:
+            request.deadline = request.arrived + options.timeout_s
+        asked = read_requested(outputs, self._output_index) if outputs not in (UNSET, None) else []
+        if asked or options.binary_data_output:
+            request.requested, request.wire = reply_form(asked, options.binary_data_output, self._output_count)
+
+
+def _raw_shape(spec: TensorSpec, size_bytes: int) -> tuple[int, ...]:
+    variable = spec.row_shape.count(-1)
+    if spec.datatype == "BYTES":
+        if any(axis not in (1, -1) for axis in spec.row_shape):
+            raise RequestError(f"input {show(spec.name)}: a raw binary request takes one BYTES element a row")
+        return (1,) * len(spec.row_shape)
+    if variable > 1:
+        raise RequestError(f"input {show(spec.name)}: a raw binary request allows at most one variable axis")
+    fixed = math.prod(axis for axis in spec.row_shape if axis != -1) * NUMPY_TYPES[spec.datatype].itemsize
+    length = size_bytes // fixed if fixed else 0
+    return tuple(length if axis == -1 else axis for axis in spec.row_shape)

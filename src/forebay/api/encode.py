@@ -1,0 +1,158 @@
+"""From a finished `Request` to the body of its answer: protocol v2 as JSON or JSON and binary, or the one-row form.
+
+NaN and infinities leave as the tokens NaN, Infinity and -Infinity, as Python's json writes them. BYTES leave as JSON
+strings; what is not UTF-8 can only leave in binary form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from forebay.api.elements import show
+from forebay.core.errors import RequestError
+from forebay.core.request import Request, output_buffer, output_shape, output_values
+from forebay.models.signature import Signature
+
+HeaderPairs = Sequence[tuple[bytes, bytes]]
+
+JSON_HEADERS: HeaderPairs = ((b"content-type", b"application/json"),)
+"""The same object for every JSON answer, so that a caller may compare by identity."""
+
+_REMEMBERED_SHAPES = 256
+_dumps: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+
+
+class AnswerEncoder:
+    """Encodes the answers of one model; made once."""
+
+    def __init__(self, name: str, version: str, signature: Signature) -> None:
+        self._signature = signature
+        self._batched = signature.batched
+        self._single = len(signature.outputs) == 1
+        self._model = b'"model_name":%b,"model_version":%b' % (_dumps(name), _dumps(version))
+        self._tensors = [
+            b'{"name":%b,"datatype":"%b","shape":' % (_dumps(spec.name), spec.datatype.encode())
+            for spec in signature.outputs
+        ]
+        self._text = [spec.datatype == "BYTES" for spec in signature.outputs]
+        # Everything before the values of a one-output answer, by its shape. Bounded: shapes may come from clients.
+        self._heads: dict[tuple[int, ...], bytes] = {}
+
+    def encode(self, request: Request) -> tuple[HeaderPairs, bytes]:
+        """(headers without the length, body) of a request whose `outputs` are set.
+
+        Raises `RequestError` where JSON cannot carry an output (BYTES that are not UTF-8).
+        """
+        outputs = request.outputs
+        assert outputs is not None
+        form = request.wire
+        if self._single and form is None and not request.id and not request.explain and not self._text[0]:
+            shape = outputs.arrays[0].shape
+            key = (request.rows, *shape[1:]) if self._batched else shape
+            head = self._heads.get(key) or self._remember(key)
+            return JSON_HEADERS, head + self._values(request, 0) + b"}]}"
+        if form is None:
+            return JSON_HEADERS, self._document(request, (), [])
+        if form.shorthand:
+            return JSON_HEADERS, self._one_row(request)
+        pieces: list[bytes] = []
+        document = self._document(request, form.binary, pieces)
+        if not any(form.binary):
+            return JSON_HEADERS, document
+        headers = (
+            (b"content-type", b"application/octet-stream"),
+            (b"inference-header-content-length", b"%d" % len(document)),
+        )
+        return headers, b"".join((document, *pieces))
+
+    def _remember(self, key: tuple[int, ...]) -> bytes:
+        head = b'{%b,"outputs":[%b%b,"data":' % (self._model, self._tensors[0], _dumps(key))
+        if len(self._heads) < _REMEMBERED_SHAPES:
+            self._heads[key] = head
+        return head
+
+    def _document(self, request: Request, binary: Sequence[bool], pieces: list[bytes]) -> bytes:
+        """The JSON of the answer; the buffers of binary outputs are appended to `pieces`."""
+        head = b'{"id":%b,%b' % (_dumps(request.id), self._model) if request.id else b"{" + self._model
+        if request.explain:
+            head += b',"parameters":' + _dumps(explanation(request))
+        tensors: list[bytes] = []
+        for position, index in enumerate(self._requested(request)):
+            start = self._tensors[index] + _dumps(output_shape(request, index, self._batched))
+            if binary and binary[position]:
+                piece = output_buffer(request, index, self._batched)
+                pieces.append(piece)
+                tensors.append(b'%b,"parameters":{"binary_data_size":%d}}' % (start, len(piece)))
+            else:
+                tensors.append(b'%b,"data":%b}' % (start, self._values(request, index)))
+        return b'%b,"outputs":[%b]}' % (head, b",".join(tensors))
+
+    def _one_row(self, request: Request) -> bytes:
+        """The answer to the shorthand: each output nested as its row's shape."""
+        head = b'{"id":%b,%b' % (_dumps(request.id), self._model) if request.id else b"{" + self._model
+        if request.explain:
+            head += b',"parameters":' + _dumps(explanation(request))
+        members: list[bytes] = []
+        for index in self._requested(request):
+            shape = output_shape(request, index, self._batched)
+            values = _nest(self._readable(request, index), shape[1:] if self._batched else shape)
+            members.append(b"%b:%b" % (_dumps(self._signature.outputs[index].name), _write(request, index, values)))
+        return b'%b,"output":{%b}}' % (head, b",".join(members))
+
+    def _requested(self, request: Request) -> Sequence[int]:
+        return range(len(self._tensors)) if request.requested is None else request.requested
+
+    def _values(self, request: Request, index: int) -> bytes:
+        """The elements of one output as a flat JSON list."""
+        return _write(request, index, self._readable(request, index))
+
+    def _readable(self, request: Request, index: int) -> list[Any]:
+        """The elements of one output as JSON values. Raises `RequestError` for BYTES that are not UTF-8."""
+        values = output_values(request, index, self._batched)
+        if not self._text[index]:
+            return values
+        texts: list[str] = []
+        for position, value in enumerate(values):
+            try:
+                texts.append(value if isinstance(value, str) else bytes(value).decode())
+            except UnicodeDecodeError:
+                name = self._signature.outputs[index].name
+                raise RequestError(
+                    f"output {show(name)}: element {position} is not UTF-8 text, which JSON cannot carry; "
+                    "ask for it with binary_data"
+                ) from None
+        return texts
+
+
+def explanation(request: Request) -> dict[str, Any]:
+    """What `"explain": true` adds to the answer: how it was batched. `padding_waste` is a share from 0 to 1."""
+    return {
+        "batch_rows": request.batch_rows,
+        "queue_ms": round(request.queue_s * 1e3, 3),
+        "dispatch_reason": request.dispatch_reason,
+        "padding_waste": round(request.padding_waste, 4),
+    }
+
+
+def _write(request: Request, index: int, values: Any) -> bytes:
+    outputs = request.outputs
+    assert outputs is not None
+    if outputs.finite(index):
+        return _dumps(values)
+    return json.dumps(values, separators=(",", ":")).encode()
+
+
+def _nest(values: list[Any], shape: Sequence[int]) -> Any:
+    """A flat list nested as `shape`; for a scalar its value."""
+    if not shape:
+        return values[0]
+    if not values:
+        return np.empty(shape).tolist()
+    for axis in reversed(shape[1:]):
+        values = [values[start : start + axis] for start in range(0, len(values), axis)]
+    return values

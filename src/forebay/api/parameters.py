@@ -1,0 +1,152 @@
+"""The request's `parameters` and `outputs`: what they may hold, and the form of the answer that they ask for.
+
+Sources: Triton's schedule policy, parameters, sequence, classification, shared memory and binary data extensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from forebay.api.elements import kind, show
+from forebay.core.errors import RequestError
+
+MAX_INTEGER = (1 << 63) - 1
+MAX_TIMEOUT_US = 1 << 53
+
+
+class ReplyForm(NamedTuple):
+    """How the caller wants the answer; it rides in `Request.wire` (None there: protocol v2, all JSON)."""
+
+    shorthand: bool = False
+    """Answer `{"output": {name: value}}` for one row."""
+    binary: tuple[bool, ...] = ()
+    """For each answered output in order, whether it goes out in binary form. Empty: none."""
+
+
+class Options(NamedTuple):
+    """What `parameters` said. `timeout_s` None: the model's default. `rest`: parameters that Forebay does not know."""
+
+    priority: int = 0
+    timeout_s: float | None = None
+    explain: bool = False
+    binary_data_output: bool = False
+    rest: dict[str, Any] | None = None
+
+
+NO_OPTIONS = Options()
+
+
+def read_parameters(parameters: Mapping[str, Any]) -> Options:
+    """The request's `parameters`. Raises `RequestError`: invalid_request, or unsupported for sequences."""
+    priority, timeout_s, explain, binary = 0, None, False, False
+    rest: dict[str, Any] | None = None
+    for key, value in parameters.items():
+        if key == "priority":
+            priority = _integer(key, value, MAX_INTEGER)
+        elif key == "timeout":
+            timeout_s = _integer(key, value, MAX_TIMEOUT_US) / 1e6 or None
+        elif key == "explain":
+            explain = _boolean(key, value)
+        elif key == "binary_data_output":
+            binary = _boolean(key, value)
+        else:
+            _check_unknown(key, value)
+            if rest is None:
+                rest = {}
+            rest[key] = value
+    return Options(priority, timeout_s, explain, binary, rest)
+
+
+def _check_unknown(key: str, value: Any) -> None:
+    if key.startswith("sequence_"):
+        raise RequestError(f"parameter {show(key)}: sequences are not supported", code="unsupported")
+    if key.startswith("triton_") or key == "headers":
+        raise RequestError(f"parameter {show(key)} is reserved by the protocol")
+    if type(value) not in (str, int, float, bool):
+        raise RequestError(f"parameter {show(key)} must be a string, number or boolean, got {kind(value)}")
+    if type(value) is int and not -MAX_INTEGER - 1 <= value <= MAX_INTEGER:
+        raise RequestError(f"parameter {show(key)} must fit in 64 bits, got {show(value)}")
+    if type(value) is float and value - value != 0.0:
+        raise RequestError(f"parameter {show(key)} must be finite, got {show(value)}")
+    for text in (key, value):
+        if isinstance(text, str):
+            check_text(text, f"parameter {show(key)}")
+
+
+def check_text(text: str, what: str) -> None:
+    """Raises `RequestError` where `text` cannot be written as UTF-8 (it holds half of a surrogate pair)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RequestError(f"{what} is not Unicode text: {show(text)}") from None
+
+
+def _integer(key: str, value: Any, most: int) -> int:
+    if type(value) is not int:
+        raise RequestError(f"parameter {show(key)} must be an integer, got {show(value)}")
+    if not 0 <= value <= most:
+        raise RequestError(f"parameter {show(key)} must be from 0 to {most}, got {show(value)}")
+    return value
+
+
+def _boolean(key: str, value: Any) -> bool:
+    if type(value) is not bool:
+        raise RequestError(f"parameter {show(key)} must be true or false, got {show(value)}")
+    return value
+
+
+def read_requested(outputs: Any, index_of: Mapping[str, int]) -> list[tuple[int, bool | None]]:
+    """The `outputs` member: (index of the model's output, its own `binary_data` if given), in the order asked.
+
+    Raises `RequestError`: invalid_request, or unsupported for classification and shared memory.
+    """
+    if type(outputs) is not list:
+        raise RequestError(f"outputs must be a list, got {kind(outputs)}")
+    asked: list[tuple[int, bool | None]] = []
+    for position, item in enumerate(outputs):
+        where = f"outputs[{position}]"
+        if type(item) is not dict:
+            raise RequestError(f"{where} must be an object, got {kind(item)}")
+        name = item.get("name")
+        if type(name) is not str:
+            raise RequestError(f"{where}: name must be a string, got {'nothing' if name is None else show(name)}")
+        index = index_of.get(name)
+        if index is None:
+            raise RequestError(f"{where}: the model has no output {show(name)}; it has {', '.join(index_of)}")
+        asked.append((index, _read_binary(item.get("parameters"), where)))
+    return asked
+
+
+def _read_binary(parameters: Any, where: str) -> bool | None:
+    if parameters is None:
+        return None
+    if type(parameters) is not dict:
+        raise RequestError(f"{where}: parameters must be an object, got {kind(parameters)}")
+    classes = parameters.get("classification", 0)
+    if type(classes) is not int or classes < 0:
+        raise RequestError(f"{where}: classification must be an integer of at least 0, got {show(classes)}")
+    if classes:
+        raise RequestError(f"{where}: classification is not supported", code="unsupported")
+    if any(key.startswith("shared_memory_") for key in parameters):
+        raise RequestError(f"{where}: shared memory is not supported", code="unsupported")
+    binary = parameters.get("binary_data")
+    if binary is not None and type(binary) is not bool:
+        raise RequestError(f"{where}: binary_data must be true or false, got {show(binary)}")
+    return binary
+
+
+def reply_form(
+    asked: Sequence[tuple[int, bool | None]], binary_default: bool, output_count: int
+) -> tuple[tuple[int, ...] | None, ReplyForm | None]:
+    """(`Request.requested`, `Request.wire`). An output's own `binary_data` goes before the request's default.
+
+    Raises `RequestError` where an output is asked for twice. No `outputs`, or none in it: all outputs.
+    """
+    if not asked:
+        return None, ReplyForm(binary=(True,) * output_count) if binary_default else None
+    requested = tuple(index for index, _ in asked)
+    if len(set(requested)) != len(requested):
+        raise RequestError("outputs names an output twice")
+    binary = tuple(binary_default if own is None else own for _, own in asked)
+    return requested, ReplyForm(binary=binary) if any(binary) else None

@@ -1,0 +1,72 @@
+"""Errors as HTTP: the only place where a `ForebayError` becomes a status, headers and a body."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import msgspec
+
+from forebay.api.encode import JSON_HEADERS, HeaderPairs
+from forebay.core.errors import AdmissionError, DeadlineExceeded, ForebayError
+
+STATUSES: dict[str, int] = {
+    "invalid_request": 400,
+    "unauthorized": 401,
+    "model_not_found": 404,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "payload_too_large": 413,
+    "over_quota": 429,
+    "request_canceled": 499,
+    "model_error": 500,
+    "output_mismatch": 500,
+    "out_of_memory": 500,
+    "instance_crashed": 500,
+    "internal": 500,
+    "unsupported": 501,
+    "queue_full": 503,
+    "deadline_unreachable": 503,
+    "model_not_ready": 503,
+    "draining": 503,
+    "deadline_exceeded": 504,
+}
+"""Error code to HTTP status. 499 is for logs only: that client has left."""
+
+INTERNAL_MESSAGE = "the server failed on this request; its log says why"
+
+
+class Answer(NamedTuple):
+    """An HTTP answer: status, header pairs (lower-case names, without content-length) and body."""
+
+    status: int
+    headers: HeaderPairs
+    body: bytes
+
+
+def problem(code: str, message: str, **members: Any) -> Answer:
+    """An error answer of a code in `STATUSES`; `members` stand beside `error` and `code` in its JSON."""
+    body = msgspec.json.encode({"error": message, "code": code, **members})
+    return Answer(STATUSES.get(code, 500), JSON_HEADERS, body)
+
+
+def problem_of(error: BaseException) -> Answer:
+    """The answer to an error. What is no `ForebayError` is internal: its text stays on this side."""
+    if not isinstance(error, ForebayError):
+        return problem("internal", INTERNAL_MESSAGE)
+    if isinstance(error, DeadlineExceeded):
+        return problem(error.code, error.message, stage=error.stage)
+    answer = problem(error.code, error.message)
+    if isinstance(error, AdmissionError):
+        return answer._replace(headers=(*answer.headers, *_admission_headers(error)))
+    if error.code == "payload_too_large":
+        # The rest of the body is not read, so nothing else can follow on this connection.
+        return answer._replace(headers=(*answer.headers, (b"connection", b"close")))
+    return answer
+
+
+def _admission_headers(error: AdmissionError) -> HeaderPairs:
+    retry_after = (b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s)))
+    if error.code == "unauthorized":
+        return ((b"www-authenticate", b'Bearer realm="forebay"'),)
+    return (retry_after,)
