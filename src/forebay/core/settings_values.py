@@ -156,7 +156,7 @@ def size_in_bytes(word: str) -> int | None:
 
 
 def _as_path(kind: type, value: object) -> Path:
-    if kind is Path and isinstance(value, str) and value:
+    if kind is Path and isinstance(value, str | Path) and str(value):
         return Path(value)
     raise TypeError(f"not a path: {value!r}")
 
