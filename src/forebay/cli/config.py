@@ -14,6 +14,8 @@ from forebay.cli.flags import GivenSettings, shown_value, takes_settings
 from forebay.core.settings_sources import LoadedSettings, Row
 from forebay.models.source import open_source
 
+_PIPED_COLUMNS = 1000
+
 app = typer.Typer(
     no_args_is_help=True, help="Look at the settings.", add_completion=False, pretty_exceptions_enable=False
 )
@@ -85,4 +87,7 @@ def print_table(rows: list[Row]) -> None:
     for row in rows:
         style = "dim" if row.source == "default" else ""
         table.add_row(row.key, shown_value(row.value, row.key), row.source, style=style)
-    Console(soft_wrap=False, markup=False, highlight=False).print(table)
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPED_COLUMNS  # One line a setting, so that grep finds all of it.
+    console.print(table)

@@ -88,6 +88,13 @@ def test_table_for_people(folder: Path) -> None:
     assert ["server.max_body_bytes", "64MiB", "default"] in lines
 
 
+def test_a_piped_table_has_one_line_a_setting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    path = "x/" * 60
+    done = CliRunner().invoke(config.app, ["show", "--data-dir", path], catch_exceptions=False)
+    assert ["data_dir", path.rstrip("/"), "--data-dir"] in [line.split() for line in done.stdout.splitlines()]
+
+
 def test_keys_in_the_environment_are_not_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOREBAY_API_KEYS", "alice:" + "ab" * 32)
     assert show()["server.api_keys"] == (None, "FOREBAY_API_KEYS")
