@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from forebay.core.tensors import Array
-
 
 class Model:
     """Subclass this, name inputs and outputs, write `predict`.
@@ -36,7 +34,8 @@ class Model:
     def load(self, device: str) -> None:
         """Load weights. `device` is `cpu`, `cuda:0`, ..."""
 
-    def predict(self, **inputs: Array) -> Any:
+    # `*_` is never passed: with it, type checkers allow an override that names its inputs, such as `predict(self, x)`.
+    def predict(self, *_: Any, **inputs: Any) -> Any:
         """Rows in, rows out: an array (one output), a tuple in the order of `outputs`, or a dict by name."""
         raise NotImplementedError(f"{type(self).__name__} has no predict method")
 
