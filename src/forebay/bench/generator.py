@@ -17,8 +17,8 @@ from forebay.bench.recording import UNANSWERED, Recording
 
 T = TypeVar("T")
 
-Check = Callable[[int, Answer], bool]
-"""Whether the answer to the request of this place in the pool is right. Called for a sample of the answers 200."""
+Check = Callable[[int, Answer], bool | None]
+"""Whether the answer to the request of this place in the pool is right; `None`: not known. Asked of answers 200 only."""
 
 WARM_CONNECTIONS = 32
 """Connections opened before an open loop starts, so that the first burst does not pay for them."""
@@ -109,7 +109,9 @@ class _Sampler:
     def look(self, recording: Recording, number: int, place: int, answer: Answer) -> None:
         if self._check is None or answer.status != 200 or self._random.random() >= self._share:
             return
-        recording.check(number, self._check(place, answer))
+        right = self._check(place, answer)
+        if right is not None:
+            recording.check(number, right)
 
 
 class _OpenLoop:

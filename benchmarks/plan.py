@@ -1,0 +1,52 @@
+"""How long each part of the bench runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rounds and seconds. All contenders of a workload take turns inside each round."""
+
+    rounds: int
+    warm_s: float
+    """Load before each timed turn, not counted."""
+    wrk_s: float
+    """One timed turn of wrk."""
+    minilm_s: float
+    """One timed turn on MiniLM, where a slow peer answers 15 requests a second."""
+    open_s: float
+    """One open-loop run."""
+    open_loads: tuple[float, ...]
+    """Offered load, as a share of the highest closed-loop rate."""
+    open_rounds: int
+    mixed_s: float
+    idle_s: float
+    shapes_s: float
+
+
+FULL = Plan(
+    rounds=5,
+    warm_s=2.0,
+    wrk_s=6.0,
+    minilm_s=20.0,
+    open_s=20.0,
+    open_loads=(0.5, 0.7, 0.8, 0.9, 1.0, 2.0),
+    open_rounds=2,
+    mixed_s=20.0,
+    idle_s=20.0,
+    shapes_s=10.0,
+)
+QUICK = Plan(
+    rounds=2,
+    warm_s=1.0,
+    wrk_s=3.0,
+    minilm_s=8.0,
+    open_s=6.0,
+    open_loads=(0.5, 0.8, 1.0, 2.0),
+    open_rounds=1,
+    mixed_s=6.0,
+    idle_s=5.0,
+    shapes_s=4.0,
+)
