@@ -1,0 +1,129 @@
+"""Requests to one batch's payloads, and a batch's answer back to arrays. Pure."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from forebay.core.request import Outputs, Payload, Request
+from forebay.core.tensors import NUMPY_TYPES, Array, element_count, unpack_bytes
+from forebay.engine.frames import InputPart, OutputPart
+from forebay.models.signature import Signature
+
+Buffer = bytes | bytearray | memoryview
+_FLOAT_CODES = {"FP32": "f", "FP64": "d"}
+
+
+def gather(signature: Signature, items: Sequence[Request]) -> tuple[list[InputPart], list[int], list[list[Buffer]]]:
+    """The batch's input parts (offsets still -1), the rows of each request where shapes differ, and the payloads."""
+    parts: list[InputPart] = []
+    groups: list[list[Buffer]] = []
+    counts: list[int] = []
+    for index, spec in enumerate(signature.inputs):
+        buffers = _buffers([item.inputs[index] for item in items], spec.datatype)
+        shapes: list[Sequence[int]] = [items[0].shapes[index]]
+        if spec.variable and any(item.shapes[index] != shapes[0] for item in items):
+            shapes = [item.shapes[index] for item in items]
+            counts = [item.rows for item in items]
+        parts.append(InputPart(shapes, sum(map(len, buffers)), -1))
+        groups.append(buffers)
+    return parts, counts, groups
+
+
+def _buffers(payloads: list[Payload], datatype: str) -> list[Buffer]:
+    flat: list[float] = []
+    buffers: list[Buffer] = []
+    for payload in payloads:
+        if isinstance(payload, list):
+            flat += payload
+        else:
+            if flat:
+                buffers.append(_pack(flat, datatype))
+                flat = []
+            buffers.append(payload)
+    if flat:
+        buffers.append(_pack(flat, datatype))
+    return buffers
+
+
+def _pack(values: list[float], datatype: str) -> bytes:
+    # struct packs a short list twice as fast as numpy converts it.
+    return struct.pack(f"<{len(values)}{_FLOAT_CODES[datatype]}", *values)
+
+
+def scatter(
+    signature: Signature, parts: Sequence[OutputPart], payload: memoryview, arena: memoryview, rows: int
+) -> Outputs:
+    """A batch's outputs as arrays. What lies in the arena is copied, since its slot is used again."""
+    arrays: list[Array] = []
+    position = 0
+    for spec, part in zip(signature.outputs, parts, strict=True):
+        data: Any
+        if part.offset >= 0:
+            data = bytes(arena[part.offset : part.offset + part.nbytes])
+        else:
+            data = payload[position : position + part.nbytes]
+            position += part.nbytes
+        if spec.datatype == "BYTES":
+            array = np.empty(element_count(part.shape), dtype=object)
+            array[:] = unpack_bytes(data, array.size, spec.name)
+            arrays.append(array.reshape(part.shape))
+        else:
+            arrays.append(np.frombuffer(data, NUMPY_TYPES[spec.datatype]).reshape(part.shape))
+    return Outputs(
+        [spec.name for spec in signature.outputs], [spec.datatype for spec in signature.outputs], arrays, rows
+    )
+
+
+def empty_outputs(signature: Signature) -> Outputs:
+    """The answer to a request of no rows: variable axes are 0 too."""
+    arrays = [
+        np.empty((0, *(max(0, axis) for axis in spec.row_shape)), NUMPY_TYPES[spec.datatype])
+        for spec in signature.outputs
+    ]
+    return Outputs([s.name for s in signature.outputs], [s.datatype for s in signature.outputs], arrays, 0)
+
+
+def cut(payload: Payload, datatype: str, row_elements: int, start: int, stop: int) -> Payload:
+    """Rows [start, stop) of one input's payload."""
+    if isinstance(payload, list):
+        return payload[start * row_elements : stop * row_elements]
+    if datatype != "BYTES":
+        width = row_elements * NUMPY_TYPES[datatype].itemsize
+        return memoryview(payload)[start * width : stop * width]
+    view = memoryview(payload)
+    position, begin = 0, 0
+    for element in range(stop * row_elements):
+        if element == start * row_elements:
+            begin = position
+        position += 4 + int.from_bytes(view[position : position + 4], "little")
+    return view[begin if stop > start else position : position]
+
+
+def join(signature: Signature, pieces: Sequence[Request]) -> Outputs:
+    """The outputs of a split request's pieces, in order, as one. Ragged variable axes are padded with zeros."""
+    arrays: list[Array] = []
+    for index in range(len(signature.outputs)):
+        columns = []
+        for piece in pieces:
+            assert piece.outputs is not None
+            columns.append(piece.outputs.arrays[index][piece.row_start : piece.row_start + piece.rows])
+        arrays.append(_stacked(columns))
+    rows = sum(piece.rows for piece in pieces)
+    return Outputs([s.name for s in signature.outputs], [s.datatype for s in signature.outputs], arrays, rows)
+
+
+def _stacked(columns: list[Array]) -> Array:
+    shapes = {column.shape[1:] for column in columns}
+    if len(shapes) == 1:
+        return np.concatenate(columns)
+    longest = tuple(max(axis) for axis in zip(*shapes, strict=True))
+    padded = []
+    for column in columns:
+        array = np.zeros((len(column), *longest), column.dtype)
+        array[(slice(None), *(slice(0, axis) for axis in column.shape[1:]))] = column
+        padded.append(array)
+    return np.concatenate(padded)

@@ -1,0 +1,191 @@
+"""An instance: one loaded copy of a model in its own process, started as `python -m forebay.engine.child FD ARENA_FD`.
+
+It blocks on its socket, runs one batch at a time and answers in order. It holds no state that cannot be lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from forebay.core.errors import ExecutionError, SetupError
+from forebay.core.request import payload_array
+from forebay.core.tensors import Array, pack_bytes, to_buffer
+from forebay.engine import frames, measure
+from forebay.engine.arena import Arena
+from forebay.models.signature import Signature, TensorSpec
+from forebay.models.source import digest_of
+from forebay.runtimes.port import Runtime, load_runtime
+
+_RECEIVE_BYTES = 1 << 20
+
+
+class InstanceProcess:
+    """The loop of one instance."""
+
+    def __init__(self, sock: socket.socket, arena_fd: int) -> None:
+        self._sock = sock
+        self._arena_fd = arena_fd
+        self._reader = frames.FrameReader()
+        self._run_header = msgspec.msgpack.Decoder(frames.RunHeader)
+        self._runtime: Runtime | None = None
+        self._signature: Signature | None = None
+        self._arena: Arena | None = None
+        self._inline_bytes = 0
+
+    def serve(self) -> None:
+        """Until the engine closes its end."""
+        while data := self._sock.recv(_RECEIVE_BYTES):
+            for kind, header, payload in self._reader.feed(data):
+                if kind == frames.RUN:
+                    self._run(self._run_header.decode(header), payload)
+                elif kind == frames.LOAD and not self._load(msgspec.msgpack.decode(header, type=frames.LoadHeader)):
+                    return
+
+    def _load(self, header: frames.LoadHeader) -> bool:
+        self._inline_bytes = header.inline_bytes
+        try:
+            runtime = load_runtime(header.source, header.device, header.threads)
+            digest = digest_of(header.source)
+        except SetupError as error:
+            self._sock.sendall(frames.pack(frames.LOAD_FAILED, frames.LoadFailedHeader(error.message)))
+            return False
+        samples = measure.Samples(runtime)
+        batchable, reason = measure.check_batchable(runtime, samples)
+        signature = runtime.signature
+        if signature.batched and reason.endswith("no row for each input row"):
+            signature = measure.unbatched(signature)
+        costs: list[tuple[int, int, float]] = []
+        if header.measure_s > 0:
+            limit = header.max_batch_rows if batchable else 1
+            costs = measure.measure(runtime, samples, limit, header.measure_s, runtime.settings)
+        else:
+            measure.warm_up(runtime, samples, (1, 2, 8) if batchable else (1,))
+        self._runtime, self._signature = runtime, signature
+        self._arena = Arena(self._arena_fd, header.arena_slot_bytes)
+        ready = frames.ReadyHeader(
+            runtime.platform, signature, dict(runtime.settings), digest, batchable, reason, costs
+        )
+        self._sock.sendall(frames.pack(frames.READY, ready))
+        return True
+
+    def _run(self, header: frames.RunHeader, payload: memoryview) -> None:
+        started = time.perf_counter()
+        assert self._runtime is not None
+        assert self._signature is not None
+        try:
+            inputs = self._inputs(header, payload)
+            outputs = self._runtime.run(inputs, header.rows)
+            if self._signature.batched:
+                _check_rows(self._signature, outputs, header.rows)
+            buffers = [_buffer(spec, array) for spec, array in zip(self._signature.outputs, outputs, strict=True)]
+        except ExecutionError as error:
+            self._failed(header, started, error.code, error.message)
+            return
+        except MemoryError as error:
+            self._failed(header, started, "out_of_memory", str(error) or "memory ran out")
+            return
+        busy_s = time.perf_counter() - started
+        self._answer(header.batch_id, busy_s, outputs, buffers)
+
+    def _failed(self, header: frames.RunHeader, started: float, code: str, message: str) -> None:
+        failed = frames.FailedHeader(header.batch_id, time.perf_counter() - started, code, message[:2000])
+        self._sock.sendall(frames.pack(frames.FAILED, failed))
+
+    def _inputs(self, header: frames.RunHeader, payload: memoryview) -> dict[str, Array]:
+        assert self._signature is not None
+        assert self._arena is not None
+        inputs: dict[str, Array] = {}
+        position = 0
+        for spec, part in zip(self._signature.inputs, header.inputs, strict=True):
+            if part.offset >= 0:
+                data = self._arena.view[part.offset : part.offset + part.nbytes]
+            else:
+                data = payload[position : position + part.nbytes]
+                position += part.nbytes
+            if header.counts and len(part.shapes) > 1:
+                inputs[spec.name] = _padded(spec, part, header, data)
+            else:
+                shape = [header.rows, *part.shapes[0]] if self._signature.batched else part.shapes[0]
+                inputs[spec.name] = payload_array(data, spec.datatype, shape)
+        return inputs
+
+    def _answer(self, batch_id: int, busy_s: float, outputs: Sequence[Array], buffers: Sequence[bytes | memoryview]) -> None:
+        offsets: list[int] | None = None
+        if sum(map(len, buffers)) > self._inline_bytes:
+            assert self._arena is not None
+            offsets = self._arena.place(batch_id, [(buffer,) for buffer in buffers], answer=True)
+        parts = [
+            frames.OutputPart(list(array.shape), len(buffer), offsets[i] if offsets else -1)
+            for i, (array, buffer) in enumerate(zip(outputs, buffers, strict=True))
+        ]
+        done = frames.DoneHeader(batch_id, busy_s, parts)
+        self._sock.sendall(frames.pack(frames.DONE, done, () if offsets else buffers))
+
+
+def _check_rows(signature: Signature, outputs: Sequence[Array], rows: int) -> None:
+    for spec, array in zip(signature.outputs, outputs, strict=True):
+        if array.shape[:1] != (rows,):
+            raise ExecutionError(
+                f"output {spec.name!r} has shape {list(array.shape)} for a batch of {rows} rows", code="output_mismatch"
+            )
+
+
+def _buffer(spec: TensorSpec, array: Array) -> bytes:
+    """BYTES outputs are made here, so that a value of a wrong type fails its own batch."""
+    if spec.datatype == "BYTES":
+        return pack_bytes(value if isinstance(value, bytes) else str(value) for value in array.reshape(-1).tolist())
+    return to_buffer(array, spec.datatype)
+
+
+def _padded(spec: TensorSpec, part: frames.InputPart, header: frames.RunHeader, data: memoryview) -> Array:
+    """Requests of different row shapes in one array, each filled up with zeros (BYTES: empty) to the longest."""
+    longest = tuple(max(axis) for axis in zip(*part.shapes, strict=True))
+    itemsize = 0
+    array: Array | None = None
+    row = position = 0
+    for shape, count in zip(part.shapes, header.counts, strict=True):
+        elements = int(np.prod((count, *shape), dtype=np.int64))
+        if spec.datatype == "BYTES":
+            raise ExecutionError(f"input {spec.name!r}: BYTES rows of different shapes do not share a batch")
+        if array is None:
+            array = np.zeros((header.rows, *longest), dtype=payload_array(b"", spec.datatype, (0,)).dtype)
+            itemsize = array.itemsize
+        piece = payload_array(data[position : position + elements * itemsize], spec.datatype, (count, *shape))
+        array[(slice(row, row + count), *(slice(0, axis) for axis in shape))] = piece
+        position += elements * itemsize
+        row += count
+    assert array is not None
+    return array
+
+
+def _die_with_parent(parent: int) -> None:
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def main() -> None:
+    """Entry point of the instance process."""
+    fd, arena_fd, parent = (int(text) for text in sys.argv[1:4])
+    _die_with_parent(parent)
+    # Ctrl-C and a service manager's SIGTERM reach the whole group; the engine drains first, then closes the socket.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with socket.socket(fileno=fd) as sock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        InstanceProcess(sock, arena_fd).serve()
+
+
+if __name__ == "__main__":
+    main()

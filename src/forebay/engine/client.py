@@ -1,0 +1,85 @@
+"""What `api` and `worker` may know of an engine, so that it can move behind a socket later."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import msgspec
+
+from forebay.core.request import Request
+from forebay.models.signature import Signature
+
+EngineState = Literal["starting", "ready", "failed", "draining"]
+
+
+class Duration(msgspec.Struct):
+    """A count and a total, as the protocol's statistics show them."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, count: int, seconds: float) -> None:
+        """Count `count` requests that took `seconds` in total."""
+        self.count += count
+        self.ns += int(seconds * 1e9)
+
+
+class BatchSizeStatistics(msgspec.Struct):
+    """Executions of one batch size (rows)."""
+
+    rows: int
+    compute: Duration = msgspec.field(default_factory=Duration)
+
+
+class EngineStatistics(msgspec.Struct):
+    """Counts since the engine started. Source: Triton's statistics extension."""
+
+    last_inference_ms: int = 0
+    inference_count: int = 0
+    execution_count: int = 0
+    success: Duration = msgspec.field(default_factory=Duration)
+    fail: Duration = msgspec.field(default_factory=Duration)
+    queue: Duration = msgspec.field(default_factory=Duration)
+    compute: Duration = msgspec.field(default_factory=Duration)
+    batches: dict[int, BatchSizeStatistics] = msgspec.field(default_factory=dict)
+
+
+class EngineClient(Protocol):
+    """One model, ready to answer. All calls are made on the event loop; a submitted request belongs to the engine."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def signature(self) -> Signature: ...
+    @property
+    def platform(self) -> str: ...
+    @property
+    def state(self) -> EngineState: ...
+    @property
+    def reason(self) -> str:
+        """Why the engine is not ready; empty when it is."""
+        ...
+
+    @property
+    def max_batch_rows(self) -> int:
+        """The hard cap; 0 where the model does not batch."""
+        ...
+
+    @property
+    def default_timeout_s(self) -> float: ...
+    @property
+    def instances(self) -> int: ...
+    @property
+    def max_queue_delay_ms(self) -> float: ...
+
+    def submit(self, request: Request) -> None:
+        """Queue it. Raises `AdmissionError`; else `request.on_done(request)` is called once, later."""
+        ...
+
+    def cancel(self, request: Request) -> None:
+        """The caller left: drop it from the queue, or discard its answer. `on_done` is not called any more."""
+        ...
+
+    def statistics(self) -> EngineStatistics: ...

@@ -1,0 +1,136 @@
+"""The frames between an engine and its instances: length-prefixed, msgpack header, raw tensor bytes. Never pickle.
+
+A frame is HEAD (body bytes u32, kind u8, header bytes u32), then the msgpack header, then the payloads in order. A
+payload with `offset >= 0` is not in the frame but in the shared arena (see `arena`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from forebay.models.signature import Signature
+from forebay.models.source import ModelSource
+
+HEAD = struct.Struct("<IBI")
+MAX_FRAME_BYTES = 1 << 31
+
+LOAD, RUN, DECODE = 1, 2, 3
+READY, DONE, FAILED, LOAD_FAILED, DECODED = 11, 12, 13, 14, 15
+
+
+class InputPart(msgspec.Struct, array_like=True):
+    """One input of a batch: a row shape shared by all rows, or, to be padded, one row shape for each request."""
+
+    shapes: list[Sequence[int]]
+    nbytes: int
+    offset: int
+
+
+class RunHeader(msgspec.Struct, array_like=True):
+    """RUN: a batch. `counts` are the rows of each request where shapes differ, else empty."""
+
+    batch_id: int
+    rows: int
+    counts: list[int]
+    inputs: list[InputPart]
+
+
+class OutputPart(msgspec.Struct, array_like=True):
+    """One output of a batch, with its full shape."""
+
+    shape: list[int]
+    nbytes: int
+    offset: int
+
+
+class DoneHeader(msgspec.Struct, array_like=True):
+    """DONE: the outputs of a batch in the order of the signature; `busy_s` is the instance's own time for it."""
+
+    batch_id: int
+    busy_s: float
+    outputs: list[OutputPart]
+
+
+class FailedHeader(msgspec.Struct, array_like=True):
+    """FAILED: the batch raised. `code` is one of ExecutionError's."""
+
+    batch_id: int
+    busy_s: float
+    code: str
+    message: str
+
+
+class LoadHeader(msgspec.Struct, array_like=True):
+    """LOAD: the first frame. `measure_s` bounds the time spent on measuring cost by size; 0: only warm up."""
+
+    source: ModelSource
+    device: str
+    threads: int
+    max_batch_rows: int
+    measure_s: float
+    arena_slot_bytes: int
+    inline_bytes: int
+
+
+class ReadyHeader(msgspec.Struct, array_like=True):
+    """READY: the model is loaded and warm. `costs` are measured (rows, length, seconds)."""
+
+    platform: str
+    signature: Signature
+    settings: dict[str, Any]
+    digest: str
+    batchable: bool
+    reason: str
+    costs: list[tuple[int, int, float]]
+
+
+class LoadFailedHeader(msgspec.Struct, array_like=True):
+    """LOAD_FAILED: the process ends after it."""
+
+    message: str
+
+
+Header = RunHeader | DoneHeader | FailedHeader | LoadHeader | ReadyHeader | LoadFailedHeader
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def pack(kind: int, header: Any, payloads: Sequence[bytes | bytearray | memoryview] = ()) -> bytes:
+    """One frame. Raises `ValueError` above 2 GiB."""
+    head = _encode(header)
+    size = len(head) + sum(map(len, payloads))
+    if size > MAX_FRAME_BYTES:
+        raise ValueError(f"a frame of {size} bytes is above the limit of {MAX_FRAME_BYTES}")
+    return b"".join((HEAD.pack(size, kind, len(head)), head, *payloads))
+
+
+class FrameReader:
+    """Cuts a byte stream into frames."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[tuple[int, bytes, memoryview]]:
+        """Complete frames so far as (kind, header bytes, payload bytes). The payload view stays valid and writable."""
+        buffer = self._buffer
+        buffer += data
+        frames: list[tuple[int, bytes, memoryview]] = []
+        position, end = 0, len(buffer)
+        while end - position >= HEAD.size:
+            size, kind, header_bytes = HEAD.unpack_from(buffer, position)
+            start = position + HEAD.size
+            if end - start < size:
+                break
+            # A copy of its own for each frame: models may write to what they are given.
+            body = memoryview(buffer[start : start + size])
+            frames.append((kind, bytes(body[:header_bytes]), body[header_bytes:]))
+            position = start + size
+        if position:
+            del buffer[:position]
+        return frames

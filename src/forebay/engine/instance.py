@@ -1,0 +1,179 @@
+"""The engine's end of one instance process: start it, send batches, hear its answers, notice its death."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from forebay.engine import frames
+from forebay.engine.arena import SLOT_BYTES, Arena
+from forebay.engine.assemble import Buffer
+from forebay.models.source import ModelSource
+
+_SOCKET_BUFFER_BYTES = 1 << 20
+_QUIT_S = 5.0
+
+
+class LoadPlan(msgspec.Struct, frozen=True):
+    """How an instance is to load its model."""
+
+    source: ModelSource
+    device: str
+    threads: int
+    max_batch_rows: int
+    measure_s: float
+    inline_bytes: int
+
+
+class InstanceOwner(Protocol):
+    """Who is told what an instance says. Called on the event loop."""
+
+    def on_ready(self, instance: Instance, header: frames.ReadyHeader) -> None: ...
+    def on_done(self, instance: Instance, header: frames.DoneHeader, payload: memoryview) -> None: ...
+    def on_failed(self, instance: Instance, header: frames.FailedHeader) -> None: ...
+    def on_lost(self, instance: Instance, reason: str) -> None: ...
+
+
+class Instance(asyncio.Protocol):
+    """One instance process. `number` is its place in the engine; `flights` are the batches it holds, by id."""
+
+    def __init__(self, number: int, plan: LoadPlan, owner: InstanceOwner) -> None:
+        self.number = number
+        self.plan = plan
+        self.arena = Arena()
+        self.flights: dict[int, Any] = {}
+        self.ready = False
+        self.started_s = time.monotonic()
+        self.load_error = ""
+        self._owner = owner
+        self._next_id = 0
+        self._reader = frames.FrameReader()
+        self._done = msgspec.msgpack.Decoder(frames.DoneHeader)
+        self._transport: asyncio.Transport | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closing = False
+
+    @property
+    def pid(self) -> int:
+        """The process's id; 0 before it was started."""
+        return self._process.pid if self._process else 0
+
+    async def start(self) -> None:
+        """Start the process and send it its model. `on_ready` or `on_lost` follows."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
+        command = [sys.executable, "-m", "forebay.engine.child"]
+        command += [str(theirs.fileno()), str(self.arena.fd), str(os.getpid())]
+        with theirs:
+            self._process = subprocess.Popen(
+                command, pass_fds=(theirs.fileno(), self.arena.fd), stdin=subprocess.DEVNULL, env=self._environment()
+            )
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self, sock=ours)
+        plan = self.plan
+        header = frames.LoadHeader(
+            plan.source, plan.device, plan.threads, plan.max_batch_rows, plan.measure_s, SLOT_BYTES, plan.inline_bytes
+        )
+        self._write(frames.pack(frames.LOAD, header))
+
+    def _environment(self) -> dict[str, str]:
+        # The one place where a process environment is handed on; the thread counts must be set before numpy loads.
+        threads = str(self.plan.threads)
+        limits = {name: threads for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        return {**os.environ, **limits, "TOKENIZERS_PARALLELISM": "false"}
+
+    def send(
+        self, flight: Any, rows: int, counts: list[int], parts: list[frames.InputPart], groups: Sequence[Sequence[Buffer]]
+    ) -> None:
+        """Send a batch; `flight` is kept until it is answered or the instance is lost."""
+        batch_id = self._next_id
+        self._next_id += 1
+        self.flights[batch_id] = flight
+        payloads: list[Buffer] = []
+        offsets: list[int] | None = None
+        if sum(part.nbytes for part in parts) > self.plan.inline_bytes:
+            offsets = self.arena.place(batch_id, groups, answer=False)
+        if offsets is None:
+            payloads = [payload for group in groups for payload in group]
+        else:
+            for part, offset in zip(parts, offsets, strict=True):
+                part.offset = offset
+        self._write(frames.pack(frames.RUN, frames.RunHeader(batch_id, rows, counts, parts), payloads))
+
+    def _write(self, frame: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(frame)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is up."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Frames from the instance."""
+        for kind, header, payload in self._reader.feed(data):
+            if kind == frames.DONE:
+                self._owner.on_done(self, self._done.decode(header), payload)
+            elif kind == frames.FAILED:
+                self._owner.on_failed(self, msgspec.msgpack.decode(header, type=frames.FailedHeader))
+            elif kind == frames.READY:
+                self.ready = True
+                self._owner.on_ready(self, msgspec.msgpack.decode(header, type=frames.ReadyHeader))
+            elif kind == frames.LOAD_FAILED:
+                self.load_error = msgspec.msgpack.decode(header, type=frames.LoadFailedHeader).message
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The process died, or was told to quit."""
+        self.ready = False
+        self._transport = None
+        if self._closing:
+            return
+        code = self._reap_now()
+        self._owner.on_lost(self, self.load_error or f"the instance process {self.pid} {_ending(code)}")
+        self.arena.close()
+
+    def _reap_now(self) -> int | None:
+        """The exit code. The socket closes a moment before the process is gone, so wait a little; kill what hangs."""
+        assert self._process is not None
+        try:
+            return self._process.wait(timeout=0.05)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL; `on_lost` follows."""
+        if self._process is not None:
+            self._process.kill()
+
+    async def close(self) -> None:
+        """Let the process end by itself (its socket closes), kill it if it does not; `on_lost` does not follow."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.close()
+        process = self._process
+        if process is not None:
+            end = time.monotonic() + _QUIT_S
+            while process.poll() is None and time.monotonic() < end:
+                await asyncio.sleep(0.01)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self.arena.close()
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"was killed by signal {-code}"
+    return f"ended with exit code {code}"

@@ -1,0 +1,162 @@
+"""What an instance finds out about its model at load: does it batch, and what does a batch cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from forebay.core.errors import ExecutionError
+from forebay.core.tensors import NUMPY_TYPES, Array, as_bytes
+from forebay.models.signature import Signature, TensorSpec
+from forebay.runtimes.port import Runtime
+
+TEXT_LENGTHS_BYTES = (32, 128, 512, 1536)
+AXIS_LENGTHS = (16, 64, 256)
+SLOWEST_RUN_S = 0.25
+"""A size that takes longer than this is not measured further up: waiting for start-up costs more than it tells."""
+
+_RELATIVE, _ABSOLUTE = 1e-3, 1e-4
+"""Largest difference between a row alone and in a batch (relative, and absolute in units of the largest value)."""
+
+
+class Samples:
+    """Input rows for measuring: the model's own examples where it gives them, else made up from the signature."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._specs = runtime.signature.inputs
+        self._batched = runtime.signature.batched
+        self._examples = list(runtime.examples())
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths worth measuring: (0,) where no input has a variable axis or bytes."""
+        if any(spec.datatype == "BYTES" for spec in self._specs):
+            return TEXT_LENGTHS_BYTES
+        return AXIS_LENGTHS if self._batched and any(spec.variable for spec in self._specs) else (0,)
+
+    def rows(self, count: int, length: int) -> dict[str, Array]:
+        """A batch of `count` rows that differ from each other, of about `length` on the variable axis."""
+        return {spec.name: self._column(spec, count, length) for spec in self._specs}
+
+    def _column(self, spec: TensorSpec, count: int, length: int) -> Array:
+        given = [example[spec.name] for example in self._examples if spec.name in example]
+        if spec.datatype == "BYTES":
+            texts = [_leaf(value) for value in given] or [b"the quick brown fox jumps over the lazy dog "]
+            values = [(texts[i % len(texts)] * (length // max(1, len(texts[i % len(texts)])) + 1))[:length] for i in range(count)]
+            shape = [count, *(1 if axis == -1 else axis for axis in spec.row_shape)]
+            array = np.empty(shape, dtype=object)
+            flat = array.reshape(count, -1)
+            for index, value in enumerate(values):
+                flat[index, :] = value
+            return array
+        dtype = NUMPY_TYPES[spec.datatype]
+        if given and not spec.variable:
+            return np.stack([np.asarray(given[i % len(given)], dtype=dtype).reshape(spec.row_shape) for i in range(count)])
+        shape = [max(1, length) if axis == -1 else axis for axis in spec.row_shape]
+        if self._batched:
+            shape = [count, *shape]
+        random = np.random.default_rng(count)
+        if dtype.kind == "f":
+            return random.standard_normal(shape).astype(dtype)
+        return random.integers(0, 2, shape).astype(dtype)
+
+
+def _leaf(value: Any) -> bytes:
+    while isinstance(value, list | tuple | np.ndarray) and len(value):
+        value = value[0]
+    return as_bytes(value)
+
+
+def check_batchable(runtime: Runtime, samples: Samples) -> tuple[bool, str]:
+    """Run two rows alone and together. Returns whether they agree, and where not, why."""
+    if not runtime.signature.batched:
+        return False, "inputs and outputs share no leading variable axis"
+    length = samples.lengths[0]
+    try:
+        both = samples.rows(2, length)
+        # Copies: a model may write to what it is given.
+        together = runtime.run({name: array.copy() for name, array in both.items()}, 2)
+        alone = [runtime.run({name: array[i : i + 1].copy() for name, array in both.items()}, 1) for i in range(2)]
+    except ExecutionError as error:
+        return False, f"a batch of two made-up rows failed: {error.message}"
+    for index, spec in enumerate(runtime.signature.outputs):
+        if together[index].shape[:1] != (2,) or alone[0][index].shape[:1] != (1,):
+            return False, f"output {spec.name!r} has no row for each input row"
+        for row in range(2):
+            difference = _difference(spec, together[index][row], alone[row][index][0])
+            if difference:
+                return False, f"output {spec.name!r} of a row alone and in a batch of two differs: {difference}"
+    return True, ""
+
+
+def _difference(spec: TensorSpec, batch: Array, alone: Array) -> str:
+    if batch.shape != alone.shape:
+        return f"shapes {list(batch.shape)} and {list(alone.shape)}"
+    if batch.dtype.kind != "f":
+        return "" if np.array_equal(batch, alone) else "values"
+    with np.errstate(all="ignore"):
+        scale = float(np.nanmax(np.abs(alone), initial=0.0, where=np.isfinite(alone)))
+        tolerance = _RELATIVE if spec.datatype != "FP16" else 2e-2
+        if np.allclose(batch, alone, rtol=tolerance, atol=_ABSOLUTE * scale, equal_nan=True):
+            return ""
+        return f"by up to {float(np.nanmax(np.abs(batch - alone))):.3g}"
+
+
+def unbatched(signature: Signature) -> Signature:
+    """The same signature with the leading axis as an ordinary variable axis, for a model whose outputs have no rows."""
+    return Signature(
+        tuple(TensorSpec(s.name, s.datatype, (-1, *s.row_shape)) for s in signature.inputs),
+        tuple(TensorSpec(s.name, s.datatype, (-1, *s.row_shape)) for s in signature.outputs),
+        batched=False,
+    )
+
+
+def warm_up(runtime: Runtime, samples: Samples, sizes: Sequence[int]) -> None:
+    """Run the sizes once each, so that the first request does not pay for allocation and lazy initialisation."""
+    for rows in sizes:
+        try:
+            runtime.run(samples.rows(rows, samples.lengths[0]), rows)
+        except ExecutionError:
+            return
+
+
+def measure(
+    runtime: Runtime, samples: Samples, max_rows: int, budget_s: float, settings: Mapping[str, Any]
+) -> list[tuple[int, int, float]]:
+    """Cost by rows and length as (rows, length, seconds): the median of a few runs, growing until the budget is spent."""
+    end = time.perf_counter() + budget_s
+    limit = min(max_rows, int(settings.get("max_batch_rows", max_rows)))
+    costs: list[tuple[int, int, float]] = []
+    slow: set[int] = set()
+    rows = 1
+    while rows <= limit and len(slow) < len(samples.lengths):
+        for length in samples.lengths:
+            if length in slow or time.perf_counter() > end:
+                continue
+            inputs = samples.rows(rows, length)
+            try:
+                seconds = _timed(runtime, inputs, rows, end)
+            except ExecutionError:
+                return costs
+            costs.append((rows, length, seconds))
+            if seconds > SLOWEST_RUN_S:
+                slow.add(length)
+        if time.perf_counter() > end:
+            break
+        rows *= 2
+    return costs
+
+
+def _timed(runtime: Runtime, inputs: dict[str, Array], rows: int, end: float) -> float:
+    taken: list[float] = []
+    began = time.perf_counter()
+    while len(taken) < 5 and (len(taken) < 2 or time.perf_counter() < min(end, began + 0.05)):
+        start = time.perf_counter()
+        runtime.run(dict(inputs), rows)
+        taken.append(time.perf_counter() - start)
+        if taken[-1] > SLOWEST_RUN_S:
+            break
+    return sorted(taken)[(len(taken) - 1) // 2]
