@@ -16,6 +16,7 @@ STATUSES: dict[str, int] = {
     "model_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,
+    "body_timeout": 408,
     "payload_too_large": 413,
     "over_quota": 429,
     "request_canceled": 499,
@@ -59,10 +60,12 @@ def problem_of(error: BaseException) -> Answer:
     answer = problem(error.code, error.message)
     if isinstance(error, AdmissionError):
         return answer._replace(headers=(*answer.headers, *_admission_headers(error)))
-    if error.code == "payload_too_large":
-        # The rest of the body is not read, so nothing else can follow on this connection.
-        return answer._replace(headers=(*answer.headers, (b"connection", b"close")))
-    return answer
+    return closing(answer) if error.code == "payload_too_large" else answer
+
+
+def closing(answer: Answer) -> Answer:
+    """The answer, closing its connection: the rest of the body is not read, so nothing else can follow on it."""
+    return answer._replace(headers=(*answer.headers, (b"connection", b"close")))
 
 
 def _admission_headers(error: AdmissionError) -> HeaderPairs:

@@ -1,0 +1,305 @@
+"""The FastAPI app: the protocol's endpoints, health and metrics. The rules are in the modules that it calls.
+
+Endpoints take the plain request and give a plain response, so that FastAPI adds documentation and routing only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.types import Receive
+
+from forebay import __version__
+from forebay.api import documents, openapi
+from forebay.api.encode import JSON_HEADERS
+from forebay.api.general import parse_json
+from forebay.api.inference import Endpoint, Inference, log_unforeseen
+from forebay.api.problems import Answer, closing, problem, problem_of
+from forebay.core.clock import Clock
+from forebay.core.errors import ForebayError
+from forebay.core.request import Request
+
+Handled = Callable[[HttpRequest], Awaitable[Answer]]
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+_INFER = "/v2/models/{model}/infer"
+_MODEL_PATHS = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+
+
+class ClientGone(Exception):  # noqa: N818 - not an error of ours
+    """The client closed its connection before it was answered."""
+
+
+def create_app(
+    inference: Inference,
+    *,
+    metrics_text: Callable[[], bytes],
+    ready: Callable[[], Sequence[str]],
+    clock: Clock = time.monotonic,
+    lifespan: Lifespan | None = None,
+) -> FastAPI:
+    """The app over `inference`.
+
+    metrics_text: the Prometheus exposition. ready: the reasons why requests are not welcome yet; empty when they are.
+    clock: monotonic seconds, the engines' own.
+    """
+    app = FastAPI(
+        title="Forebay",
+        version=__version__,
+        summary="Open Inference Protocol v2 with Triton's extensions",
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    _add_errors(app)
+    _add_inference(app, inference, clock)
+    _add_documents(app, inference)
+    _add_health(app, inference, metrics_text, ready)
+    _add_schemas(app)
+    return app
+
+
+def _respond(answer: Answer) -> Response:
+    response = Response(answer.body, answer.status)
+    response.raw_headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+    return response
+
+
+def _document(value: Any, status: int = 200) -> Answer:
+    return Answer(status, JSON_HEADERS, msgspec.json.encode(value))
+
+
+def _add(
+    app: FastAPI,
+    path: str,
+    handled: Handled,
+    described: Mapping[int | str, Any],
+    summary: str,
+    tag: str,
+    *,
+    method: str = "GET",
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Adds one operation. Whatever its function raises becomes an answer here."""
+
+    async def endpoint(request: HttpRequest) -> Response:
+        try:
+            return _respond(await handled(request))
+        except ClientGone:
+            return Response(status_code=499)
+        except ForebayError as error:
+            return _respond(problem_of(error))
+        except Exception as error:
+            log_unforeseen(error, request.path_params.get("model", ""))
+            return _respond(problem_of(error))
+
+    app.add_api_route(
+        path,
+        endpoint,
+        methods=[method],
+        response_model=None,
+        response_class=Response,
+        responses=dict(described),
+        openapi_extra=dict(extra or {}),
+        summary=summary,
+        tags=[tag],
+        operation_id=f"{method.lower()} {path}",
+    )
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def unrouted(request: HttpRequest, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        message = f"{request.method} is not allowed here" if error.status_code == 405 else "there is nothing here"
+        response = _respond(problem(codes.get(error.status_code, "invalid_request"), message))
+        response.raw_headers.extend((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
+        return response
+
+    async def unforeseen(request: HttpRequest, error: Exception) -> Response:
+        return _respond(problem_of(error))
+
+    app.add_exception_handler(HTTPException, unrouted)
+    app.add_exception_handler(Exception, unforeseen)
+
+
+def _add_inference(app: FastAPI, inference: Inference, clock: Clock) -> None:
+    async def infer(http: HttpRequest) -> Answer:
+        arrived = clock()
+        headers = dict(http.scope["headers"])
+        inference.gate.enter(headers.get(b"authorization"))
+        endpoint = inference.find(http.path_params["model"], http.path_params.get("version"))
+        length = headers.get(b"content-length", b"")
+        inference.admit(endpoint, headers.get(b"content-encoding"), int(length) if length.isdigit() else None)
+        try:
+            async with asyncio.timeout(inference.server.body_timeout_s):
+                body = await _read_body(http.receive, inference)
+        except TimeoutError:
+            late = f"the body did not arrive within {inference.server.body_timeout_s:g} s"
+            return closing(problem("body_timeout", late))
+        return await _run(endpoint, body, arrived, headers, http.receive, inference.server.decode_off_loop_bytes)
+
+    described = openapi.inference_responses()
+    for path, names in ((_INFER, ("model",)), (_MODEL_PATHS[1] + "/infer", ("model", "version"))):
+        extra = openapi.inference_operation(*names)
+        _add(app, path, infer, described, "Run the model on some rows", "inference", method="POST", extra=extra)
+
+
+async def _read_body(receive: Receive, inference: Inference) -> bytes:
+    """The whole body, refused as soon as it is known to be too large."""
+    pieces: list[bytes] = []
+    size_bytes = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        piece = message.get("body", b"")
+        if piece:
+            size_bytes += len(piece)
+            inference.check_length(size_bytes)
+            pieces.append(piece)
+        if not message.get("more_body", False):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def _run(
+    endpoint: Endpoint,
+    body: bytes,
+    arrived: float,
+    headers: Mapping[bytes, bytes],
+    receive: Receive,
+    decode_off_loop_bytes: int,
+) -> Answer:
+    """Decodes, submits, waits and encodes. A client that leaves meanwhile cancels its request."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def on_done(_: Request) -> None:
+        if not done.done():
+            done.set_result(None)
+
+    read = partial(
+        endpoint.read,
+        body,
+        arrived,
+        on_done,
+        headers.get(b"content-type"),
+        headers.get(b"inference-header-content-length"),
+    )
+    request = await asyncio.to_thread(read) if len(body) > decode_off_loop_bytes else read()
+    endpoint.engine.submit(request)
+    left = asyncio.ensure_future(_until_gone(receive))
+    try:
+        await asyncio.wait((done, left), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        left.cancel()
+        if not done.done():
+            endpoint.engine.cancel(request)
+    if not done.done():
+        raise ClientGone
+    return endpoint.answer(request)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _add_documents(app: FastAPI, inference: Inference) -> None:
+    def of_model(build: Callable[[documents.EngineClient], Any]) -> Handled:
+        async def handled(http: HttpRequest) -> Answer:
+            inference.gate.enter(http.headers.get("authorization", "").encode("latin-1") or None)
+            engine = inference.find(http.path_params["model"], http.path_params.get("version")).engine
+            return _document(build(engine))
+
+        return handled
+
+    def of_server(build: Callable[[bytes], Any]) -> Handled:
+        async def handled(http: HttpRequest) -> Answer:
+            inference.gate.enter(http.headers.get("authorization", "").encode("latin-1") or None)
+            return _document(build(await _read_body(http.receive, inference) if http.method == "POST" else b""))
+
+        return handled
+
+    def index(body: bytes) -> list[documents.IndexEntry]:
+        wanted = parse_json(body) if body.strip() else {}
+        ready_only = isinstance(wanted, dict) and wanted.get("ready") is True
+        return documents.repository_index(inference.engines.values(), ready_only)
+
+    server = documents.ServerMetadata("forebay", __version__)
+    every = openapi.responses(openapi.ref("ServerMetadata"), 401, 429, 500)
+    _add(app, "/v2", of_server(lambda _: server), every, "The server", "metadata", extra=openapi.operation())
+    described = openapi.responses(openapi.ref("StatisticsDocument"), 401, 429, 500)
+    statistics = of_server(lambda _: documents.statistics_document(inference.engines.values()))
+    summary = "Statistics of all models"
+    _add(app, "/v2/models/stats", statistics, described, summary, "metadata", extra=openapi.operation())
+    described = openapi.responses({"type": "array", "items": openapi.ref("IndexEntry")}, 400, 401, 413, 429, 500)
+    extra = openapi.operation()
+    summary = "All models and their states"
+    _add(app, "/v2/repository/index", of_server(index), described, summary, "metadata", method="POST", extra=extra)
+
+    for base, names in zip(_MODEL_PATHS, (("model",), ("model", "version")), strict=True):
+        for suffix, build, schema, summary in (
+            ("", documents.model_metadata, "ModelMetadata", "Inputs and outputs of a model"),
+            ("/config", documents.model_config, "ModelConfig", "A model's configuration, in Triton's form"),
+            ("/stats", lambda e: documents.statistics_document([e]), "StatisticsDocument", "A model's statistics"),
+        ):
+            described = openapi.responses(openapi.ref(schema), 401, 404, 429, 500)
+            extra = openapi.operation(*names)
+            _add(app, base + suffix, of_model(build), described, summary, "metadata", extra=extra)
+
+
+def _add_health(
+    app: FastAPI, inference: Inference, metrics_text: Callable[[], bytes], ready: Callable[[], Sequence[str]]
+) -> None:
+    async def live(http: HttpRequest) -> Answer:
+        return _document({"live": True})
+
+    async def server_ready(http: HttpRequest) -> Answer:
+        reasons = list(ready())
+        return _document(documents.Readiness(not reasons, reasons), 503 if reasons else 200)
+
+    async def model_ready(http: HttpRequest) -> Answer:
+        engine = inference.find(http.path_params["model"], http.path_params.get("version")).engine
+        readiness = documents.model_readiness(engine)
+        return _document(readiness, 200 if readiness.ready else 503)
+
+    async def metrics(http: HttpRequest) -> Answer:
+        return Answer(200, ((b"content-type", CONTENT_TYPE_LATEST.encode()),), metrics_text())
+
+    described = openapi.responses(openapi.ref("Live"), 500)
+    for path in ("/healthz", "/v2/health/live"):
+        _add(app, path, live, described, "Whether the server runs", "health")
+    described = {**openapi.responses(openapi.ref("Readiness"), 500), 503: openapi.not_ready()}
+    for path in ("/readyz", "/v2/health/ready"):
+        _add(app, path, server_ready, described, "Whether the server takes requests", "health")
+    described = {**openapi.responses(openapi.ref("Readiness"), 404, 500), 503: openapi.not_ready()}
+    for base, names in zip(_MODEL_PATHS, (("model",), ("model", "version")), strict=True):
+        extra = openapi.operation(*names, secured=False)
+        _add(app, base + "/ready", model_ready, described, "Whether a model takes requests", "health", extra=extra)
+    described = {200: {"description": "Prometheus exposition.", "content": {"text/plain": {}}}}
+    _add(app, "/metrics", metrics, described, "Metrics for Prometheus", "health")
+
+
+def _add_schemas(app: FastAPI) -> None:
+    """Completes FastAPI's OpenAPI document with the components that the operations refer to."""
+    generate = app.openapi
+
+    def complete() -> dict[str, Any]:
+        document = generate()
+        for part, entries in openapi.components().items():
+            document.setdefault("components", {}).setdefault(part, {}).update(entries)
+        return document
+
+    app.openapi = complete  # type: ignore[method-assign]

@@ -1,0 +1,135 @@
+"""The steps of an inference request that the express lane and the ASGI endpoints share; no I/O in here.
+
+Head -> `Inference.admit` -> `Endpoint.read` -> `engine.submit` -> `Endpoint.answer`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from urllib.parse import quote
+
+from forebay.api.auth import Gate
+from forebay.api.binary import Body, parse_header_length
+from forebay.api.decode import BodyDecoder, OnDone
+from forebay.api.elements import show
+from forebay.api.encode import AnswerEncoder
+from forebay.api.problems import Answer, problem_of
+from forebay.core.errors import AdmissionError, ForebayError, RequestError
+from forebay.core.request import Request
+from forebay.core.settings import ServerSettings
+from forebay.engine.client import EngineClient
+from forebay.telemetry.logs import fields
+
+_log = logging.getLogger("forebay.api")
+
+
+class Endpoint:
+    """One served model with its decoder and encoder."""
+
+    __slots__ = ("_decoder", "_encoder", "engine")
+
+    def __init__(self, engine: EngineClient, max_json_depth: int) -> None:
+        self.engine = engine
+        self._decoder = BodyDecoder(
+            engine.signature, default_timeout_s=engine.default_timeout_s, max_json_depth=max_json_depth
+        )
+        self._encoder = AnswerEncoder(engine.name, engine.version, engine.signature)
+
+    def read(
+        self,
+        body: Body,
+        arrived: float,
+        on_done: OnDone,
+        content_type: bytes | None = None,
+        header_length: bytes | None = None,
+    ) -> Request:
+        """A body as a request. `arrived`: monotonic seconds. The last two are header values as they came, or None.
+
+        Raises `RequestError` only.
+        """
+        if header_length is not None:
+            return self._decoder.decode(body, arrived, on_done, parse_header_length(header_length))
+        if content_type is not None and content_type[:6].lower() == b"image/":
+            return self._decoder.decode_image(body, arrived, on_done)
+        return self._decoder.decode(body, arrived, on_done)
+
+    def answer(self, request: Request) -> Answer:
+        """The HTTP answer of a request that is done. Never raises."""
+        error: BaseException | None = request.error
+        if error is None:
+            try:
+                headers, body = self._encoder.encode(request)
+                return Answer(200, headers, body)
+            except Exception as failure:
+                error = failure
+        return self.refuse(error)
+
+    def refuse(self, error: BaseException) -> Answer:
+        """The HTTP answer to an error on the way; one that nobody foresaw is logged."""
+        if not isinstance(error, ForebayError):
+            log_unforeseen(error, self.engine.name)
+        return problem_of(error)
+
+
+def log_unforeseen(error: BaseException, model: str = "") -> None:
+    """One log line, with the traceback, for an error that became an `internal` answer."""
+    _log.error("request failed: %s", type(error).__name__, exc_info=error, extra=fields(model=model, code="internal"))
+
+
+class Inference:
+    """All served models behind one gate; made once, shared by the express lane and the ASGI app."""
+
+    def __init__(self, engines: Mapping[str, EngineClient], server: ServerSettings, gate: Gate) -> None:
+        self.engines = engines
+        self.server = server
+        self.gate = gate
+        self._endpoints = {name: Endpoint(engine, server.max_json_depth) for name, engine in engines.items()}
+        self.by_path: dict[bytes, Endpoint] = {}
+        """The request targets of inference, exactly as a plain client sends them, to their models."""
+        for name, endpoint in self._endpoints.items():
+            path = f"/v2/models/{quote(name, safe='')}"
+            self.by_path[f"{path}/infer".encode()] = endpoint
+            self.by_path[f"{path}/versions/{quote(endpoint.engine.version, safe='')}/infer".encode()] = endpoint
+
+    def find(self, model: str, version: str | None = None) -> Endpoint:
+        """The endpoint of a model. Raises `RequestError` (model_not_found) for an unknown model or version."""
+        endpoint = self._endpoints.get(model)
+        if endpoint is None:
+            raise RequestError(f"there is no model {show(model)}", code="model_not_found")
+        if version is not None and version != endpoint.engine.version:
+            raise RequestError(
+                f"model {show(model)} has no version {show(version)}; it has {endpoint.engine.version}",
+                code="model_not_found",
+            )
+        return endpoint
+
+    def admit(
+        self, endpoint: Endpoint, content_encoding: bytes | None = None, content_length_bytes: int | None = None
+    ) -> None:
+        """What can be refused before the body is read; `gate.enter` comes before it.
+
+        Raises `RequestError` (unsupported, payload_too_large) or `AdmissionError` (model_not_ready, draining).
+        """
+        if content_encoding is not None and content_encoding.strip().lower() not in (b"", b"identity"):
+            raise RequestError(
+                f"Content-Encoding {show(content_encoding.decode('latin-1'))} is not supported; send the body as it is",
+                code="unsupported",
+            )
+        if content_length_bytes is not None:
+            self.check_length(content_length_bytes)
+        engine = endpoint.engine
+        if engine.state == "ready":
+            return
+        if engine.state == "draining":
+            raise AdmissionError("the server is shutting down", code="draining")
+        reason = f": {engine.reason}" if engine.reason else ""
+        raise AdmissionError(f"model {show(engine.name)} is {engine.state}{reason}", code="model_not_ready")
+
+    def check_length(self, length_bytes: int) -> None:
+        """Raises `RequestError` (payload_too_large) for a body of so many bytes, where that is beyond the limit."""
+        if length_bytes > self.server.max_body_bytes:
+            raise RequestError(
+                f"the body is larger than {self.server.max_body_bytes} bytes (server.max_body_bytes)",
+                code="payload_too_large",
+            )

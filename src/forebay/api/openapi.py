@@ -1,0 +1,222 @@
+"""What `/docs` tells: the bodies and every status of each operation, as OpenAPI.
+
+The documents that Forebay builds itself are described by their own structs; the inference bodies by hand, since JSON
+Schema can say more about them than a struct can.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from forebay.api import documents
+from forebay.api.problems import STATUSES
+from forebay.core.tensors import NUMPY_TYPES
+
+Schema = dict[str, Any]
+
+_STRUCTS = (
+    documents.ServerMetadata,
+    documents.ModelMetadata,
+    documents.ModelConfig,
+    documents.StatisticsDocument,
+    documents.IndexEntry,
+    documents.Readiness,
+)
+_REASONS = {
+    400: "The request is malformed or does not fit the model; `error` says how.",
+    401: "An API key is needed, or the one given is not valid.",
+    404: "There is no such model or version.",
+    408: "The body did not arrive in time.",
+    413: "The body is larger than `server.max_body_bytes`.",
+    429: "The key's quota is used up; try again after `Retry-After` seconds.",
+    500: "The model failed on this request, or the server did.",
+    501: "The request asks for something that is not supported.",
+    503: "Refused now: queue full, deadline out of reach, not ready or draining. Try again after `Retry-After` seconds.",
+    504: "The deadline passed; `stage` says where.",
+}
+
+_DATATYPE: Schema = {"type": "string", "enum": list(NUMPY_TYPES)}
+_SHAPE: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+_SCALAR: Schema = {"type": ["string", "number", "boolean"]}
+_DATA: Schema = {"type": "array", "description": "Elements in row-major order, flat or nested as `shape`."}
+
+
+def _object(required: list[str], properties: Schema, **members: Any) -> Schema:
+    return {"type": "object", "required": required, "properties": properties, **members}
+
+
+def ref(name: str) -> Schema:
+    """A reference to a component schema."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_BODIES: dict[str, Schema] = {
+    "Error": _object(
+        ["error", "code"],
+        {
+            "error": {"type": "string", "description": "What is wrong, in words."},
+            "code": {"type": "string", "enum": sorted(code for code, status in STATUSES.items() if status != 499)},
+            "stage": {"type": "string", "enum": ["queued", "executing", "waiting"]},
+        },
+    ),
+    "RequestInput": _object(
+        ["name", "shape", "datatype"],
+        {
+            "name": {"type": "string"},
+            "shape": _SHAPE,
+            "datatype": _DATATYPE,
+            "data": _DATA,
+            "parameters": _object([], {"binary_data_size": {"type": "integer", "minimum": 0}}),
+        },
+    ),
+    "RequestedOutput": _object(
+        ["name"], {"name": {"type": "string"}, "parameters": _object([], {"binary_data": {"type": "boolean"}})}
+    ),
+    "Parameters": _object(
+        [],
+        {
+            "priority": {"type": "integer", "minimum": 0, "description": "1 is the highest; 0 is the default."},
+            "timeout": {"type": "integer", "minimum": 0, "description": "Microseconds; 0: the model's default."},
+            "explain": {"type": "boolean", "description": "Tell in the answer how the request was batched."},
+            "binary_data_output": {"type": "boolean", "description": "Answer every output in binary form."},
+        },
+        additionalProperties=_SCALAR,
+    ),
+    "InferenceRequest": _object(
+        ["inputs"],
+        {
+            "id": {"type": "string"},
+            "parameters": ref("Parameters"),
+            "inputs": {"type": "array", "items": ref("RequestInput")},
+            "outputs": {"type": "array", "items": ref("RequestedOutput")},
+        },
+    ),
+    "OneRowRequest": _object(
+        ["input"],
+        {
+            "id": {"type": "string"},
+            "parameters": ref("Parameters"),
+            "input": {"type": "object", "description": "Input name to one row's value, nested as the row's shape."},
+            "outputs": {"type": "array", "items": ref("RequestedOutput")},
+        },
+    ),
+    "Explanation": _object(
+        ["batch_rows", "queue_ms", "dispatch_reason", "padding_waste"],
+        {
+            "batch_rows": {"type": "integer"},
+            "queue_ms": {"type": "number"},
+            "dispatch_reason": {"type": "string"},
+            "padding_waste": {"type": "number", "description": "Share of the batch that was padding, 0 to 1."},
+        },
+    ),
+    "ResponseOutput": _object(
+        ["name", "shape", "datatype"],
+        {
+            "name": {"type": "string"},
+            "shape": _SHAPE,
+            "datatype": _DATATYPE,
+            "data": {"type": "array"},
+            "parameters": _object([], {"binary_data_size": {"type": "integer"}}),
+        },
+    ),
+    "InferenceResponse": _object(
+        ["model_name", "model_version", "outputs"],
+        {
+            "id": {"type": "string"},
+            "model_name": {"type": "string"},
+            "model_version": {"type": "string"},
+            "parameters": ref("Explanation"),
+            "outputs": {"type": "array", "items": ref("ResponseOutput")},
+        },
+    ),
+    "OneRowResponse": _object(
+        ["model_name", "model_version", "output"],
+        {
+            "id": {"type": "string"},
+            "model_name": {"type": "string"},
+            "model_version": {"type": "string"},
+            "parameters": ref("Explanation"),
+            "output": {"type": "object", "description": "Output name to the row's value, nested as the row's shape."},
+        },
+    ),
+    "Live": _object(["live"], {"live": {"type": "boolean"}}),
+}
+
+
+def components() -> Schema:
+    """Every component schema by name, and the security scheme."""
+    _, structs = msgspec.json.schema_components(_STRUCTS, ref_template="#/components/schemas/{name}")
+    scheme = {"type": "http", "scheme": "bearer", "description": "An API key made by `forebay keys new NAME`."}
+    return {"schemas": {**structs, **_BODIES}, "securitySchemes": {"key": scheme}}
+
+
+def responses(schema: Schema, *statuses: int, description: str = "The document.") -> dict[int | str, Schema]:
+    """200 with a JSON body of `schema`, and these error statuses."""
+    return {200: _json(schema, description), **{status: _error(status) for status in statuses}}
+
+
+def not_ready() -> Schema:
+    """503 of the ready endpoints: the reasons."""
+    return _json(ref("Readiness"), "Not ready; `reasons` says why.")
+
+
+def _json(schema: Schema, description: str) -> Schema:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _error(status: int) -> Schema:
+    described = _json(ref("Error"), _REASONS[status])
+    if status in (429, 503):
+        described["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    if status == 401:
+        described["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    return described
+
+
+def inference_responses() -> dict[int | str, Schema]:
+    """Every answer of the inference operation."""
+    described = responses(
+        {"oneOf": [ref("InferenceResponse"), ref("OneRowResponse")]},
+        *_REASONS,
+        description="The outputs: the one-row form where the request had it.",
+    )
+    described[200]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
+    described[200]["headers"] = {
+        "Inference-Header-Content-Length": {
+            "description": "Bytes of JSON before the binary outputs, where there are any.",
+            "schema": {"type": "integer"},
+        }
+    }
+    return described
+
+
+def operation(*path_names: str, secured: bool = True, **members: Any) -> Schema:
+    """The parts of an operation that FastAPI cannot see in a function that takes the plain request."""
+    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path_names]
+    extra: Schema = {"parameters": [*parameters, *members.pop("parameters", [])], **members}
+    if secured:
+        extra["security"] = [{"key": []}, {}]
+    return extra
+
+
+def inference_operation(*path_names: str) -> Schema:
+    """The parameters and body of the inference operation."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    header = {
+        "name": "Inference-Header-Content-Length",
+        "in": "header",
+        "required": False,
+        "description": "Bytes of JSON before the binary tensors. 0: the body is one raw row of the only input.",
+        "schema": {"type": "integer", "minimum": 0},
+    }
+    body = {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"oneOf": [ref("InferenceRequest"), ref("OneRowRequest")]}},
+            "application/octet-stream": binary,
+            "image/*": binary,
+        },
+    }
+    return operation(*path_names, parameters=[header], requestBody=body)
