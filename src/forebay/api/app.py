@@ -29,8 +29,9 @@ from forebay.api.problems import Answer, closing, problem, problem_of
 from forebay.core.clock import Clock
 from forebay.core.errors import ForebayError
 from forebay.core.request import Request
+from forebay.engine.client import EngineClient
 
-Handled = Callable[[HttpRequest], Awaitable[Answer]]
+Operation = Callable[[HttpRequest], Awaitable[Answer]]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 _INFER = "/v2/models/{model}/infer"
@@ -83,7 +84,7 @@ def _document(value: Any, status: int = 200) -> Answer:
 def _add(
     app: FastAPI,
     path: str,
-    handled: Handled,
+    operate: Operation,
     described: Mapping[int | str, Any],
     summary: str,
     tag: str,
@@ -95,7 +96,7 @@ def _add(
 
     async def endpoint(request: HttpRequest) -> Response:
         try:
-            return _respond(await handled(request))
+            return _respond(await operate(request))
         except ClientGone:
             return Response(status_code=499)
         except ForebayError as error:
@@ -217,20 +218,20 @@ async def _until_gone(receive: Receive) -> None:
 
 
 def _add_documents(app: FastAPI, inference: Inference) -> None:
-    def of_model(build: Callable[[documents.EngineClient], Any]) -> Handled:
-        async def handled(http: HttpRequest) -> Answer:
+    def of_model(build: Callable[[EngineClient], Any]) -> Operation:
+        async def operate(http: HttpRequest) -> Answer:
             inference.gate.enter(http.headers.get("authorization", "").encode("latin-1") or None)
             engine = inference.find(http.path_params["model"], http.path_params.get("version")).engine
             return _document(build(engine))
 
-        return handled
+        return operate
 
-    def of_server(build: Callable[[bytes], Any]) -> Handled:
-        async def handled(http: HttpRequest) -> Answer:
+    def of_server(build: Callable[[bytes], Any]) -> Operation:
+        async def operate(http: HttpRequest) -> Answer:
             inference.gate.enter(http.headers.get("authorization", "").encode("latin-1") or None)
             return _document(build(await _read_body(http.receive, inference) if http.method == "POST" else b""))
 
-        return handled
+        return operate
 
     def index(body: bytes) -> list[documents.IndexEntry]:
         wanted = parse_json(body) if body.strip() else {}
