@@ -1,0 +1,364 @@
+"""The batcher of one model: admission, order, batch building. Pure: no clock, no I/O, no threads.
+
+The engine offers items, pulls batches after every burst of offers and every answer, and reports what became of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, TypeVar
+
+from forebay.batching.admission import ArrivalRate, batch_ahead, predicted_start
+from forebay.batching.growth import grow
+from forebay.batching.item import Batch, DispatchReason, Item, Refusal
+from forebay.batching.lane import Lane
+from forebay.batching.latency import LatencyModel
+from forebay.batching.policy import Policy
+from forebay.batching.pool import Pool, Slot
+from forebay.batching.queue import NEVER, Queue
+
+T = TypeVar("T", bound=Item)
+
+WINDOW_FACTOR: Final = 4
+"""Items looked at for one batch of different lengths, in multiples of the largest batch."""
+WINDOW_MAX: Final = 256
+EXPIRY_GRACE_S: Final = 1e-5
+"""`wake_at` names an instant at which an expiry is surely past, whatever the rounding."""
+PROBE_EVERY: Final = 100
+"""After so many batches at the best size, one of twice that size is tried, so that a wrong measurement is found out."""
+
+
+class Batcher(Queue[T]):
+    """Queues items and says what to run next, where. Items are `queued` from `offer` until a pull, a discard or
+    `take_expired` returns them; an item that was discarded must not be offered again."""
+
+    def __init__(self, policy: Policy, latency: LatencyModel) -> None:
+        super().__init__(latency)
+        self.policy = policy
+        self.pool: Pool[T] = Pool()
+        self.seen_rows = 0
+        """Rows ever offered, refused ones included."""
+        self.rate = ArrivalRate()
+        self._full_batches = 0
+        self._version = -1
+        self._easy_deadline = 0.0
+        self._easy_s = 0.0
+        self._max_rows = policy.max_batch_rows if policy.batching else 1
+        latency.tabulate_to(policy.max_batch_rows)
+        self._limit = 1
+        self._replan()
+
+    # -- instances ----------------------------------------------------------------------------------------------------
+
+    def add_instance(self, instance: int, now: float) -> None:
+        """An instance came up and is idle."""
+        self.pool.add(instance, now)
+        self._settle(now)
+
+    def remove_instance(self, instance: int, now: float) -> None:
+        """An instance died or was drained: its batches are forgotten here, their items are the caller's."""
+        self.pool.remove(instance)
+        self._settle(now)
+
+    @property
+    def in_flight_rows(self) -> int:
+        """Rows at the instances, running or waiting there."""
+        return self.pool.in_flight_rows
+
+    # -- into the queue -----------------------------------------------------------------------------------------------
+
+    def offer(self, item: T, now: float) -> Refusal | None:
+        """Let an item in, or say why not. None: it is queued."""
+        rows = item.rows
+        self.seen_rows += rows
+        policy = self.policy
+        if self.depth_rows + rows > policy.max_queue_rows or self.depth_bytes + item.nbytes > policy.max_queue_bytes:
+            return Refusal("queue_full", max(0.001, self.backlog_s(now)))
+        deadline = item.deadline
+        lane = self._lane
+        if item.lane != lane.name or item.priority or item.length or rows != 1:
+            return self._offer_special(item, now)
+        keys = lane.keys
+        if keys and deadline < keys[-1]:
+            return self._offer_special(item, now)
+        if deadline < self._easy_deadline or deadline - now < self._easy_s:
+            finish = self._forecast(lane, item, deadline, now)
+            if finish > deadline:
+                return Refusal("deadline_unreachable", max(0.001, finish - deadline))
+        item.order = deadline
+        keys.append(deadline)
+        lane.items.append(item)
+        lane.rows += 1
+        self.depth_rows += 1
+        self.depth_bytes += item.nbytes
+        return None
+
+    def _offer_special(self, item: T, now: float) -> Refusal | None:
+        lane = self._lane_of(item)
+        key = self._key(item)
+        finish = self._forecast(lane, item, key, now)
+        if finish > item.deadline:
+            self._forget_if_empty(lane)
+            return Refusal("deadline_unreachable", max(0.001, finish - item.deadline))
+        self._enqueue(lane, item, key)
+        return None
+
+    def requeue(self, items: Iterable[T], now: float) -> None:
+        """Put items back that an instance did not finish: no admission, and ahead of their equals."""
+        for item in reversed(list(items)):
+            self._enqueue(self._lane_of(item), item, self._key(item), before_equals=True)
+        self._settle(now)
+
+    def _key(self, item: T) -> float:
+        """Earliest deadline first; a step of priority is a fixed head start, so that nothing is ever sorted again."""
+        priority = item.priority
+        if priority == 0:
+            return item.deadline
+        return item.deadline + (self.policy.ageing_s if priority > 1 else -self.policy.ageing_s)
+
+    # -- out of the queue ---------------------------------------------------------------------------------------------
+
+    def pull(self, now: float) -> Batch[T] | None:
+        """The next batch to send now, to `batch.instance`; None when nothing should go."""
+        if not self.depth_rows:
+            return None
+        pool = self.pool
+        if pool.idle:
+            slot, start = pool.idle[0], now + pool.hand_over_s
+        else:
+            soonest = self._early_slot(now)
+            if soonest is None:
+                return None
+            slot, start = soonest, max(soonest.free_at, now)
+        if self.latency.version != self._version:
+            self._replan()
+        while self.depth_rows:
+            lane = self._ripe_lane(now) if len(self._lanes) > 1 or self.policy.max_queue_delay_s else self._lane
+            if lane is None:
+                return None
+            batch = self._form(lane, start, now)
+            self._forget_if_empty(lane)
+            if batch is not None:
+                batch.predicted_s = self.latency.predict(batch.rows, batch.length)
+                pool.send(slot, batch, now)
+                self._settle(now)
+                return batch
+        return None
+
+    def place(self, items: list[T], now: float) -> Batch[T] | None:
+        """Send exactly these items, which are not queued, to an idle instance; None while there is none."""
+        if not self.pool.idle:
+            return None
+        rows = sum(item.rows for item in items)
+        length = max(item.length for item in items)
+        batch = Batch(items, rows, length, items[0].lane, DispatchReason.full)
+        batch.predicted_s = self.latency.predict(rows, length)
+        self.pool.send(self.pool.idle[0], batch, now)
+        self._settle(now)
+        return batch
+
+    def _early_slot(self, now: float) -> Slot[T] | None:
+        """A busy instance whose answer is due so soon that a batch sent now reaches it just in time."""
+        slot = self.pool.soonest()
+        if slot is not None and slot.free_at - now < self.pool.hand_over_s:
+            return slot
+        return None
+
+    def _ripe_lane(self, now: float) -> Lane[T] | None:
+        """The lane whose head goes first, of those that need not wait for company."""
+        delay = self.policy.max_queue_delay_s
+        best: Lane[T] | None = None
+        for lane in self._lanes.values():
+            if not lane.rows or (best is not None and lane.keys[0] >= best.keys[0]):
+                continue
+            if delay and lane.rows < self._limit and now < self._held_until(lane):
+                continue
+            best = lane
+        return best
+
+    def _held_until(self, lane: Lane[T]) -> float:
+        head = lane.items[0]
+        latest = head.deadline - self.pool.hand_over_s - self.latency.predict99(lane.rows, head.length)
+        return min(head.arrived + self.policy.max_queue_delay_s, latest)
+
+    def _form(self, lane: Lane[T], start: float, now: float) -> Batch[T] | None:
+        """Take a batch that begins at `start` off the lane; None if all that waited was too late."""
+        self._drop_late(lane, start)
+        if not lane.rows:
+            return None
+        head = lane.items[0]
+        if head.length and lane.rows > head.rows and self._max_rows > 1:
+            return self._form_by_length(lane, start)
+        limit = self._row_limit(lane, head.length)
+        cap = max(1, min(limit, self._rows_in_time(head, start)))
+        waiting = lane.rows
+        if lane.wide or lane.ghosts or lane.mixed:
+            taken, rows = self._take_singly(lane, cap, start)
+        else:
+            rows = cap if cap < waiting else waiting
+            taken = lane.items[:rows]
+            lane.drop_first(rows)
+        for item in taken:
+            item.order = None
+            self.depth_bytes -= item.nbytes
+        lane.rows -= rows
+        self.depth_rows -= rows
+        if head.length:
+            self._work_s -= sum(i.rows * self.latency.curve(i.length).unit_s for i in taken)
+        if rows == waiting:
+            reason = DispatchReason.delay if self.policy.max_queue_delay_s and rows < limit else DispatchReason.idle
+        else:
+            reason = DispatchReason.full if cap >= limit else DispatchReason.deadline
+        return Batch(taken, rows, head.length, lane.name, reason)
+
+    def _row_limit(self, lane: Lane[T], length: int) -> int:
+        """The most rows that pay: beyond it a row costs more than it saves. Now and then twice that, to make sure."""
+        limit = min(self._max_rows, self.latency.curve(length).best_rows) if length else self._limit
+        if limit < self._max_rows and lane.rows > limit:
+            self._full_batches += 1
+            if self._full_batches >= PROBE_EVERY:
+                self._full_batches = 0
+                return min(self._max_rows, 2 * limit)
+        return limit
+
+    def _form_by_length(self, lane: Lane[T], start: float) -> Batch[T]:
+        lane.sweep()
+        head = lane.items[0]
+        limit = self._max_rows
+        window = lane.items[: min(WINDOW_MAX, WINDOW_FACTOR * limit)]
+        places, late = grow(window, self.latency, limit, start)
+        chosen = set(places)
+        taken = [window[place] for place in sorted(chosen)]
+        kept = [entry for place, entry in enumerate(zip(lane.keys, lane.items, strict=True)) if place not in chosen]
+        lane.keep(kept)
+        for item in taken:
+            lane.wide -= item.rows > 1
+            self._left(lane, item)
+        rows = sum(item.rows for item in taken)
+        length = max(item.length for item in taken)
+        reason = DispatchReason.deadline if late else DispatchReason.full if kept else DispatchReason.idle
+        batch = Batch(taken, rows, length, head.lane, reason)
+        batch.padding_waste = 1 - sum(item.rows * item.length for item in taken) / (rows * length)
+        return batch
+
+    def take_expired(self, now: float) -> list[T]:
+        """Queued items that can no longer make their deadline; they are off the queue."""
+        for lane in list(self._lanes.values()):
+            if lane.rows:
+                self._drop_late(lane, now)
+                self._forget_if_empty(lane)
+        expired, self._expired = self._expired, []
+        return expired
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def finished(self, batch: Batch[T], now: float, busy_s: float) -> None:
+        """The instance answered; `busy_s` is its own measure of the computing time."""
+        self.latency.observe(batch.rows, batch.length, busy_s)
+        self.pool.finished(batch, now, busy_s)
+        self._settle(now)
+
+    def aborted(self, batch: Batch[T], now: float) -> None:
+        """The batch was taken back or failed: its place is free, nothing is learned."""
+        self.pool.release(batch, now)
+        self._settle(now)
+
+    # -- forecasts ----------------------------------------------------------------------------------------------------
+
+    def wake_at(self, now: float) -> float | None:
+        """The next instant at which `pull` or `take_expired` could give something without any other call."""
+        if self._expired:
+            return now
+        if not self.depth_rows:
+            return None
+        best = NEVER
+        for lane in self._lanes.values():
+            if not lane.rows:
+                continue
+            head = lane.items[0]
+            last_start = (lane.next_expiry if lane.mixed else head.deadline) - self._alone_s(head)
+            best = min(best, last_start + EXPIRY_GRACE_S)
+            if self.pool.idle and self.policy.max_queue_delay_s:
+                best = min(best, self._held_until(lane))
+        if not self.pool.idle:
+            slot = self.pool.soonest()
+            if slot is not None and slot.free_at - self.pool.hand_over_s > now:
+                best = min(best, slot.free_at - self.pool.hand_over_s)
+        return None if best == NEVER else max(best, now)
+
+    def piece_rows(self, length: int) -> int:
+        """The most rows of one request that are worth keeping together; a larger one is split before `offer`."""
+        if not self.policy.batching:
+            return self.policy.max_batch_rows
+        return min(self._max_rows, self.latency.curve(length).best_rows)
+
+    def backlog_s(self, now: float) -> float:
+        """Seconds until a new item of the default priority would begin to run."""
+        free_times = self.pool.free_times(now)
+        if not free_times:
+            return 0.0
+        batch, _ = batch_ahead(self.depth_rows, 1, self._limit, self._limit)
+        full_s = self._batch_s(self._limit)
+        return max(0.0, predicted_start(free_times, batch, full_s, full_s) - now)
+
+    def _batch_s(self, limit: int) -> float:
+        """Seconds of a full batch of what waits."""
+        if self._work_s > 0 and self.depth_rows:
+            return self._work_s / self.depth_rows * limit
+        return self.latency.predict(limit, 0)
+
+    def _forecast(self, lane: Lane[T], item: T, key: float, now: float) -> float:
+        """When a new item would be answered, with 99 % certainty.
+
+        Those that will arrive before its batch begins are counted in at the present rate: a batch that is let grow
+        until its first member is late would have to be cut to a few rows, and throughput would collapse.
+        """
+        free_times = self.pool.free_times(now)
+        if not free_times:
+            return now  # every instance is starting: the queue's bounds are the only limit
+        latency, rows = self.latency, item.rows
+        limit = max(rows, min(self._max_rows, latency.curve(item.length).best_rows))
+        ahead, first_cap, other_batches = 0, limit, 0
+        if lane.rows:
+            count = len(lane.items)
+            ahead = lane.rows if key >= lane.keys[-1] else lane.rows * lane.rank(key) // count
+            first_cap = max(1, min(limit, self._rows_in_time(lane.items[0], free_times[0])))
+        if len(self._lanes) > 1:
+            for other in self._lanes.values():
+                if other is not lane and other.rows and other.keys[0] <= key:
+                    other_batches += -(-other.rows // limit)
+        batch, known = batch_ahead(ahead, rows, first_cap, limit)
+        start = predicted_start(
+            free_times, batch + other_batches, latency.predict(first_cap, item.length), self._batch_s(limit)
+        )
+        expected = int(self.rate.rows_per_s * (start - now)) if limit > known else 0
+        return start + latency.predict99(min(limit, known + expected), item.length)
+
+    def _settle(self, now: float) -> None:
+        """After anything changed at the instances: note what makes an admission an easy yes."""
+        self.rate.update(now, self.seen_rows, self._limit_s)
+        slots = self.pool.slots
+        if not slots:
+            self._easy_deadline = self._easy_s = -NEVER
+            return
+        latest = now
+        for slot in slots.values():
+            if slot.free_at > latest:
+                latest = slot.free_at
+        self._easy_deadline = latest + self._easy_s
+
+    def _replan(self) -> None:
+        """Measured costs have changed: look up again what is derived from them."""
+        latency = self.latency
+        self._version = latency.version
+        curve = latency.curve(0)
+        self._limit = min(self._max_rows, curve.best_rows)
+        self._limit_s = curve.seconds[self._limit] * latency.band
+        batches = self.policy.max_queue_rows // self._limit + 2
+        self._easy_s = batches * self._limit_s + self.pool.hand_over_s
+        self._work_s = sum(
+            item.rows * latency.curve(item.length).unit_s
+            for lane in self._lanes.values()
+            for item in lane.items
+            if item.order is not None and item.length
+        )

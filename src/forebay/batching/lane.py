@@ -1,0 +1,63 @@
+"""One queue in order of key: a pair of parallel lists, because nearly every item arrives in order."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from forebay.batching.item import Item
+
+T = TypeVar("T", bound=Item)
+
+
+class Lane(Generic[T]):
+    """Items that may share a batch, smallest key first.
+
+    A discarded item stays as a ghost (its `order` is None) until it is passed or swept.
+    """
+
+    __slots__ = ("ghosts", "items", "keys", "mixed", "name", "next_expiry", "rows", "wide")
+
+    def __init__(self, name: Hashable) -> None:
+        self.name = name
+        self.keys: list[float] = []
+        self.items: list[T] = []
+        self.rows = 0
+        """Rows of the living."""
+        self.ghosts = 0
+        self.wide = 0
+        """How many items have more than one row."""
+        self.mixed = False
+        """Priorities differ, so the order of keys is not the order of deadlines."""
+        self.next_expiry = 0.0
+        """Where `mixed`: no deadline in the lane is earlier than this."""
+
+    def insert(self, key: float, item: T, *, before_equals: bool = False) -> None:
+        """Put an item in its place, anywhere in the queue."""
+        at = bisect_left(self.keys, key) if before_equals else bisect_right(self.keys, key)
+        self.keys.insert(at, key)
+        self.items.insert(at, item)
+
+    def rank(self, key: float) -> int:
+        """How many items stand before a new one with this key, ghosts included."""
+        return bisect_right(self.keys, key)
+
+    def drop_first(self, count: int) -> None:
+        """Forget the first `count` entries, which the caller has dealt with."""
+        del self.keys[:count]
+        del self.items[:count]
+        if not self.items:
+            self.mixed = False
+
+    def keep(self, kept: list[tuple[float, T]]) -> None:
+        """Replace all entries."""
+        self.keys = [key for key, _ in kept]
+        self.items = [item for _, item in kept]
+
+    def sweep(self) -> None:
+        """Remove the ghosts."""
+        if self.ghosts:
+            self.keep([(k, i) for k, i in zip(self.keys, self.items, strict=True) if i.order is not None])
+            self.ghosts = 0
+            self.wide = sum(item.rows > 1 for item in self.items)

@@ -1,0 +1,228 @@
+"""How long a batch takes, by rows and padded length, learned from what the instances measured.
+
+Observations are kept as a few cells (rows x length, both on a geometric grid), each the running mean of what fell into
+it. Two predictors are built from the cells: a straight interpolation between them, and a smooth fit. Both are judged on
+every new observation before it is learned; the one that has been nearer lately answers.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from typing import Any, Final
+
+from forebay.batching.fit import Fit, Interpolation, Point, length_cell
+
+PRIOR_S: Final = 0.001
+"""Assumed time of one row before anything was measured: small, so that nothing is refused for want of data."""
+LEARN: Final = 0.05
+"""Weight of a new observation in a well-filled cell."""
+REFRESH_EVERY: Final = 64
+"""Curves are rebuilt after so many observations in cells that are well known."""
+Q95_TO_99: Final = 2.326 / 1.645
+"""Ratio of the 99 % to the 95 % quantile of a normal distribution. The band is measured at 95 % and stretched, so that
+a rare stall, which no batch size can help, does not shrink every batch."""
+DRIFT_MIN: Final = 0.35
+"""A lasting bias (natural logarithm) that counts as drift: the machine or the model has changed."""
+DRIFT_WEIGHT: Final = 0.08
+
+
+class Curve:
+    """Expected seconds for 0, 1, 2, ... rows of one length, never falling, and the best batch size on it."""
+
+    __slots__ = ("best_rows", "seconds", "unit_s")
+
+    def __init__(self, seconds: list[float]) -> None:
+        self.seconds = seconds
+        best, unit = 1, seconds[1]
+        for rows in range(2, len(seconds)):
+            per_row = seconds[rows] / rows
+            if per_row <= unit:
+                best, unit = rows, per_row
+        self.best_rows = best
+        """Rows at which a row costs least; beyond it a row costs more than it saves."""
+        self.unit_s = unit
+        """Seconds a row at `best_rows`."""
+
+    def rows_within(self, seconds: float) -> int:
+        """The most rows that take at most `seconds`; 0 if not even one does."""
+        return bisect_right(self.seconds, seconds, 1) - 1
+
+
+class LatencyModel:
+    """Predicts and learns batch times. Lengths are rounded up to about 3 % for the lookup."""
+
+    __slots__ = (
+        "_band_log",
+        "_bias",
+        "_bias_count",
+        "_cells",
+        "_curves",
+        "_errors",
+        "_fit",
+        "_grid",
+        "_unseen",
+        "band",
+        "drifts",
+        "max_rows",
+        "observations",
+        "version",
+    )
+
+    def __init__(self, max_rows: int = 256) -> None:
+        self.max_rows = max_rows
+        """Curves are tabulated up to here; larger batches are computed on the spot."""
+        self.observations = 0
+        self.version = 0
+        """Changes when predictions change."""
+        self.drifts = 0
+        """How often the measured costs were given up because they no longer held."""
+        self._cells: dict[tuple[int, int], Point] = {}
+        self._curves: dict[int, Curve] = {}
+        self._fit = Fit([])
+        self._grid = Interpolation([])
+        self._errors = [0.0, 0.0]
+        self._unseen = 0
+        self._bias = 0.0
+        self._bias_count = 0
+        self._band_log = 0.05
+        self.band = math.exp(self._band_log * Q95_TO_99)
+        """Factor from the expected time to its 99 % quantile."""
+
+    def tabulate_to(self, rows: int) -> None:
+        """Make sure that curves reach `rows`."""
+        if rows > self.max_rows:
+            self.max_rows = rows
+            self._curves.clear()
+            self.version += 1
+
+    def curve(self, length: int) -> Curve:
+        """The tabulated costs at a length."""
+        key = length if length < 64 else round_length(length)
+        curve = self._curves.get(key)
+        if curve is None:
+            if len(self._curves) > 512:
+                self._curves.clear()
+            curve = self._curves[key] = Curve(self._tabulate(key))
+        return curve
+
+    def predict(self, rows: int, length: int = 0) -> float:
+        """Expected seconds of a batch."""
+        if rows <= self.max_rows:
+            return self.curve(length).seconds[rows]
+        return max(self.curve(length).seconds[-1], self._raw(rows, length))
+
+    def predict99(self, rows: int, length: int = 0) -> float:
+        """Seconds that a batch exceeds about one time in a hundred, rare stalls apart."""
+        return self.predict(rows, length) * self.band
+
+    def observe(self, rows: int, length: int, seconds: float) -> None:
+        """Learn from one batch that took `seconds` of computing."""
+        if not (rows >= 1 and math.isfinite(seconds)):
+            return
+        seconds = max(seconds, 1e-7)
+        self.observations += 1
+        if self._cells:
+            self._judge(rows, length, seconds)
+        key = (row_cell(rows), length_cell(length))
+        cell = self._cells.get(key)
+        if cell is None:
+            cell = self._cells[key] = Point(rows, length, seconds, 1)
+        else:
+            cell.learn(rows, length, seconds, LEARN)
+        self._unseen += 1
+        if cell.count <= 4 or self._unseen >= REFRESH_EVERY:
+            self._refresh()
+
+    def _judge(self, rows: int, length: int, seconds: float) -> None:
+        """Score both predictors, the band and the drift on an observation that they have not seen."""
+        predicted = self.predict(rows, length)
+        residual = math.log(seconds / predicted)
+        for index, guess in enumerate((self._grid.predict(rows, length), self._fit.predict(rows, length))):
+            miss = min(1.0, abs(math.log(seconds / max(guess, 1e-9))))
+            self._errors[index] += 0.05 * (miss - self._errors[index])
+        if (row_cell(rows), length_cell(length)) not in self._cells:
+            return  # the first look at a new place says nothing about noise
+        step = 0.2 * self._band_log + 0.0005
+        self._band_log += 0.95 * step if residual > self._band_log else -0.05 * step
+        self._band_log = min(0.5, max(0.002, self._band_log))
+        self.band = math.exp(self._band_log * Q95_TO_99)
+        self._bias += DRIFT_WEIGHT * (max(-1.5, min(1.5, residual)) - self._bias)
+        self._bias_count += 1
+        if abs(self._bias) > DRIFT_MIN and self._bias_count >= 12:
+            self._forget(math.exp(self._bias / (1 - (1 - DRIFT_WEIGHT) ** self._bias_count)))
+
+    def _forget(self, factor: float) -> None:
+        """Keep the old costs only as a shape: scale them to what is seen now and let new data replace them fast."""
+        for cell in self._cells.values():
+            cell.seconds *= factor
+            cell.count = 1
+        self.drifts += 1
+        self._bias = 0.0
+        self._bias_count = 0
+        self._refresh()
+
+    def _refresh(self) -> None:
+        points = list(self._cells.values())
+        self._fit = Fit(points)
+        self._grid = Interpolation(points)
+        self._curves.clear()
+        self._unseen = 0
+        self.version += 1
+
+    def _raw(self, rows: int, length: int) -> float:
+        if not self._cells:
+            return PRIOR_S * (0.8 + 0.2 * rows)
+        grid_miss, fit_miss = self._errors
+        predictor = self._fit if fit_miss < grid_miss else self._grid
+        return max(1e-7, predictor.predict(rows, length))
+
+    def _tabulate(self, length: int) -> list[float]:
+        seconds = [0.0]
+        highest = 0.0
+        for rows in range(1, self.max_rows + 1):
+            highest = max(highest, self._raw(rows, length))
+            seconds.append(highest)
+        return seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """The measured cells, for the file that outlives the process."""
+        cells = [[p.rows, p.length, p.seconds, p.count] for _, p in sorted(self._cells.items())]
+        return {"format": 1, "band": self.band, "cells": cells}
+
+    @classmethod
+    def from_json(cls, data: Any, max_rows: int = 256) -> LatencyModel:
+        """Rebuild from `to_json`. Raises ValueError when the data has another form."""
+        model = cls(max_rows)
+        try:
+            if data["format"] != 1:
+                raise ValueError(f"format {data['format']!r}")
+            for rows, length, seconds, count in data["cells"]:
+                point = Point(float(rows), float(length), float(seconds), int(count))
+                if not (point.rows >= 1 and point.length >= 0 and 0 < point.seconds < 1e6 and point.count >= 1):
+                    raise ValueError(f"cell {[rows, length, seconds, count]!r}")
+                model._cells[row_cell(point.rows), length_cell(point.length)] = point
+                model.observations += point.count
+            band = float(data["band"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"not a table of measured costs: {error}") from None
+        if not 1.0 <= band <= 3.0:
+            raise ValueError(f"not a table of measured costs: band {band}")
+        model._band_log = max(0.002, math.log(band) / Q95_TO_99)
+        model.band = math.exp(model._band_log * Q95_TO_99)
+        model._refresh()
+        return model
+
+
+def round_length(length: int) -> int:
+    """Round up to five significant bits."""
+    shift = max(0, length.bit_length() - 5)
+    return -(-length >> shift) << shift
+
+
+ROW_EDGES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
+
+
+def row_cell(rows: float) -> int:
+    """Index of the grid cell for a number of rows."""
+    return bisect_left(ROW_EDGES, rows - 1e-9)
