@@ -119,7 +119,9 @@ class InstanceProcess:
                 inputs[spec.name] = payload_array(data, spec.datatype, shape)
         return inputs
 
-    def _answer(self, batch_id: int, busy_s: float, outputs: Sequence[Array], buffers: Sequence[bytes | memoryview]) -> None:
+    def _answer(
+        self, batch_id: int, busy_s: float, outputs: Sequence[Array], buffers: Sequence[bytes | memoryview]
+    ) -> None:
         offsets: list[int] | None = None
         if sum(map(len, buffers)) > self._inline_bytes:
             assert self._arena is not None

@@ -90,11 +90,16 @@ class Instance(asyncio.Protocol):
     def _environment(self) -> dict[str, str]:
         # The one place where a process environment is handed on; the thread counts must be set before numpy loads.
         threads = str(self.plan.threads)
-        limits = {name: threads for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+        limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
         return {**os.environ, **limits, "TOKENIZERS_PARALLELISM": "false"}
 
     def send(
-        self, flight: Any, rows: int, counts: list[int], parts: list[frames.InputPart], groups: Sequence[Sequence[Buffer]]
+        self,
+        flight: Any,
+        rows: int,
+        counts: list[int],
+        parts: list[frames.InputPart],
+        groups: Sequence[Sequence[Buffer]],
     ) -> None:
         """Send a batch; `flight` is kept until it is answered or the instance is lost."""
         batch_id = self._next_id
@@ -110,6 +115,10 @@ class Instance(asyncio.Protocol):
             for part, offset in zip(parts, offsets, strict=True):
                 part.offset = offset
         self._write(frames.pack(frames.RUN, frames.RunHeader(batch_id, rows, counts, parts), payloads))
+
+    def oldest(self) -> Any:
+        """The flight that is running; the other one waits behind it."""
+        return next(iter(self.flights.values()), None)
 
     def _write(self, frame: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():

@@ -45,7 +45,10 @@ class Samples:
         given = [example[spec.name] for example in self._examples if spec.name in example]
         if spec.datatype == "BYTES":
             texts = [_leaf(value) for value in given] or [b"the quick brown fox jumps over the lazy dog "]
-            values = [(texts[i % len(texts)] * (length // max(1, len(texts[i % len(texts)])) + 1))[:length] for i in range(count)]
+            values = [
+                (texts[i % len(texts)] * (length // max(1, len(texts[i % len(texts)])) + 1))[:length]
+                for i in range(count)
+            ]
             shape = [count, *(1 if axis == -1 else axis for axis in spec.row_shape)]
             array = np.empty(shape, dtype=object)
             flat = array.reshape(count, -1)
@@ -54,7 +57,9 @@ class Samples:
             return array
         dtype = NUMPY_TYPES[spec.datatype]
         if given and not spec.variable:
-            return np.stack([np.asarray(given[i % len(given)], dtype=dtype).reshape(spec.row_shape) for i in range(count)])
+            return np.stack(
+                [np.asarray(given[i % len(given)], dtype=dtype).reshape(spec.row_shape) for i in range(count)]
+            )
         shape = [max(1, length) if axis == -1 else axis for axis in spec.row_shape]
         if self._batched:
             shape = [count, *shape]

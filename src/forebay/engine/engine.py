@@ -1,0 +1,449 @@
+"""One model's engine: it admits requests, sends batches to its instances and gives each request its own answer.
+
+Everything here runs on one event loop, and nothing in it is heavy: models, and large bodies, live in other processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+
+from forebay.batching import Batch, Batcher, LatencyModel
+from forebay.core.errors import AdmissionError, DeadlineExceeded, ExecutionError, ForebayError
+from forebay.core.request import Outputs, Request
+from forebay.engine import assemble, frames
+from forebay.engine.client import EngineState, EngineStatistics
+from forebay.engine.costs_file import CostsFile
+from forebay.engine.flight import Flight, nobody
+from forebay.engine.instance import Instance
+from forebay.engine.isolate import Group, Isolation, Verdict
+from forebay.engine.record import Recorder
+from forebay.engine.setup import Plan
+from forebay.engine.split import Pieces, is_fixed, lane_and_length, split
+from forebay.engine.supervisor import Supervisor
+from forebay.models.signature import Signature
+from forebay.telemetry.logs import fields
+from forebay.telemetry.metrics import ModelMetrics
+
+log = logging.getLogger("forebay.engine")
+
+NEVER = float("inf")
+
+
+class Engine:
+    """See `EngineClient` for what callers may use. Made by `setup.start_engine`."""
+
+    version = "1"
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.name = plan.source.name
+        self.state: EngineState = "starting"
+        self.reason = "loading"
+        self.in_flight = 0
+        self.supervisor = Supervisor(self, self._instance_up)
+        self.signature: Signature
+        self.platform = ""
+        self.batchable = False
+        self.latency: LatencyModel
+        self.costs: CostsFile | None = None
+        self.metrics = ModelMetrics(self.name, self._gauges)
+        self._record = Recorder(self.metrics)
+        self._batcher: Batcher[Request]
+        self._groups: deque[Group[Request]] = deque()
+        self._fixed = False
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
+        self._pump_due = False
+        self._wake: asyncio.TimerHandle | None = None
+        self._wake_at = NEVER
+        self._empty = asyncio.Event()
+
+    # -- what callers see ---------------------------------------------------------------------------------------------
+
+    @property
+    def max_batch_rows(self) -> int:
+        """The hard cap; 0 where the model does not batch."""
+        return self._batcher.policy.max_batch_rows if self.signature.batched and self.batchable else 0
+
+    @property
+    def best_rows(self) -> int:
+        """Rows at which a row costs least, by what has been measured."""
+        return self._batcher.piece_rows(0)
+
+    @property
+    def default_timeout_s(self) -> float:
+        """Seconds that a request without its own timeout gets."""
+        return self.plan.settings.default_timeout_s
+
+    @property
+    def instances(self) -> int:
+        """Instances that there should be."""
+        return self.supervisor.wanted
+
+    @property
+    def max_queue_delay_ms(self) -> float:
+        """How long a row may wait for company while an instance is free."""
+        return self.plan.settings.max_queue_delay_ms
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; see `EngineClient.submit`."""
+        if self.state != "ready":
+            self._refuse(request)
+        if request.rows == 0:
+            self._answer_empty(request)
+            return
+        if not self._fixed:
+            lane_and_length(self.signature, self.plan.pads, request)
+        batcher = self._batcher
+        now = self._clock()
+        if request.rows > 1 and self.batchable and request.rows > (limit := batcher.piece_rows(request.length)):
+            self._submit_pieces(request, limit, now)
+        else:
+            refusal = batcher.offer(request, now)
+            if refusal is not None:
+                self._record.refused(refusal.code)
+                raise AdmissionError(self._why(refusal.code), code=refusal.code, retry_after_s=refusal.retry_after_s)
+        self.in_flight += 1
+        if not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _refuse(self, request: Request) -> None:
+        code = "draining" if self.state == "draining" else "model_not_ready"
+        self._record.refused(code)
+        raise AdmissionError(f"model {self.name!r} is {self.state}: {self.reason}", code=code)
+
+    def _why(self, code: str) -> str:
+        if code == "queue_full":
+            return f"the queue of model {self.name!r} is full: {self._batcher.depth_rows} rows wait"
+        return f"model {self.name!r} is too busy to answer before the request's deadline"
+
+    def _answer_empty(self, request: Request) -> None:
+        request.outputs = assemble.empty_outputs(self.signature)
+        on_done, request.on_done = request.on_done, nobody
+        self._loop.call_soon(on_done, request)
+
+    def _submit_pieces(self, request: Request, limit: int, now: float) -> None:
+        request.pieces = pieces = Pieces(split(self.signature, request, limit, self._piece_done))
+        for piece in pieces.items:
+            refusal = self._batcher.offer(piece, now)
+            if refusal is not None:
+                self._drop(request)
+                self._record.refused(refusal.code)
+                raise AdmissionError(self._why(refusal.code), code=refusal.code, retry_after_s=refusal.retry_after_s)
+
+    def cancel(self, request: Request) -> None:
+        """The caller left; see `EngineClient.cancel`."""
+        if request.on_done is nobody:
+            return
+        request.on_done = nobody
+        self._drop(request)
+        self._record.canceled()
+        self._one_less()
+
+    def _drop(self, request: Request) -> None:
+        for piece in request.pieces.items if request.pieces is not None else (request,):
+            piece.on_done = nobody
+            self._batcher.discard(piece)
+
+    def statistics(self) -> EngineStatistics:
+        """Counts since the start."""
+        return self._record.statistics
+
+    # -- out to the instances -----------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Send what may be sent, drop what is too late, and see to being called again in time."""
+        self._pump_due = False
+        batcher = self._batcher
+        now = self._clock()
+        if self._groups:
+            self._send_groups(now)
+        while (batch := batcher.pull(now)) is not None:
+            self._send(batch, None)
+        if batcher.depth_rows or self._wake_at < now:
+            for item in batcher.take_expired(now):
+                self._fail(item, DeadlineExceeded(f"model {self.name!r} was busy until the deadline", stage="queued"))
+            due = batcher.wake_at(now)
+            if due is not None and due < self._wake_at:
+                self._arm(due)
+
+    def _send_groups(self, now: float) -> None:
+        while self._groups:
+            group = self._groups[0]
+            group.items = [item for item in group.items if item.on_done is not nobody]
+            if not group.items:
+                self._groups.popleft()
+                self._apply(group.isolation.outcome(group, ok=True), None)
+                continue
+            batch = self._batcher.place(group.items, now)
+            if batch is None:
+                return
+            self._groups.popleft()
+            self._send(batch, group)
+
+    def _send(self, batch: Batch[Request], group: Group[Request] | None) -> None:
+        instance = self.supervisor.instances[batch.instance]
+        flight = Flight(batch, group)
+        parts, counts, payloads = assemble.gather(self.signature, batch.items)
+        instance.send(flight, batch.rows, counts, parts, payloads)
+        if flight.deadline < self._wake_at:
+            self._arm(flight.deadline)
+
+    def _arm(self, at: float) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake_at = at
+        self._wake = self._loop.call_at(at, self._on_wake)
+
+    def _on_wake(self) -> None:
+        self._wake, self._wake_at = None, NEVER
+        now = self._clock()
+        due = NEVER
+        for instance in self.supervisor.instances.values():
+            for flight in instance.flights.values():
+                due = min(due, self._sweep(instance, flight, now))
+        for group in self._groups:
+            for item in group.items:
+                if item.deadline <= now:
+                    self._fail(
+                        item, DeadlineExceeded("the batch failed and its retry came too late", stage="executing")
+                    )
+                else:
+                    due = min(due, item.deadline)
+        if due < NEVER:
+            self._arm(due)
+        self._pump()
+
+    def _sweep(self, instance: Instance, flight: Flight, now: float) -> float:
+        """Answer the flight's requests whose deadline has passed; returns when to look again."""
+        if flight.deadline > now:
+            return flight.deadline
+        due = NEVER
+        for item in flight.waiting():
+            if item.deadline <= now:
+                message = f"model {self.name!r} was still running at the deadline"
+                self._fail(item, DeadlineExceeded(message, stage="executing"))
+            else:
+                due = min(due, item.deadline)
+        if due < NEVER:
+            flight.deadline = due
+            return due
+        if now < flight.hang_at():
+            return flight.hang_at()
+        if not flight.hung and instance.oldest() is flight:
+            flight.hung = True
+            log.error("a model call hangs; its instance is killed", extra=fields(model=self.name, pid=instance.pid))
+            instance.kill()
+        return NEVER
+
+    # -- back from the instances --------------------------------------------------------------------------------------
+
+    def on_ready(self, instance: Instance, header: frames.ReadyHeader) -> None:
+        """An instance is loaded and warm."""
+        self.supervisor.on_ready(instance, header)
+
+    def _instance_up(self, instance: Instance, header: frames.ReadyHeader) -> None:
+        if self.state == "starting":
+            return  # setup adds them once the first has told what the model is
+        self.add_instance(instance.number)
+
+    def add_instance(self, number: int) -> None:
+        """From now on this instance gets batches."""
+        self._batcher.add_instance(number, self._clock())
+        if self.state == "failed":
+            self.state, self.reason = "ready", ""
+        self._pump()
+
+    def open(self, batcher: Batcher[Request]) -> None:
+        """All is known: take requests."""
+        self._batcher = batcher
+        for number, instance in self.supervisor.instances.items():
+            if instance.ready:
+                batcher.add_instance(number, self._clock())
+        self._fixed = is_fixed(self.signature)
+        self.state, self.reason = "ready", ""
+
+    def on_done(self, instance: Instance, header: frames.DoneHeader, payload: memoryview) -> None:
+        """A batch's answer. The instance gets its next batch before anyone is answered."""
+        flight: Flight = instance.flights.pop(header.batch_id)
+        batch, now = flight.batch, self._clock()
+        outputs = assemble.scatter(self.signature, header.outputs, payload, instance.arena.view, batch.rows)
+        self._batcher.finished(batch, now, header.busy_s)
+        if flight.group is not None:
+            self._apply(flight.group.isolation.outcome(flight.group, ok=True), None)
+        self._pump()
+        self._record.executed(batch, header.busy_s)
+        self._deliver(batch, outputs, now)
+
+    def _deliver(self, batch: Batch[Request], outputs: Outputs, now: float) -> None:
+        row = 0
+        record, left = self._record, 0
+        for item in batch.items:
+            item.outputs = outputs
+            item.row_start = row
+            row += item.rows
+            on_done = item.on_done
+            if on_done is nobody:
+                continue
+            if item.explain:
+                item.batch_rows, item.queue_s = batch.rows, batch.sent_at - item.arrived
+                item.dispatch_reason, item.padding_waste = batch.reason.value, batch.padding_waste
+            item.on_done = nobody
+            if item.pieces is None:
+                left += 1
+                record.answered(item.arrived, batch.sent_at, now)
+            try:
+                on_done(item)
+            except Exception:
+                log.exception("an answer could not be delivered", extra=fields(model=self.name))
+        record.ok(left)
+        self.in_flight -= left
+        if self.in_flight == 0:
+            self._empty.set()
+
+    def on_failed(self, instance: Instance, header: frames.FailedHeader) -> None:
+        """A batch raised: find the guilty, run the others again."""
+        flight: Flight = instance.flights.pop(header.batch_id)
+        self._batcher.aborted(flight.batch, self._clock())
+        self._record.failed(header.busy_s)
+        error = ExecutionError(header.message, code=header.code)
+        persistent = header.code == "out_of_memory" and len(flight.batch.items) == 1
+        self._suspect(flight, error)
+        if persistent:
+            log.error("out of memory for one request; the instance is restarted", extra=fields(model=self.name))
+            instance.kill()
+        self._pump()
+
+    def _suspect(self, flight: Flight, error: ExecutionError) -> None:
+        if flight.group is not None:
+            self._apply(flight.group.isolation.outcome(flight.group, ok=False), error)
+        elif waiting := flight.waiting():
+            isolation = Isolation(waiting)
+            if error.code == "instance_crashed" and len(waiting) == 1:
+                # Somebody may have killed the process: a request is blamed only if it dies alone a second time.
+                self._groups.append(Group(isolation, waiting, "part"))
+            else:
+                self._apply(isolation.begin(), error)
+
+    def _apply(self, verdict: Verdict[Request], error: ExecutionError | None) -> None:
+        self._groups.extend(verdict.run)
+        for item in verdict.blamed:
+            self._fail(item, error or ExecutionError("the model failed on this request", code="model_error"))
+        if verdict.blamed and not verdict.model_blamed and error is not None and error.code == "instance_crashed":
+            self.supervisor.guard.forgive(1)
+
+    def on_lost(self, instance: Instance, reason: str) -> None:
+        """An instance died. What it was running is suspect; what waited behind that is not."""
+        now = self._clock()
+        self.metrics.deaths += 1
+        flights: list[Flight] = list(instance.flights.values())
+        instance.flights.clear()
+        if self.state != "starting":
+            self._batcher.remove_instance(instance.number, now)
+        suspect = flights[0] if flights else None
+        retried = suspect is not None and suspect.group is not None
+        self.supervisor.on_lost(instance, reason, blamed=retried)
+        for flight in flights[1:]:
+            self._put_back(flight, now)
+        if suspect is not None:
+            if not suspect.hung:
+                self._suspect(suspect, ExecutionError(f"the model's process died: {reason}", code="instance_crashed"))
+            elif suspect.group is not None:
+                self._apply(suspect.group.isolation.outcome(suspect.group, ok=True), None)
+        if self.state in ("ready", "failed") and not self.supervisor.ready and self.supervisor.guard.looping:
+            self._give_up(reason)
+        if self.state != "starting":
+            self._pump()
+
+    def _put_back(self, flight: Flight, now: float) -> None:
+        if flight.group is not None:
+            self._groups.appendleft(flight.group)
+        else:
+            self._batcher.requeue(flight.waiting(), now)
+
+    def _give_up(self, reason: str) -> None:
+        """Every instance is gone and replacements keep dying: answer what waits, refuse what comes, keep trying."""
+        self.state, self.reason = "failed", reason
+        for item in [*self._batcher.take_all(), *(item for group in self._groups for item in group.items)]:
+            self._fail(item, AdmissionError(f"model {self.name!r} keeps crashing: {reason}", code="model_not_ready"))
+        self._groups.clear()
+
+    # -- endings ------------------------------------------------------------------------------------------------------
+
+    def _fail(self, item: Request, error: ForebayError) -> None:
+        on_done = item.on_done
+        if on_done is nobody:
+            return
+        item.error = error
+        item.on_done = nobody
+        whole = not isinstance(item.pieces, Request)
+        if whole:
+            self._record.error(error.code)
+        try:
+            on_done(item)
+        except Exception:
+            log.exception("an error could not be delivered", extra=fields(model=self.name))
+        if whole:
+            self._one_less()
+
+    def _piece_done(self, piece: Request) -> None:
+        """One piece of a split request is answered; the whole is once all are, or once one has failed."""
+        request: Request = piece.pieces
+        if request.on_done is nobody:
+            return
+        pieces: Pieces = request.pieces
+        pieces.left -= 1
+        if piece.error is not None:
+            on_done = request.on_done
+            self._drop(request)
+            request.on_done = on_done
+            self._fail(request, piece.error)
+        elif pieces.left == 0:
+            request.outputs = assemble.join(self.signature, pieces.items)
+            request.batch_rows, request.queue_s = piece.batch_rows, piece.queue_s
+            request.dispatch_reason, request.padding_waste = piece.dispatch_reason, piece.padding_waste
+            on_done, request.on_done = request.on_done, nobody
+            now = self._clock()
+            self._record.answered(request.arrived, now - piece.queue_s, now)
+            self._record.ok(1)
+            self._one_less()
+            on_done(request)
+
+    def _one_less(self) -> None:
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self._empty.set()
+
+    def _gauges(self) -> dict[str, float]:
+        known = self.state != "starting"
+        return {
+            "forebay_in_flight_requests": self.in_flight,
+            "forebay_queue_depth_rows": self._batcher.depth_rows if known else 0,
+            "forebay_queue_depth_bytes": self._batcher.depth_bytes if known else 0,
+            "forebay_instances_ready": self.supervisor.ready,
+        }
+
+    def drain(self) -> None:
+        """Refuse new requests; what is admitted still runs."""
+        if self.state != "starting":
+            self.state, self.reason = "draining", "the server is shutting down"
+
+    async def close(self, grace_s: float) -> None:
+        """Wait for the admitted, at most so long, then end the instances."""
+        self.drain()
+        if self.in_flight:
+            self._empty.clear()
+            try:
+                await asyncio.wait_for(self._empty.wait(), grace_s)
+            except TimeoutError:
+                log.warning(
+                    "%d requests were still in flight at shutdown", self.in_flight, extra=fields(model=self.name)
+                )
+        if self._wake is not None:
+            self._wake.cancel()
+        await self.supervisor.close()
+        if self.costs is not None and self.latency.observations:
+            self.costs.save(self.latency)

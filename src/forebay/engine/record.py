@@ -1,0 +1,71 @@
+"""Counts what an engine does: one call for each event, for Prometheus and for the protocol's statistics."""
+
+from __future__ import annotations
+
+import time
+
+from forebay.batching import Batch
+from forebay.core.request import Request
+from forebay.engine.client import BatchSizeStatistics, EngineStatistics
+from forebay.telemetry.metrics import ModelMetrics, count
+
+
+class Recorder:
+    """The only place where an engine's metrics change."""
+
+    __slots__ = ("_metrics", "statistics")
+
+    def __init__(self, metrics: ModelMetrics) -> None:
+        self._metrics = metrics
+        self.statistics = EngineStatistics()
+
+    def executed(self, batch: Batch[Request], busy_s: float) -> None:
+        """A batch came back."""
+        metrics, statistics = self._metrics, self.statistics
+        count(metrics.dispatched, batch.reason.value)
+        metrics.batch_rows.observe(batch.rows)
+        metrics.compute_s.observe(busy_s)
+        if batch.padding_waste:
+            metrics.padding_rows += batch.padding_waste * batch.rows
+        statistics.execution_count += 1
+        statistics.inference_count += batch.rows
+        statistics.compute.add(len(batch.items), busy_s * len(batch.items))
+        by_size = statistics.batches.get(batch.rows)
+        if by_size is None:
+            by_size = statistics.batches[batch.rows] = BatchSizeStatistics(batch.rows)
+        by_size.compute.add(1, busy_s)
+        statistics.last_inference_ms = int(time.time() * 1000)
+
+    def answered(self, arrived: float, sent_at: float, now: float) -> None:
+        """One request was answered with outputs."""
+        metrics, statistics = self._metrics, self.statistics
+        waited_s, taken_s = sent_at - arrived, now - arrived
+        metrics.queue_s.observe(waited_s)
+        metrics.request_s.observe(taken_s)
+        queue, success = statistics.queue, statistics.success
+        queue.count += 1
+        queue.ns += int(waited_s * 1e9)
+        success.count += 1
+        success.ns += int(taken_s * 1e9)
+
+    def refused(self, code: str) -> None:
+        """A request was not admitted."""
+        count(self._metrics.refused, code)
+
+    def canceled(self) -> None:
+        """A caller left."""
+        self._metrics.canceled += 1
+
+    def failed(self, busy_s: float) -> None:
+        """A batch raised."""
+        self._metrics.compute_s.observe(busy_s)
+
+    def error(self, code: str) -> None:
+        """A request was answered with an error after admission."""
+        count(self._metrics.answered, code)
+        self.statistics.fail.count += 1
+
+    def ok(self, requests: int) -> None:
+        """So many requests were answered with outputs."""
+        answered = self._metrics.answered
+        answered["ok"] = answered.get("ok", 0) + requests

@@ -1,0 +1,147 @@
+"""Starting an engine: load one instance, learn what the model is and costs, then start the others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forebay.batching import Batcher, LatencyModel, Policy
+from forebay.core.settings import ModelSettings
+from forebay.engine import costs_file, frames
+from forebay.engine.instance import LoadPlan
+from forebay.models.signature import Signature
+from forebay.models.source import ModelSource, digest_of
+from forebay.telemetry.logs import fields
+
+if TYPE_CHECKING:
+    from forebay.engine.engine import Engine
+
+log = logging.getLogger("forebay.engine")
+
+MEMORY_SHARE = 0.8
+"""Instances are started within this share of the memory that is available after the first one."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """What an engine is to be. `settings` are re-read once the model's own class attributes are known."""
+
+    source: ModelSource
+    settings: ModelSettings
+    data_dir: Path
+    shared_memory_bytes: int
+    resolve: Callable[[dict[str, object]], ModelSettings]
+    """Settings with the model's class attributes merged in."""
+    pads: bool = False
+    cores: int = 0
+
+
+async def start_engine(engine: Engine) -> None:
+    """Bring an engine up. Raises `SetupError` (`model_load_error`, `config_error`)."""
+    plan, source = engine.plan, engine.plan.source
+    began = time.monotonic()
+    digest = await asyncio.to_thread(digest_of, source)
+    costs = costs_file.CostsFile(plan.data_dir, source, digest, plan.settings.threads)
+    latency = await asyncio.to_thread(costs.load, plan.settings.max_batch_rows)
+    measure_s = 0.0 if latency is not None else plan.settings.warm_up_s
+    header = await engine.supervisor.start(0, _load_plan(plan, 0, measure_s))
+    plan.settings = settings = plan.resolve(dict(header.settings))
+    plan.pads = bool(settings.pad) and header.batchable
+    engine.signature, engine.platform = header.signature, header.platform
+    engine.batchable = header.batchable and settings.batching == "auto"
+    if latency is None:
+        latency = LatencyModel(settings.max_batch_rows)
+        _learn(latency, header.costs, settings.max_batch_rows)
+    engine.latency = latency
+    engine.costs = costs
+    wanted = settings.instances or await asyncio.to_thread(_default_instances, engine, plan)
+    others = [engine.supervisor.start(number, _load_plan(plan, number, 0.0)) for number in range(1, wanted)]
+    await asyncio.gather(*others)
+    engine.open(Batcher(_policy(settings, engine.batchable, plan.pads), latency))
+    _tell(engine, header, wanted, time.monotonic() - began)
+
+
+def _load_plan(plan: Plan, number: int, measure_s: float) -> LoadPlan:
+    settings = plan.settings
+    device = settings.devices[number % len(settings.devices)]
+    return LoadPlan(plan.source, device, settings.threads, settings.max_batch_rows, measure_s, plan.shared_memory_bytes)
+
+
+def _learn(latency: LatencyModel, costs: list[tuple[int, int, float]], max_rows: int) -> None:
+    latency.tabulate_to(max_rows)
+    for rows, length, seconds in costs:
+        if rows <= max_rows:
+            latency.observe(rows, length, seconds)
+
+
+def _policy(settings: ModelSettings, batchable: bool, pads: bool) -> Policy:
+    return Policy(
+        max_batch_rows=settings.max_batch_rows,
+        max_queue_delay_s=settings.max_queue_delay_ms / 1e3,
+        max_queue_rows=settings.max_queue_rows,
+        max_queue_bytes=max(1, settings.max_queue_bytes),
+        batching=batchable,
+        pad=pads,
+    )
+
+
+def _default_instances(engine: Engine, plan: Plan) -> int:
+    """One a core (or a device), as far as memory goes, by what the first instance holds."""
+    devices = plan.settings.devices
+    if devices != ("cpu",):
+        return len(devices)
+    cores = max(1, (plan.cores or len(os.sched_getaffinity(0))) // plan.settings.threads)
+    need_bytes = plan.settings.memory_bytes or _resident_bytes(engine.supervisor.instances[0].pid)
+    available_bytes = _available_bytes()
+    if need_bytes and available_bytes:
+        return max(1, min(cores, 1 + int(available_bytes * MEMORY_SHARE // need_bytes)))
+    return cores
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        fields_ = Path(f"/proc/{pid}/statm").read_text().split()
+        return int(fields_[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _available_bytes() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return 0
+
+
+def describe(signature: Signature) -> str:
+    """A signature on one line, for the log."""
+    ins = ", ".join(f"{s.name} {s.datatype}{signature.wire_shape(s)}" for s in signature.inputs)
+    outs = ", ".join(f"{s.name} {s.datatype}{signature.wire_shape(s)}" for s in signature.outputs)
+    return f"{ins} -> {outs}"
+
+
+def _tell(engine: Engine, header: frames.ReadyHeader, instances: int, seconds: float) -> None:
+    if engine.batchable:
+        batching = f"batches of up to {engine.max_batch_rows} rows"
+        if header.costs:
+            batching += f", best about {engine.best_rows}"
+    else:
+        batching = f"no batching ({header.reason or 'set off'})"
+    log.info(
+        "model %s is ready: %s; %d instances, %s; %.1f s",
+        engine.name,
+        describe(engine.signature),
+        instances,
+        batching,
+        seconds,
+        extra=fields(model=engine.name, instances=instances, digest=header.digest),
+    )

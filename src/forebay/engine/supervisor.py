@@ -1,0 +1,137 @@
+"""Keeps an engine's instances up: starts them, replaces those that die, and gives up slowly on those that cannot live."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from forebay.core.errors import SetupError
+from forebay.engine import frames
+from forebay.engine.instance import Instance, InstanceOwner, LoadPlan
+from forebay.telemetry.logs import fields
+
+log = logging.getLogger("forebay.engine")
+
+FREE_DEATHS = 3
+"""Deaths within `WINDOW_S` after which a replacement is delayed, twice as long each time."""
+WINDOW_S = 30.0
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
+
+
+class CrashLoopGuard:
+    """How long to wait before the next start. Pure: the caller brings the time."""
+
+    def __init__(self) -> None:
+        self._deaths: deque[float] = deque()
+
+    def died(self, now: float) -> float:
+        """Count a death; returns the seconds to wait before the replacement is started."""
+        self._deaths.append(now)
+        while self._deaths and now - self._deaths[0] > WINDOW_S:
+            self._deaths.popleft()
+        over = len(self._deaths) - FREE_DEATHS
+        return 0.0 if over <= 0 else min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** (over - 1))
+
+    def forgive(self, deaths: int) -> None:
+        """These deaths were one request's fault, not the model's."""
+        for _ in range(min(deaths, len(self._deaths))):
+            self._deaths.pop()
+
+    @property
+    def looping(self) -> bool:
+        """Whether replacements are being delayed."""
+        return len(self._deaths) > FREE_DEATHS
+
+
+class Supervisor:
+    """The instances of one engine, by number."""
+
+    def __init__(self, owner: InstanceOwner, on_up: Callable[[Instance, frames.ReadyHeader], None]) -> None:
+        self.instances: dict[int, Instance] = {}
+        self.guard = CrashLoopGuard()
+        self._owner = owner
+        self._on_up = on_up
+        self._starting: dict[int, asyncio.Future[frames.ReadyHeader]] = {}
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._plans: dict[int, LoadPlan] = {}
+        self._closing = False
+
+    @property
+    def ready(self) -> int:
+        """Instances that can run a batch."""
+        return sum(instance.ready for instance in self.instances.values())
+
+    @property
+    def wanted(self) -> int:
+        """Instances that there should be."""
+        return len(self._plans)
+
+    async def start(self, number: int, plan: LoadPlan) -> frames.ReadyHeader:
+        """Start an instance and wait until it is warm. Raises `SetupError` (`model_load_error`)."""
+        self._plans[number] = plan
+        future = self._starting[number] = asyncio.get_running_loop().create_future()
+        instance = self.instances[number] = Instance(number, plan, self._owner)
+        await instance.start()
+        try:
+            return await future
+        finally:
+            self._starting.pop(number, None)
+
+    def on_ready(self, instance: Instance, header: frames.ReadyHeader) -> None:
+        """An instance is loaded and warm."""
+        log.info(
+            "instance %d of %s is ready after %.2f s",
+            instance.number,
+            instance.plan.source.name,
+            time.monotonic() - instance.started_s,
+            extra=fields(model=instance.plan.source.name, pid=instance.pid),
+        )
+        self._on_up(instance, header)
+        future = self._starting.get(instance.number)
+        if future is not None and not future.done():
+            future.set_result(header)
+
+    def on_lost(self, instance: Instance, reason: str, *, blamed: bool) -> None:
+        """An instance died. `blamed`: a request is under suspicion, so the death does not count against the model."""
+        future = self._starting.get(instance.number)
+        if future is not None and not future.done():
+            future.set_exception(SetupError(reason, code="model_load_error"))
+            return
+        if self._closing:
+            return
+        delay_s = 0.0 if blamed else self.guard.died(time.monotonic())
+        log.warning(
+            "instance %d of %s is lost: %s; a new one starts %s",
+            instance.number,
+            instance.plan.source.name,
+            reason,
+            f"in {delay_s:g} s" if delay_s else "now",
+            extra=fields(model=instance.plan.source.name, pid=instance.pid),
+        )
+        restart = asyncio.get_running_loop().create_task(self._restart(instance.number, delay_s))
+        self._restarts.add(restart)
+        restart.add_done_callback(self._restarts.discard)
+
+    async def _restart(self, number: int, delay_s: float) -> None:
+        if delay_s:
+            await asyncio.sleep(delay_s)
+        if self._closing:
+            return
+        plan = self._plans[number]
+        # What was measured once is known: a replacement only warms up.
+        plan = LoadPlan(plan.source, plan.device, plan.threads, plan.max_batch_rows, 0.0, plan.inline_bytes)
+        instance = self.instances[number] = Instance(number, plan, self._owner)
+        try:
+            await instance.start()
+        except OSError as error:
+            self.on_lost(instance, f"the process could not be started: {error}", blamed=False)
+
+    async def close(self) -> None:
+        """End all instances."""
+        self._closing = True
+        for restart in list(self._restarts):
+            restart.cancel()
+        await asyncio.gather(*(instance.close() for instance in self.instances.values()))

@@ -1,0 +1,145 @@
+"""Every metric that Forebay exports, in one table, and the plain counters behind them.
+
+The hot path adds to plain integers; Prometheus objects are built only when somebody scrapes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
+
+TABLE = {
+    "forebay_requests": ("counter", "Requests answered, by code (ok or an error code).", ("model", "code")),
+    "forebay_refused": ("counter", "Requests refused at admission, by reason.", ("model", "code")),
+    "forebay_canceled": ("counter", "Requests whose client left before the answer.", ("model",)),
+    "forebay_request_seconds": ("histogram", "From arrival to answer.", ("model",)),
+    "forebay_queue_seconds": ("histogram", "From arrival to the batch being sent.", ("model",)),
+    "forebay_compute_seconds": ("histogram", "An instance's own time for a batch.", ("model",)),
+    "forebay_batch_rows": ("histogram", "Rows of a batch.", ("model",)),
+    "forebay_dispatch": ("counter", "Batches by the reason for their size.", ("model", "reason")),
+    "forebay_padding_rows": ("counter", "Padding added to batches, in rows' worth.", ("model",)),
+    "forebay_in_flight_requests": ("gauge", "Admitted and not yet answered.", ("model",)),
+    "forebay_queue_depth_rows": ("gauge", "Rows that wait in the queue.", ("model",)),
+    "forebay_queue_depth_bytes": ("gauge", "Bytes that wait in the queue.", ("model",)),
+    "forebay_instances_ready": ("gauge", "Instances that can run a batch.", ("model",)),
+    "forebay_instance_deaths": ("counter", "Instances that ended unasked.", ("model",)),
+}
+"""Name to kind, help and labels."""
+
+
+class Histogram:
+    """Counts by upper bound, and a sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts, as Prometheus wants them."""
+        found: list[tuple[str, float]] = []
+        running = 0
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            running += count
+            found.append((bound, running))
+        return found
+
+
+class ModelMetrics:
+    """The counters of one model; `gauges` reads what is true now."""
+
+    def __init__(self, model: str, gauges: Callable[[], dict[str, float]]) -> None:
+        self.model = model
+        self.gauges = gauges
+        self.answered: dict[str, int] = {}
+        self.refused: dict[str, int] = {}
+        self.dispatched: dict[str, int] = {}
+        self.canceled = 0
+        self.deaths = 0
+        self.padding_rows = 0.0
+        self.request_s = Histogram(SECONDS)
+        self.queue_s = Histogram(SECONDS)
+        self.compute_s = Histogram(SECONDS)
+        self.batch_rows = Histogram(ROWS)
+
+
+def count(table: dict[str, int], key: str) -> None:
+    """Add one."""
+    table[key] = table.get(key, 0) + 1
+
+
+class Metrics(Collector):
+    """All models' counters as one Prometheus exposition."""
+
+    def __init__(self) -> None:
+        self._models: list[ModelMetrics] = []
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def add(self, model: ModelMetrics) -> None:
+        """Export this model's counters from now on."""
+        self._models.append(model)
+
+    def text(self) -> bytes:
+        """The exposition."""
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterable[Any]:
+        """Nothing to check at registration."""
+        return ()
+
+    def collect(self) -> Iterable[Any]:
+        """Families of the table, filled."""
+        for name, (kind, text, labels) in TABLE.items():
+            if kind == "gauge":
+                gauge = GaugeMetricFamily(name, text, labels=labels)
+                for model in self._models:
+                    gauge.add_metric([model.model], model.gauges()[name])
+                yield gauge
+            elif kind == "histogram":
+                histogram = HistogramMetricFamily(name, text, labels=labels)
+                for model in self._models:
+                    found = _HISTOGRAMS[name](model)
+                    histogram.add_metric([model.model], found.buckets(), found.total)
+                yield histogram
+            else:
+                counter = CounterMetricFamily(name, text, labels=labels)
+                for model in self._models:
+                    for values, number in _COUNTERS[name](model):
+                        counter.add_metric([model.model, *values], number)
+                yield counter
+
+
+def _by_key(table: dict[str, int]) -> list[tuple[tuple[str, ...], float]]:
+    return [((key,), number) for key, number in table.items()]
+
+
+_HISTOGRAMS: dict[str, Callable[[ModelMetrics], Histogram]] = {
+    "forebay_request_seconds": lambda m: m.request_s,
+    "forebay_queue_seconds": lambda m: m.queue_s,
+    "forebay_compute_seconds": lambda m: m.compute_s,
+    "forebay_batch_rows": lambda m: m.batch_rows,
+}
+_COUNTERS: dict[str, Callable[[ModelMetrics], list[tuple[tuple[str, ...], float]]]] = {
+    "forebay_requests": lambda m: _by_key(m.answered),
+    "forebay_refused": lambda m: _by_key(m.refused),
+    "forebay_canceled": lambda m: [((), m.canceled)],
+    "forebay_dispatch": lambda m: _by_key(m.dispatched),
+    "forebay_padding_rows": lambda m: [((), m.padding_rows)],
+    "forebay_instance_deaths": lambda m: [((), m.deaths)],
+}
