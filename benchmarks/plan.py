@@ -14,6 +14,7 @@ class Plan:
     """Load before each timed turn, not counted."""
     wrk_s: float
     """One timed turn of wrk."""
+    minilm_rounds: int
     minilm_s: float
     """One timed turn on MiniLM, where a slow peer answers 15 requests a second."""
     open_s: float
@@ -21,6 +22,7 @@ class Plan:
     open_loads: tuple[float, ...]
     """Offered load, as a share of the highest closed-loop rate."""
     open_rounds: int
+    mixed_rounds: int
     mixed_s: float
     idle_s: float
     shapes_s: float
@@ -30,11 +32,13 @@ FULL = Plan(
     rounds=5,
     warm_s=2.0,
     wrk_s=6.0,
-    minilm_s=20.0,
-    open_s=20.0,
-    open_loads=(0.5, 0.7, 0.8, 0.9, 1.0, 2.0),
+    minilm_rounds=3,
+    minilm_s=15.0,
+    open_s=15.0,
+    open_loads=(0.5, 0.8, 0.9, 1.0, 2.0),
     open_rounds=2,
-    mixed_s=20.0,
+    mixed_rounds=3,
+    mixed_s=15.0,
     idle_s=20.0,
     shapes_s=10.0,
 )
@@ -42,10 +46,12 @@ QUICK = Plan(
     rounds=2,
     warm_s=1.0,
     wrk_s=3.0,
+    minilm_rounds=1,
     minilm_s=8.0,
     open_s=6.0,
     open_loads=(0.5, 0.8, 1.0, 2.0),
     open_rounds=1,
+    mixed_rounds=1,
     mixed_s=6.0,
     idle_s=5.0,
     shapes_s=4.0,

@@ -45,6 +45,14 @@ class SplitPool:
                 file.write(f"{len(part)}\n".encode() + part)
         return path
 
+    @classmethod
+    def read(cls, path: Path) -> SplitPool:
+        """What `write` wrote."""
+        with path.open("rb") as file:
+            counts = [int(word) for word in file.readline().split()]
+            heads, tails = ([file.read(int(file.readline())) for _ in range(count)] for count in counts)
+        return cls(heads, tails)
+
 
 def tail_of(place: int) -> int:
     """Which tail goes with the head of request `place`; every head meets every tail before a pair comes again."""
@@ -52,22 +60,29 @@ def tail_of(place: int) -> int:
 
 
 def mlp_inputs(count: int = DIFFERENT_BODIES, seed: int = 0) -> Array:
-    """float32 [count, 16], rounded to six digits so that JSON carries them exactly."""
-    return np.round(np.random.default_rng(seed).standard_normal((count, 16)), 6).astype(np.float32)
+    """float64 [count, 16] of six digits after the point: what JSON carries, to us and to the peers alike."""
+    return np.round(np.random.default_rng(seed).standard_normal((count, 16)), 6)
 
 
 def texts(count: int = DIFFERENT_BODIES, seed: int = 0) -> list[str]:
-    """Different texts of 5 to 200 words, lognormal, median 30."""
+    """Different texts of 5 to 200 words (lognormal, 95 % between), a number in front of each."""
     generator = np.random.default_rng(seed)
     return [f"{place} {random_text(generator)}" for place in range(count)]
 
 
 def images(seed: int = 0) -> tuple[Array, Array]:
-    """Beginnings uint8 [256, 256] and ends uint8 [64, 150272] of flattened pictures."""
+    """Beginnings uint8 [256, 256] and ends uint8 [64, 150272] of flattened pictures.
+
+    Each end has a brightness of its own in each colour, so that the answers to different pictures differ.
+    """
     generator = np.random.default_rng(seed)
-    size = int(np.prod(IMAGE_SHAPE))
     heads = generator.integers(0, 256, size=(HEADS, _HEAD_PIXELS), dtype=np.uint8)
-    return heads, generator.integers(0, 256, size=(TAILS, size - _HEAD_PIXELS), dtype=np.uint8)
+    tails = np.empty((TAILS, int(np.prod(IMAGE_SHAPE)) - _HEAD_PIXELS), dtype=np.uint8)
+    for tail in tails:
+        brightest = generator.integers(32, 257, size=3)
+        noise = generator.random((np.prod(IMAGE_SHAPE[:2]), 3), dtype=np.float32)
+        tail[:] = (noise * brightest).astype(np.uint8).reshape(-1)[_HEAD_PIXELS:]
+    return heads, tails
 
 
 def image(heads: Array, tails: Array, place: int) -> Array:

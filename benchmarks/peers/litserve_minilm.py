@@ -1,8 +1,6 @@
-"""MiniLM on LitServe, as its documentation shows batching: batch 32, wait 10 ms, a worker a core."""
+"""MiniLM on LitServe, as its documentation shows batching: batch 32, wait 10 ms."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import litserve as ls
 from benchmarks.peers.model_file import Embedder, setting
@@ -13,16 +11,16 @@ BATCH = 32
 class MiniLm(ls.LitAPI):
     """Texts in, embeddings out."""
 
-    def setup(self, device: str) -> None:
+    def setup(self, device):
         self._embed = Embedder()
 
-    def decode_request(self, request: dict[str, Any], **_: Any) -> Any:
+    def decode_request(self, request):
         return request["text"]
 
-    def predict(self, x: Any, **_: Any) -> Any:
+    def predict(self, x):
         return self._embed(x)
 
-    def encode_response(self, output: Any, **_: Any) -> dict[str, Any]:
+    def encode_response(self, output):
         return {"embedding": output.tolist()}
 
 

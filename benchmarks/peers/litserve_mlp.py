@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import litserve as ls
 import numpy as np
 from benchmarks.peers.model_file import open_session, setting
@@ -14,16 +12,16 @@ BATCH = 32
 class Mlp(ls.LitAPI):
     """decode, batch (numpy stack, LitServe's own), predict, unbatch (LitServe's own), encode."""
 
-    def setup(self, device: str) -> None:
+    def setup(self, device):
         self._session = open_session()
 
-    def decode_request(self, request: dict[str, Any], **_: Any) -> Any:
+    def decode_request(self, request):
         return np.asarray(request["x"], dtype=np.float32)
 
-    def predict(self, x: Any, **_: Any) -> Any:
+    def predict(self, x):
         return self._session.run(None, {"x": x})[0]
 
-    def encode_response(self, output: Any, **_: Any) -> dict[str, Any]:
+    def encode_response(self, output):
         return {"y": output.tolist()}
 
 

@@ -18,9 +18,9 @@ def setting(name: str, default: str = "") -> str:
 
 
 def open_session() -> Any:
-    """The model of this workload, one thread, as Forebay's instances open it."""
+    """The model of this workload; one thread, as in Forebay's instances, unless THREADS says more."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = int(setting("THREADS", "1"))
     options.inter_op_num_threads = 1
     return ort.InferenceSession(setting("MODEL"), options, providers=["CPUExecutionProvider"])
 

@@ -1,4 +1,4 @@
-"""MiniLM on mosec: `documented` is two workers at batch 32, `tuned` is two workers without batching, with orjson."""
+"""MiniLM on mosec: `documented` batches up to 32, `tuned` does not batch and has orjson."""
 
 from __future__ import annotations
 

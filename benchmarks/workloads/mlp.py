@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 from benchmarks.bench_run import MODELS, OURS, Bench, Contender, Json, throughput_result
 from benchmarks.pools import (
@@ -64,9 +65,9 @@ def wrk_turn(bench: Bench, contender: Contender, connections: int) -> Json:
 
 def mlp_contenders(bench: Bench, inputs: Array) -> list[Contender]:
     """Forebay, mosec tuned and as documented, LitServe, the bare ASGI echo."""
-    expected = dict(enumerate(expected_rows(MODEL, inputs)))
+    expected = dict(enumerate(expected_rows(MODEL, inputs.astype(np.float32))))
     plain = check_against(expected, plain_values("y"))
-    values: Sequence[list[float]] = [[round(float(value), 6) for value in row] for row in inputs]
+    values: Sequence[list[float]] = inputs.tolist()
 
     def env(style: str = "") -> dict[str, str]:
         return bench.peer_env(MODEL=str(MODEL), STYLE=style)
