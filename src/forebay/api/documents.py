@@ -114,7 +114,7 @@ class ModelConfig(msgspec.Struct):
     output: list[ConfigOutput]
     instance_group: list[InstanceGroup]
     dynamic_batching: DynamicBatching | msgspec.UnsetType = msgspec.UNSET
-    version_policy: dict[str, Any] = {"latest": {"num_versions": 1}}
+    version_policy: dict[str, Any] = msgspec.field(default_factory=lambda: {"latest": {"num_versions": 1}})
     batch_input: list[Any] = []
     batch_output: list[Any] = []
     default_model_filename: str = ""
@@ -122,7 +122,7 @@ class ModelConfig(msgspec.Struct):
     metric_tags: dict[str, str] = {}
     parameters: dict[str, Any] = {}
     model_warmup: list[Any] = []
-    model_transaction_policy: dict[str, bool] = {"decoupled": False}
+    model_transaction_policy: dict[str, bool] = msgspec.field(default_factory=lambda: {"decoupled": False})
 
 
 def model_config(engine: EngineClient) -> ModelConfig:
