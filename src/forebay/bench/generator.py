@@ -18,7 +18,7 @@ from forebay.bench.recording import UNANSWERED, Recording
 T = TypeVar("T")
 
 Check = Callable[[int, Answer], bool | None]
-"""Whether the answer to the request of this place in the pool is right; `None`: not known. Asked of answers 200 only."""
+"""Whether the answer to the request of this place in the pool is right; `None`: not known. Asked only of 200s."""
 
 WARM_CONNECTIONS = 32
 """Connections opened before an open loop starts, so that the first burst does not pay for them."""

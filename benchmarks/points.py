@@ -1,0 +1,81 @@
+"""What the acceptance points of the project ask of these figures, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+Results = Mapping[str, Any]
+
+
+class Point(NamedTuple):
+    """One line: number, what, measured, the least and the aim as text, whether the least and the aim were reached."""
+
+    number: str
+    what: str
+    measured: str
+    least: str
+    aim: str
+    least_met: bool
+    aim_met: bool
+
+
+def points(results: Results) -> list[Point]:
+    """The points that these results can speak of."""
+    return [*_throughput(results), *_one_client(results), *_overload(results), *_rest(results)]
+
+
+def _at_least(number: str, what: str, value: float, least: float, aim: float, unit: str = "x") -> Point:
+    return Point(number, what, f"{value:.2f}{unit}", f"{least:g}{unit}", f"{aim:g}{unit}", value >= least, value >= aim)
+
+
+def _at_most(number: str, what: str, value: float, least: float, aim: float, unit: str) -> Point:
+    return Point(number, what, f"{value:.2f}{unit}", f"{least:g}{unit}", f"{aim:g}{unit}", value <= least, value <= aim)
+
+
+def _throughput(results: Results) -> Iterator[Point]:
+    mlp, minilm, images = ((results.get(name) or {}).get("ratios", {}) for name in ("mlp", "minilm", "images"))
+    wanted = [
+        ("1", "small MLP against mosec, tuned", mlp, "mosec, tuned", 1.4, 1.9),
+        ("2", "small MLP against the raw-ASGI echo", mlp, "raw-ASGI echo on uvicorn", 1.1, 1.5),
+        ("3", "MiniLM against mosec, tuned", minilm, "mosec, tuned", 1.0, 1.05),
+        ("3", "MiniLM against mosec at batch 32", minilm, "mosec, as documented, batch 32", 7, 9),
+        ("3", "MiniLM against LitServe at batch 32", minilm, "LitServe, batch 32", 7, 9),
+        ("13", "pictures against a raw-ASGI body reader", images, "raw-ASGI body reader on uvicorn", 0.5, 0.8),
+    ]
+    for number, what, ratios, name, least, aim in wanted:
+        if name in ratios:
+            yield _at_least(number, what, ratios[name]["median"], least, aim)
+    loops = [ratio["median"] for name, ratio in minilm.items() if name.startswith("no server")]
+    if loops:
+        yield _at_least("3", "MiniLM against the best loop without a server", min(loops), 0.93, 0.98)
+
+
+def _one_client(results: Results) -> Iterator[Point]:
+    added = (results.get("one_client") or {}).get("added_ms", {}).get("Forebay")
+    if added:
+        yield _at_most("4", "one client, MLP: p50 over the model's own time", added["median"], 0.4, 0.2, " ms")
+
+
+def _overload(results: Results) -> Iterator[Point]:
+    for model, figures in (results.get("open_loop") or {}).items():
+        for process, summary in figures["summary"].items():
+            if "kept_in_overload" not in summary:
+                continue
+            where = f"{model}, {process}, 2x"
+            five = "5" if process == "poisson" else "(5, bursts)"
+            six = "6" if process == "poisson" else "(6, bursts)"
+            yield _at_least(five, f"{where}: goodput kept", 100 * summary["kept_in_overload"], 90, 98, " %")
+            if summary["refusal_p99_ms"] is not None:
+                yield _at_most(six, f"{where}: refusal, p99", summary["refusal_p99_ms"], 20, 5, " ms")
+            yield _at_most(six, f"{where}: admitted but then 504", 100 * summary["deadline_share"], 2, 0.5, " %")
+
+
+def _rest(results: Results) -> Iterator[Point]:
+    if idle := results.get("idle"):
+        yield _at_most("9", "idle, all processes", idle["percent"], 1, 0.2, " % of a core")
+    if shapes := results.get("shapes"):
+        rows, one = shapes["two shapes"]["mean_batch_rows"], shapes["one shape"]["mean_batch_rows"]
+        yield _at_least("10", "alternating shapes: mean batch rows", rows, 4, round(one / 2, 2), " rows")
+    for label, added in ((results.get("mixed") or {}).get("added_p99_ms") or {}).items():
+        yield _at_most("13", f"MLP client's p99 with {label}: added", added["median"], 5, 2, " ms")

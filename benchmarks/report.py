@@ -1,0 +1,170 @@
+"""results.json, report.md and the table for the README."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.points import points
+
+TITLES = {
+    "mlp": "Small MLP: 16 floats in, 3 out, 64 connections, one instance",
+    "minilm": "MiniLM sentence embeddings: texts of 5 to 200 words, 32 clients, all cores",
+    "images": "Pictures of 150 KB, binary, 16 connections",
+}
+Results = Mapping[str, Any]
+
+
+def write(folder: Path, results: Results) -> None:
+    """Write `results.json` and `report.md`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=1))
+    (folder / "report.md").write_text("\n".join(report_lines(results)) + "\n")
+
+
+def report_lines(results: Results) -> Iterator[str]:
+    """The whole report."""
+    yield "# Bench report"
+    yield ""
+    yield from machine_lines(results["machine"])
+    for name, title in TITLES.items():
+        if results.get(name):
+            yield from ("", f"## {title}", "")
+            yield from throughput_table(results[name])
+    yield from _images_note(results.get("images"))
+    yield from _one_client(results.get("one_client"))
+    yield from _open_loop(results.get("open_loop"))
+    yield from _mixed(results.get("mixed"))
+    yield from _rest(results)
+    yield from _points(results)
+
+
+def markdown(results: Results) -> str:
+    """The table for the README: tuned peers first, with date and machine."""
+    lines = ["| workload | Forebay | against | ratio, median (lowest to highest) |", "|---|--:|---|--:|"]
+    for name in TITLES:
+        found = results.get(name)
+        if not found or "Forebay" not in found["rates"]:
+            continue
+        ours = f"{found['rates']['Forebay']['median']:,.0f} {found['unit']}"
+        for peer in tuned_first(found["ratios"]):
+            lines.append(f"| {name} | {ours} | {peer} | {_ratio(found['ratios'][peer])} |")
+    machine = results["machine"]
+    lines += [
+        "",
+        f"Measured {machine['date']} on {machine['cpu']}, {machine['usable_cores']} cores, Python {machine['python']}.",
+    ]
+    return "\n".join(lines)
+
+
+def tuned_first(ratios: Mapping[str, Any]) -> list[str]:
+    """Names in the order of the tables: tuned peers, then the others as measured."""
+    return sorted(ratios, key=lambda name: "tuned" not in name)
+
+
+def machine_lines(machine: Mapping[str, Any]) -> Iterator[str]:
+    """Date, machine and versions."""
+    yield f"- date: {machine['date']}" + (" (quick run)" if machine.get("quick") else "")
+    yield f"- CPU: {machine['cpu']}, {machine['usable_cores']} cores; load average before {machine['load_before']:.2f}"
+    yield f"- system: {machine['system']}, Python {machine['python']}"
+    for label, key in (("Forebay's packages", "versions"), ("peers' packages", "peer_versions")):
+        yield f"- {label}: " + ", ".join(f"{name} {version}" for name, version in machine[key].items())
+    yield "- load generator, servers and checking client share these cores; rounds are interleaved (A B C A B C)"
+
+
+def throughput_table(found: Mapping[str, Any]) -> Iterator[str]:
+    """Rates and ratios of one closed-loop workload."""
+    spread = "median (lowest to highest)"
+    yield f"| server | {found['unit']}, {spread} | Forebay / this, {spread} | checked | wrong |"
+    yield "|---|--:|--:|--:|--:|"
+    for name in [*(name for name in found["rates"] if name == "Forebay"), *tuned_first(_others(found["rates"]))]:
+        rate, turns = found["rates"][name], found["turns"][name]
+        span = f"{rate['median']:,.0f} ({rate['lowest']:,.0f} to {rate['highest']:,.0f})"
+        ratio = _ratio(found["ratios"][name]) if name in found["ratios"] else ""
+        checked = sum(turn.get("checked", 0) for turn in turns)
+        wrong = sum(turn.get("wrong", 0) for turn in turns)
+        yield f"| {name} | {span} | {ratio} | {checked or ''} | {wrong if checked else ''} |"
+
+
+def _others(rates: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: rate for name, rate in rates.items() if name != "Forebay"}
+
+
+def _ratio(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.2f}x ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+
+
+def _images_note(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found:
+        yield ""
+        yield f"The model's own time for one picture: {found['model_ms']:.3f} ms."
+
+
+def _one_client(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if not found:
+        return
+    yield from ("", "## One client alone, small MLP", "")
+    yield f"The model's own time: {found['model_ms']:.4f} ms (not taken off for the echo, which runs no model)."
+    yield from ("", "| server | p50 added, ms, median (lowest to highest) |", "|---|--:|")
+    for name, added in found["added_ms"].items():
+        yield f"| {name} | {added['median']:.3f} ({added['lowest']:.3f} to {added['highest']:.3f}) |"
+
+
+def _open_loop(found: Mapping[str, Any] | None) -> Iterator[str]:
+    for model, figures in (found or {}).items():
+        yield from ("", f"## Open loop, {model}: SLO {figures['slo_ms']:g} ms, 1.0x = {figures['capacity']:.1f}/s", "")
+        yield (
+            "Latency counts from the intended send. A run is void where the generator's p99 lateness is above "
+            f"{figures['late_bound_ms']:g} ms."
+        )
+        yield ""
+        yield (
+            "| arrivals | load | offered/s | goodput/s | late | 503 | 504 | errors | refusal p99, ms "
+            "| generator CPU | generator late p99, ms | void |"
+        )
+        yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"
+        for run in figures["runs"]:
+            refusal = f"{run['refusal_ms']['p99']:.1f}" if run["refusal_ms"] else ""
+            lateness = f"{run['lateness_ms']['p99']:.1f}" if run["lateness_ms"] else ""
+            yield (
+                f"| {run['process']} | {run['load']:g} | {run['offered_per_s']:.1f} | {run['goodput_per_s']:.1f} | "
+                f"{run['late']} | {run['refused']} | {run['deadline']} | {run['errors']} | {refusal} | "
+                f"{run['cpu_share']:.0%} | {lateness} | {'void' if run['void'] else ''} |"
+            )
+
+
+def _mixed(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if not found:
+        return
+    yield from ("", "## MLP client while 1 MB JSON bodies arrive, twenty a second", "")
+    yield from ("| load | client's p99, ms, median (lowest to highest) |", "|---|--:|")
+    for label, p99 in found["p99_ms"].items():
+        yield f"| {label} | {p99['median']:.2f} ({p99['lowest']:.2f} to {p99['highest']:.2f}) |"
+
+
+def _rest(results: Results) -> Iterator[str]:
+    if idle := results.get("idle"):
+        yield from ("", "## Idle", "")
+        yield f"{idle['percent']:.2f} % of a core over {idle['seconds']:g} s, {idle['processes']} processes."
+    if shapes := results.get("shapes"):
+        yield from ("", "## Alternating shapes", "")
+        one, two = shapes["one shape"]["mean_batch_rows"], shapes["two shapes"]["mean_batch_rows"]
+        yield f"Mean rows a batch with 32 clients: {one:.2f} with one shape, {two:.2f} with two."
+
+
+def _points(results: Results) -> Iterator[str]:
+    found = points(results)
+    if not found:
+        return
+    yield from (
+        "",
+        "## Acceptance points",
+        "",
+        "| point | what | measured | at least | aim | |",
+        "|---|---|--:|--:|--:|---|",
+    )
+    for point in found:
+        verdict = "aim" if point.aim_met else "met" if point.least_met else "**missed**"
+        yield f"| {point.number} | {point.what} | {point.measured} | {point.least} | {point.aim} | {verdict} |"
