@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections import deque
 
 from forebay.batching import Batch, Batcher, LatencyModel
@@ -54,7 +56,7 @@ class Engine:
         self._groups: deque[Group[Request]] = deque()
         self._fixed = False
         self._loop = asyncio.get_running_loop()
-        self._clock = self._loop.time
+        self._clock = time.monotonic  # uvloop's own clock counts whole milliseconds
         self._pump_due = False
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = NEVER
@@ -196,7 +198,9 @@ class Engine:
         if self._wake is not None:
             self._wake.cancel()
         self._wake_at = at
-        self._wake = self._loop.call_at(at, self._on_wake)
+        # uvloop rounds delays to whole milliseconds, and 0 to "now", which would spin: always the next one up.
+        delay_ms = max(1, math.ceil((at - self._clock()) * 1e3))
+        self._wake = self._loop.call_later(delay_ms / 1e3, self._on_wake)
 
     def _on_wake(self) -> None:
         self._wake, self._wake_at = None, NEVER

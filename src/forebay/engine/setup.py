@@ -60,7 +60,7 @@ async def start_engine(engine: Engine) -> None:
         _learn(latency, header.costs, settings.max_batch_rows)
     engine.latency = latency
     engine.costs = costs
-    wanted = settings.instances or await asyncio.to_thread(_default_instances, engine, plan)
+    wanted: int = int(settings.instances or 0) or await asyncio.to_thread(_default_instances, engine, plan)
     others = [engine.supervisor.start(number, _load_plan(plan, number, 0.0)) for number in range(1, wanted)]
     await asyncio.gather(*others)
     engine.open(Batcher(_policy(settings, engine.batchable, plan.pads), latency))

@@ -72,7 +72,8 @@ class Supervisor:
     async def start(self, number: int, plan: LoadPlan) -> frames.ReadyHeader:
         """Start an instance and wait until it is warm. Raises `SetupError` (`model_load_error`)."""
         self._plans[number] = plan
-        future = self._starting[number] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[frames.ReadyHeader] = asyncio.get_running_loop().create_future()
+        self._starting[number] = future
         instance = self.instances[number] = Instance(number, plan, self._owner)
         await instance.start()
         try:
