@@ -213,7 +213,7 @@ class Batcher(Queue[T]):
 
     def _row_limit(self, lane: Lane[T], length: int) -> int:
         """The most rows that pay: beyond it a row costs more than it saves. Now and then twice that, to make sure."""
-        limit = min(self._max_rows, self.latency.curve(length).best_rows) if length else self._limit
+        limit = self._rows_that_pay(length) if length else self._limit
         if limit < self._max_rows and lane.rows > limit:
             self._full_batches += 1
             if self._full_batches >= PROBE_EVERY:
@@ -223,7 +223,6 @@ class Batcher(Queue[T]):
 
     def _form_by_length(self, lane: Lane[T], start: float) -> Batch[T]:
         lane.sweep()
-        head = lane.items[0]
         limit = self._max_rows
         window = lane.items[: min(WINDOW_MAX, WINDOW_FACTOR * limit)]
         places, late = grow(window, self.latency, limit, start)
@@ -234,10 +233,13 @@ class Batcher(Queue[T]):
         for item in taken:
             lane.wide -= item.rows > 1
             self._left(lane, item)
+        reason = DispatchReason.deadline if late else DispatchReason.full if kept else DispatchReason.idle
+        return self._batch(taken, lane, reason)
+
+    def _batch(self, taken: list[T], lane: Lane[T], reason: DispatchReason) -> Batch[T]:
         rows = sum(item.rows for item in taken)
         length = max(item.length for item in taken)
-        reason = DispatchReason.deadline if late else DispatchReason.full if kept else DispatchReason.idle
-        batch = Batch(taken, rows, length, head.lane, reason)
+        batch = Batch(taken, rows, length, lane.name, reason)
         batch.padding_waste = 1 - sum(item.rows * item.length for item in taken) / (rows * length)
         return batch
 
@@ -290,6 +292,9 @@ class Batcher(Queue[T]):
         """The most rows of one request that are worth keeping together; a larger one is split before `offer`."""
         if not self.policy.batching:
             return self.policy.max_batch_rows
+        return self._rows_that_pay(length)
+
+    def _rows_that_pay(self, length: int) -> int:
         return min(self._max_rows, self.latency.curve(length).best_rows)
 
     def backlog_s(self, now: float) -> float:
@@ -317,7 +322,7 @@ class Batcher(Queue[T]):
         if not free_times:
             return now  # every instance is starting: the queue's bounds are the only limit
         latency, rows = self.latency, item.rows
-        limit = max(rows, min(self._max_rows, latency.curve(item.length).best_rows))
+        limit = max(rows, self._rows_that_pay(item.length))
         ahead, first_cap, other_batches = 0, limit, 0
         if lane.rows:
             count = len(lane.items)
@@ -352,7 +357,7 @@ class Batcher(Queue[T]):
         latency = self.latency
         self._version = latency.version
         curve = latency.curve(0)
-        self._limit = min(self._max_rows, curve.best_rows)
+        self._limit = self._rows_that_pay(0)
         self._limit_s = curve.seconds[self._limit] * latency.band
         batches = self.policy.max_queue_rows // self._limit + 2
         self._easy_s = batches * self._limit_s + self.pool.hand_over_s

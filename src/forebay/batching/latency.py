@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from itertools import accumulate
 from typing import Any, Final
 
 from forebay.batching.fit import Fit, Interpolation, Point, length_cell
@@ -34,15 +35,12 @@ class Curve:
 
     def __init__(self, seconds: list[float]) -> None:
         self.seconds = seconds
-        best, unit = 1, seconds[1]
-        for rows in range(2, len(seconds)):
-            per_row = seconds[rows] / rows
-            if per_row <= unit:
-                best, unit = rows, per_row
-        self.best_rows = best
-        """Rows at which a row costs least; beyond it a row costs more than it saves."""
-        self.unit_s = unit
+        per_row = [value / rows for rows, value in enumerate(seconds) if rows]
+        self.unit_s = min(per_row)
         """Seconds a row at `best_rows`."""
+        level = self.unit_s * (1 + 1e-9)
+        self.best_rows = next(rows for rows in range(len(per_row), 0, -1) if per_row[rows - 1] <= level)
+        """The most rows at which a row costs least; beyond it a row costs more than it saves."""
 
     def rows_within(self, seconds: float) -> int:
         """The most rows that take at most `seconds`; 0 if not even one does."""
@@ -110,7 +108,8 @@ class LatencyModel:
         """Expected seconds of a batch."""
         if rows <= self.max_rows:
             return self.curve(length).seconds[rows]
-        return max(self.curve(length).seconds[-1], self._raw(rows, length))
+        longest = self.curve(length).seconds[-1]
+        return max(longest, self._predictor().predict(rows, length)) if self._cells else longest
 
     def predict99(self, rows: int, length: int = 0) -> float:
         """Seconds that a batch exceeds about one time in a hundred, rare stalls apart."""
@@ -120,37 +119,38 @@ class LatencyModel:
         """Learn from one batch that took `seconds` of computing."""
         if not (rows >= 1 and math.isfinite(seconds)):
             return
-        seconds = max(seconds, 1e-7)
+        if seconds < 1e-7:
+            seconds = 1e-7
         self.observations += 1
-        if self._cells:
-            self._judge(rows, length, seconds)
-        key = (row_cell(rows), length_cell(length))
+        key = (bisect_left(ROW_EDGES, rows), length_cell(length) if length else 0)
         cell = self._cells.get(key)
         if cell is None:
-            cell = self._cells[key] = Point(rows, length, seconds, 1)
-        else:
-            cell.learn(rows, length, seconds, LEARN)
+            # The first look at a new place says nothing about noise.
+            self._cells[key] = Point(rows, length, seconds, 1)
+            self._refresh()
+            return
+        self._judge(rows, length, seconds)
+        cell.learn(rows, length, seconds, LEARN)
         self._unseen += 1
         if cell.count <= 4 or self._unseen >= REFRESH_EVERY:
             self._refresh()
 
     def _judge(self, rows: int, length: int, seconds: float) -> None:
-        """Score both predictors, the band and the drift on an observation that they have not seen."""
-        predicted = self.predict(rows, length)
-        residual = math.log(seconds / predicted)
-        for index, guess in enumerate((self._grid.predict(rows, length), self._fit.predict(rows, length))):
-            miss = min(1.0, abs(math.log(seconds / max(guess, 1e-9))))
-            self._errors[index] += 0.05 * (miss - self._errors[index])
-        if (row_cell(rows), length_cell(length)) not in self._cells:
-            return  # the first look at a new place says nothing about noise
-        step = 0.2 * self._band_log + 0.0005
-        self._band_log += 0.95 * step if residual > self._band_log else -0.05 * step
-        self._band_log = min(0.5, max(0.002, self._band_log))
-        self.band = math.exp(self._band_log * Q95_TO_99)
-        self._bias += DRIFT_WEIGHT * (max(-1.5, min(1.5, residual)) - self._bias)
+        """Score the band, the drift, and at times both predictors, on an observation that they have not seen."""
+        residual = math.log(seconds / self.predict(rows, length))
+        band_log = self._band_log
+        step = 0.2 * band_log + 0.0005
+        band_log += 0.95 * step if residual > band_log else -0.05 * step
+        self._band_log = band_log = 0.5 if band_log > 0.5 else 0.002 if band_log < 0.002 else band_log
+        self.band = math.exp(band_log * Q95_TO_99)
+        self._bias += DRIFT_WEIGHT * ((1.5 if residual > 1.5 else -1.5 if residual < -1.5 else residual) - self._bias)
         self._bias_count += 1
-        if abs(self._bias) > DRIFT_MIN and self._bias_count >= 12:
+        if self._bias_count >= 12 and not -DRIFT_MIN < self._bias < DRIFT_MIN:
             self._forget(math.exp(self._bias / (1 - (1 - DRIFT_WEIGHT) ** self._bias_count)))
+        if self.observations < 64 or not self.observations % 8:
+            for index, guess in enumerate((self._grid.predict(rows, length), self._fit.predict(rows, length))):
+                miss = min(1.0, abs(math.log(seconds / max(guess, 1e-9))))
+                self._errors[index] += 0.05 * (miss - self._errors[index])
 
     def _forget(self, factor: float) -> None:
         """Keep the old costs only as a shape: scale them to what is seen now and let new data replace them fast."""
@@ -170,20 +170,16 @@ class LatencyModel:
         self._unseen = 0
         self.version += 1
 
-    def _raw(self, rows: int, length: int) -> float:
-        if not self._cells:
-            return PRIOR_S * (0.8 + 0.2 * rows)
+    def _predictor(self) -> Fit | Interpolation:
         grid_miss, fit_miss = self._errors
-        predictor = self._fit if fit_miss < grid_miss else self._grid
-        return max(1e-7, predictor.predict(rows, length))
+        return self._fit if fit_miss < grid_miss else self._grid
 
     def _tabulate(self, length: int) -> list[float]:
-        seconds = [0.0]
-        highest = 0.0
-        for rows in range(1, self.max_rows + 1):
-            highest = max(highest, self._raw(rows, length))
-            seconds.append(highest)
-        return seconds
+        if not self._cells:
+            return [PRIOR_S * (0.8 + 0.2 * rows) for rows in range(self.max_rows + 1)]
+        seconds = self._predictor().tabulate(self.max_rows, length)
+        seconds[0] = 0.0
+        return list(accumulate((value if value > 1e-7 else 1e-7 for value in seconds), max))
 
     def to_json(self) -> dict[str, Any]:
         """The measured cells, for the file that outlives the process."""

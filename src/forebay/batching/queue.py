@@ -66,6 +66,13 @@ class Queue(Generic[T]):
             self._forget_if_empty(lane)
         return True
 
+    def take_all(self) -> list[T]:
+        """Empty the queue; the items are the caller's."""
+        taken = [item for lane in self._lanes.values() for item in lane.items if item.order is not None]
+        for item in taken:
+            self.discard(item)
+        return taken
+
     def _left(self, lane: Lane[T], item: T) -> None:
         item.order = None
         lane.rows -= item.rows
