@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -190,15 +189,11 @@ async def _run(
         if not done.done():
             done.set_result(None)
 
-    read = partial(
-        endpoint.read,
-        body,
-        arrived,
-        on_done,
-        headers.get(b"content-type"),
-        headers.get(b"inference-header-content-length"),
-    )
-    request = await asyncio.to_thread(read) if len(body) > decode_off_loop_bytes else read()
+    given = (body, arrived, on_done, headers.get(b"content-type"), headers.get(b"inference-header-content-length"))
+    if len(body) > decode_off_loop_bytes:
+        request = await _between_others(endpoint.read_in_steps(*given))
+    else:
+        request = endpoint.read(*given)
     endpoint.engine.submit(request)
     left = asyncio.ensure_future(_until_gone(receive))
     try:
@@ -210,6 +205,17 @@ async def _run(
     if not done.done():
         raise ClientGone
     return endpoint.answer(request)
+
+
+async def _between_others(steps: Generator[None, None, Request]) -> Request:
+    """Runs the steps of a large decode, one in each turn of the event loop."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            request: Request = end.value
+            return request
+        await asyncio.sleep(0)
 
 
 async def _until_gone(receive: Receive) -> None:

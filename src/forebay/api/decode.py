@@ -8,7 +8,8 @@ Whatever that does not take goes to `general.py`, which accepts everything legal
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,6 +17,7 @@ import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
 from forebay.api.binary import Body, TensorReader, check_tensor, split_body
+from forebay.api.chunked import ChunkedDecoder
 from forebay.api.elements import FLOAT_LIMITS, INTEGER_RANGES, MAX_AXIS, check_empty, show
 from forebay.api.general import read_body
 from forebay.api.parameters import NO_OPTIONS, ReplyForm, read_parameters, read_requested, reply_form
@@ -45,17 +47,24 @@ def _element_type(datatype: str) -> Any:
     return float if limit is None else Annotated[float, Meta(gt=-limit, lt=limit)]
 
 
-def _body_type(signature: Signature, binary: bool) -> Any:
-    """The struct of a plain body: inputs in the order of the signature, all with `data`, or all binary."""
+def _data_type(spec: TensorSpec, levels: int) -> Any:
+    element: Any = _element_type(spec.datatype)
+    for _ in range(max(1, levels)):
+        element = list[element]
+    return element
+
+
+def _body_type(signature: Signature, form: Literal["flat", "nested", "binary"]) -> Any:
+    """The struct of a plain body: inputs in the order of the signature, all with `data` of one form, or all binary."""
     tensors: list[Any] = []
     for spec in signature.inputs:
         axes = tuple(Axis if axis == -1 else Literal[axis] for axis in signature.wire_shape(spec))
         shape: Any = tuple[axes] if axes else tuple[()]  # type: ignore[valid-type]
         fields: list[Any] = [("name", Literal[spec.name]), ("datatype", Literal[spec.datatype]), ("shape", shape)]
-        if binary:
+        if form == "binary":
             fields.append(("parameters", _BinaryParameters))
         else:
-            fields.append(("data", list[_element_type(spec.datatype)]))  # type: ignore[misc]
+            fields.append(("data", _data_type(spec, len(axes) if form == "nested" else 1)))
         tensors.append(msgspec.defstruct("Tensor", fields, forbid_unknown_fields=True, gc=False))
     return msgspec.defstruct(
         "Body",
@@ -81,14 +90,17 @@ class BodyDecoder:
         self._signature = signature
         self._default_timeout_s = default_timeout_s
         self._max_json_depth = max_json_depth
-        self._decode_json: Callable[[Body], Any] = msgspec.json.Decoder(_body_type(signature, False)).decode
-        self._decode_head: Callable[[Body], Any] = msgspec.json.Decoder(_body_type(signature, True)).decode
+        self._decode_json: Callable[[Body], Any] = msgspec.json.Decoder(_body_type(signature, "flat")).decode
+        self._decode_nested: Callable[[Body], Any] = msgspec.json.Decoder(_body_type(signature, "nested")).decode
+        self._decode_head: Callable[[Body], Any] = msgspec.json.Decoder(_body_type(signature, "binary")).decode
+        self._chunked = ChunkedDecoder(signature, self._decode_json, _element_type)
         self._output_index = {spec.name: index for index, spec in enumerate(signature.outputs)}
-        self._output_count = len(signature.outputs)
+        self._all_binary = ReplyForm(binary=(True,) * len(signature.outputs))
         self._item_bytes = [NUMPY_TYPES[spec.datatype].itemsize for spec in signature.inputs]
         # One FP32 or FP64 input of fixed row shape is decoded without any loop; other signatures have width -1.
         only = signature.inputs[0] if len(signature.inputs) == 1 else None
-        plain = only is not None and signature.batched and only.datatype in ("FP32", "FP64") and not only.variable
+        plain = only is not None and signature.batched and only.datatype in ("FP32", "FP64")
+        plain = plain and only is not None and min(only.row_shape, default=1) > 0
         self._width = math.prod(only.row_shape) if plain and only is not None else -1
         self._width_bytes = self._width * self._item_bytes[0] if self._item_bytes else 0
         self._row_shapes = tuple(spec.row_shape for spec in signature.inputs)
@@ -104,7 +116,9 @@ class BodyDecoder:
         try:
             document = self._decode_json(body)
         except _FAILED:
-            return self._decode_general(body, arrived, on_done, None)
+            document = self._flattened(body)
+            if document is None:
+                return self._decode_general(body, arrived, on_done, None)
         if self._width >= 0:
             (tensor,) = document.inputs
             data, rows = tensor.data, tensor.shape[0]
@@ -127,6 +141,14 @@ class BodyDecoder:
             return self._decode_general(body, arrived, on_done, None)
         return self._finish(payloads, document, arrived, on_done)
 
+    def decode_in_steps(self, body: bytes, arrived: float, on_done: OnDone) -> Generator[None, None, Request]:
+        """Like `decode` of a large JSON body, in short steps: other work may be done at each yield."""
+        found = yield from self._chunked.steps(body)
+        if found is None:
+            return self.decode(body, arrived, on_done)
+        document, payloads = found
+        return self._finish(payloads, document, arrived, on_done)
+
     def decode_image(self, body: Body, arrived: float, on_done: OnDone) -> Request:
         """A raw `image/*` body: one BYTES row of a model with a single BYTES input, answered in the one-row form."""
         signature = self._signature
@@ -136,6 +158,23 @@ class BodyDecoder:
         shape = (1,) * len(signature.wire_shape(spec))
         payload: Payload = pack_bytes([bytes(body)])
         return self._build([payload], [shape], "", None, ReplyForm(shorthand=True), arrived, on_done)
+
+    def _flattened(self, body: Body) -> Any:
+        """The typed body where all `data` nests as its shape says, flattened; else None."""
+        try:
+            document = self._decode_nested(body)
+        except _FAILED:
+            return None
+        for tensor in document.inputs:
+            data, shape = tensor.data, tensor.shape
+            if shape and len(data) != shape[0]:
+                return None
+            for axis in shape[1:]:
+                if any(len(node) != axis for node in data):
+                    return None
+                data = list(chain.from_iterable(data))
+            tensor.data = data
+        return document
 
     def _pack(self, document: Any) -> list[Payload] | None:
         """The payloads of a typed body, or None where a length, a row count or a value does not fit."""
@@ -190,8 +229,7 @@ class BodyDecoder:
             shape = (1, *shape)
         check_tensor(view, spec.datatype, shape, spec.name)
         check_empty(shape, spec.name)
-        form = ReplyForm(binary=(True,) * self._output_count)
-        return self._build([view], [shape], "", None, form, arrived, on_done)
+        return self._build([view], [shape], "", None, self._all_binary, arrived, on_done)
 
     def _decode_general(self, body: Body, arrived: float, on_done: OnDone, header_length: int | None) -> Request:
         read = read_body(body, header_length, self._signature, self._max_json_depth)
@@ -221,14 +259,14 @@ class BodyDecoder:
         on_done: OnDone,
     ) -> Request:
         batched = self._signature.batched
+        nbytes = 0
+        for payload, item_bytes in zip(payloads, self._item_bytes, strict=True):
+            nbytes += len(payload) * item_bytes if type(payload) is list else len(payload)
         return Request(
             payloads,
-            tuple(shape[1:] for shape in shapes) if batched else tuple(shapes),
+            tuple([shape[1:] for shape in shapes]) if batched else tuple(shapes),
             shapes[0][0] if batched and shapes else 1,
-            nbytes=sum(
-                len(payload) * (item if isinstance(payload, list) else 1)
-                for payload, item in zip(payloads, self._item_bytes, strict=True)
-            ),
+            nbytes=nbytes,
             deadline=arrived + self._default_timeout_s,
             arrived=arrived,
             on_done=on_done,
@@ -245,9 +283,13 @@ class BodyDecoder:
         request.parameters = options.rest
         if options.timeout_s is not None:
             request.deadline = request.arrived + options.timeout_s
-        asked = read_requested(outputs, self._output_index) if outputs not in (UNSET, None) else []
-        if asked or options.binary_data_output:
-            request.requested, request.wire = reply_form(asked, options.binary_data_output, self._output_count)
+        if outputs is not UNSET and outputs is not None:
+            asked = read_requested(outputs, self._output_index)
+            if asked:
+                request.requested, request.wire = reply_form(asked, options.binary_data_output)
+                return
+        if options.binary_data_output:
+            request.wire = self._all_binary
 
 
 def _raw_shape(spec: TensorSpec, size_bytes: int) -> tuple[int, ...]:

@@ -137,14 +137,12 @@ def _read_binary(parameters: Any, where: str) -> bool | None:
 
 
 def reply_form(
-    asked: Sequence[tuple[int, bool | None]], binary_default: bool, output_count: int
-) -> tuple[tuple[int, ...] | None, ReplyForm | None]:
+    asked: Sequence[tuple[int, bool | None]], binary_default: bool
+) -> tuple[tuple[int, ...], ReplyForm | None]:
     """(`Request.requested`, `Request.wire`). An output's own `binary_data` goes before the request's default.
 
-    Raises `RequestError` where an output is asked for twice. No `outputs`, or none in it: all outputs.
+    Raises `RequestError` where an output is asked for twice.
     """
-    if not asked:
-        return None, ReplyForm(binary=(True,) * output_count) if binary_default else None
     requested = tuple(index for index, _ in asked)
     if len(set(requested)) != len(requested):
         raise RequestError("outputs names an output twice")

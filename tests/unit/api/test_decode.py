@@ -208,6 +208,7 @@ def test_an_empty_tensor_may_not_claim_large_axes() -> None:
     signature = Signature((TensorSpec("x", "FP32", (-1, -1)),), OUTPUTS)
     assert "other axes" in refusal(signature, body([], [0, 2**20, 2])).message
     assert decode(signature, body([], [0, 1024, 2])).rows == 0
+    assert "other axes" in refusal(of("FP32", (0,)), body([], [2**21, 0])).message
 
 
 def test_inputs_come_in_any_order() -> None:
