@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
@@ -39,6 +40,14 @@ _MODEL_PATHS = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 
 class ClientGone(Exception):  # noqa: N818 - not an error of ours
     """The client closed its connection before it was answered."""
+
+
+class PlainRoute(APIRoute):
+    """A route whose function takes the request and gives the response: FastAPI documents it and resolves nothing."""
+
+    def get_route_handler(self) -> Callable[[HttpRequest], Coroutine[Any, Any, Response]]:
+        function: Callable[[HttpRequest], Coroutine[Any, Any, Response]] = self.endpoint
+        return function
 
 
 def create_app(
@@ -104,10 +113,11 @@ def _add(
             log_unforeseen(error, request.path_params.get("model", ""))
             return _respond(problem_of(error))
 
-    app.add_api_route(
+    app.router.add_api_route(
         path,
         endpoint,
         methods=[method],
+        route_class_override=PlainRoute,
         response_model=None,
         response_class=Response,
         responses=dict(described),

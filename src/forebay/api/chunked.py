@@ -41,7 +41,7 @@ class ChunkedDecoder:
             for spec in signature.inputs
         ]
 
-    def steps(self, body: bytes) -> Generator[None, None, tuple[Any, list[Payload]] | None]:
+    def steps(self, body: bytes | bytearray) -> Generator[None, None, tuple[Any, list[Payload]] | None]:
         """Yields between steps; returns the typed body (its `data` empty) and the payloads. None: decode it whole."""
         cut = self._cut(body) if self._numbers else None
         if cut is None:
@@ -59,7 +59,7 @@ class ChunkedDecoder:
                 comma = body.find(b",", start + PIECE_BYTES, end)
                 stop = end if comma < 0 else comma
                 try:
-                    values = decode(b"[%b]" % body[start:stop])
+                    values = decode(b"".join((b"[", body[start:stop], b"]")))
                     pieces.append(np.array(values, dtype=NUMPY_TYPES[spec.datatype]).tobytes())
                 except _FAILED:
                     return None
@@ -74,10 +74,10 @@ class ChunkedDecoder:
             payloads.append(payload)
         return document, payloads
 
-    def _cut(self, body: bytes) -> tuple[Any, list[tuple[int, int]]] | None:
+    def _cut(self, body: bytes | bytearray) -> tuple[Any, list[tuple[int, int]]] | None:
         """The typed body without its numbers, and where they stand; None where that is not one flat list an input."""
         spans: list[tuple[int, int]] = []
-        rest: list[bytes] = []
+        rest: list[bytes | bytearray] = []
         position = 0
         while match := _DATA.search(body, position):
             end = body.find(b"]", match.end())

@@ -141,7 +141,9 @@ class BodyDecoder:
             return self._decode_general(body, arrived, on_done, None)
         return self._finish(payloads, document, arrived, on_done)
 
-    def decode_in_steps(self, body: bytes, arrived: float, on_done: OnDone) -> Generator[None, None, Request]:
+    def decode_in_steps(
+        self, body: bytes | bytearray, arrived: float, on_done: OnDone
+    ) -> Generator[None, None, Request]:
         """Like `decode` of a large JSON body, in short steps: other work may be done at each yield."""
         found = yield from self._chunked.steps(body)
         if found is None:

@@ -5,8 +5,9 @@ Head -> `Inference.admit` -> `Endpoint.read` -> `engine.submit` -> `Endpoint.ans
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from urllib.parse import quote
 
 from forebay.api.auth import Gate
@@ -56,7 +57,7 @@ class Endpoint:
 
     def read_in_steps(
         self,
-        body: bytes,
+        body: bytes | bytearray,
         arrived: float,
         on_done: OnDone,
         content_type: bytes | None = None,
@@ -69,6 +70,37 @@ class Endpoint:
         if header_length is not None or (content_type is not None and content_type[:6].lower() == b"image/"):
             return self.read(body, arrived, on_done, content_type, header_length)
         return (yield from self._decoder.decode_in_steps(body, arrived, on_done))
+
+    def slow_to_decode(self, header_length: bytes | None) -> bool:
+        """Whether a large body is worth decoding in steps: one of JSON is, one of binary tensors is only looked at."""
+        return header_length is None
+
+    def read_elsewhere(
+        self,
+        body: bytes | bytearray,
+        arrived: float,
+        on_done: OnDone,
+        content_type: bytes | None,
+        then: Callable[[Request | Exception], None],
+    ) -> None:
+        """`read_in_steps`, one step in each turn of the running event loop; then calls `then` with what came of it.
+
+        For callers that cannot await. `then` may be called before this returns.
+        """
+        loop = asyncio.get_running_loop()
+        steps = self.read_in_steps(body, arrived, on_done, content_type)
+
+        def step() -> None:
+            try:
+                next(steps)
+            except StopIteration as end:
+                then(end.value)
+            except Exception as error:
+                then(error)
+            else:
+                loop.call_soon(step)
+
+        step()
 
     def answer(self, request: Request) -> Answer:
         """The HTTP answer of a request that is done. Never raises."""
