@@ -183,7 +183,7 @@ def show_nearest(client: Client, console: Console) -> None:
             raise DemoError(f"{SENTENCES[best]!r} came out nearest to {question!r}")
         table.add_row(question, SENTENCES[best], f"{cosines[best]:.2f}")
     console.print(table)
-    show_batches("these 12 texts, sent at once", replies, console)
+    show_batches("these 12 texts, sent at once,", replies, console)
 
 
 def real_files() -> dict[str, tuple[Path, str]]:
@@ -218,7 +218,7 @@ def show_file_types(client: Client, console: Console) -> None:
             raise DemoError(f"{name} came out as {label!r} with score {score:.2f}, it is {expected!r}")
         table.add_row(name, f"{len(content):,}", label, f"{score:.2f}")
     console.print(table)
-    show_batches(f"these {len(files)} files, sent at once", replies, console)
+    show_batches(f"these {len(files)} files, sent at once,", replies, console)
 
 
 def show_batches(what: str, replies: Sequence[Reply], console: Console) -> None:
@@ -231,11 +231,8 @@ def show_batches(what: str, replies: Sequence[Reply], console: Console) -> None:
     reasons = ", ".join(f"{reason} ({count})" for reason, count in counted.most_common())
     waited_ms = sum(float(reply.explained["queue_ms"]) for reply in replies) / len(replies)
     waste = sum(float(reply.explained["padding_waste"]) for reply in replies) / len(replies)
-    console.print(
-        f"  how {what} ran: {sizes}; sent off because: {reasons}; mean wait {waited_ms:.1f} ms; padding {waste:.0%}\n",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(f"How {what} ran: {sizes}.", highlight=False)
+    console.print(f"Why no larger: {reasons}; mean wait {waited_ms:.1f} ms; padding {waste:.0%}.\n", highlight=False)
 
 
 def mixed_texts(count: int) -> list[bytes]:
@@ -262,7 +259,7 @@ def show_speed(client: Client, console: Console) -> None:
         return reply
 
     table = Table("clients", "answers", "answers/s", "median ms", "slowest ms", title_justify="left")
-    table.title = f"MiniLM: speed on texts of 5 to 200 words ({os.cpu_count()} cores, this script included)"
+    table.title = "MiniLM: texts of 5 to 200 words"
     with console.status("Measuring: one client alone"):
         started = time.perf_counter()
         alone = [ask(text) for text in texts[:50]]
@@ -274,8 +271,9 @@ def show_speed(client: Client, console: Console) -> None:
     console.print(table)
     show_batches(f"the {len(together)} texts of {CONNECTIONS} clients", together, console)
     console.print(
-        "  On a CPU a batch of long texts costs as much as its rows alone, so the server lets rows share a batch only\n"
-        "  where it has measured that sharing is cheaper. No batch size was set.\n",
+        f"This machine has {os.cpu_count()} cores, and this script ran on them too. On a CPU a batch of long texts "
+        "costs as much as its rows alone, so the server lets rows share a batch only where it has measured that "
+        "sharing is cheaper. No batch size was set.\n",
         highlight=False,
     )
 
