@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 RATE_HORIZON_MIN_S: Final = 0.02
+HORIZON_BATCHES: Final = 1.0
 
 
 class ArrivalRate:
@@ -18,16 +19,22 @@ class ArrivalRate:
         self._since = 0.0
         self._seen_rows = 0
 
-    def update(self, now: float, seen_rows: int, batch_s: float) -> None:
-        """Take in the count of rows ever offered. The memory is a few batches long."""
+    def now(self, now: float, seen_rows: int, batch_s: float) -> float:
+        """The rate, given the count of rows ever offered. Its memory is about as long as a batch."""
         elapsed = now - self._since
         if elapsed <= 0:
-            return
-        horizon = max(RATE_HORIZON_MIN_S, 4 * batch_s)
-        weight = elapsed / (elapsed + horizon)
-        self.rows_per_s += weight * ((seen_rows - self._seen_rows) / elapsed - self.rows_per_s)
-        self._since = now
-        self._seen_rows = seen_rows
+            return self.rows_per_s
+        horizon = HORIZON_BATCHES * batch_s
+        if horizon < RATE_HORIZON_MIN_S:
+            horizon = RATE_HORIZON_MIN_S
+        return (self.rows_per_s * horizon + seen_rows - self._seen_rows) / (horizon + elapsed)
+
+    def update(self, now: float, seen_rows: int, batch_s: float) -> None:
+        """Make the rate as of now the one that is remembered."""
+        if now > self._since:
+            self.rows_per_s = self.now(now, seen_rows, batch_s)
+            self._since = now
+            self._seen_rows = seen_rows
 
 
 def batch_ahead(ahead_rows: int, rows: int, first_cap: int, limit: int) -> tuple[int, int]:

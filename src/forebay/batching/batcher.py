@@ -336,7 +336,7 @@ class Batcher(Queue[T]):
         start = predicted_start(
             free_times, batch + other_batches, latency.predict(first_cap, item.length), self._batch_s(limit)
         )
-        expected = int(self.rate.rows_per_s * (start - now)) if limit > known else 0
+        expected = int(self.rate.now(now, self.seen_rows, self._limit_s) * (start - now)) if limit > known else 0
         return start + latency.predict99(min(limit, known + expected), item.length)
 
     def _settle(self, now: float) -> None:

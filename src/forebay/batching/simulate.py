@@ -157,7 +157,7 @@ class Simulation:
                     self.latency.observe(rows, length, seconds)
 
     def run(self) -> Outcome:
-        """Run to the end of the scenario."""
+        """Run until everything that arrived within the scenario's time has its answer."""
         end = self.scenario.seconds
         next_arrival = next(self._arrivals, FOREVER)
         for _ in range(self.scenario.clients):
@@ -165,18 +165,21 @@ class Simulation:
         events, batcher = self._events, self.batcher
         now, wake, steps = 0.0, FOREVER, 0
         while True:
-            now = max(now, min(next_arrival, events[0][0] if events else FOREVER, wake))
-            if now > end:
+            upcoming = min(next_arrival, events[0][0] if events else FOREVER, wake)
+            if upcoming == FOREVER:
                 return self.outcome
+            now = max(now, upcoming)
             # Everything of this instant first, then the batcher: a burst is offered whole, as the engine does.
             changed = wake <= now
             while next_arrival <= now:
                 changed |= self._send(now, client=False)
                 next_arrival = next(self._arrivals, FOREVER)
+                if next_arrival >= end:
+                    next_arrival = FOREVER
             while events and events[0][0] <= now:
                 _, _, batch, busy_s = heapq.heappop(events)
                 if batch is None:
-                    changed |= self._send(now, client=True)
+                    changed |= now < end and self._send(now, client=True)
                 else:
                     self._finish(batch, now, busy_s)
                     changed = True
@@ -215,7 +218,7 @@ class Simulation:
         busy_s = scenario.cost.seconds(batch.rows, batch.length) * scenario.noise.draw(self._noise_rng)
         instance.computes_until = max(instance.computes_until, now + half) + busy_s
         self._schedule(instance.computes_until + half, batch, busy_s)
-        if now >= scenario.skip_s:
+        if scenario.skip_s <= now < scenario.seconds:
             outcome = self.outcome
             outcome.batch_rows[batch.rows] = outcome.batch_rows.get(batch.rows, 0) + 1
             outcome.reasons[batch.reason] = outcome.reasons.get(batch.reason, 0) + 1
