@@ -65,7 +65,7 @@ class Endpoint:
     ) -> Generator[None, None, Request]:
         """Like `read`, for a large body: its JSON is decoded in steps of a fraction of a millisecond, each then yields.
 
-        A nested `data` list or an error takes one long last step.
+        Text, NaN and errors take one long last step.
         """
         if header_length is not None or (content_type is not None and content_type[:6].lower() == b"image/"):
             return self.read(body, arrived, on_done, content_type, header_length)

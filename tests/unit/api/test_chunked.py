@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import random
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from forebay.api.chunked import PIECE_BYTES
 from forebay.api.decode import BodyDecoder
+from forebay.api.inference import Endpoint
 from forebay.core.errors import RequestError
 from forebay.core.request import Request, payload_array
 from forebay.models.signature import Signature, TensorSpec
@@ -54,6 +57,17 @@ def test_a_large_body_takes_many_steps() -> None:
     np.testing.assert_array_equal(payload_array(request.inputs[0], "FP32", (ROWS, 10)), NUMBERS)
     assert (request.rows, request.shapes, request.nbytes, request.id) == (ROWS, ((10,),), ROWS * 40, "a")
     assert request.deadline == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("space", ["", " ", "\n "])
+def test_nested_data_takes_many_steps(space: str) -> None:
+    signature = Signature((TensorSpec("x", "FP32", (2, 5)),), OUTPUTS)
+    text = json.dumps(NUMBERS.reshape(ROWS, 2, 5).tolist(), separators=("," + space, ":"))
+    text = text.replace("]]", "]" + space + "]")
+    entry = f'{{"name":"x","datatype":"FP32","data":{text}{space},"shape":[{ROWS},2,5]}}'
+    request, count = in_steps(signature, f'{{"inputs":[{entry}]}}'.encode())
+    assert count > 10
+    np.testing.assert_array_equal(payload_array(request.inputs[0], "FP32", (ROWS, 10)), NUMBERS)
 
 
 def test_two_inputs_each_in_its_place() -> None:
@@ -119,10 +133,12 @@ def test_errors_are_those_of_the_ordinary_decode(old: bytes, new: bytes) -> None
     assert outcome(stepped, body) == outcome(whole, body)
 
 
-def test_random_cuts_and_flips_agree() -> None:
+@pytest.mark.parametrize("nested", [False, True])
+def test_random_cuts_and_flips_agree(nested: bool) -> None:
     rng = random.Random(5)
-    body = large(numbers_text())
-    for _ in range(150):
+    rows = NUMBERS[:2000]
+    body = large("[" + "],[".join(map(numbers_text, rows)) + "]" if nested else numbers_text(rows), len(rows))
+    for _ in range(100):
         data = bytearray(body)
         at = rng.randrange(len(data))
         if rng.random() < 0.5:
@@ -130,3 +146,24 @@ def test_random_cuts_and_flips_agree() -> None:
         else:
             del data[at : at + rng.randint(1, 40)]
         assert outcome(stepped, bytes(data)) == outcome(whole, bytes(data))
+
+
+async def test_steps_in_turns_of_the_event_loop(engines: Any) -> None:
+    endpoint = Endpoint(engines["mlp"], 64)
+    loop = asyncio.get_running_loop()
+    values = NUMBERS.reshape(-1, 4)
+    body = large(numbers_text(), len(values)).replace(b",10]", b",4]")
+    for content in (body, bytearray(body), body[:-1]):
+        turns = 0
+        done: asyncio.Future[Request | Exception] = loop.create_future()
+        endpoint.read_elsewhere(content, 0.0, ignore, None, done.set_result)
+        while not done.done():
+            turns += 1
+            await asyncio.sleep(0)
+        result = done.result()
+        if content == body:
+            assert isinstance(result, Request)
+            assert turns > 10
+            np.testing.assert_array_equal(payload_array(result.inputs[0], "FP32", values.shape), values)
+        else:
+            assert isinstance(result, RequestError)
