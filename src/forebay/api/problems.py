@@ -37,6 +37,9 @@ STATUSES: dict[str, int] = {
 INTERNAL_MESSAGE = "the server failed on this request; its log says why"
 
 
+CLOSE = (b"connection", b"close")
+
+
 class Answer(NamedTuple):
     """An HTTP answer: status, header pairs (lower-case names, without content-length) and body."""
 
@@ -65,7 +68,7 @@ def problem_of(error: BaseException) -> Answer:
 
 def closing(answer: Answer) -> Answer:
     """The answer, closing its connection: the rest of the body is not read, so nothing else can follow on it."""
-    return answer._replace(headers=(*answer.headers, (b"connection", b"close")))
+    return answer._replace(headers=(*answer.headers, CLOSE))
 
 
 def _admission_headers(error: AdmissionError) -> HeaderPairs:

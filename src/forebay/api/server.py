@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from forebay.api.app import create_app
 from forebay.api.auth import Gate
 from forebay.api.inference import Inference
+from forebay.api.lane import SWEEP_S, lane_protocol, sweep_connections, usable
 from forebay.core.errors import SetupError
 from forebay.core.settings import ServerSettings
 from forebay.engine.engine import Engine
@@ -49,6 +50,13 @@ class Server(uvicorn.Server):
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+
+async def _sweep(server: uvicorn.Server) -> None:
+    """Looks for slow and idle clients."""
+    while True:
+        await asyncio.sleep(SWEEP_S)
+        sweep_connections(server.server_state.connections)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -85,7 +93,7 @@ class Web:
             await self._load()
             inference = Inference(self._engines, self._settings, self._gate)
             app = create_app(inference, metrics_text=self._metrics.text, ready=self._not_ready)
-            await self._listen(app, listener)
+            await self._listen(app, inference, listener)
         finally:
             await self._close()
 
@@ -97,11 +105,14 @@ class Web:
             self._metrics.add(engine.metrics)
             await start_engine(engine)
 
-    async def _listen(self, app: FastAPI, listener: socket.socket) -> None:
+    async def _listen(self, app: FastAPI, inference: Inference, listener: socket.socket) -> None:
         settings = self._settings
+        unusable = usable()
+        if unusable:
+            log.warning("the express lane is off: %s", unusable, extra=fields(reason=unusable))
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=lane_protocol(inference, settings) if not unusable else "httptools",
             loop="none",
             ws="none",
             lifespan="off",
@@ -116,7 +127,11 @@ class Web:
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         names = ", ".join(self._engines)
         log.info("serving %s at %s (docs at %s/docs)", names, address, address, extra=fields(host=host, port=port))
-        await server.serve([listener])
+        sweeping = asyncio.create_task(_sweep(server))
+        try:
+            await server.serve([listener])
+        finally:
+            sweeping.cancel()
 
     def _not_ready(self) -> list[str]:
         if self._draining:
