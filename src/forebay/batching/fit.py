@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Final
 
@@ -75,84 +75,97 @@ class Interpolation:
 
     def _line(self, index: int, max_rows: int) -> list[float]:
         known = self._tables.get(index)
-        if known is not None and len(known) == max_rows + 1:
-            return known
-        xs, ys = self._lines[index]
-        if len(xs) == 1:
-            line = [_from_one(xs[0], ys[0], rows) for rows in range(max_rows + 1)]
-        else:
-            line = []
-            floor = min(ys[0], ys[1]) * 0.1
-            for at in range(1, len(xs)):
-                slope = (ys[at] - ys[at - 1]) / (xs[at] - xs[at - 1])
-                base = ys[at - 1] - slope * xs[at - 1]
-                end = max_rows + 1 if at == len(xs) - 1 else min(max_rows + 1, math.ceil(xs[at]))
-                line += [max(floor, base + slope * rows) for rows in range(len(line), end)]
-        self._tables[index] = line
-        return line
+        if known is None or len(known) != max_rows + 1:
+            known = self._tables[index] = _tabulate(*self._lines[index], max_rows)
+        return known
 
     def _along(self, index: int, rows: float) -> float:
-        xs, ys = self._lines[index]
-        if len(xs) == 1:
-            return _from_one(xs[0], ys[0], rows)
-        at = min(max(bisect_right(xs, rows), 1), len(xs) - 1)
-        slope = (ys[at] - ys[at - 1]) / (xs[at] - xs[at - 1])
-        value = ys[at - 1] + slope * (rows - xs[at - 1])
-        # Outside the measured rows the line may lead below zero: never below a share of what was measured.
-        return max(value, min(ys[0], ys[1]) * 0.1)
-
-
-def _from_one(at_rows: float, seconds: float, rows: float) -> float:
-    return seconds * (1 - OPTIMISM + OPTIMISM * rows) / (1 - OPTIMISM + OPTIMISM * at_rows)
+        return _polyline(*self._lines[index], rows)
 
 
 class Fit:
-    """Least squares of relative error with terms 1, rows, rows x length, rows x length squared."""
+    """Least squares of relative error. A fixed shape: a line by rows. Else for each measured number of rows a
+    quadratic in the length, and straight lines between those."""
 
-    __slots__ = ("_scale", "_weights")
+    __slots__ = ("_line", "_rows", "_shapes")
 
     def __init__(self, points: Sequence[Point]) -> None:
-        self._scale = max((p.length for p in points), default=0.0)
-        terms = 2 if self._scale <= 0 else 4
-        self._weights: list[float] = []
-        if len(points) >= terms:
-            self._weights = self._solve(points, terms)
-
-    def _features(self, rows: float, length: float) -> tuple[float, ...]:
-        if self._scale <= 0:
-            return (1.0, rows)
-        relative = length / self._scale
-        return (1.0, rows, rows * relative, rows * relative * relative)
-
-    def _solve(self, points: Sequence[Point], terms: int) -> list[float]:
-        matrix = [[0.0] * (terms + 1) for _ in range(terms)]
+        self._line: list[float] = []
+        self._rows: list[float] = []
+        self._shapes: list[list[float]] = []
+        if all(point.length <= 0 for point in points):
+            if len(points) >= 2:
+                self._line = _least_squares([((1.0, p.rows), p) for p in points])
+            return
+        groups: dict[int, list[Point]] = {}
         for point in points:
-            features = self._features(point.rows, point.length)
-            weight = min(point.count, 20) / (point.seconds * point.seconds)
-            for i in range(terms):
-                for j in range(terms):
-                    matrix[i][j] += weight * features[i] * features[j]
-                matrix[i][terms] += weight * features[i] * point.seconds
-        for i in range(terms):
-            matrix[i][i] *= 1 + RIDGE
-        return _eliminate(matrix)
+            groups.setdefault(row_cell(point.rows), []).append(point)
+        for cell in sorted(groups):
+            group = groups[cell]
+            shape = _least_squares([((1.0, p.length, p.length * p.length), p) for p in group]) if len(group) > 3 else []
+            if shape:
+                self._rows.append(sum(p.rows * p.count for p in group) / sum(p.count for p in group))
+                self._shapes.append(shape)
 
     def predict(self, rows: float, length: float) -> float:
         """Seconds; 0 when there were too few points to fit."""
-        fixed, per_row = self._terms(length)
-        return fixed + per_row * rows
+        if self._line:
+            return self._line[0] + self._line[1] * rows
+        return _polyline(self._rows, self._heights(length), rows)
 
     def tabulate(self, max_rows: int, length: float) -> list[float]:
         """`predict` for 0, 1, ... `max_rows` rows."""
-        fixed, per_row = self._terms(length)
-        return [fixed + per_row * rows for rows in range(max_rows + 1)]
+        if self._line:
+            fixed, per_row = self._line
+            return [fixed + per_row * rows for rows in range(max_rows + 1)]
+        return _tabulate(self._rows, self._heights(length), max_rows)
 
-    def _terms(self, length: float) -> tuple[float, float]:
-        weights = self._weights
-        if len(weights) < 4:
-            return (weights[0], weights[1]) if weights else (0.0, 0.0)
-        relative = length / self._scale
-        return weights[0], weights[1] + relative * (weights[2] + relative * weights[3])
+    def _heights(self, length: float) -> list[float]:
+        return [a + length * (b + length * c) for a, b, c in self._shapes]
+
+
+def _polyline(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
+    """The straight lines through the points, prolonged beyond them but never far below them; 0 without points."""
+    if len(xs) < 2:
+        return _from_one(xs[0], ys[0], x) if xs else 0.0
+    at = min(max(bisect_right(xs, x), 1), len(xs) - 1)
+    slope = (ys[at] - ys[at - 1]) / (xs[at] - xs[at - 1])
+    return max(ys[at - 1] + slope * (x - xs[at - 1]), min(ys[0], ys[1]) * 0.1)
+
+
+def _tabulate(xs: Sequence[float], ys: Sequence[float], end: int) -> list[float]:
+    """`_polyline` for 0, 1, ... `end`."""
+    if len(xs) < 2:
+        return [_polyline(xs, ys, x) for x in range(end + 1)]
+    line: list[float] = []
+    floor = min(ys[0], ys[1]) * 0.1
+    for at in range(1, len(xs)):
+        slope = (ys[at] - ys[at - 1]) / (xs[at] - xs[at - 1])
+        base = ys[at - 1] - slope * xs[at - 1]
+        stop = end + 1 if at == len(xs) - 1 else min(end + 1, math.ceil(xs[at]))
+        line += [max(floor, base + slope * x) for x in range(len(line), stop)]
+    return line
+
+
+def _from_one(at: float, seconds: float, rows: float) -> float:
+    return seconds * (1 - OPTIMISM + OPTIMISM * rows) / (1 - OPTIMISM + OPTIMISM * at)
+
+
+def _least_squares(rows: Sequence[tuple[tuple[float, ...], Point]]) -> list[float]:
+    """Weights of the features, for relative error; [] when they cannot be told apart."""
+    size = len(rows[0][0])
+    scale = [max(abs(features[i]) for features, _ in rows) for i in range(size)]
+    matrix = [[0.0] * (size + 1) for _ in range(size)]
+    for features, point in rows:
+        weight = min(point.count, 20) / (point.seconds * point.seconds)
+        scaled = [feature / most for feature, most in zip(features, scale, strict=True)]
+        for i in range(size):
+            for j in range(size):
+                matrix[i][j] += weight * scaled[i] * scaled[j]
+            matrix[i][size] += weight * scaled[i] * point.seconds
+    for i in range(size):
+        matrix[i][i] *= 1 + RIDGE
+    return [value / most for value, most in zip(_eliminate(matrix), scale, strict=False)]
 
 
 def _eliminate(matrix: list[list[float]]) -> list[float]:
@@ -177,3 +190,11 @@ def _eliminate(matrix: list[list[float]]) -> list[float]:
 def length_cell(length: float) -> int:
     """Index of the grid cell for a length: two an octave, 0 for a fixed shape."""
     return 0 if length <= 0 else 1 + round(2 * math.log2(length))
+
+
+ROW_EDGES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
+
+
+def row_cell(rows: float) -> int:
+    """Index of the grid cell for a number of rows."""
+    return bisect_left(ROW_EDGES, rows - 1e-9)

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from itertools import accumulate
 from typing import Any, Final
 
-from forebay.batching.fit import Fit, Interpolation, Point, length_cell
+from forebay.batching.fit import ROW_EDGES, Fit, Interpolation, Point, length_cell, row_cell
 
 PRIOR_S: Final = 0.001
 """Assumed time of one row before anything was measured: small, so that nothing is refused for want of data."""
@@ -214,11 +214,3 @@ def round_length(length: int) -> int:
     """Round up to five significant bits."""
     shift = max(0, length.bit_length() - 5)
     return -(-length >> shift) << shift
-
-
-ROW_EDGES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
-
-
-def row_cell(rows: float) -> int:
-    """Index of the grid cell for a number of rows."""
-    return bisect_left(ROW_EDGES, rows - 1e-9)
