@@ -24,6 +24,7 @@ from benchmarks import machine, peers_venv, plots, report  # noqa: E402
 from benchmarks.bench_run import Bench  # noqa: E402
 from benchmarks.plan import FULL, QUICK  # noqa: E402
 from benchmarks.pools import build_example  # noqa: E402
+from benchmarks.servers import ServerFailedError  # noqa: E402
 from benchmarks.workloads import idle, images, minilm, mixed, mlp, one_client, open_loop, shapes  # noqa: E402
 from rich.console import Console  # noqa: E402
 
@@ -55,7 +56,10 @@ def main() -> None:
         for place, name in enumerate(arguments.only, 1):
             console.rule(f"{name} ({place} of {len(arguments.only)})")
             started = time.monotonic()
-            results[name] = WORKLOADS[name](bench)
+            try:
+                results[name] = WORKLOADS[name](bench)
+            except ServerFailedError as error:
+                console.print(f"{name}: {error}", style="red", markup=False)
             console.print(f"{name} took {time.monotonic() - started:.0f} s", style="dim")
             report.write(folder, results)  # after each, so that a run cut short leaves what it has
     plots.write(folder, results)

@@ -78,7 +78,7 @@ def running(
 ) -> Iterator[Server]:
     """Run a server until the block ends. It counts as ready when the whole request `first` is answered with 200."""
     log = cwd / f"{name.replace(' ', '-').replace(',', '')}.log"
-    with log.open("ab") as output:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             list(command),
             stdout=output,

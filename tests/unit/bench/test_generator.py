@@ -33,8 +33,6 @@ async def serving(reply: Reply) -> AsyncIterator[tuple[str, int]]:
                 await converse(reader, writer)
         finally:
             writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
             open_connections.discard(current)
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -55,8 +53,8 @@ async def serving(reply: Reply) -> AsyncIterator[tuple[str, int]]:
         server.close()
         for connection in list(open_connections):
             connection.cancel()
-        while open_connections:
-            await asyncio.sleep(0.001)
+        await asyncio.gather(*open_connections, return_exceptions=True)
+        await asyncio.sleep(0.01)  # closed transports let go of their sockets
 
 
 def pool(address: tuple[str, int], count: int) -> list[bytes]:
@@ -154,12 +152,16 @@ async def test_closed_loop_keeps_exactly_that_many_under_way() -> None:
 
 
 async def test_a_dead_server_is_a_void_closed_run() -> None:
+    asked = asyncio.Event()
+
     async def reply(body: bytes) -> bytes:
+        asked.set()
+        await asyncio.Event().wait()
         return b""
 
     async with serving(reply) as address:
         working = asyncio.ensure_future(run_closed(address, pool(address, 8), 1, 30.0))
-        await asyncio.sleep(0.05)
+        await asked.wait()
     # The server has stopped listening with the block's end: the client cannot connect again.
     recording = await asyncio.wait_for(working, 20)
     assert "could not connect again" in recording.summarise(30.0).void
