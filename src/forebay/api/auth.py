@@ -142,6 +142,11 @@ class Quota:
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
 
+    @property
+    def limits(self) -> bool:
+        """Whether there is a quota at all."""
+        return self._rate_per_s is not None
+
     def take(self, tenant: str) -> float:
         """Takes one request from the tenant's bucket: 0.0, or the seconds to wait where it is empty."""
         rate_per_s = self._rate_per_s
@@ -158,11 +163,13 @@ class Quota:
 class Gate:
     """Keys and quota together: what every request passes first."""
 
-    __slots__ = ("_keys", "_quota")
+    __slots__ = ("_keys", "_quota", "guards")
 
     def __init__(self, keys: Keys, quota: Quota) -> None:
         self._keys = keys
         self._quota = quota
+        self.guards = len(keys) > 0 or quota.limits
+        """Whether `enter` ever refuses anybody."""
 
     def enter(self, authorization: bytes | None) -> str:
         """The tenant of a request that may go on. Raises `AdmissionError`: `unauthorized`, `over_quota`.

@@ -28,13 +28,14 @@ _log = logging.getLogger("forebay.api")
 class Endpoint:
     """One served model with its decoder and encoder."""
 
-    __slots__ = ("_decoder", "_encoder", "engine")
+    __slots__ = ("_decoder", "_encoder", "_takes_images", "engine")
 
     def __init__(self, engine: EngineClient, max_json_depth: int) -> None:
         self.engine = engine
         self._decoder = BodyDecoder(
             engine.signature, default_timeout_s=engine.default_timeout_s, max_json_depth=max_json_depth
         )
+        self._takes_images = any(spec.datatype == "BYTES" for spec in engine.signature.inputs)
         self._encoder = AnswerEncoder(engine.name, engine.version, engine.signature)
 
     def read(
@@ -51,7 +52,7 @@ class Endpoint:
         """
         if header_length is not None:
             return self._decoder.decode(body, arrived, on_done, parse_header_length(header_length))
-        if content_type is not None and content_type[:6].lower() == b"image/":
+        if self._takes_images and content_type is not None and content_type[:6].lower() == b"image/":
             return self._decoder.decode_image(body, arrived, on_done)
         return self._decoder.decode(body, arrived, on_done)
 
@@ -102,6 +103,10 @@ class Endpoint:
 
         step()
 
+    def plain(self, request: Request) -> bytes | None:
+        """The body of a usual answer (status 200, JSON), made the quick way; None where `answer` has to make it."""
+        return self._encoder.plain(request) if request.error is None else None
+
     def answer(self, request: Request) -> Answer:
         """The HTTP answer of a request that is done. Never raises."""
         error: BaseException | None = request.error
@@ -132,6 +137,7 @@ class Inference:
         self.engines = engines
         self.server = server
         self.gate = gate
+        self.guarded = gate.guards
         self._endpoints = {name: Endpoint(engine, server.max_json_depth) for name, engine in engines.items()}
         self.by_path: dict[bytes, Endpoint] = {}
         """The request targets of inference, exactly as a plain client sends them, to their models."""

@@ -17,6 +17,7 @@ from collections import deque
 from typing import Any
 
 import httptools
+import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from forebay.api.encode import JSON_HEADERS
@@ -39,6 +40,7 @@ _WATCHED = frozenset(
         b"inference-header-content-length",
         b"transfer-encoding",
         b"content-encoding",
+        b"connection",
         b"expect",
         b"upgrade",
         b"prefer",
@@ -57,39 +59,30 @@ class _NoEvent:
 _NO_EVENT = _NoEvent()
 
 
-class Slot:
+class Slot(msgspec.Struct, eq=False, weakref=False):
     """One request in the lane, with as much of the interface of uvicorn's cycle as the connection looks at."""
 
-    __slots__ = (
-        "answer",
-        "body",
-        "content_type",
-        "disconnected",
-        "endpoint",
-        "header_length",
-        "keep_alive",
-        "lane",
-        "request",
-        "response_complete",
-    )
-    message_event = _NO_EVENT
-
-    def __init__(self, lane: Lane, endpoint: Endpoint | None, keep_alive: bool) -> None:
-        self.lane = lane
-        self.endpoint = endpoint
-        self.keep_alive = keep_alive
-        self.response_complete = False
-        self.disconnected = False
-        self.body: bytes | bytearray = b""
-        self.content_type: bytes | None = None
-        self.header_length: bytes | None = None
-        self.request: Request | None = None
-        self.answer: Answer | None = None
+    lane: Lane
+    endpoint: Endpoint | None
+    keep_alive: bool
+    response_complete: bool = False
+    disconnected: bool = False
+    body: bytes | bytearray = b""
+    content_type: bytes | None = None
+    header_length: bytes | None = None
+    request: Request | None = None
+    answer: Answer | None = None
+    message_event: Any = _NO_EVENT
 
     def done(self, request: Request) -> None:
         """The engine has answered."""
-        assert self.endpoint is not None
-        self.finish(self.endpoint.answer(request))
+        endpoint, lane = self.endpoint, self.lane
+        assert endpoint is not None
+        slots = lane.slots
+        if len(slots) == 1 and self.keep_alive and slots[0] is self and (body := endpoint.plain(request)) is not None:
+            lane.write_usual(body)
+        else:
+            self.finish(endpoint.answer(request))
 
     def finish(self, answer: Answer) -> None:
         """The answer is known: it leaves now, or when its turn has come."""
@@ -159,16 +152,14 @@ class Lane(HttpToolsProtocol):
 
     def _take(self, endpoint: Endpoint) -> bool:
         """Whether the lane has taken the request whose head is complete."""
-        parser = self.parser
-        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
+        parser, slots = self.parser, self.slots
+        if parser.get_method() != b"POST" or self.pipeline:
             return False
-        slots = self.slots
         if not slots and self.cycle is not None and not self.cycle.response_complete:
             return False  # an ASGI request is ahead: its way keeps the order
-        if self.pipeline:
-            return False
-        length = -1
-        slot = Slot(self, endpoint, parser.should_keep_alive())
+        keep_alive = parser.should_keep_alive()
+        length, told = -1, False
+        slot = Slot(self, endpoint, keep_alive)
         authorization: bytes | None = None
         for name, value in self.headers:
             if name in _WATCHED:
@@ -180,16 +171,23 @@ class Lane(HttpToolsProtocol):
                     authorization = value
                 elif name == b"inference-header-content-length":
                     slot.header_length = value
+                elif name == b"connection":
+                    told = True
                 else:
                     return False
+        # The parser spells a version slowly. HTTP/1.0 keeps alive only where it says so; 1.1 ends only where it does.
+        if (told or not keep_alive) and parser.get_http_version() != "1.1":
+            return False
         inference = self.inference
         if length < 0 or length > inference.server.max_body_bytes:
             return False
         self.cycle = slot  # type: ignore[assignment]
         slots.append(slot)
         try:
-            inference.gate.enter(authorization)
-            inference.admit(endpoint)
+            if inference.guarded:
+                inference.gate.enter(authorization)
+            if endpoint.engine.state != "ready":
+                inference.admit(endpoint)
         except Exception as error:
             self.mode = _IGNORED
             slot.finish(endpoint.refuse(error))
@@ -265,6 +263,17 @@ class Lane(HttpToolsProtocol):
             slot.finish(slot.endpoint.refuse(error))
 
     # -- bytes out ----------------------------------------------------------------------------------------------------
+
+    def write_usual(self, body: bytes) -> None:
+        """Write a usual answer to the only request in the lane: what `flush` does, without looking at everything."""
+        slot = self.slots.popleft()
+        slot.response_complete = True
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            head = self.heads.usual(self.server_state.default_headers)
+            self.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        if self.pipeline or self.flow.read_paused:
+            self.flush()
 
     def flush(self) -> None:
         """Write the answers whose turn has come."""

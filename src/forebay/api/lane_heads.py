@@ -28,13 +28,18 @@ class ResponseHeads:
 
     def of(self, answer: Answer, defaults: list[tuple[bytes, bytes]]) -> bytes:
         """The head of an answer; `defaults` are uvicorn's headers, a new list whenever they change."""
+        usual = self.usual(defaults)
+        if answer.headers is JSON_HEADERS and answer.status == 200:
+            return usual
+        return self._build(answer.status, answer.headers)
+
+    def usual(self, defaults: list[tuple[bytes, bytes]]) -> bytes:
+        """The head of a JSON answer with status 200."""
         if defaults is not self._defaults:
             self._defaults = defaults
             self._lines = b"".join(b"%b: %b\r\n" % pair for pair in defaults)
             self._usual = self._build(200, JSON_HEADERS)
-        if answer.headers is JSON_HEADERS and answer.status == 200:
-            return self._usual
-        return self._build(answer.status, answer.headers)
+        return self._usual
 
     def _build(self, status: int, headers: HeaderPairs) -> bytes:
         lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)

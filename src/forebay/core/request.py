@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from forebay.core.errors import ForebayError
@@ -14,10 +15,13 @@ Payload = list[float] | bytes | bytearray | memoryview
 """One input's elements, row-major: Python floats straight from JSON (FP32 and FP64 only), or the protocol's binary form."""
 
 
+_encode_json: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+
+
 class Outputs:
     """The outputs of one batch, split to its requests by row. Each list and buffer is made at most once a batch."""
 
-    __slots__ = ("_flat", "_json", "arrays", "datatypes", "names", "rows")
+    __slots__ = ("_flat", "_json", "_texts", "arrays", "datatypes", "names", "rows")
 
     def __init__(self, names: Sequence[str], datatypes: Sequence[str], arrays: Sequence[Array], rows: int) -> None:
         """`arrays[i]` has shape [rows, ...] (or any shape where the model does not batch: then `rows` is 1)."""
@@ -27,6 +31,7 @@ class Outputs:
         self.rows = rows
         self._flat: list[list[Any] | None] = [None] * len(names)
         self._json: list[bool | None] = [None] * len(names)
+        self._texts: list[bytes] | None = None
 
     def flat(self, index: int) -> list[Any]:
         """All elements of output `index`, row-major, as Python values (BYTES: `bytes`)."""
@@ -34,6 +39,18 @@ class Outputs:
         if values is None:
             values = self._flat[index] = self.arrays[index].reshape(-1).tolist()
         return values
+
+    def row_texts(self) -> list[bytes]:
+        """The values of the first output, row by row, as JSON without brackets: one encoding for the whole batch.
+
+        Only for finite numbers, at least one a row.
+        """
+        texts = self._texts
+        if texts is None:
+            array = self.arrays[0]
+            values = array.reshape(array.shape[0], -1).tolist()
+            texts = self._texts = _encode_json(values)[2:-2].split(b"],[")
+        return texts
 
     def finite(self, index: int) -> bool:
         """Whether JSON can carry output `index` without NaN and infinity tokens."""
@@ -44,84 +61,42 @@ class Outputs:
         return known
 
 
-class Request:
+class Request(msgspec.Struct, eq=False, weakref=False):
     """One inference request. The engine fills in `outputs` or `error`, then calls `on_done` exactly once.
 
     `inputs` are payloads in the order of the signature; `shapes` their row shapes (without the batch axis; where the
     model does not batch, the whole shape). `deadline` and `arrived` are monotonic seconds. `length` is the variable
     axis that cost depends on (0: none). `lane` says which requests may share a batch. `wire` belongs to the API.
+    A struct, since one is made for each call and a struct is made four times as fast as an object.
     """
 
-    __slots__ = (
-        "arrived",
-        "batch_rows",
-        "deadline",
-        "dispatch_reason",
-        "error",
-        "explain",
-        "id",
-        "inputs",
-        "lane",
-        "length",
-        "nbytes",
-        "on_done",
-        "order",
-        "outputs",
-        "padding_waste",
-        "parameters",
-        "pieces",
-        "priority",
-        "queue_s",
-        "requested",
-        "row_start",
-        "rows",
-        "shapes",
-        "wire",
-    )
-
-    def __init__(
-        self,
-        inputs: list[Payload],
-        shapes: tuple[tuple[int, ...], ...],
-        rows: int,
-        *,
-        nbytes: int,
-        deadline: float,
-        arrived: float,
-        on_done: Callable[[Request], None],
-        id: str = "",
-        priority: int = 0,
-        length: int = 0,
-        lane: Hashable = None,
-        parameters: dict[str, Any] | None = None,
-        requested: tuple[int, ...] | None = None,
-        explain: bool = False,
-        wire: Any = None,
-    ) -> None:
-        self.inputs = inputs
-        self.shapes = shapes
-        self.rows = rows
-        self.nbytes = nbytes
-        self.deadline = deadline
-        self.arrived = arrived
-        self.on_done = on_done
-        self.id = id
-        self.priority = priority
-        self.length = length
-        self.lane = lane
-        self.parameters = parameters
-        self.requested = requested  # indices into the model's outputs; None: all
-        self.explain = explain
-        self.wire = wire
-        self.order: Any = None
-        self.pieces: Any = None
-        self.outputs: Outputs | None = None
-        self.row_start = 0
-        self.error: ForebayError | None = None
-        self.batch_rows = 0
-        self.queue_s = 0.0
-        self.dispatch_reason = ""
-        self.padding_waste = 0.0
+    inputs: list[Payload]
+    shapes: tuple[tuple[int, ...], ...]
+    rows: int
+    nbytes: int
+    deadline: float
+    arrived: float
+    on_done: Callable[[Request], None]
+    id: str = ""
+    priority: int = 0
+    length: int = 0
+    lane: Hashable = None
+    parameters: dict[str, Any] | None = None
+    requested: tuple[int, ...] | None = None
+    """Indices of the wanted outputs; None: all."""
+    explain: bool = False
+    wire: Any = None
+    order: Any = None
+    """Belongs to the batcher."""
+    pieces: Any = None
+    """Belongs to the engine: the pieces of a split request, or in a piece the request that it belongs to."""
+    outputs: Outputs | None = None
+    row_start: int = 0
+    error: ForebayError | None = None
+    batch_rows: int = 0
+    queue_s: float = 0.0
+    dispatch_reason: str = ""
+    padding_waste: float = 0.0
 
 
 def output_shape(request: Request, index: int, batched: bool) -> list[int]:

@@ -222,26 +222,37 @@ class Engine:
         self._pump()
 
     def _sweep(self, instance: Instance, flight: Flight, now: float) -> float:
-        """Answer the flight's requests whose deadline has passed; returns when to look again."""
-        if flight.deadline > now:
+        """Answer the flight's requests whose deadline has passed; returns when to look again.
+
+        A run that is far beyond both its prediction and a caller's patience hangs: its instance is killed, and those
+        who still wait run again.
+        """
+        if flight.deadline <= now:
+            flight.overdue, flight.deadline = True, NEVER
+            for item in flight.waiting():
+                if item.deadline <= now:
+                    message = f"model {self.name!r} was still running at the deadline"
+                    self._fail(item, DeadlineExceeded(message, stage="executing"))
+                else:
+                    flight.deadline = min(flight.deadline, item.deadline)
+        if not flight.overdue or flight.hung or instance.oldest() is not flight:
             return flight.deadline
-        due = NEVER
-        for item in flight.waiting():
-            if item.deadline <= now:
-                message = f"model {self.name!r} was still running at the deadline"
-                self._fail(item, DeadlineExceeded(message, stage="executing"))
-            else:
-                due = min(due, item.deadline)
-        if due < NEVER:
-            flight.deadline = due
-            return due
         if now < flight.hang_at():
-            return flight.hang_at()
-        if not flight.hung and instance.oldest() is flight:
-            flight.hung = True
-            log.error("a model call hangs; its instance is killed", extra=fields(model=self.name, pid=instance.pid))
-            instance.kill()
-        return NEVER
+            return min(flight.deadline, flight.hang_at())
+        flight.hung = True
+        log.error("a model call hangs; its instance is killed", extra=fields(model=self.name, pid=instance.pid))
+        instance.kill("a model call hung")
+        return flight.deadline
+
+    def _land(self, instance: Instance, batch_id: int, now: float) -> Flight:
+        """Take a flight that came back off its instance; the one that waited behind it begins."""
+        flight: Flight = instance.flights.pop(batch_id)
+        if instance.flights:
+            following: Flight = instance.oldest()
+            following.began = now
+            if following.overdue and following.hang_at() < self._wake_at:
+                self._arm(following.hang_at())
+        return flight
 
     # -- back from the instances --------------------------------------------------------------------------------------
 
@@ -272,8 +283,9 @@ class Engine:
 
     def on_done(self, instance: Instance, header: frames.DoneHeader, payload: memoryview) -> None:
         """A batch's answer. The instance gets its next batch before anyone is answered."""
-        flight: Flight = instance.flights.pop(header.batch_id)
-        batch, now = flight.batch, self._clock()
+        now = self._clock()
+        flight = self._land(instance, header.batch_id, now)
+        batch = flight.batch
         outputs = assemble.scatter(self.signature, header.outputs, payload, instance.arena.view, batch.rows)
         self._batcher.finished(batch, now, header.busy_s)
         if flight.group is not None:
@@ -283,42 +295,39 @@ class Engine:
         self._deliver(batch, outputs, now)
 
     def _deliver(self, batch: Batch[Request], outputs: Outputs, now: float) -> None:
+        items = batch.items
+        arrived = [item.arrived for item in items if item.on_done is not nobody and item.pieces is None]
+        self._record.answered(arrived, batch.sent_at, now)
+        self.in_flight -= len(arrived)
         row = 0
-        record, left = self._record, 0
-        for item in batch.items:
+        for item in items:
             item.outputs = outputs
             item.row_start = row
             row += item.rows
-            on_done = item.on_done
-            if on_done is nobody:
-                continue
             if item.explain:
                 item.batch_rows, item.queue_s = batch.rows, batch.sent_at - item.arrived
                 item.dispatch_reason, item.padding_waste = batch.reason.value, batch.padding_waste
+            on_done = item.on_done
             item.on_done = nobody
-            if item.pieces is None:
-                left += 1
-                record.answered(item.arrived, batch.sent_at, now)
             try:
                 on_done(item)
             except Exception:
                 log.exception("an answer could not be delivered", extra=fields(model=self.name))
-        record.ok(left)
-        self.in_flight -= left
         if self.in_flight == 0:
             self._empty.set()
 
     def on_failed(self, instance: Instance, header: frames.FailedHeader) -> None:
         """A batch raised: find the guilty, run the others again."""
-        flight: Flight = instance.flights.pop(header.batch_id)
-        self._batcher.aborted(flight.batch, self._clock())
+        now = self._clock()
+        flight = self._land(instance, header.batch_id, now)
+        self._batcher.aborted(flight.batch, now)
         self._record.failed(header.busy_s)
         error = ExecutionError(header.message, code=header.code)
         persistent = header.code == "out_of_memory" and len(flight.batch.items) == 1
         self._suspect(flight, error)
         if persistent:
             log.error("out of memory for one request; the instance is restarted", extra=fields(model=self.name))
-            instance.kill()
+            instance.kill("a request did not fit into its memory")
         self._pump()
 
     def _suspect(self, flight: Flight, error: ExecutionError) -> None:
@@ -349,14 +358,14 @@ class Engine:
             self._batcher.remove_instance(instance.number, now)
         suspect = flights[0] if flights else None
         retried = suspect is not None and suspect.group is not None
-        self.supervisor.on_lost(instance, reason, blamed=retried)
+        self.supervisor.on_lost(instance, reason, blamed=retried or bool(instance.killed_for))
         for flight in flights[1:]:
             self._put_back(flight, now)
         if suspect is not None:
             if not suspect.hung:
                 self._suspect(suspect, ExecutionError(f"the model's process died: {reason}", code="instance_crashed"))
-            elif suspect.group is not None:
-                self._apply(suspect.group.isolation.outcome(suspect.group, ok=True), None)
+            else:
+                self._put_back(suspect, now)
         if self.state in ("ready", "failed") and not self.supervisor.ready and self.supervisor.guard.looping:
             self._give_up(reason)
         if self.state != "starting":
@@ -411,8 +420,7 @@ class Engine:
             request.dispatch_reason, request.padding_waste = piece.dispatch_reason, piece.padding_waste
             on_done, request.on_done = request.on_done, nobody
             now = self._clock()
-            self._record.answered(request.arrived, now - piece.queue_s, now)
-            self._record.ok(1)
+            self._record.answered([request.arrived], now - piece.queue_s, now)
             self._one_less()
             on_done(request)
 

@@ -36,17 +36,18 @@ class Recorder:
         by_size.compute.add(1, busy_s)
         statistics.last_inference_ms = int(time.time() * 1000)
 
-    def answered(self, arrived: float, sent_at: float, now: float) -> None:
-        """One request was answered with outputs."""
+    def answered(self, arrived: list[float], sent_at: float, now: float) -> None:
+        """Requests of one batch, by their instants of arrival, were answered with outputs."""
+        if not arrived:
+            return
         metrics, statistics = self._metrics, self.statistics
-        waited_s, taken_s = sent_at - arrived, now - arrived
-        metrics.queue_s.observe(waited_s)
-        metrics.request_s.observe(taken_s)
-        queue, success = statistics.queue, statistics.success
-        queue.count += 1
-        queue.ns += int(waited_s * 1e9)
-        success.count += 1
-        success.ns += int(taken_s * 1e9)
+        metrics.queue_s.observe_many([sent_at - at for at in arrived])
+        metrics.request_s.observe_many([now - at for at in arrived])
+        count, total = len(arrived), sum(arrived)
+        statistics.queue.add(count, sent_at * count - total)
+        statistics.success.add(count, now * count - total)
+        answered = metrics.answered
+        answered["ok"] = answered.get("ok", 0) + count
 
     def refused(self, code: str) -> None:
         """A request was not admitted."""
@@ -64,8 +65,3 @@ class Recorder:
         """A request was answered with an error after admission."""
         count(self._metrics.answered, code)
         self.statistics.fail.count += 1
-
-    def ok(self, requests: int) -> None:
-        """So many requests were answered with outputs."""
-        answered = self._metrics.answered
-        answered["ok"] = answered.get("ok", 0) + requests
