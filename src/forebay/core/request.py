@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from forebay.core.errors import ForebayError
-from forebay.core.tensors import NUMPY_TYPES, Array, element_count, pack_bytes, unpack_bytes
+from forebay.core.tensors import NUMPY_TYPES, Array, bytes_array, element_count, pack_bytes, unpack_bytes
 
 Payload = list[float] | bytes | bytearray | memoryview
 """One input's elements, row-major: Python floats straight from JSON (FP32 and FP64 only), or the protocol's binary form."""
@@ -21,7 +21,7 @@ _encode_json: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 class Outputs:
     """The outputs of one batch, split to its requests by row. Each list and buffer is made at most once a batch."""
 
-    __slots__ = ("_flat", "_json", "_texts", "arrays", "datatypes", "names", "rows")
+    __slots__ = ("_flat", "_json", "arrays", "datatypes", "names", "rows", "texts")
 
     def __init__(self, names: Sequence[str], datatypes: Sequence[str], arrays: Sequence[Array], rows: int) -> None:
         """`arrays[i]` has shape [rows, ...] (or any shape where the model does not batch: then `rows` is 1)."""
@@ -31,7 +31,7 @@ class Outputs:
         self.rows = rows
         self._flat: list[list[Any] | None] = [None] * len(names)
         self._json: list[bool | None] = [None] * len(names)
-        self._texts: list[bytes] | None = None
+        self.texts: list[bytes] | None | bool = False  # what `row_texts` made; False: not asked for yet
 
     def flat(self, index: int) -> list[Any]:
         """All elements of output `index`, row-major, as Python values (BYTES: `bytes`)."""
@@ -40,17 +40,18 @@ class Outputs:
             values = self._flat[index] = self.arrays[index].reshape(-1).tolist()
         return values
 
-    def row_texts(self) -> list[bytes]:
+    def row_texts(self) -> list[bytes] | None:
         """The values of the first output, row by row, as JSON without brackets: one encoding for the whole batch.
 
-        Only for finite numbers, at least one a row.
+        None where there is no number in a row, or one that JSON cannot carry.
         """
-        texts = self._texts
-        if texts is None:
-            array = self.arrays[0]
+        array = self.arrays[0]
+        if array.size and self.finite(0):
             values = array.reshape(array.shape[0], -1).tolist()
-            texts = self._texts = _encode_json(values)[2:-2].split(b"],[")
-        return texts
+            self.texts = _encode_json(values)[2:-2].split(b"],[")
+        else:
+            self.texts = None
+        return self.texts
 
     def finite(self, index: int) -> bool:
         """Whether JSON can carry output `index` without NaN and infinity tokens."""
@@ -137,7 +138,5 @@ def payload_array(payload: Payload, datatype: str, shape: Sequence[int]) -> Arra
     if isinstance(payload, list):
         return np.array(payload, dtype=NUMPY_TYPES[datatype]).reshape(shape)
     if datatype == "BYTES":
-        array = np.empty(element_count(shape), dtype=object)
-        array[:] = unpack_bytes(payload, array.size)
-        return array.reshape(shape)
+        return bytes_array(unpack_bytes(payload, element_count(shape)), shape)
     return np.frombuffer(payload, dtype=NUMPY_TYPES[datatype]).reshape(shape)

@@ -44,7 +44,9 @@ def datatype_of(array: Array) -> str:
     if name is None:
         if array.dtype.kind in "SU":
             return "BYTES"
-        raise ValueError(f"numpy type {array.dtype} has no datatype in the protocol; use one of {', '.join(NUMPY_TYPES)}")
+        raise ValueError(
+            f"numpy type {array.dtype} has no datatype in the protocol; use one of {', '.join(NUMPY_TYPES)}"
+        )
     return name
 
 
@@ -77,13 +79,16 @@ def unpack_bytes(buffer: bytes | bytearray | memoryview, count: int, name: str =
         (size,) = _LENGTH.unpack_from(view, position)
         position += 4
         if position + size > end:
-            raise RequestError(f"input {name!r}: BYTES element of {size} bytes at byte {position} runs past the end, {end}")
+            raise RequestError(
+                f"input {name!r}: BYTES element of {size} bytes at byte {position} runs past the end, {end}"
+            )
         values.append(bytes(view[position : position + size]))
         position += size
         if len(values) > count:
             break
     if len(values) != count:
-        raise RequestError(f"input {name!r}: its shape holds {count} BYTES elements, its data {'more' if len(values) > count else len(values)}")
+        found = "more" if len(values) > count else len(values)
+        raise RequestError(f"input {name!r}: its shape holds {count} BYTES elements, its data {found}")
     return values
 
 
@@ -94,21 +99,30 @@ def to_buffer(array: Array, datatype: str) -> bytes:
     return np.ascontiguousarray(array, dtype=NUMPY_TYPES[datatype]).tobytes()
 
 
-def from_buffer(buffer: bytes | bytearray | memoryview, datatype: str, shape: Sequence[int], name: str = "tensor") -> Array:
+def from_buffer(
+    buffer: bytes | bytearray | memoryview, datatype: str, shape: Sequence[int], name: str = "tensor"
+) -> Array:
     """An array of this shape over (for BYTES: from) the binary form. Raises `RequestError` if the size does not fit."""
     count = element_count(shape)
     if datatype == "BYTES":
-        array = np.empty(count, dtype=object)
-        array[:] = unpack_bytes(buffer, count, name)
-        return array.reshape(shape)
+        return bytes_array(unpack_bytes(buffer, count, name), shape)
     dtype = NUMPY_TYPES[datatype]
     if len(buffer) != count * dtype.itemsize:
-        raise RequestError(f"input {name!r}: {count} {datatype} elements are {count * dtype.itemsize} bytes, got {len(buffer)}")
+        raise RequestError(
+            f"input {name!r}: {count} {datatype} elements are {count * dtype.itemsize} bytes, got {len(buffer)}"
+        )
     return np.frombuffer(buffer, dtype=dtype).reshape(shape)
+
+
+def bytes_array(values: Sequence[bytes], shape: Sequence[int]) -> Array:
+    """BYTES elements as an object array of this shape. Nothing is allocated for a shape that the values do not fill."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array.reshape(shape)
 
 
 def as_bytes(value: Any) -> bytes:
     """One BYTES element: bytes as they are, text as UTF-8, anything else as its text."""
-    if isinstance(value, bytes):
-        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
     return str(value).encode()

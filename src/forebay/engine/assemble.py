@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from forebay.core.request import Outputs, Payload, Request
-from forebay.core.tensors import NUMPY_TYPES, Array, element_count, unpack_bytes
+from forebay.core.tensors import NUMPY_TYPES, Array, bytes_array, element_count, unpack_bytes
 from forebay.engine.frames import InputPart, OutputPart
 from forebay.models.signature import Signature
 
@@ -68,9 +68,8 @@ def scatter(
             data = payload[position : position + part.nbytes]
             position += part.nbytes
         if spec.datatype == "BYTES":
-            array = np.empty(element_count(part.shape), dtype=object)
-            array[:] = unpack_bytes(data, array.size, spec.name)
-            arrays.append(array.reshape(part.shape))
+            values = unpack_bytes(data, element_count(part.shape), spec.name)
+            arrays.append(bytes_array(values, part.shape))
         else:
             arrays.append(np.frombuffer(data, NUMPY_TYPES[spec.datatype]).reshape(part.shape))
     return Outputs(
@@ -104,7 +103,10 @@ def cut(payload: Payload, datatype: str, row_elements: int, start: int, stop: in
 
 
 def join(signature: Signature, pieces: Sequence[Request]) -> Outputs:
-    """The outputs of a split request's pieces, in order, as one. Ragged variable axes are padded with zeros."""
+    """The outputs of a split request's pieces, in order, as one.
+
+    Ragged variable axes are padded with zeros (BYTES: empty). Raises `ValueError` where the pieces differ in rank.
+    """
     arrays: list[Array] = []
     for index in range(len(signature.outputs)):
         columns = []
@@ -123,7 +125,7 @@ def _stacked(columns: list[Array]) -> Array:
     longest = tuple(max(axis) for axis in zip(*shapes, strict=True))
     padded = []
     for column in columns:
-        array = np.zeros((len(column), *longest), column.dtype)
+        array = np.full((len(column), *longest), b"" if column.dtype == object else 0, column.dtype)
         array[(slice(None), *(slice(0, axis) for axis in column.shape[1:]))] = column
         padded.append(array)
     return np.concatenate(padded)

@@ -93,24 +93,37 @@ class Engine:
         """Queue a request; see `EngineClient.submit`."""
         if self.state != "ready":
             self._refuse(request)
-        if request.rows == 0:
+        if self._fixed and request.rows == 1:
+            self._offer(request)
+        elif request.rows == 0:
             self._answer_empty(request)
             return
-        if not self._fixed:
-            lane_and_length(self.signature, self.plan.pads, request)
-        batcher = self._batcher
-        now = self._clock()
-        if request.rows > 1 and self.batchable and request.rows > (limit := batcher.piece_rows(request.length)):
-            self._submit_pieces(request, limit, now)
         else:
-            refusal = batcher.offer(request, now)
-            if refusal is not None:
-                self._record.refused(refusal.code)
-                raise AdmissionError(self._why(refusal.code), code=refusal.code, retry_after_s=refusal.retry_after_s)
+            lane_and_length(self.signature, self.plan.pads, request)
+            limit = self._batcher.piece_rows(request.length)
+            if self.batchable and request.rows > limit:
+                self._offer_pieces(request, limit)
+            else:
+                self._offer(request)
         self.in_flight += 1
         if not self._pump_due:
             self._pump_due = True
             self._loop.call_soon(self._pump)
+
+    def _offer(self, request: Request) -> None:
+        refusal = self._batcher.offer(request, self._clock())
+        if refusal is not None:
+            self._record.refused(refusal.code)
+            raise AdmissionError(self._why(refusal.code), code=refusal.code, retry_after_s=refusal.retry_after_s)
+
+    def _offer_pieces(self, request: Request, limit: int) -> None:
+        request.pieces = pieces = Pieces(split(self.signature, request, limit, self._piece_done))
+        for piece in pieces.items:
+            try:
+                self._offer(piece)
+            except AdmissionError:
+                self._drop(request)
+                raise
 
     def _refuse(self, request: Request) -> None:
         code = "draining" if self.state == "draining" else "model_not_ready"
@@ -126,15 +139,6 @@ class Engine:
         request.outputs = assemble.empty_outputs(self.signature)
         on_done, request.on_done = request.on_done, nobody
         self._loop.call_soon(on_done, request)
-
-    def _submit_pieces(self, request: Request, limit: int, now: float) -> None:
-        request.pieces = pieces = Pieces(split(self.signature, request, limit, self._piece_done))
-        for piece in pieces.items:
-            refusal = self._batcher.offer(piece, now)
-            if refusal is not None:
-                self._drop(request)
-                self._record.refused(refusal.code)
-                raise AdmissionError(self._why(refusal.code), code=refusal.code, retry_after_s=refusal.retry_after_s)
 
     def cancel(self, request: Request) -> None:
         """The caller left; see `EngineClient.cancel`."""
@@ -235,14 +239,15 @@ class Engine:
                     self._fail(item, DeadlineExceeded(message, stage="executing"))
                 else:
                     flight.deadline = min(flight.deadline, item.deadline)
+        due: float = flight.deadline
         if not flight.overdue or flight.hung or instance.oldest() is not flight:
-            return flight.deadline
+            return due
         if now < flight.hang_at():
-            return min(flight.deadline, flight.hang_at())
+            return min(due, flight.hang_at())
         flight.hung = True
         log.error("a model call hangs; its instance is killed", extra=fields(model=self.name, pid=instance.pid))
         instance.kill("a model call hung")
-        return flight.deadline
+        return due
 
     def _land(self, instance: Instance, batch_id: int, now: float) -> Flight:
         """Take a flight that came back off its instance; the one that waited behind it begins."""
@@ -366,7 +371,7 @@ class Engine:
                 self._suspect(suspect, ExecutionError(f"the model's process died: {reason}", code="instance_crashed"))
             else:
                 self._put_back(suspect, now)
-        if self.state in ("ready", "failed") and not self.supervisor.ready and self.supervisor.guard.looping:
+        if self.state in ("ready", "failed") and not self.supervisor.ready and self.supervisor.guard.looping(now):
             self._give_up(reason)
         if self.state != "starting":
             self._pump()

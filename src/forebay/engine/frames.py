@@ -117,13 +117,18 @@ class FrameReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[tuple[int, bytes, memoryview]]:
-        """Complete frames so far as (kind, header bytes, payload bytes). The payload view stays valid and writable."""
+        """Complete frames so far as (kind, header bytes, payload bytes). The payload view stays valid and writable.
+
+        Raises `ValueError` where the stream holds no frames; the connection is of no use then.
+        """
         buffer = self._buffer
         buffer += data
         frames: list[tuple[int, bytes, memoryview]] = []
         position, end = 0, len(buffer)
         while end - position >= HEAD.size:
             size, kind, header_bytes = HEAD.unpack_from(buffer, position)
+            if size > MAX_FRAME_BYTES or header_bytes > size:
+                raise ValueError(f"not a frame: {size} bytes with a header of {header_bytes}")
             start = position + HEAD.size
             if end - start < size:
                 break

@@ -95,8 +95,8 @@ class Isolation(Generic[T]):
             return Verdict([], blamed)
         if not self._probe_succeeded:
             return Verdict([], [*blamed, *self._suspects], model_blamed=True)
-        verdict = self._split(self._suspects)
-        return Verdict(verdict.run, [*blamed, *verdict.blamed])
+        # Nothing is known of the suspects by themselves: the guilty may all have been among the probes.
+        return Verdict([Group(self, self._suspects, "part")], blamed)
 
     def _split(self, items: list[T]) -> Verdict[T]:
         if len(items) == 1:

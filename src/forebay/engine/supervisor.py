@@ -30,8 +30,7 @@ class CrashLoopGuard:
     def died(self, now: float) -> float:
         """Count a death; returns the seconds to wait before the replacement is started."""
         self._deaths.append(now)
-        while self._deaths and now - self._deaths[0] > WINDOW_S:
-            self._deaths.popleft()
+        self._forget(now)
         over = len(self._deaths) - FREE_DEATHS
         return 0.0 if over <= 0 else min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** (over - 1))
 
@@ -40,10 +39,14 @@ class CrashLoopGuard:
         for _ in range(min(deaths, len(self._deaths))):
             self._deaths.pop()
 
-    @property
-    def looping(self) -> bool:
+    def looping(self, now: float) -> bool:
         """Whether replacements are being delayed."""
+        self._forget(now)
         return len(self._deaths) > FREE_DEATHS
+
+    def _forget(self, now: float) -> None:
+        while self._deaths and now - self._deaths[0] > WINDOW_S:
+            self._deaths.popleft()
 
 
 class Supervisor:
@@ -99,7 +102,9 @@ class Supervisor:
         """An instance died. `blamed`: a request is under suspicion, so the death does not count against the model."""
         future = self._starting.get(instance.number)
         if future is not None and not future.done():
-            future.set_exception(SetupError(reason, code="model_load_error"))
+            source = instance.plan.source
+            message = instance.load_error or f"model {source.name}: {reason} while it loaded {source.path}"
+            future.set_exception(SetupError(message, code="model_load_error"))
             return
         if self._closing:
             return
@@ -124,11 +129,14 @@ class Supervisor:
         plan = self._plans[number]
         # What was measured once is known: a replacement only warms up.
         plan = LoadPlan(plan.source, plan.device, plan.threads, plan.max_batch_rows, 0.0, plan.inline_bytes)
-        instance = self.instances[number] = Instance(number, plan, self._owner)
         try:
+            instance = self.instances[number] = Instance(number, plan, self._owner)
             await instance.start()
         except OSError as error:
-            self.on_lost(instance, f"the process could not be started: {error}", blamed=False)
+            # Too many open files, too many processes: later it may work again.
+            lost = self.instances[number]
+            lost.arena.close()
+            self.on_lost(lost, f"no process could be started: {error}", blamed=False)
 
     async def close(self) -> None:
         """End all instances."""
