@@ -12,7 +12,7 @@ from forebay.core.errors import ForebayError
 from forebay.core.tensors import NUMPY_TYPES, Array, bytes_array, element_count, pack_bytes, unpack_bytes
 
 Payload = list[float] | bytes | bytearray | memoryview
-"""One input's elements, row-major: Python floats straight from JSON (FP32 and FP64 only), or the protocol's binary form."""
+"""One input's elements, row-major: Python floats straight from JSON (FP32, FP64), or the protocol's binary form."""
 
 
 _encode_json: Callable[[Any], bytes] = msgspec.json.Encoder().encode
@@ -31,7 +31,7 @@ class Outputs:
         self.rows = rows
         self._flat: list[list[Any] | None] = [None] * len(names)
         self._json: list[bool | None] = [None] * len(names)
-        self.texts: list[bytes] | None | bool = False  # what `row_texts` made; False: not asked for yet
+        self.texts: list[bytes] | bool | None = False  # what `row_texts` made; False: not asked for yet
 
     def flat(self, index: int) -> list[Any]:
         """All elements of output `index`, row-major, as Python values (BYTES: `bytes`)."""

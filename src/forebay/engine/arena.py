@@ -31,7 +31,7 @@ class Arena:
     def place(
         self, batch_id: int, groups: Sequence[Sequence[bytes | bytearray | memoryview]], *, answer: bool
     ) -> list[int] | None:
-        """Copy payloads into the batch's slot, each group contiguous. Returns the groups' offsets, or None if too large."""
+        """Copy payloads into the batch's slot, each group contiguous. Returns the groups' offsets; None: too large."""
         start = position = ((batch_id & 1) + (2 if answer else 0)) * self.slot_bytes
         offsets: list[int] = []
         for group in groups:
@@ -45,13 +45,16 @@ class Arena:
         return offsets
 
     def close(self) -> None:
-        """Unmap and close. Views handed out by the instance side must be gone."""
+        """Unmap and close; again is harmless. Views handed out by the instance side must be gone."""
+        if self.fd < 0:
+            return
         self.view.release()
         try:
             self._map.close()
         except BufferError:
             pass  # an array still looks at it; the mapping goes with the process
         os.close(self.fd)
+        self.fd = -1  # the number may soon be another file's
 
 
 def _anonymous_file(size: int) -> int:

@@ -54,11 +54,23 @@ class InstanceProcess:
     def _load(self, header: frames.LoadHeader) -> bool:
         self._inline_bytes = header.inline_bytes
         try:
-            runtime = load_runtime(header.source, header.device, header.threads)
-            digest = digest_of(header.source)
+            ready = self._ready(header)
         except SetupError as error:
-            self._sock.sendall(frames.pack(frames.LOAD_FAILED, frames.LoadFailedHeader(error.message)))
-            return False
+            message = error.message
+        except Exception as error:
+            message = (
+                f"model {header.source.name}: loading {header.source.path} failed: {type(error).__name__}: {error}"
+            )
+        else:
+            self._sock.sendall(frames.pack(frames.READY, ready))
+            return True
+        self._sock.sendall(frames.pack(frames.LOAD_FAILED, frames.LoadFailedHeader(message)))
+        return False
+
+    def _ready(self, header: frames.LoadHeader) -> frames.ReadyHeader:
+        """Load, check, measure or warm up."""
+        runtime = load_runtime(header.source, header.device, header.threads)
+        digest = digest_of(header.source)
         samples = measure.Samples(runtime)
         batchable, reason = measure.check_batchable(runtime, samples)
         signature = runtime.signature
@@ -72,11 +84,7 @@ class InstanceProcess:
             measure.warm_up(runtime, samples, (1, 2, 8) if batchable else (1,))
         self._runtime, self._signature = runtime, signature
         self._arena = Arena(self._arena_fd, header.arena_slot_bytes)
-        ready = frames.ReadyHeader(
-            runtime.platform, signature, dict(runtime.settings), digest, batchable, reason, costs
-        )
-        self._sock.sendall(frames.pack(frames.READY, ready))
-        return True
+        return frames.ReadyHeader(runtime.platform, signature, dict(runtime.settings), digest, batchable, reason, costs)
 
     def _run(self, header: frames.RunHeader, payload: memoryview) -> None:
         started = time.perf_counter()
@@ -93,6 +101,9 @@ class InstanceProcess:
             return
         except MemoryError as error:
             self._failed(header, started, "out_of_memory", str(error) or "memory ran out")
+            return
+        except Exception as error:  # such as an answer that cannot be written as its datatype
+            self._failed(header, started, "model_error", f"{type(error).__name__}: {error}")
             return
         busy_s = time.perf_counter() - started
         self._answer(header.batch_id, busy_s, outputs, buffers)
@@ -185,6 +196,7 @@ def main() -> None:
     # Ctrl-C and a service manager's SIGTERM reach the whole group; the engine drains first, then closes the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     with socket.socket(fileno=fd) as sock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
         InstanceProcess(sock, arena_fd).serve()
 

@@ -1,4 +1,4 @@
-"""Measured costs that outlive a restart: `latency/<digest>.json` in the data folder, or `latency.json` beside the model.
+"""Measured costs that outlive a restart: `latency/<digest>.json` in the data folder, or `latency.json` by the model.
 
 The key inside is (runtime, CPU, threads), so that one file beside a model may serve several kinds of machine.
 """
@@ -63,6 +63,8 @@ class CostsFile:
             temporary.replace(self.path)
         except OSError as error:
             log.warning("measured costs are not kept: %s", error, extra=fields(file=str(self.path)))
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:

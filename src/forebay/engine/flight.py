@@ -7,7 +7,7 @@ from forebay.core.request import Request
 from forebay.engine.isolate import Group
 
 HANG_MIN_S = 5.0
-"""A run whose every caller has gone is left at least this long before its instance is killed."""
+"""A run that a caller has given up on is left at least this long before its instance is killed."""
 HANG_FACTOR = 10.0
 """... and this many times its predicted time."""
 
@@ -19,11 +19,15 @@ def nobody(request: Request) -> None:
 class Flight:
     """A batch at an instance. `group` is set where its requests are being searched for a guilty one."""
 
-    __slots__ = ("batch", "deadline", "group", "hung")
+    __slots__ = ("batch", "began", "deadline", "group", "hung", "overdue")
 
     def __init__(self, batch: Batch[Request], group: Group[Request] | None) -> None:
         self.batch = batch
         self.group = group
+        self.began = batch.sent_at
+        """When the instance began with it: when it was sent, or when the one before it was done."""
+        self.overdue = False
+        """Whether a deadline of its requests has passed."""
         self.hung = False
         self.deadline = min([item.deadline for item in batch.items])
 
@@ -32,5 +36,5 @@ class Flight:
         return [item for item in self.batch.items if item.on_done is not nobody]
 
     def hang_at(self) -> float:
-        """When the instance may be killed if nobody waits for this batch any more."""
-        return self.batch.sent_at + max(HANG_MIN_S, HANG_FACTOR * self.batch.predicted_s)
+        """When the instance may be killed if a caller has given up on this batch."""
+        return self.began + max(HANG_MIN_S, HANG_FACTOR * self.batch.predicted_s)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -53,6 +55,8 @@ class Instance(asyncio.Protocol):
         self.ready = False
         self.started_s = time.monotonic()
         self.load_error = ""
+        self.killed_for = ""
+        """Why the engine killed it, if it did: such a death says nothing about the model."""
         self._owner = owner
         self._next_id = 0
         self._reader = frames.FrameReader()
@@ -74,10 +78,17 @@ class Instance(asyncio.Protocol):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
         command = [sys.executable, "-m", "forebay.engine.child"]
         command += [str(theirs.fileno()), str(self.arena.fd), str(os.getpid())]
-        with theirs:
-            self._process = subprocess.Popen(
-                command, pass_fds=(theirs.fileno(), self.arena.fd), stdin=subprocess.DEVNULL, env=self._environment()
-            )
+        try:
+            with theirs, _signals_blocked():
+                self._process = subprocess.Popen(
+                    command,
+                    pass_fds=(theirs.fileno(), self.arena.fd),
+                    stdin=subprocess.DEVNULL,
+                    env=self._environment(),
+                )
+        except OSError:
+            ours.close()
+            raise
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: self, sock=ours)
@@ -148,7 +159,8 @@ class Instance(asyncio.Protocol):
         if self._closing:
             return
         code = self._reap_now()
-        self._owner.on_lost(self, self.load_error or f"the instance process {self.pid} {_ending(code)}")
+        ending = f"the instance process {self.pid} {_ending(code)}"
+        self._owner.on_lost(self, self.load_error or self.killed_for or ending)
         self.arena.close()
 
     def _reap_now(self) -> int | None:
@@ -160,14 +172,20 @@ class Instance(asyncio.Protocol):
             self._process.kill()
             return self._process.wait()
 
-    def kill(self) -> None:
-        """SIGKILL; `on_lost` follows."""
+    def kill(self, reason: str) -> None:
+        """SIGKILL; `on_lost` follows with this reason."""
+        self.killed_for = reason
         if self._process is not None:
             self._process.kill()
 
     async def close(self) -> None:
-        """Let the process end by itself (its socket closes), kill it if it does not; `on_lost` does not follow."""
+        """Let the process end by itself (its socket closes), kill it if it does not; `on_lost` does not follow.
+
+        One that is still loading, or runs something that nobody waits for, has nothing to end well.
+        """
         self._closing = True
+        if self._process is not None and (self.flights or not self.ready):
+            self._process.kill()
         if self._transport is not None:
             self._transport.close()
         process = self._process
@@ -179,6 +197,17 @@ class Instance(asyncio.Protocol):
                 process.kill()
                 process.wait()
         self.arena.close()
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A process started in here does not see Ctrl-C and SIGTERM, which may be sent to the whole group, until it is
+    ready to ignore them (see `child.main`)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ending(code: int | None) -> str:

@@ -131,7 +131,7 @@ def warm_up(runtime: Runtime, samples: Samples, sizes: Sequence[int]) -> None:
 def measure(
     runtime: Runtime, samples: Samples, max_rows: int, budget_s: float, settings: Mapping[str, Any]
 ) -> list[tuple[int, int, float]]:
-    """Cost by rows and length as (rows, length, seconds): the median of a few runs, growing until the budget is spent."""
+    """Cost as (rows, length, seconds): the median of a few runs, of more and more rows until the budget is spent."""
     end = time.perf_counter() + budget_s
     limit = min(max_rows, int(settings.get("max_batch_rows", max_rows)))
     costs: list[tuple[int, int, float]] = []

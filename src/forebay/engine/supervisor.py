@@ -1,4 +1,4 @@
-"""Keeps an engine's instances up: starts them, replaces those that die, and gives up slowly on those that cannot live."""
+"""Keeps an engine's instances up: starts them, replaces those that die, and gives up slowly where they cannot live."""
 
 from __future__ import annotations
 

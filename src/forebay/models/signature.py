@@ -48,12 +48,12 @@ def spec_from_declaration(kind: str, model: str, declared: Mapping[str, object])
         if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 2:
             raise SetupError(f"model {model}: {kind}[{name!r}] is {entry!r}; {example}", code="model_load_error")
         datatype, shape = entry
-        if datatype not in NUMPY_TYPES:
+        if not isinstance(datatype, str) or datatype not in NUMPY_TYPES:
             raise SetupError(
                 f"model {model}: {kind}[{name!r}] has datatype {datatype!r}; use one of {', '.join(NUMPY_TYPES)}",
                 code="model_load_error",
             )
-        if not isinstance(shape, Sequence) or not all(isinstance(axis, int) and axis >= -1 for axis in shape):
+        if not isinstance(shape, list | tuple) or not all(isinstance(axis, int) and axis >= -1 for axis in shape):
             raise SetupError(f"model {model}: {kind}[{name!r}] has shape {shape!r}; {example}", code="model_load_error")
         specs.append(TensorSpec(str(name), datatype, tuple(shape)))
     return tuple(specs)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import mmap
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +17,10 @@ import msgspec
 from forebay.core.errors import SetupError
 from forebay.models.base import Model
 
-SETTING_NAMES = frozenset(
-    "instances threads max_batch_rows max_queue_delay_ms max_queue_rows max_queue_bytes slo_ms batching pad "
-    "deterministic cache weight memory_bytes devices warm_up_s".split()
-)
-"""Settings of a model that may stand as class attributes (DESIGN section 6)."""
+_LOCATION = re.compile(rb"\x0a\x08location\x12(?:([\x01-\x7f])|([\x80-\xff])([\x01-\x1f]))", re.DOTALL)
+"""The `location` entry of a tensor kept outside its ONNX file, up to the varint length of the file name that follows.
+Source: StringStringEntryProto and TensorProto.external_data in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+"""
 
 
 class ModelSource(msgspec.Struct, frozen=True):
@@ -31,7 +33,7 @@ class ModelSource(msgspec.Struct, frozen=True):
 
     @property
     def sidecar(self) -> Path | None:
-        """The settings file beside the model, if there is one: `stem.toml`, or `model.toml` in a Python model's folder."""
+        """The settings file beside the model, if any: `stem.toml`, or `model.toml` in a Python model's folder."""
         path = Path(self.path)
         candidates = [path.with_suffix(".toml")]
         if self.runtime == "python":
@@ -39,7 +41,7 @@ class ModelSource(msgspec.Struct, frozen=True):
         return next((candidate for candidate in candidates if candidate.is_file()), None)
 
     def class_attributes(self) -> Mapping[str, Any]:
-        """Settings written in the model's class. Imports the operator's file; empty for a model file."""
+        """What is written in the model's class, settings among it. Imports the operator's file; empty for a file."""
         return attributes_of(load_class(self)) if self.runtime == "python" else {}
 
 
@@ -49,13 +51,13 @@ def open_source(text: str, name: str | None = None) -> ModelSource:
     Raises `SetupError` (`config_error`) that names the value and the mend.
     """
     head, colon, class_name = text.rpartition(":")
-    if colon and head.endswith(".py"):
+    if colon and class_name and head.endswith(".py"):
         path = Path(head)
         _must_exist(path, text)
         return ModelSource(name or class_name.lower(), "python", str(path.resolve()), class_name)
     path = Path(text)
-    if path.suffix == ".py":
-        raise SetupError(f"model {text!r} names no class; write {text}:Class")
+    if path.suffix == ".py" or head.endswith(".py"):
+        raise SetupError(f"model {text!r} names no class; write {text.rstrip(':')}:Class")
     if path.suffix != ".onnx":
         raise SetupError(f"model {text!r} is neither an .onnx file nor a Python model (file.py:Class)")
     _must_exist(path, text)
@@ -70,15 +72,19 @@ def _must_exist(path: Path, text: str) -> None:
 def load_class(source: ModelSource) -> type[Model]:
     """Import a Python model's file and return its class. Raises `SetupError` (`model_load_error`)."""
     path = Path(source.path)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # A name of its own: a model in `json.py` or `onnx.py` must not take the place of the library.
+    name = f"forebay_model_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    sys.path.insert(0, str(path.parent))
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name, None)
         raise SetupError(
             f"model {source.name}: importing {path} failed: {type(error).__name__}: {error}", code="model_load_error"
         ) from error
@@ -94,24 +100,57 @@ def load_class(source: ModelSource) -> type[Model]:
 
 
 def attributes_of(model: type[Model]) -> dict[str, Any]:
-    """The settings that a model's class gives as attributes."""
+    """The public attributes of a model's class, and of its bases below `Model`, that have a plain value.
+
+    Settings are among them; which names are settings, and which are a slip of the pen, `core` decides.
+    """
     found: dict[str, Any] = {}
     for base in reversed(model.__mro__):
         if issubclass(base, Model) and base is not Model:
-            found.update({key: value for key, value in vars(base).items() if key in SETTING_NAMES})
-    return found
+            found.update({key: value for key, value in vars(base).items() if not key.startswith("_")})
+    return {key: value for key, value in found.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value could be a setting, and can go into a frame."""
+    if type(value) in (list, tuple):
+        return all(_is_plain(item) for item in value)
+    if type(value) is int:
+        return -(1 << 63) <= value < 1 << 64
+    return value is None or type(value) in (bool, float, str)
 
 
 def digest_of(source: ModelSource) -> str:
-    """SHA-256 of the artefact, as hex: the model file, with external ONNX data files beside it that it names."""
+    """SHA-256 of the artefact, as hex: the model file, and the external data files that an ONNX file names."""
     digest = hashlib.sha256()
     path = Path(source.path)
+    _update(digest, path)
+    if source.runtime == "onnx":
+        for name in sorted(_external_names(path)):
+            external = path.parent / name
+            if external.is_file():
+                digest.update(name.encode())
+                _update(digest, external)
+    return digest.hexdigest()
+
+
+def _update(digest: hashlib._Hash, path: Path) -> None:
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    external = path.with_name(path.name + ".data") if source.runtime == "onnx" else None
-    if external is not None and external.is_file():
-        with external.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
+
+
+def _external_names(path: Path) -> set[str]:
+    """The files, relative to the model's folder, in which an ONNX file keeps tensors."""
+    if not path.stat().st_size:
+        return set()
+    names: set[str] = set()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for match in _LOCATION.finditer(content):
+            short, low, high = match.groups()
+            size = short[0] if short else (low[0] & 0x7F) | high[0] << 7
+            with contextlib.suppress(UnicodeDecodeError):
+                name = content[match.end() : match.end() + size].decode()
+                if "\0" not in name:
+                    names.add(name)
+    return names

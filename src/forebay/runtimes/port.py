@@ -10,6 +10,17 @@ from forebay.core.tensors import Array
 from forebay.models.signature import Signature
 from forebay.models.source import ModelSource
 
+_OUT_OF_MEMORY = (
+    "Failed to allocate memory",  # ONNX Runtime
+    "is smaller than requested bytes",  # its CUDA arena
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "DefaultCPUAllocator",  # torch on a CPU
+    "bad_alloc",
+    "bad allocation",
+)
+
 
 class Runtime(Protocol):
     """A loaded model. It lives in one process and is called by one thread; it owns its library's memory."""
@@ -50,4 +61,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error)
-    return "Failed to allocate memory" in text or "CUDA out of memory" in text or "bad allocation" in text
+    return any(sign in text for sign in _OUT_OF_MEMORY)

@@ -31,7 +31,7 @@ class PythonRuntime:
             self._model: Model = found()
             self._model.threads = threads
             self._model.load(device)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise SetupError(
                 f"model {source.name}: {source.class_name}.load({device!r}) failed: {type(error).__name__}: {error}",
                 code="model_load_error",
@@ -41,11 +41,12 @@ class PythonRuntime:
         """See `Runtime.run`."""
         try:
             answer = self._model.predict(**inputs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             code = "out_of_memory" if is_out_of_memory(error) else "model_error"
             raise ExecutionError(f"{type(error).__name__}: {error}", code=code) from error
         return [
-            _checked(spec, value, rows) for spec, value in zip(self.signature.outputs, self._ordered(answer), strict=True)
+            _checked(spec, value, rows)
+            for spec, value in zip(self.signature.outputs, self._ordered(answer), strict=True)
         ]
 
     def examples(self) -> Sequence[Mapping[str, Any]]:
@@ -69,9 +70,13 @@ class PythonRuntime:
 
 
 def _checked(spec: TensorSpec, value: Any, rows: int) -> Array:
+    dtype = NUMPY_TYPES[spec.datatype]
     try:
-        array = np.asarray(value, dtype=NUMPY_TYPES[spec.datatype])
-    except (TypeError, ValueError) as error:
+        array = np.asarray(value, dtype=dtype if dtype.kind == "O" else None)
+        if array.dtype.kind in "fc" and dtype.kind in "iub" and array.size:
+            raise ValueError(f"its values are {array.dtype}, and casting them would lose their fractions")
+        array = array.astype(dtype, copy=False)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ExecutionError(f"output {spec.name!r} is not {spec.datatype}: {error}", code="output_mismatch") from error
     if array.shape[:1] != (rows,):
         raise ExecutionError(
