@@ -96,8 +96,7 @@ class Engine:
         if self._fixed and request.rows == 1:
             self._offer(request)
         elif request.rows == 0:
-            self._answer_empty(request)
-            return
+            self._loop.call_soon(self._answer_empty, request)
         else:
             lane_and_length(self.signature, self.plan.pads, request)
             limit = self._batcher.piece_rows(request.length)
@@ -106,6 +105,9 @@ class Engine:
             else:
                 self._offer(request)
         self.in_flight += 1
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
         if not self._pump_due:
             self._pump_due = True
             self._loop.call_soon(self._pump)
@@ -136,9 +138,11 @@ class Engine:
         return f"model {self.name!r} is too busy to answer before the request's deadline"
 
     def _answer_empty(self, request: Request) -> None:
+        if request.on_done is nobody:
+            return
         request.outputs = assemble.empty_outputs(self.signature)
-        on_done, request.on_done = request.on_done, nobody
-        self._loop.call_soon(on_done, request)
+        now = self._clock()
+        self._answer_whole(request, now, now)
 
     def cancel(self, request: Request) -> None:
         """The caller left; see `EngineClient.cancel`."""
@@ -147,7 +151,7 @@ class Engine:
         request.on_done = nobody
         self._drop(request)
         self._record.canceled()
-        self._one_less()
+        self._less(1)
 
     def _drop(self, request: Request) -> None:
         for piece in request.pieces.items if request.pieces is not None else (request,):
@@ -169,7 +173,7 @@ class Engine:
             self._send_groups(now)
         while (batch := batcher.pull(now)) is not None:
             self._send(batch, None)
-        if batcher.depth_rows or self._wake_at < now:
+        if batcher.depth_rows or batcher.any_expired:
             for item in batcher.take_expired(now):
                 self._fail(item, DeadlineExceeded(f"model {self.name!r} was busy until the deadline", stage="queued"))
             due = batcher.wake_at(now)
@@ -193,8 +197,14 @@ class Engine:
     def _send(self, batch: Batch[Request], group: Group[Request] | None) -> None:
         instance = self.supervisor.instances[batch.instance]
         flight = Flight(batch, group)
-        parts, counts, payloads = assemble.gather(self.signature, batch.items)
-        instance.send(flight, batch.rows, counts, parts, payloads)
+        try:
+            parts, counts, payloads = assemble.gather(self.signature, batch.items)
+            instance.send(flight, batch.rows, counts, parts, payloads)
+        except Exception as error:  # such as more than 2 GiB, or a payload that is none: its own batch fails
+            self._batcher.aborted(batch, self._clock())
+            self._suspect(flight, ExecutionError(f"the batch could not be sent: {error}", code="model_error"))
+            self._pump_soon()
+            return
         if flight.deadline < self._wake_at:
             self._arm(flight.deadline)
 
@@ -246,8 +256,13 @@ class Engine:
             return min(due, flight.hang_at())
         flight.hung = True
         log.error("a model call hangs; its instance is killed", extra=fields(model=self.name, pid=instance.pid))
-        instance.kill("a model call hung")
+        self._kill(instance, "a model call hung")
         return due
+
+    def _kill(self, instance: Instance, reason: str) -> None:
+        """`on_lost` follows; until then nothing more is sent to it."""
+        self._batcher.remove_instance(instance.number, self._clock())
+        instance.kill(reason)
 
     def _land(self, instance: Instance, batch_id: int, now: float) -> Flight:
         """Take a flight that came back off its instance; the one that waited behind it begins."""
@@ -289,9 +304,10 @@ class Engine:
     def on_done(self, instance: Instance, header: frames.DoneHeader, payload: memoryview) -> None:
         """A batch's answer. The instance gets its next batch before anyone is answered."""
         now = self._clock()
-        flight = self._land(instance, header.batch_id, now)
-        batch = flight.batch
+        # An answer that is none raises here, and the instance is lost with the flight still on it.
+        batch: Batch[Request] = instance.flights[header.batch_id].batch
         outputs = assemble.scatter(self.signature, header.outputs, payload, instance.arena.view, batch.rows)
+        flight = self._land(instance, header.batch_id, now)
         self._batcher.finished(batch, now, header.busy_s)
         if flight.group is not None:
             self._apply(flight.group.isolation.outcome(flight.group, ok=True), None)
@@ -303,23 +319,23 @@ class Engine:
         items = batch.items
         arrived = [item.arrived for item in items if item.on_done is not nobody and item.pieces is None]
         self._record.answered(arrived, batch.sent_at, now)
-        self.in_flight -= len(arrived)
-        row = 0
+        row = left = 0
         for item in items:
             item.outputs = outputs
             item.row_start = row
             row += item.rows
-            if item.explain:
+            if item.explain or item.pieces is not None:
                 item.batch_rows, item.queue_s = batch.rows, batch.sent_at - item.arrived
                 item.dispatch_reason, item.padding_waste = batch.reason.value, batch.padding_waste
             on_done = item.on_done
+            if on_done is not nobody and item.pieces is None:
+                left += 1  # counted here, since a callback may cancel a later item
             item.on_done = nobody
             try:
                 on_done(item)
             except Exception:
                 log.exception("an answer could not be delivered", extra=fields(model=self.name))
-        if self.in_flight == 0:
-            self._empty.set()
+        self._less(left)
 
     def on_failed(self, instance: Instance, header: frames.FailedHeader) -> None:
         """A batch raised: find the guilty, run the others again."""
@@ -332,7 +348,7 @@ class Engine:
         self._suspect(flight, error)
         if persistent:
             log.error("out of memory for one request; the instance is restarted", extra=fields(model=self.name))
-            instance.kill("a request did not fit into its memory")
+            self._kill(instance, "a request did not fit into its memory")
         self._pump()
 
     def _suspect(self, flight: Flight, error: ExecutionError) -> None:
@@ -361,16 +377,13 @@ class Engine:
         instance.flights.clear()
         if self.state != "starting":
             self._batcher.remove_instance(instance.number, now)
-        suspect = flights[0] if flights else None
+        suspect = flights.pop(0) if flights and not instance.killed_for else None
         retried = suspect is not None and suspect.group is not None
         self.supervisor.on_lost(instance, reason, blamed=retried or bool(instance.killed_for))
-        for flight in flights[1:]:
+        for flight in reversed(flights):
             self._put_back(flight, now)
         if suspect is not None:
-            if not suspect.hung:
-                self._suspect(suspect, ExecutionError(f"the model's process died: {reason}", code="instance_crashed"))
-            else:
-                self._put_back(suspect, now)
+            self._suspect(suspect, ExecutionError(f"the model's process died: {reason}", code="instance_crashed"))
         if self.state in ("ready", "failed") and not self.supervisor.ready and self.supervisor.guard.looping(now):
             self._give_up(reason)
         if self.state != "starting":
@@ -385,9 +398,19 @@ class Engine:
     def _give_up(self, reason: str) -> None:
         """Every instance is gone and replacements keep dying: answer what waits, refuse what comes, keep trying."""
         self.state, self.reason = "failed", reason
-        for item in [*self._batcher.take_all(), *(item for group in self._groups for item in group.items)]:
-            self._fail(item, AdmissionError(f"model {self.name!r} keeps crashing: {reason}", code="model_not_ready"))
+        self._fail_all(AdmissionError(f"model {self.name!r} keeps crashing: {reason}", code="model_not_ready"))
+
+    def _fail_all(self, error: ForebayError) -> None:
+        """Answer all that is admitted: in the queue, to be run again, or at an instance."""
+        if self.state == "starting":
+            return
+        items = [*self._batcher.take_all(), *self._batcher.take_expired(self._clock())]
+        items += [item for group in self._groups for item in group.items]
+        for instance in self.supervisor.instances.values():
+            items += [item for flight in instance.flights.values() for item in flight.batch.items]
         self._groups.clear()
+        for item in items:
+            self._fail(item, error)
 
     # -- endings ------------------------------------------------------------------------------------------------------
 
@@ -405,7 +428,7 @@ class Engine:
         except Exception:
             log.exception("an error could not be delivered", extra=fields(model=self.name))
         if whole:
-            self._one_less()
+            self._less(1)
 
     def _piece_done(self, piece: Request) -> None:
         """One piece of a split request is answered; the whole is once all are, or once one has failed."""
@@ -415,22 +438,28 @@ class Engine:
         pieces: Pieces = request.pieces
         pieces.left -= 1
         if piece.error is not None:
-            on_done = request.on_done
             self._drop(request)
-            request.on_done = on_done
             self._fail(request, piece.error)
         elif pieces.left == 0:
-            request.outputs = assemble.join(self.signature, pieces.items)
+            try:
+                request.outputs = assemble.join(self.signature, pieces.items)
+            except ValueError as error:
+                message = f"the outputs of a split request do not fit together: {error}"
+                self._fail(request, ExecutionError(message, code="output_mismatch"))
+                return
             request.batch_rows, request.queue_s = piece.batch_rows, piece.queue_s
             request.dispatch_reason, request.padding_waste = piece.dispatch_reason, piece.padding_waste
-            on_done, request.on_done = request.on_done, nobody
-            now = self._clock()
-            self._record.answered([request.arrived], now - piece.queue_s, now)
-            self._one_less()
-            on_done(request)
+            self._answer_whole(request, request.arrived + piece.queue_s, self._clock())
 
-    def _one_less(self) -> None:
-        self.in_flight -= 1
+    def _answer_whole(self, request: Request, sent_at: float, now: float) -> None:
+        """A request that was not answered as a row of its batch."""
+        on_done, request.on_done = request.on_done, nobody
+        self._record.answered([request.arrived], sent_at, now)
+        self._less(1)
+        on_done(request)
+
+    def _less(self, requests: int) -> None:
+        self.in_flight -= requests
         if self.in_flight == 0:
             self._empty.set()
 
@@ -462,5 +491,6 @@ class Engine:
         if self._wake is not None:
             self._wake.cancel()
         await self.supervisor.close()
+        self._fail_all(AdmissionError("the server is shutting down and did not get to this request", code="draining"))
         if self.costs is not None and self.latency.observations:
             self.costs.save(self.latency)

@@ -29,7 +29,7 @@ class Flight:
         self.overdue = False
         """Whether a deadline of its requests has passed."""
         self.hung = False
-        self.deadline = min([item.deadline for item in batch.items])
+        self.deadline: float = min([item.deadline for item in batch.items])
 
     def waiting(self) -> list[Request]:
         """Its requests that are not answered yet."""

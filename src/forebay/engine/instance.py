@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -19,6 +20,9 @@ from forebay.engine import frames
 from forebay.engine.arena import SLOT_BYTES, Arena
 from forebay.engine.assemble import Buffer
 from forebay.models.source import ModelSource
+from forebay.telemetry.logs import fields
+
+log = logging.getLogger("forebay.engine")
 
 _SOCKET_BUFFER_BYTES = 1 << 20
 _QUIT_S = 5.0
@@ -112,10 +116,8 @@ class Instance(asyncio.Protocol):
         parts: list[frames.InputPart],
         groups: Sequence[Sequence[Buffer]],
     ) -> None:
-        """Send a batch; `flight` is kept until it is answered or the instance is lost."""
+        """Send a batch; `flight` is kept until it is answered or the instance is lost. Raises `ValueError` above 2 GiB."""
         batch_id = self._next_id
-        self._next_id += 1
-        self.flights[batch_id] = flight
         payloads: list[Buffer] = []
         offsets: list[int] | None = None
         if sum(part.nbytes for part in parts) > self.plan.inline_bytes:
@@ -125,7 +127,10 @@ class Instance(asyncio.Protocol):
         else:
             for part, offset in zip(parts, offsets, strict=True):
                 part.offset = offset
-        self._write(frames.pack(frames.RUN, frames.RunHeader(batch_id, rows, counts, parts), payloads))
+        frame = frames.pack(frames.RUN, frames.RunHeader(batch_id, rows, counts, parts), payloads)
+        self._next_id += 1
+        self.flights[batch_id] = flight
+        self._write(frame)
 
     def oldest(self) -> Any:
         """The flight that is running; the other one waits behind it."""
@@ -140,7 +145,16 @@ class Instance(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's transports do not inherit from asyncio's
 
     def data_received(self, data: bytes) -> None:
-        """Frames from the instance."""
+        """Frames from the instance. One that cannot be understood ends it: what it runs is then run again."""
+        try:
+            self._receive(data)
+        except Exception as error:
+            log.exception("an instance's answer cannot be understood", extra=fields(pid=self.pid))
+            if self._transport is not None:
+                self._transport.abort()
+            self.load_error = self.load_error or f"its answer cannot be understood: {type(error).__name__}: {error}"
+
+    def _receive(self, data: bytes) -> None:
         for kind, header, payload in self._reader.feed(data):
             if kind == frames.DONE:
                 self._owner.on_done(self, self._done.decode(header), payload)
