@@ -61,7 +61,7 @@ class Bench:
 
     def tell(self, line: str) -> None:
         """One line of progress."""
-        self.console.print(line, highlight=False)
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     def forebay(self, *arguments: str) -> Callable[[int], list[str]]:
         """The command line of our own server, with these models and settings and nothing else."""

@@ -65,7 +65,9 @@ def main() -> None:
     plots.write(folder, results)
     console.rule("report")
     console.print(
-        report.markdown(results) if arguments.markdown else "\n".join(report.report_lines(results)), markup=False
+        report.markdown(results) if arguments.markdown else "\n".join(report.report_lines(results)),
+        markup=False,
+        soft_wrap=True,
     )
     console.print(f"written to {folder}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from forebay.core.tensors import Array
 
 CLIENT_RATE = 200.0
 """Requests a second of the MLP client, Poisson."""
+
+LATE_BOUND_MS = 5.0
+"""A run whose generator sent later than this at p99 is void."""
 
 BIG_RATE = 20.0
 BIG_BODIES = 40
@@ -44,16 +48,26 @@ def run(bench: Bench) -> Json:
             for label, rounds in runs.items():
                 rounds.append(_client(bench, server, pool, contender, files.get(label)))
                 p99_ms = rounds[-1]["latency_ms"]["p99"]
-                bench.tell(f"mixed, round {round_number}: {label:32} p99 {p99_ms:8.2f} ms")
-    added = {
-        label: spread(
-            [b["latency_ms"]["p99"] - a["latency_ms"]["p99"] for a, b in zip(runs["alone"], rounds, strict=True)]
-        )
-        for label, rounds in runs.items()
-        if label != "alone"
-    }
-    p99 = {label: spread([figures["latency_ms"]["p99"] for figures in rounds]) for label, rounds in runs.items()}
-    return {"unit": "ms", "p99_ms": p99, "added_p99_ms": added, "runs": runs}
+                void = f" [red]VOID: {rounds[-1]['void']}[/]" if rounds[-1]["void"] else ""
+                bench.tell(f"mixed, round {round_number}: {label:32} p99 {p99_ms:8.2f} ms{void}")
+    return {"unit": "ms", "p99_ms": p99_spreads(runs), "added_p99_ms": added_p99(runs), "runs": runs}
+
+
+def p99_spreads(runs: Mapping[str, list[Json]]) -> Json:
+    """The client's p99 by load, over the valid runs."""
+    valid = {label: [run["latency_ms"]["p99"] for run in rounds if not run["void"]] for label, rounds in runs.items()}
+    return {label: spread(values) for label, values in valid.items() if values}
+
+
+def added_p99(runs: Mapping[str, list[Json]]) -> Json:
+    """What each load adds to the p99 alone, round by round; a round with a void run on either side is left out."""
+    added: Json = {}
+    for label, rounds in runs.items():
+        pairs = zip(runs["alone"], rounds, strict=True)
+        values = [b["latency_ms"]["p99"] - a["latency_ms"]["p99"] for a, b in pairs if not a["void"] and not b["void"]]
+        if label != "alone" and values:
+            added[label] = spread(values)
+    return added
 
 
 def _client(bench: Bench, server: Server, pool: SplitPool, contender: Contender, big: Path | None) -> Json:
@@ -70,7 +84,7 @@ def _client(bench: Bench, server: Server, pool: SplitPool, contender: Contender,
         warm_s=warm_s,
         seconds=seconds,
         slo_ms=None,
-        late_bound_ms=10.0,
+        late_bound_ms=LATE_BOUND_MS,
         check=contender.check,
     )
     figures = load_json(result)
