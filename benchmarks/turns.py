@@ -104,10 +104,11 @@ async def _wrk(server: Server, pool_file: Path, connections: int, seconds: float
     output, _ = await process.communicate()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return _parse(output.decode(errors="replace"), cpu_s / (time.perf_counter() - start))
+    return parse_wrk(output.decode(errors="replace"), cpu_s / (time.perf_counter() - start))
 
 
-def _parse(output: str, cpu: float) -> WrkFigures:
+def parse_wrk(output: str, cpu: float) -> WrkFigures:
+    """The figures that `wrk.lua` prints at the end. `cpu`: cores used by wrk. Raises `RuntimeError` without them."""
     found = [line for line in output.splitlines() if line.startswith("BENCH ")]
     if not found:
         raise RuntimeError(f"wrk gave no figures:\n{output}")

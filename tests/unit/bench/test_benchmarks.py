@@ -1,0 +1,173 @@
+"""The parts of `benchmarks/` that turn answers and turns into figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmarks import peers_venv, report
+from benchmarks.bench_run import ratios, spread, throughput_result
+from benchmarks.points import points
+from benchmarks.pools import (
+    HEADS,
+    TAILS,
+    SplitPool,
+    check_against,
+    image,
+    images,
+    plain_values,
+    protocol_images,
+    protocol_values,
+    texts,
+)
+from benchmarks.servers import session_processes, stop
+from benchmarks.turns import parse_wrk
+from benchmarks.workloads.mixed import added_p99
+from benchmarks.workloads.open_loop import summary
+
+from forebay.bench.bodies import Endpoint
+from forebay.bench.connection import Answer
+
+
+def test_split_pool_makes_every_pair_once_and_survives_the_file(tmp_path: Path) -> None:
+    pool = SplitPool([b"h%d|" % place for place in range(HEADS)], [b"t%d\n" % place for place in range(TAILS)])
+    assert len(pool) == HEADS * TAILS >= 10_000
+    assert len({pool[place] for place in range(len(pool))}) == len(pool)
+    again = SplitPool.read(pool.write(tmp_path / "pool"))
+    assert [again[place] for place in range(0, len(pool), 97)] == [pool[place] for place in range(0, len(pool), 97)]
+
+
+def test_a_picture_request_carries_the_picture_of_its_place() -> None:
+    heads, tails = images()
+    request = protocol_images(Endpoint("h", 1), "images", "x", heads, tails)[777]
+    assert request.endswith(image(heads, tails, 777).tobytes())
+    head = request.partition(b"\r\n\r\n")[0]
+    assert b"Content-Length: %d" % (len(request) - len(head) - 4) in head
+
+
+def test_texts_differ() -> None:
+    values = texts(2000)
+    assert len(set(values)) == 2000
+
+
+def test_answers_are_compared_by_value_and_unknown_places_left_alone() -> None:
+    expected = {0: np.array([1.0, 2.0])}
+    plain = check_against(expected, plain_values("y"))
+    assert plain(0, Answer(200, {}, b'{"y": [1.0, 2.0000001]}')) is True
+    assert plain(0, Answer(200, {}, b'{"y": [1.0, 2.1]}')) is False
+    assert plain(0, Answer(200, {}, b'{"y": [1.0]}')) is False
+    assert plain(0, Answer(200, {}, b"garbage")) is False
+    assert plain(1, Answer(200, {}, b"garbage")) is None
+    protocol = check_against(expected, protocol_values)
+    assert protocol(0, Answer(200, {}, b'{"outputs": [{"data": [1, 2]}]}')) is True
+    head = b'{"outputs": [{"parameters": {"binary_data_size": 8}}]}'
+    body = head + np.array([1, 2], dtype="<f4").tobytes()
+    headers = {b"inference-header-content-length": str(len(head)).encode()}
+    assert protocol(0, Answer(200, headers, body)) is True
+
+
+def test_ratios_are_formed_inside_a_round() -> None:
+    taken = {"Forebay": [{"rate": 10.0}, {"rate": 40.0}], "peer": [{"rate": 5.0}, {"rate": 10.0}]}
+    assert ratios(taken)["peer"] == {"median": 3.0, "lowest": 2.0, "highest": 4.0, "rounds": 2}
+    assert spread([3, 1, 2]) == {"median": 2, "lowest": 1, "highest": 3, "rounds": 3}
+
+
+def test_wrk_output_is_read_and_bad_statuses_are_no_throughput() -> None:
+    output = (
+        "Running 1s test\n"
+        'BENCH {"requests": 1000, "duration_us": 2000000, "bytes": 1, "p50_us": 1500, "p90_us": 2000, "p99_us": 3000, '
+        '"highest_us": 4000, "bad_status": 100, "connect": 1, "read": 0, "write": 0, "timeout": 2}\n'
+    )
+    figures = parse_wrk(output, 0.5)
+    assert figures.rate == 450
+    assert (figures.p50_ms, figures.p99_ms, figures.failed) == (1.5, 3.0, 103)
+    with pytest.raises(RuntimeError, match="unable to connect"):
+        parse_wrk("unable to connect", 0.5)
+
+
+def open_run(load: float, goodput: float, void: str = "", **counts: Any) -> dict[str, Any]:
+    refusal = {"p99": counts.pop("refusal_p99", 4.0)}
+    return {
+        "process": "poisson", "load": load, "goodput_per_s": goodput, "void": void, "sent": 1000,
+        "deadline": 0, "late": 0, "refusal_ms": refusal, **counts,
+    }  # fmt: skip
+
+
+def test_overload_is_compared_with_the_best_load_up_to_one() -> None:
+    runs = [open_run(0.5, 50), open_run(1.0, 80), open_run(2.0, 76, deadline=10), open_run(2.0, 1, void="late")]
+    figures = summary(runs)
+    assert figures["kept_in_overload"] == pytest.approx(0.95)
+    assert figures["deadline_share"] == 0.01
+    assert figures["refusal_p99_ms"] == 4.0
+    assert figures["void_runs"] == 1
+
+
+def test_a_void_run_takes_its_pair_out_of_the_added_p99() -> None:
+    def run(p99: float, void: str = "") -> dict[str, Any]:
+        return {"latency_ms": {"p99": p99}, "void": void}
+
+    runs = {"alone": [run(1), run(2, "late"), run(1)], "big": [run(3), run(9), run(4)]}
+    assert added_p99(runs)["big"] == {"median": 2.5, "lowest": 2, "highest": 3, "rounds": 2}
+
+
+def results() -> dict[str, Any]:
+    taken = {
+        "Forebay": [{"rate": 180.0, "checked": 3, "wrong": 0}],
+        "raw-ASGI echo on uvicorn": [{"rate": 150.0}],
+        "mosec, tuned": [{"rate": 100.0}],
+    }
+    machine = {
+        "date": "2026-01-02 03:04 UTC", "cpu": "Some CPU", "usable_cores": 2, "system": "Linux", "python": "3.11",
+        "load_before": 0.1, "versions": {"forebay": "0"}, "peer_versions": {"mosec": "1"},
+    }  # fmt: skip
+    mlp = json.loads(json.dumps(throughput_result(taken, "req/s")))
+    return {"machine": machine, "mlp": mlp, "idle": {"percent": 0.5, "seconds": 5, "processes": 3}}
+
+
+def test_points_tell_met_and_missed() -> None:
+    found = {point.what: (point.least_met, point.aim_met) for point in points(results())}
+    assert found["small MLP against mosec, tuned"] == (True, False)
+    assert found["small MLP against the raw-ASGI echo"] == (True, False)
+    assert found["idle, all processes"] == (True, False)
+
+
+def test_the_report_puts_tuned_peers_first_and_says_where_and_when(tmp_path: Path) -> None:
+    table = report.markdown(results()).splitlines()
+    assert table[2].startswith("| mlp | 180 req/s | mosec, tuned | 1.80x")
+    assert "echo" in table[3]
+    assert "2026-01-02 03:04 UTC on Some CPU, 2 cores" in table[-1]
+    report.write(tmp_path, results())
+    text = (tmp_path / "report.md").read_text()
+    assert "| mosec, tuned | 100 (100 to 100) | 1.80x (1.80 to 1.80) |" in text
+    assert json.loads((tmp_path / "results.json").read_text())["idle"]["percent"] == 0.5
+
+
+def test_peers_run_on_our_own_versions() -> None:
+    listed = peers_venv.requirements().splitlines()
+    assert f"onnxruntime=={version('onnxruntime')}" in listed
+    assert not any(line.startswith("torch") for line in listed)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are read from /proc")
+def test_all_processes_of_a_server_are_seen_and_stopped() -> None:
+    code = (
+        "import subprocess, sys, time\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print('up', flush=True)\ntime.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None
+    with process.stdout:
+        process.stdout.readline()
+        assert len(session_processes(process.pid)) == 2
+        for pid, _ in session_processes(process.pid):
+            os.kill(pid, 15)
+        stop(process)
+    assert session_processes(process.pid) == []
