@@ -42,7 +42,6 @@ class AnswerEncoder:
         self._text = [spec.datatype == "BYTES" for spec in signature.outputs]
         # Everything before the values of a one-output answer, by its shape. Bounded: shapes may come from clients.
         self._heads: dict[tuple[int, ...], bytes] = {}
-        self._row_heads: dict[tuple[int, ...], bytes] = {}
         only = signature.outputs[0] if self._single else None
         self._one_number_row = (
             only is not None
@@ -51,23 +50,23 @@ class AnswerEncoder:
             and not only.variable
             and 0 not in only.row_shape
         )
+        self._row_head = (
+            self._remember((1, *only.row_shape)) + b"[" if only is not None and self._one_number_row else b""
+        )
 
     def plain(self, request: Request) -> bytes | None:
         """The JSON of the most usual answer: one row, one output of finite numbers, nothing asked for. Else None."""
         outputs = request.outputs
-        if not self._one_number_row or outputs is None or request.rows != 1:
+        if outputs is None or not self._one_number_row or request.rows != 1:
             return None
-        if request.wire is not None or request.id or request.explain or not outputs.finite(0):
+        if request.wire is not None or request.id or request.explain:
             return None
-        shape = outputs.arrays[0].shape
-        head = self._row_heads.get(shape[1:]) or self._remember_row(shape)
-        return b"%b%b]}]}" % (head, outputs.row_texts()[request.row_start])
-
-    def _remember_row(self, shape: tuple[int, ...]) -> bytes:
-        head = self._remember((1, *shape[1:])) + b"["
-        if len(self._row_heads) < _REMEMBERED_SHAPES:
-            self._row_heads[shape[1:]] = head
-        return head
+        texts = outputs.texts
+        if texts is False:
+            texts = outputs.row_texts()
+        if not isinstance(texts, list):
+            return None
+        return b"%b%b]}]}" % (self._row_head, texts[request.row_start])
 
     def encode(self, request: Request) -> tuple[HeaderPairs, bytes]:
         """(headers without the length, body) of a request whose `outputs` are set.

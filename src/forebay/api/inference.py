@@ -28,7 +28,7 @@ _log = logging.getLogger("forebay.api")
 class Endpoint:
     """One served model with its decoder and encoder."""
 
-    __slots__ = ("_decoder", "_encoder", "_takes_images", "engine")
+    __slots__ = ("_decoder", "_encoder", "_takes_images", "decode", "engine", "plain")
 
     def __init__(self, engine: EngineClient, max_json_depth: int) -> None:
         self.engine = engine
@@ -37,6 +37,9 @@ class Endpoint:
         )
         self._takes_images = any(spec.datatype == "BYTES" for spec in engine.signature.inputs)
         self._encoder = AnswerEncoder(engine.name, engine.version, engine.signature)
+        # The express lane's short cuts, without a call in between. A request with an error has no outputs.
+        self.plain = self._encoder.plain
+        self.decode = None if self._takes_images else self._decoder.decode
 
     def read(
         self,
@@ -102,10 +105,6 @@ class Endpoint:
                 loop.call_soon(step)
 
         step()
-
-    def plain(self, request: Request) -> bytes | None:
-        """The body of a usual answer (status 200, JSON), made the quick way; None where `answer` has to make it."""
-        return self._encoder.plain(request) if request.error is None else None
 
     def answer(self, request: Request) -> Answer:
         """The HTTP answer of a request that is done. Never raises."""

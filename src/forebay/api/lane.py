@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import time
 from collections import deque
+from time import monotonic as _now
 from typing import Any
 
 import httptools
@@ -75,12 +75,16 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
     message_event: Any = _NO_EVENT
 
     def done(self, request: Request) -> None:
-        """The engine has answered."""
-        endpoint, lane = self.endpoint, self.lane
+        """The engine has answered. The usual answer to the only request in the lane is written at once."""
+        lane, endpoint = self.lane, self.endpoint
         assert endpoint is not None
         slots = lane.slots
-        if len(slots) == 1 and self.keep_alive and slots[0] is self and (body := endpoint.plain(request)) is not None:
-            lane.write_usual(body)
+        if lane.quick and len(slots) == 1 and self.keep_alive and (body := endpoint.plain(request)) is not None:
+            slots.pop()
+            self.response_complete = True
+            state = lane.server_state
+            state.total_requests += 1
+            lane.transport.write(b"%b%d\r\n\r\n%b" % (lane.heads.usual(state.default_headers), len(body), body))
         else:
             self.finish(endpoint.answer(request))
 
@@ -109,6 +113,7 @@ class Lane(HttpToolsProtocol):
         self.in_message = False
         self.in_body = False
         self.since_s = 0.0  # when the present wait (for a head, a body, the next request) was first seen; 0: not yet
+        self.quick = True  # nothing is to be seen to after an answer but the answer
         self.deaf = False  # the stream is broken: whatever else arrives is not read
 
     # -- bytes in -----------------------------------------------------------------------------------------------------
@@ -198,6 +203,7 @@ class Lane(HttpToolsProtocol):
 
     def _decline(self) -> None:
         """uvicorn's own way, from the beginning of the message."""
+        self.quick = not self.slots
         url, headers = self.url, self.headers
         super().on_message_begin()
         self.url, self.headers = url, headers
@@ -207,15 +213,13 @@ class Lane(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
-        if self.mode == _LANE:
-            slot = self.slot
-            assert slot is not None
+        slot = self.slot
+        if slot is not None:
             if not slot.body:
                 slot.body = body
-            elif isinstance(slot.body, bytearray):
-                slot.body += body
             else:
-                slot.body = bytearray(slot.body)
+                if not isinstance(slot.body, bytearray):
+                    slot.body = bytearray(slot.body)
                 slot.body += body
         elif self.mode == _ASGI:
             super().on_body(body)
@@ -224,30 +228,31 @@ class Lane(HttpToolsProtocol):
         """The request is complete."""
         self.in_message = False
         self.since_s = 0.0
-        if self.mode == _LANE:
-            slot = self.slot
-            assert slot is not None
+        slot = self.slot
+        if slot is not None:
             self.slot = None
-            self._run(slot)
+            endpoint, body = slot.endpoint, slot.body
+            assert endpoint is not None
+            try:
+                if len(body) > self.settings.decode_off_loop_bytes and endpoint.slow_to_decode(slot.header_length):
+                    self._read_elsewhere(slot, endpoint)
+                elif endpoint.decode is not None and slot.header_length is None:
+                    request = slot.request = endpoint.decode(body, _now(), slot.done)
+                    endpoint.engine.submit(request)
+                else:
+                    request = endpoint.read(body, _now(), slot.done, slot.content_type, slot.header_length)
+                    slot.request = request
+                    endpoint.engine.submit(request)
+            except Exception as error:
+                slot.finish(endpoint.refuse(error))
             if len(self.slots) >= self.settings.max_pipelined:
+                self.quick = False
                 self.flow.pause_reading()
         elif self.mode == _ASGI:
             super().on_message_complete()
 
-    def _run(self, slot: Slot) -> None:
-        endpoint = slot.endpoint
-        assert endpoint is not None
-        try:
-            if len(slot.body) > self.settings.decode_off_loop_bytes and endpoint.slow_to_decode(slot.header_length):
-                endpoint.read_elsewhere(
-                    slot.body, time.monotonic(), slot.done, slot.content_type, lambda read: self._submit(slot, read)
-                )
-                return
-            request = endpoint.read(slot.body, time.monotonic(), slot.done, slot.content_type, slot.header_length)
-            slot.request = request
-            endpoint.engine.submit(request)
-        except Exception as error:
-            slot.finish(endpoint.refuse(error))
+    def _read_elsewhere(self, slot: Slot, endpoint: Endpoint) -> None:
+        endpoint.read_elsewhere(slot.body, _now(), slot.done, slot.content_type, lambda read: self._submit(slot, read))
 
     def _submit(self, slot: Slot, read: Request | Exception) -> None:
         """A body that was decoded elsewhere is back."""
@@ -263,17 +268,6 @@ class Lane(HttpToolsProtocol):
             slot.finish(slot.endpoint.refuse(error))
 
     # -- bytes out ----------------------------------------------------------------------------------------------------
-
-    def write_usual(self, body: bytes) -> None:
-        """Write a usual answer to the only request in the lane: what `flush` does, without looking at everything."""
-        slot = self.slots.popleft()
-        slot.response_complete = True
-        self.server_state.total_requests += 1
-        if not self.transport.is_closing():
-            head = self.heads.usual(self.server_state.default_headers)
-            self.transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
-        if self.pipeline or self.flow.read_paused:
-            self.flush()
 
     def flush(self) -> None:
         """Write the answers whose turn has come."""
@@ -296,10 +290,12 @@ class Lane(HttpToolsProtocol):
             super().on_response_complete()  # starts the ASGI request that waited for the lane
         elif self.flow.read_paused and len(slots) < self.settings.max_pipelined and not self.flow.write_paused:
             self.flow.resume_reading()
+        self.quick = not (self.pipeline or self.flow.read_paused)
 
     def pause_writing(self) -> None:
         """The client does not read its answers: nothing more is read from it."""
         super().pause_writing()
+        self.quick = False
         self.flow.pause_reading()
 
     def resume_writing(self) -> None:
@@ -331,6 +327,7 @@ class Lane(HttpToolsProtocol):
     def _reject(self, answer: Answer) -> None:
         """A last answer, after those that are ahead of it. Nothing more is read."""
         self.deaf = True
+        self.quick = False
         cycle = self.cycle
         if self.slots or cycle is None or cycle.response_complete:
             slot = Slot(self, None, keep_alive=False)
@@ -408,7 +405,7 @@ def lane_protocol(inference: Inference, settings: ServerSettings) -> type[Lane]:
 
 def sweep_connections(connections: set[Any]) -> None:
     """One round of `Lane.sweep` over a server's connections."""
-    now = time.monotonic()
+    now = _now()
     for connection in list(connections):
         if isinstance(connection, Lane):
             connection.sweep(now)

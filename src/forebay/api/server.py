@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -91,6 +92,9 @@ class Web:
         listener = bind(self._settings.host, self._settings.port)
         try:
             await self._load()
+            # What start-up made stays: a collection need not look at it again while requests wait.
+            gc.collect()
+            gc.freeze()
             inference = Inference(self._engines, self._settings, self._gate)
             app = create_app(inference, metrics_text=self._metrics.text, ready=self._not_ready)
             await self._listen(app, inference, listener)

@@ -14,6 +14,7 @@ from forebay.engine.frames import InputPart, OutputPart
 from forebay.models.signature import Signature
 
 Buffer = bytes | bytearray | memoryview
+_LISTS = {list}
 _FLOAT_CODES = {"FP32": "f", "FP64": "d"}
 
 
@@ -35,6 +36,10 @@ def gather(signature: Signature, items: Sequence[Request]) -> tuple[list[InputPa
 
 def _buffers(payloads: list[Payload], datatype: str) -> list[Buffer]:
     flat: list[float] = []
+    if set(map(type, payloads)) == _LISTS:
+        for payload in payloads:
+            flat += payload
+        return [_pack(flat, datatype)] if flat else []
     buffers: list[Buffer] = []
     for payload in payloads:
         if isinstance(payload, list):
@@ -49,7 +54,7 @@ def _buffers(payloads: list[Payload], datatype: str) -> list[Buffer]:
     return buffers
 
 
-def _pack(values: list[float], datatype: str) -> bytes:
+def _pack(values: Sequence[float], datatype: str) -> bytes:
     # struct packs a short list twice as fast as numpy converts it.
     return struct.pack(f"<{len(values)}{_FLOAT_CODES[datatype]}", *values)
 

@@ -22,7 +22,7 @@ from forebay.engine.instance import Instance
 from forebay.engine.isolate import Group, Isolation, Verdict
 from forebay.engine.record import Recorder
 from forebay.engine.setup import Plan
-from forebay.engine.split import Pieces, is_fixed, lane_and_length, split
+from forebay.engine.split import Pieces, halve, is_fixed, lane_and_length, split
 from forebay.engine.supervisor import Supervisor
 from forebay.models.signature import Signature
 from forebay.telemetry.logs import fields
@@ -175,7 +175,7 @@ class Engine:
             self._send(batch, None)
         if batcher.depth_rows or batcher.any_expired:
             for item in batcher.take_expired(now):
-                self._fail(item, DeadlineExceeded(f"model {self.name!r} was busy until the deadline", stage="queued"))
+                self._fail(item, self._too_late(running=False))
             due = batcher.wake_at(now)
             if due is not None and due < self._wake_at:
                 self._arm(due)
@@ -243,10 +243,10 @@ class Engine:
         """
         if flight.deadline <= now:
             flight.overdue, flight.deadline = True, NEVER
+            late = self._too_late(instance.oldest() is flight)
             for item in flight.waiting():
                 if item.deadline <= now:
-                    message = f"model {self.name!r} was still running at the deadline"
-                    self._fail(item, DeadlineExceeded(message, stage="executing"))
+                    self._fail(item, late)
                 else:
                     flight.deadline = min(flight.deadline, item.deadline)
         due: float = flight.deadline
@@ -263,6 +263,11 @@ class Engine:
         """`on_lost` follows; until then nothing more is sent to it."""
         self._batcher.remove_instance(instance.number, self._clock())
         instance.kill(reason)
+
+    def _too_late(self, running: bool) -> DeadlineExceeded:
+        if running:
+            return DeadlineExceeded(f"model {self.name!r} was still running at the deadline", stage="executing")
+        return DeadlineExceeded(f"model {self.name!r} was busy until the deadline", stage="queued")
 
     def _land(self, instance: Instance, batch_id: int, now: float) -> Flight:
         """Take a flight that came back off its instance; the one that waited behind it begins."""
@@ -344,9 +349,9 @@ class Engine:
         self._batcher.aborted(flight.batch, now)
         self._record.failed(header.busy_s)
         error = ExecutionError(header.message, code=header.code)
-        persistent = header.code == "out_of_memory" and len(flight.batch.items) == 1
+        alone = len(flight.batch.items) == 1 and (flight.batch.rows == 1 or not self.batchable)
         self._suspect(flight, error)
-        if persistent:
+        if alone and header.code == "out_of_memory":
             log.error("out of memory for one request; the instance is restarted", extra=fields(model=self.name))
             self._kill(instance, "a request did not fit into its memory")
         self._pump()
@@ -365,7 +370,11 @@ class Engine:
     def _apply(self, verdict: Verdict[Request], error: ExecutionError | None) -> None:
         self._groups.extend(verdict.run)
         for item in verdict.blamed:
-            self._fail(item, error or ExecutionError("the model failed on this request", code="model_error"))
+            if error is None or error.code != "out_of_memory" or item.rows == 1 or not self.batchable:
+                self._fail(item, error or ExecutionError("the model failed on this request", code="model_error"))
+            elif item.on_done is not nobody:
+                halves = halve(self.signature, item, self._piece_done)
+                self._groups.extend(Group(Isolation([half]), [half], "part") for half in halves)
         if verdict.blamed and not verdict.model_blamed and error is not None and error.code == "instance_crashed":
             self.supervisor.guard.forgive(1)
 

@@ -41,11 +41,12 @@ class Recorder:
         if not arrived:
             return
         metrics, statistics = self._metrics, self.statistics
-        metrics.queue_s.observe_many([sent_at - at for at in arrived])
-        metrics.request_s.observe_many([now - at for at in arrived])
-        count, total = len(arrived), sum(arrived)
-        statistics.queue.add(count, sent_at * count - total)
-        statistics.success.add(count, now * count - total)
+        count, first, last, total = len(arrived), min(arrived), max(arrived), sum(arrived)
+        queued_s, taken_s = sent_at * count - total, now * count - total
+        metrics.queue_s.observe_ages(arrived, sent_at, sent_at - last, sent_at - first, queued_s)
+        metrics.request_s.observe_ages(arrived, now, now - last, now - first, taken_s)
+        statistics.queue.add(count, queued_s)
+        statistics.success.add(count, taken_s)
         answered = metrics.answered
         answered["ok"] = answered.get("ok", 0) + count
 

@@ -50,15 +50,18 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
-    def observe_many(self, values: list[float]) -> None:
-        """Count several values, quickly where they fall into one bucket, as those of one batch mostly do."""
-        low, high = bisect_left(self.bounds, min(values)), bisect_left(self.bounds, max(values))
-        if low == high:
-            self.counts[low] += len(values)
+    def observe_ages(self, born: list[float], now: float, low: float, high: float, total: float) -> None:
+        """Count the ages at `now` of several instants: `low` and `high` are the least and greatest age, `total` their sum.
+
+        Those of one batch mostly fall into one bucket, which is then found once.
+        """
+        first, last = bisect_left(self.bounds, low), bisect_left(self.bounds, high)
+        if first == last:
+            self.counts[first] += len(born)
         else:
-            for value in values:
-                self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += sum(values)
+            for instant in born:
+                self.counts[bisect_left(self.bounds, now - instant)] += 1
+        self.total += total
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts, as Prometheus wants them."""
