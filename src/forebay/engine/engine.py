@@ -241,16 +241,17 @@ class Engine:
         A run that is far beyond both its prediction and a caller's patience hangs: its instance is killed, and those
         who still wait run again.
         """
+        running: bool = instance.oldest() is flight
         if flight.deadline <= now:
             flight.overdue, flight.deadline = True, NEVER
-            late = self._too_late(instance.oldest() is flight)
+            late = self._too_late(running)
             for item in flight.waiting():
                 if item.deadline <= now:
                     self._fail(item, late)
                 else:
                     flight.deadline = min(flight.deadline, item.deadline)
-        due: float = flight.deadline
-        if not flight.overdue or flight.hung or instance.oldest() is not flight:
+        due = flight.deadline
+        if not flight.overdue or flight.hung or not running:
             return due
         if now < flight.hang_at():
             return min(due, flight.hang_at())

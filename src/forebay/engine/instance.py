@@ -116,7 +116,7 @@ class Instance(asyncio.Protocol):
         parts: list[frames.InputPart],
         groups: Sequence[Sequence[Buffer]],
     ) -> None:
-        """Send a batch; `flight` is kept until it is answered or the instance is lost. Raises `ValueError` above 2 GiB."""
+        """Send a batch; `flight` is kept until it is answered or the instance lost. Raises `ValueError` above 2 GiB."""
         batch_id = self._next_id
         payloads: list[Buffer] = []
         offsets: list[int] | None = None
