@@ -54,6 +54,11 @@ class Queue(Generic[T]):
         if item.length:
             self._work_s += item.rows * self.latency.curve(item.length).unit_s
 
+    @property
+    def any_expired(self) -> bool:
+        """Whether `pull` has come upon items that are too late: `take_expired` returns them."""
+        return bool(self._expired)
+
     def discard(self, item: T) -> bool:
         """The client left. False if the item does not wait here."""
         if item.order is None:
