@@ -12,10 +12,11 @@ from forebay.batching.admission import ArrivalRate, batch_ahead, predicted_start
 from forebay.batching.growth import grow
 from forebay.batching.item import Batch, DispatchReason, Item, Refusal
 from forebay.batching.lane import Lane
-from forebay.batching.latency import LatencyModel
+from forebay.batching.latency import Curve, LatencyModel
 from forebay.batching.policy import Policy
 from forebay.batching.pool import Pool, Slot
 from forebay.batching.queue import NEVER, Queue
+from forebay.batching.window import choose_window
 
 T = TypeVar("T", bound=Item)
 
@@ -24,6 +25,9 @@ WINDOW_FACTOR: Final = 4
 WINDOW_MAX: Final = 256
 EXPIRY_GRACE_S: Final = 1e-5
 """`wake_at` names an instant at which an expiry is surely past, whatever the rounding."""
+BROKEN_SHARE: Final = 0.003
+MARGIN_STEP: Final = 0.05
+MARGIN_MAX: Final = 0.25
 PROBE_EVERY: Final = 100
 """After so many batches at the best size, one of twice that size is tried, so that a wrong measurement is found out."""
 
@@ -40,6 +44,7 @@ class Batcher(Queue[T]):
         """Rows ever offered, refused ones included."""
         self.rate = ArrivalRate()
         self._full_batches = 0
+        self._margin = 0.0
         self._version = -1
         self._easy_deadline = 0.0
         self._easy_s = 0.0
@@ -136,7 +141,7 @@ class Batcher(Queue[T]):
             lane = self._ripe_lane(now) if len(self._lanes) > 1 or self.policy.max_queue_delay_s else self._lane
             if lane is None:
                 return None
-            batch = self._form(lane, start, now)
+            batch = self._form(lane, start)
             self._forget_if_empty(lane)
             if batch is not None:
                 batch.predicted_s = self.latency.predict(batch.rows, batch.length)
@@ -181,35 +186,41 @@ class Batcher(Queue[T]):
         latest = head.deadline - self.pool.hand_over_s - self.latency.predict99(lane.rows, head.length)
         return min(head.arrived + self.policy.max_queue_delay_s, latest)
 
-    def _form(self, lane: Lane[T], start: float, now: float) -> Batch[T] | None:
+    def _form(self, lane: Lane[T], start: float) -> Batch[T] | None:
         """Take a batch that begins at `start` off the lane; None if all that waited was too late."""
         self._drop_late(lane, start)
-        if not lane.rows:
-            return None
-        head = lane.items[0]
-        if head.length and lane.rows > head.rows and self._max_rows > 1:
-            return self._form_by_length(lane, start)
-        limit = self._row_limit(lane, head.length)
-        cap = max(1, min(limit, self._rows_in_time(head, start)))
         waiting = lane.rows
-        if lane.wide or lane.ghosts or lane.mixed:
-            taken, rows = self._take_singly(lane, cap, start)
+        if not waiting:
+            return None
+        length = lane.items[0].length
+        limit = self._row_limit(lane, length)
+        skip, cap = self._window(lane, start, limit)
+        if length and len(lane.items) > 1:
+            taken, late = self._choose(lane, skip, cap, start)
         else:
-            rows = cap if cap < waiting else waiting
-            taken = lane.items[:rows]
-            lane.drop_first(rows)
+            late = cap < limit
+            if lane.wide or lane.ghosts or lane.mixed:
+                taken = self._take_singly(lane, skip, min(cap, limit), start)
+            else:
+                end = skip + (cap if cap < limit else limit)
+                taken = lane.items[skip:end]
+                lane.drop(skip, end - skip)
         for item in taken:
-            item.order = None
-            self.depth_bytes -= item.nbytes
-        lane.rows -= rows
-        self.depth_rows -= rows
-        if head.length:
-            self._work_s -= sum(i.rows * self.latency.curve(i.length).unit_s for i in taken)
-        if rows == waiting:
-            reason = DispatchReason.delay if self.policy.max_queue_delay_s and rows < limit else DispatchReason.idle
+            self._left(lane, item)
+        if not lane.rows:
+            reason = DispatchReason.delay if self.policy.max_queue_delay_s and waiting < limit else DispatchReason.idle
         else:
-            reason = DispatchReason.full if cap >= limit else DispatchReason.deadline
-        return Batch(taken, rows, head.length, lane.name, reason)
+            reason = DispatchReason.deadline if late else DispatchReason.full
+        return self._batch(taken, waiting - lane.rows, lane, reason)
+
+    def _batch(self, taken: list[T], rows: int, lane: Lane[T], reason: DispatchReason) -> Batch[T]:
+        length = taken[0].length
+        if not length or len(taken) == 1:
+            return Batch(taken, rows, length, lane.name, reason)
+        length = max(item.length for item in taken)
+        batch = Batch(taken, rows, length, lane.name, reason)
+        batch.padding_waste = 1 - sum(item.rows * item.length for item in taken) / (rows * length)
+        return batch
 
     def _row_limit(self, lane: Lane[T], length: int) -> int:
         """The most rows that pay: beyond it a row costs more than it saves. Now and then twice that, to make sure."""
@@ -221,27 +232,32 @@ class Batcher(Queue[T]):
                 return min(self._max_rows, 2 * limit)
         return limit
 
-    def _form_by_length(self, lane: Lane[T], start: float) -> Batch[T]:
+    def _window(self, lane: Lane[T], start: float, limit: int) -> tuple[int, int]:
+        """Which items come next: how many to pass over, and the most rows that then end in time."""
+        head = lane.items[0]
+        cap = self._rows_in_time(head, start)
+        if cap >= limit or cap >= lane.rows or len(lane.items) == 1 or limit == 1:
+            return 0, cap or 1
+        deadlines = [item.deadline for item in lane.items[: WINDOW_FACTOR * limit]]
+        curve = self.latency.curve(head.length)
+        return choose_window(deadlines, start, curve, self.latency.band, limit, self._worth(curve, limit))
+
+    def _worth(self, curve: Curve, limit: int) -> float:
+        """Rows a second that could be done instead: all that an instance can do when more arrives than that."""
+        best = limit / curve.seconds[limit]
+        load = self.rate.rows_per_s / (best * max(1, len(self.pool.slots)))
+        return best * min(1.0, max(0.0, (load - 0.7) / 0.3))
+
+    def _choose(self, lane: Lane[T], skip: int, cap: int, start: float) -> tuple[list[T], bool]:
+        """Take items of different lengths: those that cost least extra. The flag: a deadline stopped the growth."""
         lane.sweep()
         limit = self._max_rows
-        window = lane.items[: min(WINDOW_MAX, WINDOW_FACTOR * limit)]
+        window = lane.items[skip : skip + min(WINDOW_MAX, WINDOW_FACTOR * limit)]
         places, late = grow(window, self.latency, limit, start)
-        chosen = set(places)
-        taken = [window[place] for place in sorted(chosen)]
-        kept = [entry for place, entry in enumerate(zip(lane.keys, lane.items, strict=True)) if place not in chosen]
-        lane.keep(kept)
-        for item in taken:
-            lane.wide -= item.rows > 1
-            self._left(lane, item)
-        reason = DispatchReason.deadline if late else DispatchReason.full if kept else DispatchReason.idle
-        return self._batch(taken, lane, reason)
-
-    def _batch(self, taken: list[T], lane: Lane[T], reason: DispatchReason) -> Batch[T]:
-        rows = sum(item.rows for item in taken)
-        length = max(item.length for item in taken)
-        batch = Batch(taken, rows, length, lane.name, reason)
-        batch.padding_waste = 1 - sum(item.rows * item.length for item in taken) / (rows * length)
-        return batch
+        chosen = {skip + place for place in places}
+        taken = [lane.items[place] for place in sorted(chosen)]
+        lane.keep([entry for place, entry in enumerate(zip(lane.keys, lane.items, strict=True)) if place not in chosen])
+        return taken, late
 
     def take_expired(self, now: float) -> list[T]:
         """Queued items that can no longer make their deadline; they are off the queue."""
@@ -257,8 +273,19 @@ class Batcher(Queue[T]):
     def finished(self, batch: Batch[T], now: float, busy_s: float) -> None:
         """The instance answered; `busy_s` is its own measure of the computing time."""
         self.latency.observe(batch.rows, batch.length, busy_s)
+        self._learn_margin(batch, now)
         self.pool.finished(batch, now, busy_s)
         self._settle(now)
+
+    def _learn_margin(self, batch: Batch[T], now: float) -> None:
+        """Where promises were broken lately, add to the forecasts, until about `BROKEN_SHARE` are."""
+        broken = self._broken_rows
+        if batch.items[0].deadline < now:
+            broken += sum(item.rows for item in batch.items if item.deadline < now)
+        share = broken / (batch.rows + self._broken_rows)
+        self._broken_rows = 0
+        margin = self._margin + MARGIN_STEP * (share - BROKEN_SHARE)
+        self._margin = 0.0 if margin < 0 else min(margin, MARGIN_MAX)
 
     def aborted(self, batch: Batch[T], now: float) -> None:
         """The batch was taken back or failed: its place is free, nothing is learned."""
@@ -327,7 +354,9 @@ class Batcher(Queue[T]):
         if lane.rows:
             count = len(lane.items)
             ahead = lane.rows if key >= lane.keys[-1] else lane.rows * lane.rank(key) // count
-            first_cap = max(1, min(limit, self._rows_in_time(lane.items[0], free_times[0])))
+            skip, first_cap = self._window(lane, free_times[0], limit)
+            ahead = max(0, ahead - skip)
+            first_cap = min(first_cap, limit)
         if len(self._lanes) > 1:
             for other in self._lanes.values():
                 if other is not lane and other.rows and other.keys[0] <= key:
@@ -336,6 +365,7 @@ class Batcher(Queue[T]):
         start = predicted_start(
             free_times, batch + other_batches, latency.predict(first_cap, item.length), self._batch_s(limit)
         )
+        start += self._margin * (start - now)
         expected = int(self.rate.now(now, self.seen_rows, self._limit_s) * (start - now)) if limit > known else 0
         return start + latency.predict99(min(limit, known + expected), item.length)
 

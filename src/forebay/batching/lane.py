@@ -43,10 +43,10 @@ class Lane(Generic[T]):
         """How many items stand before a new one with this key, ghosts included."""
         return bisect_right(self.keys, key)
 
-    def drop_first(self, count: int) -> None:
-        """Forget the first `count` entries, which the caller has dealt with."""
-        del self.keys[:count]
-        del self.items[:count]
+    def drop(self, first: int, count: int) -> None:
+        """Forget `count` entries from number `first` on, which the caller has dealt with."""
+        del self.keys[first : first + count]
+        del self.items[first : first + count]
         if not self.items:
             self.mixed = False
 

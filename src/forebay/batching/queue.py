@@ -26,6 +26,8 @@ class Queue(Generic[T]):
         self._lane: Lane[T] = Lane(object())
         """Any one of the lanes; nearly always the only one."""
         self._expired: list[T] = []
+        self._broken_rows = 0
+        """Rows that expired here since the last answer."""
         self._work_s = 0.0
         """Seconds of work that wait in lanes of variable length, at the best batch sizes."""
 
@@ -66,8 +68,8 @@ class Queue(Generic[T]):
         lane = self._lanes[item.lane]
         self._left(lane, item)
         lane.ghosts += 1
-        if lane.rows == 0 or lane.ghosts > 64 + len(lane.items) // 2:
-            lane.sweep()
+        if lane.items[0] is item or lane.ghosts > 64 + len(lane.items) // 2:
+            lane.sweep()  # the head always lives: forecasts look at it
             self._forget_if_empty(lane)
         return True
 
@@ -81,6 +83,7 @@ class Queue(Generic[T]):
     def _left(self, lane: Lane[T], item: T) -> None:
         item.order = None
         lane.rows -= item.rows
+        lane.wide -= item.rows > 1
         self.depth_rows -= item.rows
         self.depth_bytes -= item.nbytes
         if item.length:
@@ -92,22 +95,21 @@ class Queue(Generic[T]):
             if self._lane is lane:
                 self._lane = next(iter(self._lanes.values()))
 
-    def _take_singly(self, lane: Lane[T], cap: int, start: float) -> tuple[list[T], int]:
-        """Take item by item: some are ghosts, have several rows, or a deadline out of order."""
+    def _take_singly(self, lane: Lane[T], skip: int, cap: int, start: float) -> list[T]:
+        """Take item by item after the first `skip`: some are ghosts, have several rows, or a deadline out of order."""
         taken: list[T] = []
         rows = passed = 0
-        for item in lane.items:
+        for item in lane.items[skip:] if skip else lane.items:
             if item.order is not None:
                 if taken and (rows + item.rows > cap or rows + item.rows > self._rows_in_time(item, start)):
                     break
                 taken.append(item)
                 rows += item.rows
-                lane.wide -= item.rows > 1
             else:
                 lane.ghosts -= 1
             passed += 1
-        lane.drop_first(passed)
-        return taken, rows
+        lane.drop(skip, passed)
+        return taken
 
     def _drop_late(self, lane: Lane[T], start: float) -> None:
         """Move heads that would end after their deadline, even alone, to the expired."""
@@ -121,13 +123,13 @@ class Queue(Generic[T]):
                 lane.ghosts -= 1
             elif start > item.deadline - self._alone_s(item):
                 self._left(lane, item)
-                lane.wide -= item.rows > 1
+                self._broken_rows += item.rows
                 self._expired.append(item)
             else:
                 break
             passed += 1
         if passed:
-            lane.drop_first(passed)
+            lane.drop(0, passed)
 
     def _drop_late_anywhere(self, lane: Lane[T], start: float) -> None:
         lane.sweep()
@@ -135,7 +137,7 @@ class Queue(Generic[T]):
         for key, item in zip(lane.keys, lane.items, strict=True):
             if start > item.deadline - self._alone_s(item):
                 self._left(lane, item)
-                lane.wide -= item.rows > 1
+                self._broken_rows += item.rows
                 self._expired.append(item)
             else:
                 kept.append((key, item))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from forebay.batching.batcher import Batcher, T
-from forebay.batching.item import Batch, DispatchReason
 from forebay.batching.lane import Lane
 
 
@@ -20,10 +19,5 @@ class FixedSize(Batcher[T]):
     def _held_until(self, lane: Lane[T]) -> float:
         return lane.items[0].arrived + self.policy.max_queue_delay_s
 
-    def _form_by_length(self, lane: Lane[T], start: float) -> Batch[T]:
-        waiting = lane.rows
-        taken, rows = self._take_singly(lane, self._max_rows, start)
-        for item in taken:
-            self._left(lane, item)
-        reason = DispatchReason.full if rows < waiting else DispatchReason.idle
-        return self._batch(taken, lane, reason)
+    def _choose(self, lane: Lane[T], skip: int, cap: int, start: float) -> tuple[list[T], bool]:
+        return self._take_singly(lane, 0, self._max_rows, start), False
