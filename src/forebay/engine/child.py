@@ -19,7 +19,7 @@ import numpy as np
 
 from forebay.core.errors import ExecutionError, SetupError
 from forebay.core.request import payload_array
-from forebay.core.tensors import Array, pack_bytes, to_buffer
+from forebay.core.tensors import Array, to_buffer
 from forebay.engine import frames, measure
 from forebay.engine.arena import Arena
 from forebay.models.signature import Signature, TensorSpec
@@ -27,6 +27,8 @@ from forebay.models.source import digest_of
 from forebay.runtimes.port import Runtime, load_runtime
 
 _RECEIVE_BYTES = 1 << 20
+MESSAGE_CHARACTERS = 2000
+"""Longest text of an exception that is passed on."""
 
 
 class InstanceProcess:
@@ -64,7 +66,7 @@ class InstanceProcess:
         else:
             self._sock.sendall(frames.pack(frames.READY, ready))
             return True
-        self._sock.sendall(frames.pack(frames.LOAD_FAILED, frames.LoadFailedHeader(message)))
+        self._sock.sendall(frames.pack(frames.LOAD_FAILED, frames.LoadFailedHeader(_sendable(message))))
         return False
 
     def _ready(self, header: frames.LoadHeader) -> frames.ReadyHeader:
@@ -74,12 +76,13 @@ class InstanceProcess:
         samples = measure.Samples(runtime)
         batchable, reason = measure.check_batchable(runtime, samples)
         signature = runtime.signature
-        if signature.batched and reason.endswith("no row for each input row"):
+        if signature.batched and reason.endswith(measure.NO_ROWS):
             signature = measure.unbatched(signature)
         costs: list[tuple[int, int, float]] = []
-        if header.measure_s > 0:
-            limit = header.max_batch_rows if batchable else 1
-            costs = measure.measure(runtime, samples, limit, header.measure_s, runtime.settings)
+        measure_s = _at_most(header.measure_s, runtime.settings.get("warm_up_s"))
+        if measure_s > 0:
+            limit = _at_most(header.max_batch_rows, runtime.settings.get("max_batch_rows")) if batchable else 1
+            costs = measure.measure(runtime, samples, int(limit), measure_s)
         else:
             measure.warm_up(runtime, samples, (1, 2, 8) if batchable else (1,))
         self._runtime, self._signature = runtime, signature
@@ -95,7 +98,9 @@ class InstanceProcess:
             outputs = self._runtime.run(inputs, header.rows)
             if self._signature.batched:
                 _check_rows(self._signature, outputs, header.rows)
-            buffers = [_buffer(spec, array) for spec, array in zip(self._signature.outputs, outputs, strict=True)]
+            # BYTES elements are made here too, so that a value of a wrong type fails its own batch.
+            specs = self._signature.outputs
+            buffers = [to_buffer(array, spec.datatype) for spec, array in zip(specs, outputs, strict=True)]
         except ExecutionError as error:
             self._failed(header, started, error.code, error.message)
             return
@@ -109,7 +114,7 @@ class InstanceProcess:
         self._answer(header.batch_id, busy_s, outputs, buffers)
 
     def _failed(self, header: frames.RunHeader, started: float, code: str, message: str) -> None:
-        failed = frames.FailedHeader(header.batch_id, time.perf_counter() - started, code, message[:2000])
+        failed = frames.FailedHeader(header.batch_id, time.perf_counter() - started, code, _sendable(message))
         self._sock.sendall(frames.pack(frames.FAILED, failed))
 
     def _inputs(self, header: frames.RunHeader, payload: memoryview) -> dict[str, Array]:
@@ -153,11 +158,14 @@ def _check_rows(signature: Signature, outputs: Sequence[Array], rows: int) -> No
             )
 
 
-def _buffer(spec: TensorSpec, array: Array) -> bytes:
-    """BYTES outputs are made here, so that a value of a wrong type fails its own batch."""
-    if spec.datatype == "BYTES":
-        return pack_bytes(value if isinstance(value, bytes) else str(value) for value in array.reshape(-1).tolist())
-    return to_buffer(array, spec.datatype)
+def _at_most(limit: float, attribute: object) -> float:
+    """The operator's setting, or the class attribute where that is a smaller number (whether it may be, others see)."""
+    return min(limit, attribute) if isinstance(attribute, int | float) and attribute >= 0 else limit
+
+
+def _sendable(message: str) -> str:
+    """An error message without what a frame cannot carry, and not endless."""
+    return message[:MESSAGE_CHARACTERS].encode("utf-8", "replace").decode()
 
 
 def _padded(spec: TensorSpec, part: frames.InputPart, header: frames.RunHeader, data: memoryview) -> Array:

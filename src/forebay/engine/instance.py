@@ -75,7 +75,19 @@ class Instance(asyncio.Protocol):
         return self._process.pid if self._process else 0
 
     async def start(self) -> None:
-        """Start the process and send it its model. `on_ready` or `on_lost` follows."""
+        """Start the process and send it its model. `on_ready` or `on_lost` follows. Raises `OSError`."""
+        ours = self._spawn()
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self, sock=ours)
+        plan = self.plan
+        header = frames.LoadHeader(
+            plan.source, plan.device, plan.threads, plan.max_batch_rows, plan.measure_s, SLOT_BYTES, plan.inline_bytes
+        )
+        self._write(frames.pack(frames.LOAD, header))
+
+    def _spawn(self) -> socket.socket:
+        """Start the process, which takes milliseconds; returns our end of its socket."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
@@ -93,14 +105,7 @@ class Instance(asyncio.Protocol):
         except OSError:
             ours.close()
             raise
-        ours.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: self, sock=ours)
-        plan = self.plan
-        header = frames.LoadHeader(
-            plan.source, plan.device, plan.threads, plan.max_batch_rows, plan.measure_s, SLOT_BYTES, plan.inline_bytes
-        )
-        self._write(frames.pack(frames.LOAD, header))
+        return ours
 
     def _environment(self) -> dict[str, str]:
         # The one place where a process environment is handed on; the thread counts must be set before numpy loads.
@@ -204,10 +209,9 @@ class Instance(asyncio.Protocol):
             self._transport.close()
         process = self._process
         if process is not None:
-            end = time.monotonic() + _QUIT_S
-            while process.poll() is None and time.monotonic() < end:
-                await asyncio.sleep(0.01)
-            if process.poll() is None:
+            try:
+                await asyncio.to_thread(process.wait, _QUIT_S)
+            except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
         self.arena.close()

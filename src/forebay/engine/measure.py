@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ TEXT_LENGTHS_BYTES = (32, 128, 512, 1536)
 AXIS_LENGTHS = (16, 64, 256)
 SLOWEST_RUN_S = 0.25
 """A size that takes longer than this is not measured further up: waiting for start-up costs more than it tells."""
+
+NO_ROWS = "no row for each input row"
+"""How the reason ends where a leading variable axis turned out not to be a batch axis."""
 
 _RELATIVE, _ABSOLUTE = 1e-3, 1e-4
 """Largest difference between a row alone and in a batch (relative, and absolute in units of the largest value)."""
@@ -49,17 +52,14 @@ class Samples:
                 (texts[i % len(texts)] * (length // max(1, len(texts[i % len(texts)])) + 1))[:length]
                 for i in range(count)
             ]
-            shape = [count, *(1 if axis == -1 else axis for axis in spec.row_shape)]
-            array = np.empty(shape, dtype=object)
-            flat = array.reshape(count, -1)
+            shape = [1 if axis == -1 else axis for axis in spec.row_shape]
+            array = np.empty([count, *shape], dtype=object)
             for index, value in enumerate(values):
-                flat[index, :] = value
-            return array
+                array[index] = value
+            return array if self._batched else array[0]
         dtype = NUMPY_TYPES[spec.datatype]
         if given and not spec.variable:
-            return np.stack(
-                [np.asarray(given[i % len(given)], dtype=dtype).reshape(spec.row_shape) for i in range(count)]
-            )
+            return np.stack([self._example(spec, given[i % len(given)]) for i in range(count)])
         shape = [max(1, length) if axis == -1 else axis for axis in spec.row_shape]
         if self._batched:
             shape = [count, *shape]
@@ -67,6 +67,13 @@ class Samples:
         if dtype.kind == "f":
             return random.standard_normal(shape).astype(dtype)
         return random.integers(0, 2, shape).astype(dtype)
+
+    def _example(self, spec: TensorSpec, value: Any) -> Array:
+        try:
+            return np.asarray(value, dtype=NUMPY_TYPES[spec.datatype]).reshape(spec.row_shape)
+        except (TypeError, ValueError, OverflowError) as error:
+            wanted = f"{spec.datatype}{list(spec.row_shape)}"
+            raise ValueError(f"examples() gives a {spec.name!r} that is not {wanted}: {error}") from error
 
 
 def _leaf(value: Any) -> bytes:
@@ -89,7 +96,7 @@ def check_batchable(runtime: Runtime, samples: Samples) -> tuple[bool, str]:
         return False, f"a batch of two made-up rows failed: {error.message}"
     for index, spec in enumerate(runtime.signature.outputs):
         if together[index].shape[:1] != (2,) or alone[0][index].shape[:1] != (1,):
-            return False, f"output {spec.name!r} has no row for each input row"
+            return False, f"output {spec.name!r} has {NO_ROWS}"
         for row in range(2):
             difference = _difference(spec, together[index][row], alone[row][index][0])
             if difference:
@@ -103,11 +110,13 @@ def _difference(spec: TensorSpec, batch: Array, alone: Array) -> str:
     if batch.dtype.kind != "f":
         return "" if np.array_equal(batch, alone) else "values"
     with np.errstate(all="ignore"):
-        scale = float(np.nanmax(np.abs(alone), initial=0.0, where=np.isfinite(alone)))
+        scale = float(np.max(np.abs(alone), initial=0.0, where=np.isfinite(alone)))
         tolerance = _RELATIVE if spec.datatype != "FP16" else 2e-2
         if np.allclose(batch, alone, rtol=tolerance, atol=_ABSOLUTE * scale, equal_nan=True):
             return ""
-        return f"by up to {float(np.nanmax(np.abs(batch - alone))):.3g}"
+        gaps = np.abs(batch - alone)
+        gaps = gaps[np.isfinite(gaps)]
+        return f"by up to {float(gaps.max(initial=0.0)):.3g}"
 
 
 def unbatched(signature: Signature) -> Signature:
@@ -128,16 +137,13 @@ def warm_up(runtime: Runtime, samples: Samples, sizes: Sequence[int]) -> None:
             return
 
 
-def measure(
-    runtime: Runtime, samples: Samples, max_rows: int, budget_s: float, settings: Mapping[str, Any]
-) -> list[tuple[int, int, float]]:
+def measure(runtime: Runtime, samples: Samples, max_rows: int, budget_s: float) -> list[tuple[int, int, float]]:
     """Cost as (rows, length, seconds): the median of a few runs, of more and more rows until the budget is spent."""
     end = time.perf_counter() + budget_s
-    limit = min(max_rows, int(settings.get("max_batch_rows", max_rows)))
     costs: list[tuple[int, int, float]] = []
     slow: set[int] = set()
     rows = 1
-    while rows <= limit and len(slow) < len(samples.lengths):
+    while rows <= max(1, max_rows) and len(slow) < len(samples.lengths):
         for length in samples.lengths:
             if length in slow or time.perf_counter() > end:
                 continue

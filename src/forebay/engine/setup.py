@@ -44,14 +44,10 @@ class Plan:
 
 async def start_engine(engine: Engine) -> None:
     """Bring an engine up. Raises `SetupError` (`model_load_error`, `config_error`)."""
-    plan, source = engine.plan, engine.plan.source
+    plan = engine.plan
     began = time.monotonic()
-    digest = await asyncio.to_thread(digest_of, source)
-    costs = costs_file.CostsFile(plan.data_dir, source, digest, plan.settings.threads)
-    latency = await asyncio.to_thread(costs.load, plan.settings.max_batch_rows)
-    measure_s = 0.0 if latency is not None else plan.settings.warm_up_s
-    header = await engine.supervisor.start(0, _load_plan(plan, 0, measure_s))
-    plan.settings = settings = plan.resolve(dict(header.settings))
+    header, costs, latency = await _load_first(engine)
+    settings = plan.settings
     plan.pads = bool(settings.pad) and header.batchable
     engine.signature, engine.platform = header.signature, header.platform
     engine.batchable = header.batchable and settings.batching == "auto"
@@ -65,6 +61,22 @@ async def start_engine(engine: Engine) -> None:
     await asyncio.gather(*others)
     engine.open(Batcher(_policy(settings, engine.batchable, plan.pads), latency))
     _tell(engine, header, wanted, time.monotonic() - began)
+
+
+async def _load_first(engine: Engine) -> tuple[frames.ReadyHeader, costs_file.CostsFile, LatencyModel | None]:
+    """Load instance 0. A class that asks for other threads or devices than it was loaded with is loaded once more."""
+    plan = engine.plan
+    digest = await asyncio.to_thread(digest_of, plan.source)
+    while True:
+        used = plan.settings
+        costs = costs_file.CostsFile(plan.data_dir, plan.source, digest, used.threads)
+        latency = await asyncio.to_thread(costs.load, used.max_batch_rows)
+        measure_s = 0.0 if latency is not None else used.warm_up_s
+        header = await engine.supervisor.start(0, _load_plan(plan, 0, measure_s))
+        plan.settings = plan.resolve(dict(header.settings))
+        if (plan.settings.threads, plan.settings.devices[0]) == (used.threads, used.devices[0]):
+            return header, costs, latency
+        await engine.supervisor.stop(0)
 
 
 def _load_plan(plan: Plan, number: int, measure_s: float) -> LoadPlan:

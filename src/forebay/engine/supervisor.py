@@ -84,6 +84,10 @@ class Supervisor:
         finally:
             self._starting.pop(number, None)
 
+    async def stop(self, number: int) -> None:
+        """End one instance; it is not replaced."""
+        await self.instances.pop(number).close()
+
     def on_ready(self, instance: Instance, header: frames.ReadyHeader) -> None:
         """An instance is loaded and warm."""
         log.info(
