@@ -38,7 +38,12 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "idle": idle.run,
     "open_loop": open_loop.run,
 }
-EXAMPLES = ("mlp", "minilm", "images")
+EXAMPLES = {
+    "mlp": {"mlp", "one_client", "mixed", "idle"},
+    "images": {"images", "mixed"},
+    "minilm": {"minilm", "idle", "open_loop"},
+}
+"""Which workloads need which of the examples built; building does nothing where the files are up to date."""
 
 
 def main() -> None:
@@ -47,8 +52,9 @@ def main() -> None:
     console = Console()
     _need_wrk()
     folder = arguments.out / datetime.now(UTC).strftime("%Y-%m-%d-%H%M%S")
-    for name in EXAMPLES:
-        build_example(sys.executable, ROOT / "examples" / name / "build.py")
+    for name, workloads in EXAMPLES.items():
+        if workloads & set(arguments.only):
+            build_example(sys.executable, ROOT / "examples" / name / "build.py")
     peer_python = peers_venv.ensure(arguments.peers_venv, console)
     results: dict[str, Any] = {"machine": {**machine.describe(peer_python), "quick": arguments.quick}}
     with tempfile.TemporaryDirectory(prefix="forebay-bench-") as scratch:
