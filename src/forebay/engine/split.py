@@ -7,6 +7,7 @@ from collections.abc import Callable
 from forebay.core.request import Request
 from forebay.core.tensors import element_count
 from forebay.engine.assemble import cut
+from forebay.engine.flight import nobody
 from forebay.models.signature import Signature
 
 
@@ -69,3 +70,19 @@ def split(signature: Signature, request: Request, limit_rows: int, on_done: Call
         piece.pieces = request
         pieces.append(piece)
     return pieces
+
+
+def halve(signature: Signature, item: Request, on_done: Callable[[Request], None]) -> list[Request]:
+    """A request of several rows, or a piece of one, in two. Both halves are pieces of the whole request."""
+    halves = split(signature, item, -(-item.rows // 2), on_done)
+    if not isinstance(item.pieces, Request):
+        item.pieces = Pieces(halves)
+        return halves
+    whole, item.on_done = item.pieces, nobody
+    pieces: Pieces = whole.pieces
+    place = pieces.items.index(item)
+    pieces.items[place : place + 1] = halves
+    pieces.left += len(halves) - 1
+    for half in halves:
+        half.pieces = whole
+    return halves
