@@ -1,4 +1,4 @@
-"""One server with every well-behaved model, shared by the tests of what it answers: with the express lane and without."""
+"""One server with every well-behaved model, with the express lane and without, for the tests of what it answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import tritonclient.http as triton
 from examples.mlp import build as mlp_build
-
 from tests.e2e.server import ROOT, Served, model, quick, serving
 
 

@@ -1,4 +1,4 @@
-"""`forebay serve` as a stranger runs it: the real command in a process of its own, on a free port, watched and ended."""
+"""`forebay serve` as a stranger runs it: the real command in a process of its own, on a free port."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def eventually(holds: Callable[[], Any], what: str, within_s: float = 20.0) -> A
 class Served:
     """A running `forebay serve`. `folder` is its working folder; its models may write there (FOREBAY_TEST_FOLDER)."""
 
-    def __init__(self, folder: Path, *arguments: str, group: bool = False, **environ: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, group: bool = False, port: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.lines: list[str] = []
-        command = [*COMMAND, "serve", *arguments, "--port", "0", "--log-format", "json"]
+        command = [*COMMAND, "serve", *arguments, "--port", str(port), "--log-format", "json"]
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment(FOREBAY_TEST_FOLDER=str(folder), **environ),
+            env=environment(FOREBAY_TEST_FOLDER=str(folder)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -171,6 +171,26 @@ class Served:
             self.process.stdout.close()
 
 
+def calls(served: Served, model: str) -> list[int]:
+    """The rows of every call of a model of `faulty.py`, warm-up included, from its own ledger."""
+    return [int(line) for line in (served.folder / f"{model}.calls").read_text().split()]
+
+
+def together(
+    served: Served, model: str, rows: Sequence[float], holds: float, **parameters: Any
+) -> list[httpx.Response]:
+    """Send each row as a request of its own so that they run as one batch: while they gather, the model's only
+    instance runs the row `holds`, and one more row waits there already."""
+    with ThreadPoolExecutor(len(rows) + 2) as pool:
+        held = [pool.submit(served.infer, model, [holds])]
+        eventually(lambda: served.in_flight(model) == 1, "one runs")
+        held.append(pool.submit(served.infer, model, [1.0]))
+        eventually(lambda: served.in_flight(model) == 2, "one waits")
+        answers = list(pool.map(lambda row: served.infer(model, [row], **parameters), rows))
+        assert [future.result().status_code for future in held] == [200, 200]
+    return answers
+
+
 def gone(children: Sequence[psutil.Process], within_s: float = 10.0) -> None:
     """Assert that these processes end."""
     _, alive = psutil.wait_procs(children, timeout=within_s)
@@ -178,9 +198,9 @@ def gone(children: Sequence[psutil.Process], within_s: float = 10.0) -> None:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *arguments: str, group: bool = False, **environ: str) -> Iterator[Served]:
+def serving(folder: Path, *arguments: str, group: bool = False) -> Iterator[Served]:
     """A server that is ready; at the end it must stop well, unless the test has ended it already."""
-    served = Served(folder, *arguments, group=group, **environ)
+    served = Served(folder, *arguments, group=group)
     try:
         yield served.wait_ready()
         if served.process.poll() is None:

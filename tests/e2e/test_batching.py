@@ -7,7 +7,6 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-
 from tests.e2e.server import Served, body, eventually, values
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
 from tests.e2e.server import Served, eventually, values
 
 MS = 1000

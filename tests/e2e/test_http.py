@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.server import Served, body, eventually, model, quick, serving, values
 from tests.e2e.wire import Reply, request, wire
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from tests.e2e.server import Served, body, values
 from tritonclient.utils import InferenceServerException
 
 from forebay.core.tensors import NUMPY_TYPES
-from tests.e2e.server import Served, body, values
 
 EXAMPLES: dict[str, list[Any]] = {
     "BOOL": [True, False],

@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-
 from tests.e2e.server import MODELS, Served, eventually, gone, model, quick, run_once, serving, values
 
 

@@ -12,18 +12,20 @@ import numpy as np
 import forebay
 from forebay.core.tensors import Array
 
-RAISES, KILLS, HANGS, SHORT, TEXT = 13.0, 666.0, 777.0, 500.0, 501.0
+RAISES, KILLS, HANGS, SHORT, TEXT, HOLDS = 13.0, 666.0, 777.0, 500.0, 501.0, 900.0
+HOLD_S = 0.4
 FOLDER = Path(os.environ.get("FOREBAY_TEST_FOLDER", "."))
 
 
-def _note(name: str, rows: int) -> None:
+def _begin(name: str, x: Array) -> None:
+    """Note the call; 2 ms, or long enough for a whole batch to gather behind a row that holds."""
     with (FOLDER / f"{name}.calls").open("a") as file:
-        file.write(f"{rows}\n")
+        file.write(f"{len(x)}\n")
+    time.sleep(HOLD_S if (x == HOLDS).any() else 0.002)
 
 
 class Faulty(forebay.Model):
-    """y = 2x. The constants above spoil the whole batch that they are in, each in its way. 2 ms a call, so that
-    requests sent together meet."""
+    """y = 2x. The constants above spoil the whole batch that they are in, each in its way."""
 
     inputs = {"x": ("FP32", [1])}
     outputs = {"y": ("FP32", [1])}
@@ -31,8 +33,7 @@ class Faulty(forebay.Model):
 
     def predict(self, x: Array) -> Array:
         """`x`: float32 [rows, 1]. Returns float32 [rows, 1]."""
-        _note("faulty", len(x))
-        time.sleep(0.002)
+        _begin("faulty", x)
         if (x == KILLS).any():
             os._exit(9)
         if (x == HANGS).any():
@@ -54,8 +55,7 @@ class Broken(forebay.Model):
 
     def predict(self, x: Array) -> Array:
         """`x`: float32 [rows, 1]. Returns float32 [rows, 1]."""
-        _note("broken", len(x))
-        time.sleep(0.002)
+        _begin("broken", x)
         if (FOLDER / "exit").exists():
             os._exit(7)
         if (FOLDER / "raise").exists():
@@ -71,8 +71,7 @@ class Hungry(forebay.Model):
 
     def predict(self, x: Array) -> Array:
         """`x`: float32 [rows, 1]. Returns float32 [rows, 1]."""
-        _note("hungry", len(x))
-        time.sleep(0.02)
+        _begin("hungry", x)
         if len(x) > 8 or (x == 1024).any():
             raise MemoryError(f"{len(x)} rows are too many")
         return x * 2
@@ -86,7 +85,7 @@ class Pause(forebay.Model):
 
     def predict(self, x: Array) -> Array:
         """`x`: float32 [rows, 1], milliseconds. Returns float32 [rows, 1]."""
-        _note("pause", len(x))
+        _begin("pause", x)
         if x.max() >= 10:
             time.sleep(float(x.max()) / 1000)
         return x
