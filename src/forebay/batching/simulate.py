@@ -252,7 +252,7 @@ class Simulation:
                 outcome.late += 1
 
 
-def simulate(
+def simulate_scenario(
     scenario: Scenario, make: MakeBatcher = Batcher, progress: Callable[[float], None] | None = None
 ) -> Outcome:
     """Run one scenario with one batcher."""
