@@ -39,6 +39,28 @@ def test_two_rows_that_raise_fail_alone(faulty: Served) -> None:
     assert [values(answer) for answer in answers] == DOUBLED
 
 
+@pytest.mark.parametrize(
+    ("rows", "codes"),
+    [
+        ([RAISES, SHORT], ["model_error", "output_mismatch"]),
+        ([SHORT, KILLS], ["output_mismatch", "instance_crashed"]),
+        ([KILLS, RAISES, SHORT], ["instance_crashed", "model_error", "output_mismatch"]),
+        ([SHORT, 5.0], ["output_mismatch", ""]),
+        ([5.0, SHORT], ["", "output_mismatch"]),
+    ],
+)
+def test_each_bad_row_is_told_its_own_error(faulty: Served, rows: list[float], codes: list[str]) -> None:
+    answers = together(faulty, "faulty", rows, HOLDS)
+    assert [answer.json().get("code", "") for answer in answers] == codes
+    for answer in answers:
+        assert (
+            answer.status_code == 200
+            or "number this model likes" in answer.text
+            or "mismatch" in answer.text
+            or ("exit code 9" in answer.text)
+        )
+
+
 def test_one_row_that_kills_the_process_fails_alone(faulty: Served) -> None:
     answers = together(faulty, "faulty", [*GOOD[:11], KILLS, *GOOD[11:]], HOLDS)
     bad = answers.pop(11)

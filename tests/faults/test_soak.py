@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.server import Served, body, eventually, model, quick, serving, values
 from tests.e2e.wire import request
 from tests.models.faulty import KILLS, RAISES, SHORT

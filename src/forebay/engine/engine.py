@@ -186,7 +186,7 @@ class Engine:
             group.items = [item for item in group.items if item.on_done is not nobody]
             if not group.items:
                 self._groups.popleft()
-                self._apply(group.isolation.outcome(group, ok=True), None)
+                self._passed(group)
                 continue
             batch = self._batcher.place(group.items, now)
             if batch is None:
@@ -316,7 +316,7 @@ class Engine:
         flight = self._land(instance, header.batch_id, now)
         self._batcher.finished(batch, now, header.busy_s)
         if flight.group is not None:
-            self._apply(flight.group.isolation.outcome(flight.group, ok=True), None)
+            self._passed(flight.group)
         self._pump()
         self._record.executed(batch, header.busy_s)
         self._deliver(batch, outputs, now)
@@ -359,24 +359,32 @@ class Engine:
 
     def _suspect(self, flight: Flight, error: ExecutionError) -> None:
         if flight.group is not None:
-            self._apply(flight.group.isolation.outcome(flight.group, ok=False), error)
+            isolation = flight.group.isolation
+            self._apply(isolation, isolation.outcome(flight.group, ok=False, cause=error))
         elif waiting := flight.waiting():
-            isolation = Isolation(waiting)
+            isolation = Isolation(waiting, error)
             if error.code == "instance_crashed" and len(waiting) == 1:
                 # Somebody may have killed the process: a request is blamed only if it dies alone a second time.
                 self._groups.append(Group(isolation, waiting, "part"))
             else:
-                self._apply(isolation.begin(), error)
+                self._apply(isolation, isolation.begin())
 
-    def _apply(self, verdict: Verdict[Request], error: ExecutionError | None) -> None:
+    def _passed(self, group: Group[Request]) -> None:
+        self._apply(group.isolation, group.isolation.outcome(group, ok=True))
+
+    def _apply(self, isolation: Isolation[Request], verdict: Verdict[Request]) -> None:
         self._groups.extend(verdict.run)
+        crashed = False
         for item in verdict.blamed:
-            if error is None or error.code != "out_of_memory" or item.rows == 1 or not self.batchable:
-                self._fail(item, error or ExecutionError("the model failed on this request", code="model_error"))
+            error = isolation.cause_of(item)
+            assert isinstance(error, ExecutionError)
+            crashed |= error.code == "instance_crashed"
+            if error.code != "out_of_memory" or item.rows == 1 or not self.batchable:
+                self._fail(item, error)
             elif item.on_done is not nobody:
                 halves = halve(self.signature, item, self._piece_done)
-                self._groups.extend(Group(Isolation([half]), [half], "part") for half in halves)
-        if verdict.blamed and not verdict.model_blamed and error is not None and error.code == "instance_crashed":
+                self._groups.extend(Group(Isolation([half], error), [half], "part") for half in halves)
+        if crashed and not verdict.model_blamed:
             self.supervisor.guard.forgive(1)
 
     def on_lost(self, instance: Instance, reason: str) -> None:

@@ -40,9 +40,10 @@ class Verdict(Generic[T]):
 class Isolation(Generic[T]):
     """The search through one failed batch. `failures` counts failed runs, the first one included."""
 
-    def __init__(self, items: Sequence[T]) -> None:
+    def __init__(self, items: Sequence[T], cause: Exception | None = None) -> None:
         self.failures = 1
         self._items = list(items)
+        self._causes: dict[int, Exception | None] = dict.fromkeys(map(id, items), cause)
         self._failed_halves: list[list[T]] = []
         self._halves_out = 0
         self._probes_out = 0
@@ -57,10 +58,15 @@ class Isolation(Generic[T]):
         self._halves_out = 2
         return Verdict([Group(self, self._items[:middle], "half"), Group(self, self._items[middle:], "half")], [])
 
-    def outcome(self, group: Group[T], ok: bool) -> Verdict[T]:
+    def cause_of(self, item: T) -> Exception | None:
+        """Why the last run that this item was part of failed, if it did and somebody told."""
+        return self._causes[id(item)]
+
+    def outcome(self, group: Group[T], ok: bool, cause: Exception | None = None) -> Verdict[T]:
         """After a group ran. A group that succeeded has been answered by the engine."""
         if not ok:
             self.failures += 1
+            self._causes.update(dict.fromkeys(map(id, group.items), cause))
         if group.stage == "half":
             return self._half(group, ok)
         if group.stage == "probe":
