@@ -141,23 +141,21 @@ def measure(runtime: Runtime, samples: Samples, max_rows: int, budget_s: float) 
     """Cost as (rows, length, seconds): the median of a few runs, of more and more rows until the budget is spent."""
     end = time.perf_counter() + budget_s
     costs: list[tuple[int, int, float]] = []
-    slow: set[int] = set()
-    rows = 1
-    while rows <= max(1, max_rows) and len(slow) < len(samples.lengths):
-        for length in samples.lengths:
-            if length in slow or time.perf_counter() > end:
-                continue
-            inputs = samples.rows(rows, length)
-            try:
-                seconds = _timed(runtime, inputs, rows, end)
-            except ExecutionError:
-                return costs
-            costs.append((rows, length, seconds))
-            if seconds > SLOWEST_RUN_S:
-                slow.add(length)
+    slow: dict[int, int] = {}  # length: rows from which on it takes too long
+    sizes = [(1 << power, length) for power in range(max(1, max_rows).bit_length()) for length in samples.lengths]
+    # The cheapest first: short rows then tell about large batches before long rows have spent the budget.
+    for rows, length in sorted(sizes, key=lambda size: (size[0] * max(1, size[1]), size[0])):
+        if rows >= slow.get(length, rows + 1):
+            continue
         if time.perf_counter() > end:
             break
-        rows *= 2
+        try:
+            seconds = _timed(runtime, samples.rows(rows, length), rows, end)
+        except ExecutionError:
+            break
+        costs.append((rows, length, seconds))
+        if seconds > SLOWEST_RUN_S:
+            slow[length] = rows
     return costs
 
 
