@@ -70,13 +70,30 @@ def test_kill_9_of_the_only_instance_at_load_is_not_seen_by_any_client(tmp_path:
         all_right(kill_under_load(served, "sleep", kills=2))
 
 
+def test_kill_9_of_all_instances_at_once_is_not_seen_by_any_client(tmp_path: Path) -> None:
+    with serving(tmp_path, *quick(SLEEP, instances=4)) as served:
+        stop = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            answers = pool.submit(load, served, "sleep", stop, 16)
+            try:
+                eventually(lambda: served.in_flight("sleep") > 0, "the model is at work")
+                victims = served.instances()
+                for victim in victims:
+                    victim.kill()
+                gone(victims)
+                eventually(lambda: served.metric("forebay_instances_ready", "sleep") == 4, "all are back")
+            finally:
+                stop.set()
+            all_right(answers.result())
+
+
 @pytest.mark.full
 @pytest.mark.timeout(300)
 def test_thirty_kills_at_load_are_not_seen_by_any_client(tmp_path: Path) -> None:
     with serving(tmp_path, *quick(SLEEP, instances=2)) as served:
         for _ in range(10):
             all_right(kill_under_load(served, "sleep", kills=3))
-            # Three deaths in half a minute are free; more make replacements wait, which is another test.
+            # A few deaths in half a minute are free; more make replacements wait, which is another test.
             eventually(lambda: served.http.get("/v2/models/sleep/ready").status_code == 200, "it is ready")
             threading.Event().wait(31)
 

@@ -16,7 +16,7 @@ from forebay.telemetry.logs import fields
 log = logging.getLogger("forebay.engine")
 
 FREE_DEATHS = 3
-"""Deaths within `WINDOW_S` after which a replacement is delayed, twice as long each time."""
+"""Deaths of each instance within `WINDOW_S` after which a replacement is delayed, twice as long each time."""
 WINDOW_S = 30.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
 
@@ -25,13 +25,15 @@ class CrashLoopGuard:
     """How long to wait before the next start. Pure: the caller brings the time."""
 
     def __init__(self) -> None:
+        self.free_deaths = FREE_DEATHS
+        """Within the window. More instances may die more often, and all at once, before that is a loop."""
         self._deaths: deque[float] = deque()
 
     def died(self, now: float) -> float:
         """Count a death; returns the seconds to wait before the replacement is started."""
         self._deaths.append(now)
         self._forget(now)
-        over = len(self._deaths) - FREE_DEATHS
+        over = len(self._deaths) - self.free_deaths
         return 0.0 if over <= 0 else min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** (over - 1))
 
     def forgive(self, deaths: int) -> None:
@@ -42,7 +44,7 @@ class CrashLoopGuard:
     def looping(self, now: float) -> bool:
         """Whether replacements are being delayed."""
         self._forget(now)
-        return len(self._deaths) > FREE_DEATHS
+        return len(self._deaths) > self.free_deaths
 
     def _forget(self, now: float) -> None:
         while self._deaths and now - self._deaths[0] > WINDOW_S:
@@ -75,6 +77,7 @@ class Supervisor:
     async def start(self, number: int, plan: LoadPlan) -> frames.ReadyHeader:
         """Start an instance and wait until it is warm. Raises `SetupError` (`model_load_error`)."""
         self._plans[number] = plan
+        self.guard.free_deaths = FREE_DEATHS * len(self._plans)
         future: asyncio.Future[frames.ReadyHeader] = asyncio.get_running_loop().create_future()
         self._starting[number] = future
         instance = self.instances[number] = Instance(number, plan, self._owner)
