@@ -109,6 +109,19 @@ def test_the_only_instance_killed_while_idle_is_replaced(tmp_path: Path) -> None
         assert replacement.pid != victim.pid
 
 
+def test_the_death_of_an_instance_whose_helpers_live_on_is_noticed(tmp_path: Path) -> None:
+    with serving(tmp_path, *quick(*model("faulty.py", "Forks"))) as served:
+        victim, helper = served.instances()  # the helper looks like its parent; it is the younger one
+        try:
+            victim.kill()
+            gone([victim])
+            assert values(served.infer("forks", [3.0])) == [6.0]
+            assert helper.is_running()
+        finally:
+            for child in [helper, *served.instances()[1:]]:
+                child.kill()
+
+
 def test_a_stopped_instance_is_given_up_at_the_deadline_and_replaced(tmp_path: Path) -> None:
     with serving(tmp_path, *quick(*model("faulty.py", "Faulty"))) as served:
         (victim,) = served.instances()

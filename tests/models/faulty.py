@@ -108,3 +108,20 @@ class Loading(forebay.Model):
     def predict(self, x: Array) -> Array:
         """`x`: float32 [rows, 1]. Returns float32 [rows, 1]."""
         return x * 2
+
+
+class Forks(forebay.Model):
+    """Has a helper process that outlives it for a while, with all its open files."""
+
+    inputs = {"x": ("FP32", [1])}
+    outputs = {"y": ("FP32", [1])}
+
+    def load(self, device: str) -> None:
+        """Forks."""
+        if os.fork() == 0:
+            time.sleep(15)
+            os._exit(0)
+
+    def predict(self, x: Array) -> Array:
+        """`x`: float32 [rows, 1]. Returns float32 [rows, 1]."""
+        return x * 2

@@ -26,6 +26,7 @@ log = logging.getLogger("forebay.engine")
 
 _SOCKET_BUFFER_BYTES = 1 << 20
 _QUIT_S = 5.0
+_LAST_WORDS_S = 0.1
 
 
 class LoadPlan(msgspec.Struct, frozen=True):
@@ -68,6 +69,7 @@ class Instance(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = False
+        self._pidfd = -1
 
     @property
     def pid(self) -> int:
@@ -80,6 +82,10 @@ class Instance(asyncio.Protocol):
         ours.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: self, sock=ours)
+        if hasattr(os, "pidfd_open"):
+            # Its end of the socket may live on in processes that the model has forked, so that alone tells no death.
+            self._pidfd = os.pidfd_open(self.pid)
+            loop.add_reader(self._pidfd, self._ended, loop)
         plan = self.plan
         header = frames.LoadHeader(
             plan.source, plan.device, plan.threads, plan.max_batch_rows, plan.measure_s, SLOT_BYTES, plan.inline_bytes
@@ -175,12 +181,28 @@ class Instance(asyncio.Protocol):
         """The process died, or was told to quit."""
         self.ready = False
         self._transport = None
+        self._forget_process(asyncio.get_running_loop())
         if self._closing:
             return
         code = self._reap_now()
         ending = f"the instance process {self.pid} {_ending(code)}"
         self._owner.on_lost(self, self.load_error or self.killed_for or ending)
         self.arena.close()
+
+    def _ended(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._forget_process(loop)
+        # The last answers may still be on their way through the socket, which closes in the usual case.
+        loop.call_later(_LAST_WORDS_S, self._hang_up)
+
+    def _hang_up(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _forget_process(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._pidfd >= 0:
+            loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
 
     def _reap_now(self) -> int | None:
         """The exit code. The socket closes a moment before the process is gone, so wait a little; kill what hangs."""
