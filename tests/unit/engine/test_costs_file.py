@@ -1,0 +1,159 @@
+"""Measured costs on disk: kept, found again by machine and digest, and never a reason not to start."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forebay.batching import LatencyModel
+from forebay.engine.costs_file import CostsFile, cpu_name
+from forebay.models.source import ModelSource
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> ModelSource:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return ModelSource("m", "onnx", str(folder / "m.onnx"))
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def learned() -> LatencyModel:
+    latency = LatencyModel(64)
+    for rows in (1, 2, 4, 8, 16):
+        for _ in range(3):
+            latency.observe(rows, 0, 0.001 + 0.0005 * rows)
+    return latency
+
+
+def test_nothing_was_kept_yet(data_dir: Path, source: ModelSource) -> None:
+    assert CostsFile(data_dir, source, "d1", 1).load(64) is None
+
+
+def test_what_was_saved_predicts_the_same(data_dir: Path, source: ModelSource) -> None:
+    latency = learned()
+    CostsFile(data_dir, source, "d1", 1).save(latency)
+    found = CostsFile(data_dir, source, "d1", 1).load(64)
+    assert found is not None
+    for rows in (1, 3, 16, 40):
+        assert found.predict(rows, 0) == pytest.approx(latency.predict(rows, 0), rel=0.05)
+    assert [path.name for path in (data_dir / "latency").iterdir()] == ["d1.json"]
+
+
+@pytest.mark.parametrize(("digest", "threads"), [("d2", 1), ("d1", 2)])
+def test_another_model_or_thread_count_has_costs_of_its_own(
+    data_dir: Path, source: ModelSource, digest: str, threads: int
+) -> None:
+    CostsFile(data_dir, source, "d1", 1).save(learned())
+    assert CostsFile(data_dir, source, digest, threads).load(64) is None
+
+
+def test_costs_of_another_machine_are_kept(
+    data_dir: Path, source: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CostsFile(data_dir, source, "d1", 1).save(learned())
+    monkeypatch.setattr("forebay.engine.costs_file.cpu_name", lambda: "Another CPU")
+    other = CostsFile(data_dir, source, "d1", 1)
+    assert other.load(64) is None
+    other.save(learned())
+    monkeypatch.undo()
+    assert CostsFile(data_dir, source, "d1", 1).load(64) is not None
+    assert len(json.loads(other.path.read_bytes())) == 2
+
+
+def test_costs_shipped_beside_the_model(data_dir: Path, source: ModelSource) -> None:
+    kept = CostsFile(data_dir, source, "d1", 1)
+    kept.save(learned())
+    kept.path.replace(Path(source.path).with_name("latency.json"))
+    assert CostsFile(data_dir, source, "d1", 1).load(64) is not None
+    assert CostsFile(data_dir, source, "another model", 1).load(64) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a": 1'])
+def test_a_corrupt_file_is_as_good_as_none_and_is_written_anew(
+    data_dir: Path, source: ModelSource, content: bytes
+) -> None:
+    costs = CostsFile(data_dir, source, "d1", 1)
+    costs.path.parent.mkdir(parents=True)
+    costs.path.write_bytes(content)
+    assert costs.load(64) is None
+    costs.save(learned())
+    assert costs.load(64) is not None
+
+
+def _no_costs(entry: dict[str, Any]) -> None:
+    del entry["costs"]
+
+
+def _no_cells(entry: dict[str, Any]) -> None:
+    entry["costs"]["cells"] = [[1, 0]]
+
+
+def _negative(entry: dict[str, Any]) -> None:
+    entry["costs"]["cells"][0][2] = -1.0
+
+
+def _list(entry: dict[str, Any]) -> None:
+    entry["costs"] = []
+
+
+@pytest.mark.parametrize("spoil", [_no_costs, _no_cells, _negative, _list])
+def test_unusable_costs_are_told_and_measured_again(
+    data_dir: Path, source: ModelSource, spoil: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    costs = CostsFile(data_dir, source, "d1", 1)
+    costs.save(learned())
+    document = json.loads(costs.path.read_bytes())
+    spoil(next(iter(document.values())))
+    costs.path.write_text(json.dumps(document))
+    with caplog.at_level(logging.WARNING, "forebay.engine"):
+        assert costs.load(64) is None
+    assert "not usable" in caplog.text
+
+
+def test_a_folder_that_cannot_be_made_is_a_log_line(
+    tmp_path: Path, source: ModelSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("not a folder")
+    costs = CostsFile(blocker, source, "d1", 1)
+    with caplog.at_level(logging.WARNING, "forebay.engine"):
+        costs.save(learned())
+    assert "measured costs are not kept" in caplog.text
+    assert costs.load(64) is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to(
+    data_dir: Path, source: ModelSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    (data_dir / "latency").mkdir(parents=True)
+    (data_dir / "latency").chmod(0o500)
+    with caplog.at_level(logging.WARNING, "forebay.engine"):
+        CostsFile(data_dir, source, "d1", 1).save(learned())
+    assert "measured costs are not kept" in caplog.text
+    (data_dir / "latency").chmod(0o700)
+
+
+def test_a_folder_in_the_files_place_leaves_nothing_behind(
+    data_dir: Path, source: ModelSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    costs = CostsFile(data_dir, source, "d1", 1)
+    costs.path.mkdir(parents=True)
+    with caplog.at_level(logging.WARNING, "forebay.engine"):
+        costs.save(learned())
+    assert "measured costs are not kept" in caplog.text
+    assert list((data_dir / "latency").iterdir()) == [costs.path]
+
+
+def test_the_processor_has_a_name() -> None:
+    assert cpu_name()
