@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,24 @@ def test_a_stop_while_a_model_loads_ends_at_once_and_leaves_nothing(tmp_path: Pa
     finally:
         (tmp_path / "slow").unlink()
         served.close()
+
+
+def test_ctrl_c_to_the_group_while_a_process_starts_prints_no_traceback(tmp_path: Path) -> None:
+    served = Served(tmp_path, *model("plain.py", "Centred"), group=True)
+    try:
+        children = eventually(served.instances, "an instance process starts")
+        if sys.platform == "linux":
+            status = Path(f"/proc/{children[0].pid}/status").read_text()
+            masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigBlk", "SigIgn"))]
+            for number in (signal.SIGINT, signal.SIGTERM):
+                assert (masks[0] | masks[1]) >> (number - 1) & 1, "the process can be hit before it is set up"
+        os.killpg(served.process.pid, signal.SIGINT)
+        assert served.process.wait(30) in (0, -signal.SIGINT)
+        gone(children)
+    finally:
+        served.close()
+    assert "Traceback" not in served.output
+    assert "KeyboardInterrupt" not in served.output
 
 
 def test_measured_costs_are_kept_for_the_next_start(tmp_path: Path) -> None:
