@@ -21,6 +21,7 @@ SLOWEST_RUN_S = 0.25
 NO_ROWS = "no row for each input row"
 """How the reason ends where a leading variable axis turned out not to be a batch axis."""
 
+_TEXT = b"the quick brown fox jumps over the lazy dog "
 _RELATIVE, _ABSOLUTE = 1e-3, 1e-4
 """Largest difference between a row alone and in a batch (relative, and absolute in units of the largest value)."""
 
@@ -40,22 +41,24 @@ class Samples:
             return TEXT_LENGTHS_BYTES
         return AXIS_LENGTHS if self._batched and any(spec.variable for spec in self._specs) else (0,)
 
+    @property
+    def usual_length(self) -> int:
+        """The length to try the model with; 0 takes the author's own BYTES, which need not be text, as they are."""
+        given = any(spec.datatype == "BYTES" and spec.name in e for spec in self._specs for e in self._examples)
+        return 0 if given else self.lengths[0]
+
     def rows(self, count: int, length: int) -> dict[str, Array]:
-        """A batch of `count` rows that differ from each other, of about `length` on the variable axis."""
+        """A batch of `count` rows of about `length` on the variable axis. The first two differ, save given ones."""
         return {spec.name: self._column(spec, count, length) for spec in self._specs}
 
     def _column(self, spec: TensorSpec, count: int, length: int) -> Array:
         given = [example[spec.name] for example in self._examples if spec.name in example]
         if spec.datatype == "BYTES":
-            texts = [_leaf(value) for value in given] or [b"the quick brown fox jumps over the lazy dog "]
-            values = [
-                (texts[i % len(texts)] * (length // max(1, len(texts[i % len(texts)])) + 1))[:length]
-                for i in range(count)
-            ]
             shape = [1 if axis == -1 else axis for axis in spec.row_shape]
             array = np.empty([count, *shape], dtype=object)
-            for index, value in enumerate(values):
-                array[index] = value
+            texts = [_leaf(value) for value in given] or [_TEXT[i:] + _TEXT[:i] for i in range(len(_TEXT))]
+            for index in range(count):
+                array[index] = _stretched(texts[index % len(texts)], length)
             return array if self._batched else array[0]
         dtype = NUMPY_TYPES[spec.datatype]
         if given and not spec.variable:
@@ -66,7 +69,10 @@ class Samples:
         random = np.random.default_rng(count)
         if dtype.kind == "f":
             return random.standard_normal(shape).astype(dtype)
-        return random.integers(0, 2, shape).astype(dtype)
+        numbers = random.integers(0, 2, shape)
+        if self._batched and count > 1 and np.array_equal(numbers[0], numbers[1]):
+            numbers[1] = 1 - numbers[0]
+        return numbers.astype(dtype)
 
     def _example(self, spec: TensorSpec, value: Any) -> Array:
         try:
@@ -74,6 +80,10 @@ class Samples:
         except (TypeError, ValueError, OverflowError) as error:
             wanted = f"{spec.datatype}{list(spec.row_shape)}"
             raise ValueError(f"examples() gives a {spec.name!r} that is not {wanted}: {error}") from error
+
+
+def _stretched(text: bytes, length: int) -> bytes:
+    return (text * (length // max(1, len(text)) + 1))[:length] if length else text
 
 
 def _leaf(value: Any) -> bytes:
@@ -86,16 +96,15 @@ def check_batchable(runtime: Runtime, samples: Samples) -> tuple[bool, str]:
     """Run two rows alone and together. Returns whether they agree, and where not, why."""
     if not runtime.signature.batched:
         return False, "inputs and outputs share no leading variable axis"
-    length = samples.lengths[0]
     try:
-        both = samples.rows(2, length)
+        both = samples.rows(2, samples.usual_length)
         # Copies: a model may write to what it is given.
         together = runtime.run({name: array.copy() for name, array in both.items()}, 2)
         alone = [runtime.run({name: array[i : i + 1].copy() for name, array in both.items()}, 1) for i in range(2)]
     except ExecutionError as error:
         return False, f"a batch of two made-up rows failed: {error.message}"
     for index, spec in enumerate(runtime.signature.outputs):
-        if together[index].shape[:1] != (2,) or alone[0][index].shape[:1] != (1,):
+        if [run[index].shape[:1] for run in (together, *alone)] != [(2,), (1,), (1,)]:
             return False, f"output {spec.name!r} has {NO_ROWS}"
         for row in range(2):
             difference = _difference(spec, together[index][row], alone[row][index][0])
@@ -132,7 +141,7 @@ def warm_up(runtime: Runtime, samples: Samples, sizes: Sequence[int]) -> None:
     """Run the sizes once each, so that the first request does not pay for allocation and lazy initialisation."""
     for rows in sizes:
         try:
-            runtime.run(samples.rows(rows, samples.lengths[0]), rows)
+            runtime.run(samples.rows(rows, samples.usual_length), rows)
         except ExecutionError:
             return
 
