@@ -9,6 +9,7 @@ from typing import Final
 
 OPTIMISM: Final = 0.2
 """Assumed cost of a further row, as a share of one row alone, while only one batch size was measured."""
+TRUST_AFTER: Final = 10
 RIDGE: Final = 1e-6
 
 
@@ -24,7 +25,12 @@ class Point:
         self.count = count
 
     def learn(self, rows: float, length: float, seconds: float, least: float) -> None:
-        """Move towards a new observation; its weight is 1/n at first and never below `least`."""
+        """Move towards a new observation; its weight is 1/n at first and never below `least`.
+
+        While there are few, one far below the mean replaces it: what disturbs a measurement makes it longer.
+        """
+        if self.count <= TRUST_AFTER and seconds < 0.5 * self.seconds:
+            self.count = 0
         self.count += 1
         weight = max(1 / self.count, least)
         self.rows += weight * (rows - self.rows)

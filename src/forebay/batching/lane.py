@@ -60,4 +60,3 @@ class Lane(Generic[T]):
         if self.ghosts:
             self.keep([(k, i) for k, i in zip(self.keys, self.items, strict=True) if i.order is not None])
             self.ghosts = 0
-            self.wide = sum(item.rows > 1 for item in self.items)

@@ -109,12 +109,15 @@ class Queue(Generic[T]):
                 lane.ghosts -= 1
             passed += 1
         lane.drop(skip, passed)
+        if not skip and lane.items and lane.items[0].order is None:
+            lane.sweep()
         return taken
 
     def _drop_late(self, lane: Lane[T], start: float) -> None:
         """Move heads that would end after their deadline, even alone, to the expired."""
         if lane.mixed:
-            if start > lane.next_expiry - self._alone_s(lane.items[0]):
+            lane.sweep()
+            if lane.items and start > lane.next_expiry - self._alone_s(lane.items[0]):
                 self._drop_late_anywhere(lane, start)
             return
         passed = 0
