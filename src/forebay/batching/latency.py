@@ -18,8 +18,9 @@ PRIOR_S: Final = 0.001
 """Assumed time of one row before anything was measured: small, so that nothing is refused for want of data."""
 LEARN: Final = 0.05
 """Weight of a new observation in a well-filled cell."""
-REFRESH_EVERY: Final = 64
-"""Curves are rebuilt after so many observations in cells that are well known."""
+REFRESH_LEAST: Final = 64
+REFRESH_MOST: Final = 512
+"""Curves are rebuilt after an eighth of all observations, within these bounds, where the cells are well known."""
 Q95_TO_99: Final = 2.326 / 1.645
 """Ratio of the 99 % to the 95 % quantile of a normal distribution. The band is measured at 95 % and stretched, so that
 a rare stall, which no batch size can help, does not shrink every batch."""
@@ -59,6 +60,7 @@ class LatencyModel:
         "_errors",
         "_fit",
         "_grid",
+        "_recent",
         "_unseen",
         "band",
         "drifts",
@@ -83,6 +85,7 @@ class LatencyModel:
         self._unseen = 0
         self._bias = 0.0
         self._bias_count = 0
+        self._recent = 0.0
         self._band_log = 0.05
         self.band = math.exp(self._band_log * Q95_TO_99)
         """Factor from the expected time to its 99 % quantile."""
@@ -132,7 +135,7 @@ class LatencyModel:
         self._judge(rows, length, seconds)
         cell.learn(rows, length, seconds, LEARN)
         self._unseen += 1
-        if cell.count <= 4 or self._unseen >= REFRESH_EVERY:
+        if cell.count <= 4 or self._unseen >= min(REFRESH_MOST, max(REFRESH_LEAST, self.observations // 8)):
             self._refresh()
 
     def _judge(self, rows: int, length: int, seconds: float) -> None:
@@ -144,9 +147,10 @@ class LatencyModel:
         self._band_log = band_log = 0.5 if band_log > 0.5 else 0.002 if band_log < 0.002 else band_log
         self.band = math.exp(band_log * Q95_TO_99)
         self._bias += DRIFT_WEIGHT * ((1.5 if residual > 1.5 else -1.5 if residual < -1.5 else residual) - self._bias)
+        self._recent += 0.4 * (residual - self._recent)
         self._bias_count += 1
         if self._bias_count >= 12 and not -DRIFT_MIN < self._bias < DRIFT_MIN:
-            self._forget(math.exp(self._bias / (1 - (1 - DRIFT_WEIGHT) ** self._bias_count)))
+            self._forget(math.exp(max(-3.0, min(3.0, self._recent))))
         if self.observations < 64 or not self.observations % 8:
             for index, guess in enumerate((self._grid.predict(rows, length), self._fit.predict(rows, length))):
                 miss = min(1.0, abs(math.log(seconds / max(guess, 1e-9))))
@@ -158,7 +162,7 @@ class LatencyModel:
             cell.seconds *= factor
             cell.count = 1
         self.drifts += 1
-        self._bias = 0.0
+        self._bias = self._recent = 0.0
         self._bias_count = 0
         self._refresh()
 

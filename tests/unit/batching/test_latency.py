@@ -1,0 +1,194 @@
+"""The latency model: what it predicts before, while and after it learns."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forebay.batching.costs import Linear, minilm
+from forebay.batching.fit import Fit, Interpolation, Point
+from forebay.batching.latency import LatencyModel, round_length
+
+
+def learned(cost: Linear, rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64), times: int = 3) -> LatencyModel:
+    model = LatencyModel(64)
+    for _ in range(times):
+        for count in rows:
+            model.observe(count, 0, cost.seconds(count, 0))
+    return model
+
+
+def test_before_any_data_it_is_short_rising_and_lets_batches_grow() -> None:
+    model = LatencyModel(256)
+    assert 0 < model.predict(1) < model.predict(256) < 0.1
+    assert model.curve(0).best_rows == 256
+    assert model.predict99(1) >= model.predict(1)
+
+
+def test_one_measured_size_sets_the_scale_and_more_rows_are_assumed_to_pay() -> None:
+    model = LatencyModel(64)
+    model.observe(1, 0, 0.5)
+    assert model.predict(1) == pytest.approx(0.5)
+    assert 0.5 < model.predict(10) < 5
+    assert model.curve(0).best_rows == 64
+
+
+def test_between_and_beyond_the_measured_sizes() -> None:
+    model = learned(Linear(0.02, 0.001))
+    for rows in (1, 3, 5, 11, 40, 64, 200):
+        assert model.predict(rows) == pytest.approx(0.02 + 0.001 * rows, rel=1e-3)
+
+
+def test_a_stair_is_followed_by_interpolation_not_by_the_line() -> None:
+    model = LatencyModel(64)
+    for _ in range(40):
+        for rows in (1, 4, 8, 12, 16, 32):
+            model.observe(rows, 0, 0.01 if rows <= 8 else 0.03)
+    assert model.predict(8) == pytest.approx(0.01, rel=0.02)
+    assert model.predict(12) == pytest.approx(0.03, rel=0.02)
+
+
+def test_noise_is_smoothed_by_the_line() -> None:
+    rng = random.Random(7)
+    model, cost = LatencyModel(64), Linear(0.02, 0.001)
+    for _ in range(3000):
+        rows = rng.randint(1, 64)
+        model.observe(rows, 0, cost.seconds(rows, 0) * rng.lognormvariate(0, 0.15))
+    misses = [abs(model.predict(rows) / cost.seconds(rows, 0) - 1) for rows in range(1, 65)]
+    assert max(misses) < 0.08
+
+
+def test_lengths_are_learned_too() -> None:
+    rng = random.Random(3)
+    model, cost = LatencyModel(32), minilm()
+    for _ in range(1500):
+        length = rng.randint(8, 256)
+        model.observe(1, length, cost.seconds(1, length))
+    for length in (10, 33, 100, 180, 250):
+        assert model.predict(1, length) == pytest.approx(cost.seconds(1, length), rel=0.04)
+
+
+def test_best_size_is_where_a_row_costs_least() -> None:
+    model = LatencyModel(64)
+    for _ in range(5):
+        for rows in (1, 2, 4, 8, 12, 16, 24, 32, 64):
+            model.observe(rows, 0, 0.01 + 0.00005 * rows * rows)  # least a row at 14
+    assert 10 <= model.curve(0).best_rows <= 17
+
+
+def test_band_follows_the_spread_and_ignores_a_rare_stall() -> None:
+    def band(sigma: float, stalls: float) -> float:
+        rng = random.Random(11)
+        model = learned(Linear(0.02, 0.001))
+        for _ in range(3000):
+            stall = 3.0 if rng.random() < stalls else 1.0
+            model.observe(8, 0, 0.028 * rng.lognormvariate(0, sigma) * stall)
+        return model.band
+
+    assert band(0.0, 0.0) < 1.02
+    assert 1.1 < band(0.1, 0.0) < 1.5  # a normal 99 % quantile would be 1.26
+    assert band(0.1, 0.01) < 1.6
+
+
+def test_drift_rescales_everything_quickly() -> None:
+    model = learned(Linear(0.02, 0.001), times=30)
+    for _ in range(25):
+        model.observe(8, 0, 3 * 0.028)
+    assert model.drifts >= 1
+    assert model.predict(8) == pytest.approx(3 * 0.028, rel=0.15)
+    assert model.predict(32) == pytest.approx(3 * 0.052, rel=0.3)  # not seen since, but moved along
+
+
+def test_steady_noise_is_no_drift() -> None:
+    rng = random.Random(5)
+    model = learned(Linear(0.02, 0.001), times=10)
+    for _ in range(5000):
+        model.observe(8, 0, 0.028 * rng.lognormvariate(0, 0.2))
+    assert model.drifts == 0
+
+
+def test_a_disturbed_first_measurement_is_replaced() -> None:
+    model = LatencyModel(64)
+    model.observe(4, 0, 1.0)
+    model.observe(4, 0, 0.01)
+    assert model.predict(4) == pytest.approx(0.01)
+
+
+def test_round_trip_through_json() -> None:
+    model = learned(Linear(0.02, 0.001))
+    again = LatencyModel.from_json(json.loads(json.dumps(model.to_json())), 64)
+    for rows in (1, 5, 64):
+        assert again.predict(rows) == pytest.approx(model.predict(rows))
+    assert again.band == pytest.approx(model.band)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [],
+        {},
+        {"format": 2, "band": 1.1, "cells": []},
+        {"format": 1, "band": 99, "cells": []},
+        {"format": 1, "band": 1.1, "cells": [[0, 0, 1.0, 1]]},
+        {"format": 1, "band": 1.1, "cells": [[1, 0, -1.0, 1]]},
+        {"format": 1, "band": 1.1, "cells": [[1, 0, float("nan"), 1]]},
+        {"format": 1, "band": 1.1, "cells": [["a", 0, 1.0, 1]]},
+        {"format": 1, "band": 1.1, "cells": [[1, 2]]},
+    ],
+)
+def test_bad_json_is_told(data: object) -> None:
+    with pytest.raises(ValueError, match="not a table of measured costs"):
+        LatencyModel.from_json(data)
+
+
+POINTS = st.lists(
+    st.builds(
+        Point,
+        st.sampled_from([1.0, 2.0, 3.5, 8.0, 20.0, 64.0]),
+        st.sampled_from([0.0, 8.0, 16.0, 64.0, 200.0]),
+        st.floats(1e-5, 10),
+        st.integers(1, 30),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(POINTS, st.sampled_from([0, 4, 16, 100, 500]))
+def test_a_table_of_predictions_is_the_predictions(points: list[Point], length: int) -> None:
+    for predictor in (Interpolation(points), Fit(points)):
+        table = predictor.tabulate(70, length)
+        for rows in range(1, 71):
+            assert table[rows] == pytest.approx(predictor.predict(rows, length), rel=1e-6, abs=1e-9)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 300), st.sampled_from([0, 7, 100]), st.floats(0, 1e3)), max_size=40),
+    st.sampled_from([0, 7, 50, 1000]),
+)
+def test_predictions_are_positive_finite_and_never_fall(seen: list[tuple[int, int, float]], length: int) -> None:
+    model = LatencyModel(128)
+    for rows, at, seconds in seen:
+        model.observe(rows, at, seconds)
+    values = [model.predict(rows, length) for rows in range(1, 200)]
+    assert all(value > 0 and math.isfinite(value) for value in values)
+    assert values[:128] == sorted(values[:128])
+    assert 1 <= model.curve(length).best_rows <= 128
+
+
+def test_nonsense_observations_are_ignored() -> None:
+    model = LatencyModel()
+    for rows, seconds in ((0, 1.0), (1, float("nan")), (1, float("inf"))):
+        model.observe(rows, 0, seconds)
+    assert model.observations == 0
+
+
+@given(st.integers(1, 10**9))
+def test_rounded_lengths_are_close_and_never_shorter(length: int) -> None:
+    assert length <= round_length(length) <= length * (1 + 1 / 16) + 1
