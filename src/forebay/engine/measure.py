@@ -59,7 +59,7 @@ class Samples:
             texts = [_leaf(value) for value in given] or [_TEXT[i:] + _TEXT[:i] for i in range(len(_TEXT))]
             for index in range(count):
                 array[index] = _stretched(texts[index % len(texts)], length)
-            return array if self._batched else array[0]
+            return array if self._batched else array[:1].reshape(shape)
         dtype = NUMPY_TYPES[spec.datatype]
         if given and not spec.variable:
             return np.stack([self._example(spec, given[i % len(given)]) for i in range(count)])
