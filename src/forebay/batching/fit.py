@@ -93,12 +93,14 @@ class Fit:
     """Least squares of relative error. A fixed shape: a line by rows. Else for each measured number of rows a
     quadratic in the length, and straight lines between those."""
 
-    __slots__ = ("_line", "_rows", "_shapes")
+    __slots__ = ("_line", "_longest", "_rows", "_shapes", "_shortest")
 
     def __init__(self, points: Sequence[Point]) -> None:
         self._line: list[float] = []
         self._rows: list[float] = []
         self._shapes: list[list[float]] = []
+        self._shortest = min((p.length for p in points), default=0.0)
+        self._longest = max((p.length for p in points), default=0.0)
         if all(point.length <= 0 for point in points):
             if len(points) >= 2:
                 self._line = _least_squares([((1.0, p.rows), p) for p in points])
@@ -127,7 +129,10 @@ class Fit:
         return _tabulate(self._rows, self._heights(length), max_rows)
 
     def _heights(self, length: float) -> list[float]:
-        return [a + length * (b + length * c) for a, b, c in self._shapes]
+        # A quadratic is not to be trusted beyond what was seen: there, as the interpolation does it.
+        at = min(max(length, self._shortest), self._longest)
+        beyond = length / self._longest if length > self._longest > 0 else 1.0
+        return [(a + at * (b + at * c)) * beyond for a, b, c in self._shapes]
 
 
 def _polyline(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
@@ -160,7 +165,7 @@ def _from_one(at: float, seconds: float, rows: float) -> float:
 def _least_squares(rows: Sequence[tuple[tuple[float, ...], Point]]) -> list[float]:
     """Weights of the features, for relative error; [] when they cannot be told apart."""
     size = len(rows[0][0])
-    scale = [max(abs(features[i]) for features, _ in rows) for i in range(size)]
+    scale = [max(abs(features[i]) for features, _ in rows) or 1.0 for i in range(size)]
     matrix = [[0.0] * (size + 1) for _ in range(size)]
     for features, point in rows:
         weight = min(point.count, 20) / (point.seconds * point.seconds)

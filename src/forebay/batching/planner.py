@@ -105,6 +105,7 @@ class Planner(Queue[T]):
         cap = self._rows_in_time(head, start)
         if cap >= limit or cap >= lane.rows or len(lane.items) == 1 or limit == 1:
             return 0, cap or 1
+        limit = min(limit, self._max_rows)
         deadlines = [item.deadline for item in lane.items[: WINDOW_FACTOR * limit]]
         curve = self.latency.curve(head.length)
         return choose_window(deadlines, start, curve, self.latency.band, limit, self._worth(curve, limit))
