@@ -9,7 +9,6 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
 
 from forebay.batching import Batch, Batcher, LatencyModel
 from forebay.core.errors import AdmissionError, DeadlineExceeded, ExecutionError, ForebayError
@@ -19,11 +18,12 @@ from forebay.engine.client import EngineState, EngineStatistics
 from forebay.engine.costs_file import CostsFile
 from forebay.engine.flight import Flight, nobody
 from forebay.engine.instance import Instance
-from forebay.engine.isolate import Group, Isolation, Verdict
+from forebay.engine.isolate import Group
 from forebay.engine.record import Recorder
 from forebay.engine.setup import Plan
-from forebay.engine.split import Pieces, halve, is_fixed, lane_and_length, split
+from forebay.engine.split import Pieces, is_fixed, lane_and_length, split
 from forebay.engine.supervisor import Supervisor
+from forebay.engine.suspects import Suspects
 from forebay.models.signature import Signature
 from forebay.telemetry.logs import fields
 from forebay.telemetry.metrics import ModelMetrics
@@ -53,7 +53,7 @@ class Engine:
         self.metrics = ModelMetrics(self.name, self._gauges)
         self._record = Recorder(self.metrics)
         self._batcher: Batcher[Request]
-        self._groups: deque[Group[Request]] = deque()
+        self._suspects = Suspects(self._send, self._fail, self._piece_done, self.supervisor.guard.forgive)
         self._fixed = False
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic  # uvloop's own clock counts whole milliseconds
@@ -169,8 +169,8 @@ class Engine:
         self._pump_due = False
         batcher = self._batcher
         now = self._clock()
-        if self._groups:
-            self._send_groups(now)
+        if self._suspects.groups:
+            self._suspects.send(batcher, now)
         while (batch := batcher.pull(now)) is not None:
             self._send(batch, None)
         if batcher.depth_rows or batcher.any_expired:
@@ -180,20 +180,6 @@ class Engine:
             if due is not None and due < self._wake_at:
                 self._arm(due)
 
-    def _send_groups(self, now: float) -> None:
-        while self._groups:
-            group = self._groups[0]
-            group.items = [item for item in group.items if item.on_done is not nobody]
-            if not group.items:
-                self._groups.popleft()
-                self._passed(group)
-                continue
-            batch = self._batcher.place(group.items, now)
-            if batch is None:
-                return
-            self._groups.popleft()
-            self._send(batch, group)
-
     def _send(self, batch: Batch[Request], group: Group[Request] | None) -> None:
         instance = self.supervisor.instances[batch.instance]
         flight = Flight(batch, group)
@@ -202,7 +188,7 @@ class Engine:
             instance.send(flight, batch.rows, counts, parts, payloads)
         except Exception as error:  # such as more than 2 GiB, or a payload that is none: its own batch fails
             self._batcher.aborted(batch, self._clock())
-            self._suspect(flight, ExecutionError(f"the batch could not be sent: {error}", code="model_error"))
+            self._suspects.accuse(flight, ExecutionError(f"the batch could not be sent: {error}", code="model_error"))
             self._pump_soon()
             return
         if flight.deadline < self._wake_at:
@@ -223,14 +209,7 @@ class Engine:
         for instance in self.supervisor.instances.values():
             for flight in instance.flights.values():
                 due = min(due, self._sweep(instance, flight, now))
-        for group in self._groups:
-            for item in group.items:
-                if item.deadline <= now:
-                    self._fail(
-                        item, DeadlineExceeded("the batch failed and its retry came too late", stage="executing")
-                    )
-                else:
-                    due = min(due, item.deadline)
+        due = min(due, self._suspects.sweep(now))
         if due < NEVER:
             self._arm(due)
         self._pump()
@@ -305,6 +284,7 @@ class Engine:
             if instance.ready:
                 batcher.add_instance(number, self._clock())
         self._fixed = is_fixed(self.signature)
+        self._suspects.learn(self.signature, self.batchable)
         self.state, self.reason = "ready", ""
 
     def on_done(self, instance: Instance, header: frames.DoneHeader, payload: memoryview) -> None:
@@ -316,7 +296,7 @@ class Engine:
         flight = self._land(instance, header.batch_id, now)
         self._batcher.finished(batch, now, header.busy_s)
         if flight.group is not None:
-            self._passed(flight.group)
+            self._suspects.passed(flight.group)
         self._pump()
         self._record.executed(batch, header.busy_s)
         self._deliver(batch, outputs, now)
@@ -351,41 +331,11 @@ class Engine:
         self._record.failed(header.busy_s)
         error = ExecutionError(header.message, code=header.code)
         alone = len(flight.batch.items) == 1 and (flight.batch.rows == 1 or not self.batchable)
-        self._suspect(flight, error)
+        self._suspects.accuse(flight, error)
         if alone and header.code == "out_of_memory":
             log.error("out of memory for one request; the instance is restarted", extra=fields(model=self.name))
             self._kill(instance, "a request did not fit into its memory")
         self._pump()
-
-    def _suspect(self, flight: Flight, error: ExecutionError) -> None:
-        if flight.group is not None:
-            isolation = flight.group.isolation
-            self._apply(isolation, isolation.outcome(flight.group, ok=False, cause=error))
-        elif waiting := flight.waiting():
-            isolation = Isolation(waiting, error)
-            if error.code == "instance_crashed" and len(waiting) == 1:
-                # Somebody may have killed the process: a request is blamed only if it dies alone a second time.
-                self._groups.append(Group(isolation, waiting, "part"))
-            else:
-                self._apply(isolation, isolation.begin())
-
-    def _passed(self, group: Group[Request]) -> None:
-        self._apply(group.isolation, group.isolation.outcome(group, ok=True))
-
-    def _apply(self, isolation: Isolation[Request], verdict: Verdict[Request]) -> None:
-        self._groups.extend(verdict.run)
-        crashed = False
-        for item in verdict.blamed:
-            error = isolation.cause_of(item)
-            assert isinstance(error, ExecutionError)
-            crashed |= error.code == "instance_crashed"
-            if error.code != "out_of_memory" or item.rows == 1 or not self.batchable:
-                self._fail(item, error)
-            elif item.on_done is not nobody:
-                halves = halve(self.signature, item, self._piece_done)
-                self._groups.extend(Group(Isolation([half], error), [half], "part") for half in halves)
-        if crashed and not verdict.model_blamed:
-            self.supervisor.guard.forgive(1)
 
     def on_lost(self, instance: Instance, reason: str) -> None:
         """An instance died. What it was running is suspect; what waited behind that is not."""
@@ -401,7 +351,9 @@ class Engine:
         for flight in reversed(flights):
             self._put_back(flight, now)
         if suspect is not None:
-            self._suspect(suspect, ExecutionError(f"the model's process died: {reason}", code="instance_crashed"))
+            self._suspects.accuse(
+                suspect, ExecutionError(f"the model's process died: {reason}", code="instance_crashed")
+            )
         if self.state in ("ready", "failed") and not self.supervisor.ready and self.supervisor.guard.looping(now):
             self._give_up(reason)
         if self.state != "starting":
@@ -409,7 +361,7 @@ class Engine:
 
     def _put_back(self, flight: Flight, now: float) -> None:
         if flight.group is not None:
-            self._groups.appendleft(flight.group)
+            self._suspects.groups.appendleft(flight.group)
         else:
             self._batcher.requeue(flight.waiting(), now)
 
@@ -423,10 +375,9 @@ class Engine:
         if self.state == "starting":
             return
         items = [*self._batcher.take_all(), *self._batcher.take_expired(self._clock())]
-        items += [item for group in self._groups for item in group.items]
+        items += self._suspects.take_all()
         for instance in self.supervisor.instances.values():
             items += [item for flight in instance.flights.values() for item in flight.batch.items]
-        self._groups.clear()
         for item in items:
             self._fail(item, error)
 

@@ -1,0 +1,101 @@
+"""The requests of failed batches: run again in smaller groups until the guilty stand alone (see `isolate`)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from forebay.batching import Batch, Batcher
+from forebay.core.errors import DeadlineExceeded, ExecutionError, ForebayError
+from forebay.core.request import Request
+from forebay.engine.flight import Flight, nobody
+from forebay.engine.isolate import Group, Isolation, Verdict
+from forebay.engine.split import halve
+from forebay.models.signature import Signature
+
+
+class Suspects:
+    """The groups that wait to be run again, each with nobody else. Belongs to one engine, on its loop."""
+
+    def __init__(
+        self,
+        send: Callable[[Batch[Request], Group[Request]], None],
+        fail: Callable[[Request, ForebayError], None],
+        piece_done: Callable[[Request], None],
+        forgive: Callable[[int], None],
+    ) -> None:
+        self.groups: deque[Group[Request]] = deque()
+        self._send = send
+        self._fail = fail
+        self._piece_done = piece_done
+        self._forgive = forgive  # so many deaths were a request's fault, not the model's
+        self._signature: Signature
+        self._batchable = False
+
+    def learn(self, signature: Signature, batchable: bool) -> None:
+        """What the model is, once it is known."""
+        self._signature = signature
+        self._batchable = batchable
+
+    def accuse(self, flight: Flight, error: ExecutionError) -> None:
+        """A batch failed with this error: find out whose fault it is."""
+        if flight.group is not None:
+            isolation = flight.group.isolation
+            self._apply(isolation, isolation.outcome(flight.group, ok=False, cause=error))
+        elif waiting := flight.waiting():
+            isolation = Isolation(waiting, error)
+            if error.code == "instance_crashed" and len(waiting) == 1:
+                # Somebody may have killed the process: a request is blamed only if it dies alone a second time.
+                self.groups.append(Group(isolation, waiting, "part"))
+            else:
+                self._apply(isolation, isolation.begin())
+
+    def passed(self, group: Group[Request]) -> None:
+        """A group ran well."""
+        self._apply(group.isolation, group.isolation.outcome(group, ok=True))
+
+    def _apply(self, isolation: Isolation[Request], verdict: Verdict[Request]) -> None:
+        self.groups.extend(verdict.run)
+        crashed = False
+        for item in verdict.blamed:
+            error = isolation.cause_of(item)
+            assert isinstance(error, ExecutionError)
+            crashed |= error.code == "instance_crashed"
+            if error.code != "out_of_memory" or item.rows == 1 or not self._batchable:
+                self._fail(item, error)
+            elif item.on_done is not nobody:
+                halves = halve(self._signature, item, self._piece_done)
+                self.groups.extend(Group(Isolation([half], error), [half], "part") for half in halves)
+        if crashed and not verdict.model_blamed:
+            self._forgive(1)
+
+    def send(self, batcher: Batcher[Request], now: float) -> None:
+        """Send waiting groups to idle instances."""
+        while self.groups:
+            group = self.groups[0]
+            group.items = [item for item in group.items if item.on_done is not nobody]
+            if not group.items:
+                self.groups.popleft()
+                self.passed(group)
+                continue
+            batch = batcher.place(group.items, now)
+            if batch is None:
+                return
+            self.groups.popleft()
+            self._send(batch, group)
+
+    def sweep(self, now: float) -> float:
+        """Answer those whose deadline has passed; returns when to look again (infinity: never)."""
+        due = float("inf")
+        for item in [item for group in self.groups for item in group.items]:
+            if item.deadline <= now:
+                self._fail(item, DeadlineExceeded("the batch failed and its retry came too late", stage="executing"))
+            else:
+                due = min(due, item.deadline)
+        return due
+
+    def take_all(self) -> list[Request]:
+        """Forget all groups; their requests are the caller's."""
+        items = [item for group in self.groups for item in group.items]
+        self.groups.clear()
+        return items
