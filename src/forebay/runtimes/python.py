@@ -74,7 +74,7 @@ def _checked(spec: TensorSpec, value: Any, rows: int) -> Array:
     try:
         array = np.asarray(value, dtype=dtype if dtype.kind == "O" else None)
         if array.dtype.kind in "fc" and dtype.kind in "iub" and array.size:
-            raise ValueError(f"its values are {array.dtype}, and casting them would lose their fractions")
+            raise ValueError(f"its values are {array.dtype}; declare that, or cast them in predict")
         array = array.astype(dtype, copy=False)
     except (TypeError, ValueError, OverflowError) as error:
         raise ExecutionError(f"output {spec.name!r} is not {spec.datatype}: {error}", code="output_mismatch") from error
