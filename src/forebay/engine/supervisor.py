@@ -80,10 +80,13 @@ class Supervisor:
         self.guard.free_deaths = FREE_DEATHS * len(self._plans)
         future: asyncio.Future[frames.ReadyHeader] = asyncio.get_running_loop().create_future()
         self._starting[number] = future
-        instance = self.instances[number] = Instance(number, plan, self._owner)
-        await instance.start()
         try:
+            instance = self.instances[number] = Instance(number, plan, self._owner)
+            await instance.start()
             return await future
+        except OSError as error:
+            name = plan.source.name
+            raise SetupError(f"model {name}: no process could be started: {error}", code="model_load_error") from error
         finally:
             self._starting.pop(number, None)
 

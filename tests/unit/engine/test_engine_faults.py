@@ -201,6 +201,13 @@ async def test_a_model_that_does_not_load_ends_the_start_and_leaves_no_process(
     assert [child for child in psutil.Process().children() if "forebay.engine.child" in child.cmdline()] == []
 
 
+async def test_a_process_that_cannot_be_started_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebay.engine.instance.sys.executable", str(tmp_path / "no python"))
+    with pytest.raises(SetupError, match=r"model tiny: no process could be started: .*no python"):
+        async with engine_of(tmp_path):
+            pass
+
+
 async def test_a_retry_that_comes_too_late_is_a_deadline(tmp_path: Path, gate: Gate) -> None:
     async with engine_of(tmp_path) as (engine, answers):
         gate.close()
