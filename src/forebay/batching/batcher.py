@@ -32,8 +32,10 @@ class Batcher(Planner[T]):
     """Queues items and says what to run next, where. Items are `queued` from `offer` until a pull, a discard or
     `take_expired` returns them; an item that was discarded must not be offered again."""
 
-    def __init__(self, policy: Policy, latency: LatencyModel) -> None:
+    def __init__(self, policy: Policy, latency: LatencyModel, timer_s: float = 0.0) -> None:
+        """`timer_s`: how much later than asked the caller's timers may fire."""
         super().__init__(policy, latency)
+        self._timer_s = timer_s
         self._margin = 0.0
         self._easy_deadline = 0.0
 
@@ -149,9 +151,16 @@ class Batcher(Planner[T]):
     def _early_slot(self, now: float) -> Slot[T] | None:
         """A busy instance whose answer is due so soon that a batch sent now reaches it just in time."""
         slot = self.pool.soonest()
-        if slot is not None and slot.free_at - now < self.pool.hand_over_s:
+        if slot is not None and slot.free_at - now < self._early_s(slot):
             return slot
         return None
+
+    def _early_s(self, slot: Slot[T]) -> float:
+        """How long before its answer an instance may get the next batch: the hand-over cost, and as much more as
+        the timer that wakes the caller for it may be late, where that is little beside the run itself."""
+        running = slot.running
+        late_s = min(self._timer_s, 0.1 * running.predicted_s) if running is not None else 0.0
+        return self.pool.hand_over_s + late_s
 
     def _ripe_lane(self, now: float) -> Lane[T] | None:
         """The lane whose head goes first, of those that need not wait for company."""
@@ -222,8 +231,8 @@ class Batcher(Planner[T]):
                 best = min(best, self._held_until(lane))
         if not self.pool.idle:
             slot = self.pool.soonest()
-            if slot is not None and slot.free_at - self.pool.hand_over_s > now:
-                best = min(best, slot.free_at - self.pool.hand_over_s)
+            if slot is not None and slot.free_at - self._early_s(slot) > now:
+                best = min(best, slot.free_at - self._early_s(slot))
         return None if best == NEVER else max(best, now)
 
     def piece_rows(self, length: int) -> int:

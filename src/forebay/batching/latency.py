@@ -27,6 +27,8 @@ a rare stall, which no batch size can help, does not shrink every batch."""
 DRIFT_MIN: Final = 0.35
 """A lasting bias (natural logarithm) that counts as drift: the machine or the model has changed."""
 DRIFT_WEIGHT: Final = 0.08
+NEAR: Final = 0.7
+"""Lengths from this share of a length upwards tell how many of its rows may share a batch."""
 
 
 class Curve:
@@ -34,9 +36,10 @@ class Curve:
 
     __slots__ = ("best_rows", "seconds", "unit_s")
 
-    def __init__(self, seconds: list[float]) -> None:
+    def __init__(self, seconds: list[float], known_rows: int) -> None:
+        """`known_rows`: so many rows have been measured, or are near enough to what has been."""
         self.seconds = seconds
-        per_row = [value / rows for rows, value in enumerate(seconds) if rows]
+        per_row = [value / rows for rows, value in enumerate(seconds[: known_rows + 1]) if rows]
         self.unit_s = min(per_row)
         """Seconds a row at `best_rows`."""
         level = self.unit_s * (1 + 1e-9)
@@ -104,7 +107,7 @@ class LatencyModel:
         if curve is None:
             if len(self._curves) > 512:
                 self._curves.clear()
-            curve = self._curves[key] = Curve(self._tabulate(key))
+            curve = self._curves[key] = Curve(self._tabulate(key), self._known_rows(key))
         return curve
 
     def predict(self, rows: int, length: int = 0) -> float:
@@ -184,6 +187,14 @@ class LatencyModel:
         seconds = self._predictor().tabulate(self.max_rows, length)
         seconds[0] = 0.0
         return list(accumulate((value if value > 1e-7 else 1e-7 for value in seconds), max))
+
+    def _known_rows(self, length: int) -> int:
+        """Twice the most rows that were measured at about this length or above. Costs often rise faster than rows, so
+        a batch many times larger than any that was tried is no saving that could be counted on."""
+        if not self._cells:
+            return self.max_rows
+        most = max((point.rows for point in self._cells.values() if point.length >= NEAR * length), default=0.5)
+        return max(1, min(self.max_rows, int(2 * most)))
 
     def to_json(self) -> dict[str, Any]:
         """The measured cells, for the file that outlives the process."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("forebay.engine")
 
+TIMER_S = 0.001
+"""uvloop's timers count whole milliseconds."""
 MEMORY_SHARE = 0.8
 """Instances are started within this share of the memory that is available after the first one."""
 
@@ -59,7 +61,7 @@ async def start_engine(engine: Engine) -> None:
     wanted: int = int(settings.instances or 0) or await asyncio.to_thread(_default_instances, engine, plan)
     others = [engine.supervisor.start(number, _load_plan(plan, number, 0.0)) for number in range(1, wanted)]
     await asyncio.gather(*others)
-    engine.open(Batcher(_policy(settings, engine.batchable, plan.pads), latency))
+    engine.open(Batcher(_policy(settings, engine.batchable, plan.pads), latency, TIMER_S))
     _tell(engine, header, wanted, time.monotonic() - began)
 
 

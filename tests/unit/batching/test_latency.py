@@ -30,12 +30,24 @@ def test_before_any_data_it_is_short_rising_and_lets_batches_grow() -> None:
     assert model.predict99(1) >= model.predict(1)
 
 
-def test_one_measured_size_sets_the_scale_and_more_rows_are_assumed_to_pay() -> None:
+def test_one_measured_size_sets_the_scale_and_more_rows_are_tried_by_doubling() -> None:
     model = LatencyModel(64)
     model.observe(1, 0, 0.5)
     assert model.predict(1) == pytest.approx(0.5)
     assert 0.5 < model.predict(10) < 5
-    assert model.curve(0).best_rows == 64
+    assert model.curve(0).best_rows == 2
+    for rows in (2, 4, 8, 16, 32):
+        model.observe(rows, 0, 0.5)
+        assert model.curve(0).best_rows == 2 * rows
+
+
+def test_long_rows_are_not_batched_because_short_ones_may_be() -> None:
+    model = LatencyModel(64)
+    for rows in (1, 2, 4, 8, 16):
+        model.observe(rows, 32, 0.005 + 0.001 * rows)
+    model.observe(1, 512, 0.1)
+    assert model.curve(32).best_rows == 32
+    assert model.curve(512).best_rows == 2
 
 
 def test_between_and_beyond_the_measured_sizes() -> None:
