@@ -17,83 +17,28 @@ from time import monotonic as _now
 from typing import Any
 
 import httptools
-import msgspec
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.inference import Endpoint, Inference
-from forebay.api.lane_heads import ResponseHeads, answering, too_slow
+from forebay.api.lane_heads import MOST_HEAD_BYTES, WATCHED, ResponseHeads, answering, origin_form, unasked
+from forebay.api.lane_slot import Slot
+from forebay.api.lane_transport import LingeringTransport
 from forebay.api.problems import CLOSE, Answer, closing, problem
-from forebay.core.request import Request
 from forebay.core.settings import ServerSettings
 
 log = logging.getLogger("forebay.api")
 
-SWEEP_S = 1.0
-"""How often connections are looked at for slow and idle clients."""
-
-_WATCHED = frozenset(
-    (
-        b"content-length",
-        b"content-type",
-        b"authorization",
-        b"inference-header-content-length",
-        b"transfer-encoding",
-        b"content-encoding",
-        b"connection",
-        b"expect",
-        b"upgrade",
-        b"prefer",
-    )
-)
 _ASGI, _LANE, _IGNORED = 0, 1, 2
 
 
-class _NoEvent:
-    """Stands where uvicorn's connection sets an event of its cycle: nothing waits for a slot."""
+class _Flow(FlowControl):
+    """uvicorn's, but nothing is read from a client that does not read."""
 
-    def set(self) -> None:
-        pass
-
-
-_NO_EVENT = _NoEvent()
-
-
-class Slot(msgspec.Struct, eq=False, weakref=False):
-    """One request in the lane, with as much of the interface of uvicorn's cycle as the connection looks at."""
-
-    lane: Lane
-    endpoint: Endpoint | None
-    keep_alive: bool
-    response_complete: bool = False
-    disconnected: bool = False
-    body: bytes | bytearray = b""
-    content_type: bytes | None = None
-    header_length: bytes | None = None
-    request: Request | None = None
-    answer: Answer | None = None
-    message_event: Any = _NO_EVENT
-
-    def done(self, request: Request) -> None:
-        """The engine has answered. The usual answer to the only request in the lane is written at once."""
-        lane, endpoint = self.lane, self.endpoint
-        assert endpoint is not None
-        slots = lane.slots
-        if lane.quick and len(slots) == 1 and self.keep_alive and (body := endpoint.plain(request)) is not None:
-            slots.pop()
-            self.response_complete = True
-            state = lane.server_state
-            state.total_requests += 1
-            lane.transport.write(b"%b%d\r\n\r\n%b" % (lane.heads.usual(state.default_headers), len(body), body))
-        else:
-            self.finish(endpoint.answer(request))
-
-    def finish(self, answer: Answer) -> None:
-        """The answer is known: it leaves now, or when its turn has come."""
-        self.answer = answer
-        lane = self.lane
-        if lane.slots and lane.slots[0] is self:
-            lane.flush()
+    def resume_reading(self) -> None:
+        if not self.write_paused:
+            super().resume_reading()
 
 
 class Lane(HttpToolsProtocol):
@@ -104,35 +49,49 @@ class Lane(HttpToolsProtocol):
     by_path: dict[bytes, Endpoint]
     heads: ResponseHeads
     slots: deque[Slot]
+    transport: LingeringTransport
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.slots = deque()
         self.slot: Slot | None = None  # the one whose body is arriving
+        self.running: RequestResponseCycle | None = None  # the last one that an ASGI task was started for
         self.mode = _ASGI
         self.in_message = False
         self.in_body = False
         self.since_s = 0.0  # when the present wait (for a head, a body, the next request) was first seen; 0: not yet
         self.quick = True  # nothing is to be seen to after an answer but the answer
-        self.deaf = False  # the stream is broken: whatever else arrives is not read
+        self.last = False  # the connection ends with a request that is here already: what follows it is ignored
+        self.deaf = False  # nothing is parsed any more
+        self.barren: tuple[Any, int] = (None, 0)  # headers of a message, and its bytes since there was any of its body
+        self.unsent_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(LingeringTransport(transport, self._may_be_sending))
+        self.flow = _Flow(self.transport)
 
     # -- bytes in -----------------------------------------------------------------------------------------------------
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Parse what arrived. Whatever goes wrong in here costs this connection, never the loop."""
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
-        if self.deaf:
+        while not self.deaf:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stop:
+                # Answered as if it had not asked (RFC 9110, 7.8). The parser has skipped the body: it begins again.
+                data = memoryview(data)[stop.args[0] :]
+                self._begin_again()
+                continue
+            except httptools.HttpParserCallbackError as error:
+                self.fail(error)
+            except httptools.HttpParserError as error:
+                self._malformed(str(error))
+            if self.in_message:
+                self._watch_length(len(data))
             return
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserCallbackError as error:
-            log.error("a connection is closed after an internal error", exc_info=error)
-            self.transport.abort()
-        except httptools.HttpParserUpgrade:
-            self._refuse_upgrade()
-        except httptools.HttpParserError as error:
-            self._malformed(str(error))
 
     def on_message_begin(self) -> None:
         """A request line begins."""
@@ -167,7 +126,7 @@ class Lane(HttpToolsProtocol):
         slot = Slot(self, endpoint, keep_alive)
         authorization: bytes | None = None
         for name, value in self.headers:
-            if name in _WATCHED:
+            if name in WATCHED:
                 if name == b"content-length":
                     length = int(value)
                 elif name == b"content-type":
@@ -175,7 +134,7 @@ class Lane(HttpToolsProtocol):
                 elif name == b"authorization":
                     authorization = value
                 elif name == b"inference-header-content-length":
-                    slot.header_length = value
+                    slot.header_length = value.rstrip()
                 elif name == b"connection":
                     told = True
                 else:
@@ -188,6 +147,8 @@ class Lane(HttpToolsProtocol):
             return False
         self.cycle = slot  # type: ignore[assignment]
         slots.append(slot)
+        if not keep_alive:
+            self._take_no_more()
         try:
             if inference.guarded:
                 inference.gate.enter(authorization)
@@ -203,13 +164,51 @@ class Lane(HttpToolsProtocol):
 
     def _decline(self) -> None:
         """uvicorn's own way, from the beginning of the message."""
+        if self.last or self.parser.should_upgrade():
+            self.mode = _IGNORED
+            return
         self.quick = not self.slots
-        url, headers = self.url, self.headers
+        # Copied, since trailers arrive in the same list and are no headers (RFC 9110, 6.5.1).
+        url, headers = self.url, [(name, value.rstrip(b" \t")) for name, value in self.headers]
         super().on_message_begin()
-        self.url, self.headers = url, headers
         self.scope["headers"] = headers
         self.expect_100_continue = any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers)
-        super().on_headers_complete()
+        try:
+            self.url = origin_form(url)
+            super().on_headers_complete()
+        except (httptools.HttpParserInvalidURLError, ValueError):
+            self.mode = _IGNORED
+            self._malformed("the request target is invalid")
+            return
+        if not self.cycle.keep_alive:
+            self._take_no_more()
+
+    def _take_no_more(self) -> None:
+        """The connection ends with the request that has just begun (RFC 9112, 9.6)."""
+        self.last = True
+        self.by_path = {}
+
+    def _begin_again(self) -> None:
+        """A parser that wants to leave HTTP is replaced; the new one is given the same head without `Upgrade`."""
+        method, version, headers = self.parser.get_method(), self.parser.get_http_version(), self.headers
+        if method == b"CONNECT":
+            self.reject(closing(problem("method_not_allowed", "CONNECT is not allowed here")))
+        elif self.last:
+            self.deaf = True
+        else:
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.data_received(unasked(method, self.url, version, headers))
+
+    def _watch_length(self, size_bytes: int) -> None:
+        """A head, a chunk's extensions or trailers that do not end. What came together with their beginning is free."""
+        headers, barren_bytes = self.barren
+        if headers is not self.headers or (self.in_body and self.mode != _ASGI):
+            self.barren = (self.headers, 0)
+        elif barren_bytes + size_bytes > MOST_HEAD_BYTES:
+            self.reject(closing(problem("head_too_large", f"the head is larger than {MOST_HEAD_BYTES} bytes")))
+        else:
+            self.barren = (headers, barren_bytes + size_bytes)
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body."""
@@ -222,6 +221,7 @@ class Lane(HttpToolsProtocol):
                     slot.body = bytearray(slot.body)
                 slot.body += body
         elif self.mode == _ASGI:
+            self.barren = (None, 0)
             super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -235,7 +235,7 @@ class Lane(HttpToolsProtocol):
             assert endpoint is not None
             try:
                 if len(body) > self.settings.decode_off_loop_bytes and endpoint.slow_to_decode(slot.header_length):
-                    self._read_elsewhere(slot, endpoint)
+                    endpoint.read_elsewhere(body, _now(), slot.done, slot.content_type, slot.submit)
                 elif endpoint.decode is not None and slot.header_length is None:
                     request = slot.request = endpoint.decode(body, _now(), slot.done)
                     endpoint.engine.submit(request)
@@ -245,27 +245,12 @@ class Lane(HttpToolsProtocol):
                     endpoint.engine.submit(request)
             except Exception as error:
                 slot.finish(endpoint.refuse(error))
-            if len(self.slots) >= self.settings.max_pipelined:
-                self.quick = False
-                self.flow.pause_reading()
         elif self.mode == _ASGI:
             super().on_message_complete()
-
-    def _read_elsewhere(self, slot: Slot, endpoint: Endpoint) -> None:
-        endpoint.read_elsewhere(slot.body, _now(), slot.done, slot.content_type, lambda read: self._submit(slot, read))
-
-    def _submit(self, slot: Slot, read: Request | Exception) -> None:
-        """A body that was decoded elsewhere is back."""
-        assert slot.endpoint is not None
-        try:
-            if isinstance(read, Exception):
-                raise read
-            if slot.disconnected:
-                return
-            slot.request = read
-            slot.endpoint.engine.submit(read)
-        except Exception as error:
-            slot.finish(slot.endpoint.refuse(error))
+            return
+        if len(self.slots) >= self.settings.max_pipelined:
+            self.quick = False
+            self.flow.pause_reading()
 
     # -- bytes out ----------------------------------------------------------------------------------------------------
 
@@ -288,7 +273,7 @@ class Lane(HttpToolsProtocol):
             return
         if self.pipeline and not slots:
             super().on_response_complete()  # starts the ASGI request that waited for the lane
-        elif self.flow.read_paused and len(slots) < self.settings.max_pipelined and not self.flow.write_paused:
+        elif self.flow.read_paused and len(slots) < self.settings.max_pipelined:
             self.flow.resume_reading()
         self.quick = not (self.pipeline or self.flow.read_paused)
 
@@ -313,43 +298,75 @@ class Lane(HttpToolsProtocol):
             if slot.request is not None and slot.endpoint is not None:
                 slot.endpoint.engine.cancel(slot.request)
         self.slots.clear()
+        self.pipeline.clear()
+        if self.running is not None and not self.running.response_complete:
+            self.running.disconnected = True
+            self.running.message_event.set()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
+        self.transport.forget()
+
+    def shutdown(self) -> None:
+        """The server stops. A connection that is not being answered ends at once."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self.transport.close()
+
+    def _may_be_sending(self) -> bool:
+        """At the close: whether the client may not have finished. Nothing more is parsed."""
+        unheeded = self.deaf or self.mode == _IGNORED or self.flow.read_paused
+        self.deaf = True
+        return self.in_message or unheeded or bool(self.slots or self.pipeline)
+
+    def fail(self, error: Exception) -> None:
+        """A fault of ours: it costs this connection."""
+        self.deaf = True
+        log.error("a connection is closed after an internal error", exc_info=error)
+        self.transport.abort()
 
     def _malformed(self, reason: str) -> None:
-        self._reject(closing(problem("invalid_request", f"malformed HTTP: {reason}")))
+        if self.last and self.mode == _IGNORED:
+            self.deaf = True  # whatever follows the last request
+        else:
+            self.reject(closing(problem("invalid_request", f"malformed HTTP: {reason}")))
 
-    def _refuse_upgrade(self) -> None:
-        """The request is answered as if it had not asked (RFC 9110, 7.8), but its connection cannot go on."""
-        self.deaf = True
-        if self.cycle is not None:
-            self.cycle.keep_alive = False
-
-    def _reject(self, answer: Answer) -> None:
+    def reject(self, answer: Answer) -> None:
         """A last answer, after those that are ahead of it. Nothing more is read."""
         self.deaf = True
         self.quick = False
-        cycle = self.cycle
-        if self.slots or cycle is None or cycle.response_complete:
+        self._take_no_more()
+        cycle, pipeline = self.cycle, self.pipeline
+        if self.in_message and self.in_body and self.mode != _IGNORED:
+            self._answer_instead(answer)
+        elif pipeline or (not self.slots and cycle is not None and not cycle.response_complete):
+            self.cycle = self._last_cycle()
+            pipeline.appendleft((self.cycle, answering(answer)))
+        else:
             slot = Slot(self, None, keep_alive=False)
             self.slots.append(slot)
             self.cycle = slot  # type: ignore[assignment]
             slot.finish(answer)
-            return
-        own = self.in_body and self.mode == _ASGI  # the stream broke inside the body of this very cycle
-        if own:
+
+    def _answer_instead(self, answer: Answer) -> None:
+        """The message whose body is arriving cannot be completed: this is its answer, unless it has one already."""
+        cycle, slot = self.cycle, self.slot
+        if slot is not None:
+            self.slot = None
+            slot.finish(answer)
+        elif self.pipeline and self.pipeline[0][0] is cycle:
+            self.cycle = self._last_cycle()
+            self.pipeline[0] = (self.cycle, answering(answer))
+        else:
+            if not cycle.response_started:
+                head = self.heads.of(answer, self.server_state.default_headers)
+                self.transport.write(b"%b%d\r\n\r\n%b" % (head, len(answer.body), answer.body))
             cycle.disconnected = True
             cycle.message_event.set()
-        ahead = any(waiting is cycle for waiting, _ in self.pipeline) if own else True
-        if ahead:
-            if own:
-                self.pipeline.popleft()
-            self.pipeline.appendleft((self._last_cycle(), answering(answer)))
-        elif not cycle.response_started:
-            head = self.heads.of(answer, self.server_state.default_headers)
-            self.transport.write(b"%b%d\r\n\r\n%b" % (head, len(answer.body), answer.body))
             self.transport.close()
-        else:
-            self.transport.close()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _last_cycle(self) -> RequestResponseCycle:
         return RequestResponseCycle(
@@ -366,35 +383,6 @@ class Lane(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
 
-    def sweep(self, now: float) -> None:
-        """Called every second: end what is too slow or idle. `since_s` is set here, so that requests need not."""
-        if not self.since_s:
-            self.since_s = now
-            return
-        waited_s = now - self.since_s
-        settings = self.settings
-        if self.deaf or self.transport.is_closing():
-            return
-        if self.in_message and not self.in_body:
-            if waited_s > settings.head_timeout_s:
-                self._reject(too_slow("head", settings.head_timeout_s))
-        elif self.in_message:
-            if waited_s > settings.body_timeout_s:
-                self._end_body()
-        elif self.cycle is not None and not self.cycle.response_complete:
-            self.since_s = 0.0
-        elif waited_s > (settings.keep_alive_s if self.cycle is not None else settings.head_timeout_s):
-            self.transport.close()
-
-    def _end_body(self) -> None:
-        if self.mode == _LANE:
-            slot, self.slot = self.slot, None
-            assert slot is not None
-            self.deaf = True
-            slot.finish(too_slow("body", self.settings.body_timeout_s))
-        elif self.cycle.response_complete:  # answered before its body had arrived; a running app sees to it itself
-            self.transport.close()
-
 
 def lane_protocol(inference: Inference, settings: ServerSettings) -> type[Lane]:
     """The connection class of one server. With `express_lane = off` it takes no request, but still keeps time."""
@@ -403,18 +391,11 @@ def lane_protocol(inference: Inference, settings: ServerSettings) -> type[Lane]:
     return type("ServerLane", (Lane,), members)
 
 
-def sweep_connections(connections: set[Any]) -> None:
-    """One round of `Lane.sweep` over a server's connections."""
-    now = _now()
-    for connection in list(connections):
-        if isinstance(connection, Lane):
-            connection.sweep(now)
-
-
 def usable() -> str:
     """Why the lane cannot run on the uvicorn that is installed; empty when it can."""
     needed = "on_message_begin on_headers_complete on_body on_message_complete on_response_complete data_received "
-    needed += "connection_lost pause_writing resume_writing shutdown _start_asgi_task _unset_keepalive_if_required"
+    needed += "connection_made connection_lost pause_writing resume_writing shutdown _start_asgi_task "
+    needed += "_unset_keepalive_if_required"
     missing = [name for name in needed.split() if not hasattr(HttpToolsProtocol, name)]
     wanted = {"scope", "transport", "flow", "message_event", "keep_alive", "on_response", "expect_100_continue"}
     missing += sorted(wanted - set(inspect.signature(RequestResponseCycle).parameters))

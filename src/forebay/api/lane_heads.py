@@ -6,14 +6,35 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+import httptools
+
 from forebay.api.encode import JSON_HEADERS, HeaderPairs
 from forebay.api.problems import STATUSES, Answer, closing, problem
 
 _STATUS_LINES = {
-    status: b"HTTP/1.1 %d %b\r\n" % (status, HTTPStatus(status).phrase.encode())
+    status: b"HTTP/1.1 %d %b\r\n"
+    % (status, HTTPStatus(status).phrase.encode() if status in HTTPStatus._value2member_map_ else b"")
     for status in {200, *STATUSES.values()}
-    if status in HTTPStatus._value2member_map_
 }
+
+MOST_HEAD_BYTES = 64 << 10
+"""A head that is longer, and what arrived together with its beginning, is refused."""
+
+WATCHED = frozenset(
+    (
+        b"content-length",
+        b"content-type",
+        b"authorization",
+        b"inference-header-content-length",
+        b"transfer-encoding",
+        b"content-encoding",
+        b"connection",
+        b"expect",
+        b"upgrade",
+        b"prefer",
+    )
+)
+"""Request headers that the express lane looks at; those that it does not know what to do with send a request away."""
 
 
 class ResponseHeads:
@@ -44,6 +65,22 @@ class ResponseHeads:
     def _build(self, status: int, headers: HeaderPairs) -> bytes:
         lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
         return b"%b%b%bcontent-length: " % (_STATUS_LINES[status], self._lines, lines)
+
+
+def origin_form(target: bytes) -> bytes:
+    """A request target without scheme and authority (RFC 9112, 3.2.2). Raises httptools' errors and `ValueError`."""
+    if target[:1] == b"/" or target == b"*":
+        return target
+    url = httptools.parse_url(target)
+    if url.schema is None:
+        raise ValueError(target)
+    return (url.path or b"/") + (b"?" + url.query if url.query is not None else b"")
+
+
+def unasked(method: bytes, target: bytes, version: str, headers: HeaderPairs) -> bytes:
+    """The head of a request as if it had not asked for another protocol."""
+    lines = [b"%b: %b\r\n" % pair for pair in headers if pair[0] != b"upgrade"]
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version.encode(), b"".join(lines))
 
 
 def too_slow(part: str, limit_s: float) -> Answer:

@@ -19,6 +19,7 @@ STATUSES: dict[str, int] = {
     "body_timeout": 408,
     "payload_too_large": 413,
     "over_quota": 429,
+    "head_too_large": 431,
     "request_canceled": 499,
     "model_error": 500,
     "output_mismatch": 500,

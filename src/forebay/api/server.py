@@ -17,7 +17,8 @@ from fastapi import FastAPI
 from forebay.api.app import create_app
 from forebay.api.auth import Gate
 from forebay.api.inference import Inference
-from forebay.api.lane import SWEEP_S, lane_protocol, sweep_connections, usable
+from forebay.api.lane import lane_protocol, usable
+from forebay.api.lane_time import SWEEP_S, sweep_connections
 from forebay.core.errors import SetupError
 from forebay.core.settings import ServerSettings
 from forebay.engine.engine import Engine

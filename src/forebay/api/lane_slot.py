@@ -1,0 +1,82 @@
+"""A request in the express lane, from its head to its answer. Knows nothing of uvicorn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from forebay.api.inference import Endpoint
+from forebay.api.problems import Answer
+from forebay.core.request import Request
+
+if TYPE_CHECKING:
+    from forebay.api.lane import Lane
+
+
+class _NoEvent:
+    """Stands where uvicorn's connection sets an event of its cycle: nothing waits for a slot."""
+
+    def set(self) -> None:
+        pass
+
+
+_NO_EVENT = _NoEvent()
+
+
+class Slot(msgspec.Struct, eq=False, weakref=False):
+    """One request in the lane, with as much of the interface of uvicorn's cycle as the connection looks at."""
+
+    lane: Lane
+    endpoint: Endpoint | None
+    keep_alive: bool
+    response_complete: bool = False
+    disconnected: bool = False
+    body: bytes | bytearray = b""
+    content_type: bytes | None = None
+    header_length: bytes | None = None
+    request: Request | None = None
+    answer: Answer | None = None
+    message_event: Any = _NO_EVENT
+
+    def done(self, request: Request) -> None:
+        """The engine has answered. The usual answer to the only request in the lane is written at once."""
+        lane, endpoint = self.lane, self.endpoint
+        assert endpoint is not None
+        slots = lane.slots
+        if lane.quick and len(slots) == 1 and self.keep_alive:
+            try:
+                body = endpoint.plain(request)
+            except Exception:
+                body = None  # `answer` meets the same error, and says what it is
+            if body is not None:
+                slots.pop()
+                self.response_complete = True
+                state = lane.server_state
+                state.total_requests += 1
+                lane.transport.write(b"%b%d\r\n\r\n%b" % (lane.heads.usual(state.default_headers), len(body), body))
+                return
+        self.finish(endpoint.answer(request))
+
+    def submit(self, read: Request | Exception) -> None:
+        """A body that was decoded elsewhere is back: to the engine, unless the client has left."""
+        assert self.endpoint is not None
+        try:
+            if isinstance(read, Exception):
+                raise read
+            if self.disconnected:
+                return
+            self.request = read
+            self.endpoint.engine.submit(read)
+        except Exception as error:
+            self.finish(self.endpoint.refuse(error))
+
+    def finish(self, answer: Answer) -> None:
+        """The answer is known: it leaves now, or when its turn has come."""
+        self.answer = answer
+        lane = self.lane
+        if lane.slots and lane.slots[0] is self:
+            try:
+                lane.flush()
+            except Exception as error:
+                lane.fail(error)
