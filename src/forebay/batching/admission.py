@@ -56,3 +56,36 @@ def predicted_start(free_times: Sequence[float], batch: int, first_s: float, bat
     if count == 1:
         return free_times[0] + first_s + (batch - 1) * batch_s
     return free_times[batch % count] + (batch // count) * batch_s
+
+
+class Overtaking:
+    """How fast items of the higher priorities come in, which will go ahead of lower ones that wait."""
+
+    __slots__ = ("_admitted", "_rates")
+
+    def __init__(self) -> None:
+        self._admitted = [0, 0]
+        self._rates = (ArrivalRate(), ArrivalRate())
+
+    def admit(self, level: int, rows: int) -> None:
+        """Note rows that were let in, at level 0 (high) or 1 (normal)."""
+        if level < 2:
+            self._admitted[level] += rows
+
+    def update(self, now: float, batch_s: float) -> None:
+        """Make the rates as of now those that are remembered."""
+        for rate, admitted in zip(self._rates, self._admitted, strict=True):
+            rate.update(now, admitted, batch_s)
+
+    def delayed(self, wait_s: float, level: int, rows_per_s: float, ageing_s: float) -> float:
+        """What a wait becomes for an item of a level when those above it come in meanwhile and go first.
+
+        `rows_per_s` is what the instances can do. An item is overtaken only by what comes within `ageing_s` a level.
+        """
+        load = 0.0
+        for above in range(level):
+            load += self._rates[above].rows_per_s / rows_per_s
+        if load <= 0:
+            return wait_s
+        longest = wait_s + load * level * ageing_s
+        return longest if load >= 1 else min(longest, wait_s / (1 - load))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, TypeVar
 
-from forebay.batching.admission import batch_ahead, predicted_start
+from forebay.batching.admission import Overtaking, batch_ahead, predicted_start
 from forebay.batching.item import Batch, DispatchReason, Item, Refusal
 from forebay.batching.lane import Lane
 from forebay.batching.latency import LatencyModel
@@ -37,6 +37,7 @@ class Batcher(Planner[T]):
         super().__init__(policy, latency)
         self._timer_s = timer_s
         self._margin = 0.0
+        self._overtaking = Overtaking()
         self._easy_deadline = 0.0
 
     # -- instances ----------------------------------------------------------------------------------------------------
@@ -67,7 +68,7 @@ class Batcher(Planner[T]):
             return Refusal("queue_full", max(0.001, self.backlog_s(now)))
         deadline = item.deadline
         lane = self._lane
-        if item.lane != lane.name or item.priority or item.length or rows != 1:
+        if item.lane != lane.name or item.priority or item.length or rows != 1 or lane.mixed:
             return self._offer_special(item, now)
         keys = lane.keys
         if keys and deadline < keys[-1]:
@@ -91,6 +92,8 @@ class Batcher(Planner[T]):
         if finish > item.deadline:
             self._forget_if_empty(lane)
             return Refusal("deadline_unreachable", max(0.001, finish - item.deadline))
+        if item.priority or lane.mixed:
+            self._overtaking.admit(level_of(item.priority), rows=item.rows)
         self._enqueue(lane, item, key)
         return None
 
@@ -102,10 +105,7 @@ class Batcher(Planner[T]):
 
     def _key(self, item: T) -> float:
         """Earliest deadline first; a step of priority is a fixed head start, so that nothing is ever sorted again."""
-        priority = item.priority
-        if priority == 0:
-            return item.deadline
-        return item.deadline + (self.policy.ageing_s if priority > 1 else -self.policy.ageing_s)
+        return item.deadline + (level_of(item.priority) - 1) * self.policy.ageing_s if item.priority else item.deadline
 
     # -- out of the queue ---------------------------------------------------------------------------------------------
 
@@ -282,13 +282,19 @@ class Batcher(Planner[T]):
         start = predicted_start(
             free_times, batch + other_batches, latency.predict(first_cap, item.length), self._batch_s(limit)
         )
-        start += self._margin * (start - now)
+        wait_s = (start - now) * (1 + self._margin)
+        if lane.mixed or item.priority:
+            able = limit * len(free_times) / self._batch_s(limit)
+            wait_s = self._overtaking.delayed(wait_s, level_of(item.priority), able, self.policy.ageing_s)
+        start = now + wait_s
         expected = int(self.rate.now(now, self.seen_rows, self._limit_s) * (start - now)) if limit > known else 0
         return start + latency.predict99(min(limit, known + expected), item.length)
 
     def _settle(self, now: float) -> None:
         """After anything changed at the instances: note what makes an admission an easy yes."""
         self.rate.update(now, self.seen_rows, self._limit_s)
+        if self._lane.mixed:
+            self._overtaking.update(now, self._limit_s)
         slots = self.pool.slots
         if not slots:
             self._easy_deadline = -NEVER
@@ -298,3 +304,8 @@ class Batcher(Planner[T]):
             if slot.free_at > latest:
                 latest = slot.free_at
         self._easy_deadline = latest + self._easy_s
+
+
+def level_of(priority: int) -> int:
+    """0 high, 1 normal, 2 low, from a priority as clients give it."""
+    return 1 if priority == 0 else 0 if priority == 1 else 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from forebay.batching.fit import length_cell
 from forebay.batching.item import Item
@@ -11,13 +11,18 @@ from forebay.batching.latency import LatencyModel
 
 T = TypeVar("T", bound=Item)
 
+HOLD_OUT: Final = 1.3
+"""How much dearer than with its own kind an item may be and still join. With 1.0 batches stay small, as nothing is ever
+quite as cheap as the ideal; with 2.0 short items pay for the padding of long ones."""
+
 
 def grow(window: Sequence[T], latency: LatencyModel, max_rows: int, start: float) -> tuple[list[int], bool]:
     """Choose from the first waiting items. Returns the places taken, and whether a deadline stopped the growth.
 
     The first item is always taken. Then, from it outwards in order of length, the item that saves most joins: its
-    marginal cost in this batch (padding included) against its share of the best batch that its own kind among those
-    waiting could form. `start` is when the batch could begin; it must end by the earliest deadline in it.
+    marginal cost in this batch (padding included) against what it would cost elsewhere, which is alone, or its share
+    of the best batch that its own kind among those waiting could form, times `HOLD_OUT`. `start` is when the batch
+    could begin; it must end by the earliest deadline in it.
     """
     head = window[0]
     limit = min(max_rows, latency.curve(head.length).best_rows)
@@ -60,7 +65,8 @@ def grow(window: Sequence[T], latency: LatencyModel, max_rows: int, start: float
 
 
 def _elsewhere(item: Item, peers: dict[int, int], latency: LatencyModel, max_rows: int) -> float:
-    """Seconds of an item's share in a batch of the waiting items of about its length."""
+    """Seconds that an item would cost outside of this batch."""
     rows = min(peers[length_cell(item.length)], max_rows, latency.curve(item.length).best_rows)
     rows = max(rows, item.rows)
-    return latency.predict(rows, item.length) * item.rows / rows
+    shared = HOLD_OUT * latency.predict(rows, item.length) * item.rows / rows
+    return min(shared, latency.predict(item.rows, item.length))
