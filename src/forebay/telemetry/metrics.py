@@ -51,7 +51,7 @@ class Histogram:
         self.total += value
 
     def observe_ages(self, born: list[float], now: float, low: float, high: float, total: float) -> None:
-        """Count the ages at `now` of several instants: `low` and `high` are the least and greatest age, `total` their sum.
+        """Count the ages at `now` of several instants: `low` and `high` are the least and greatest, `total` their sum.
 
         Those of one batch mostly fall into one bucket, which is then found once.
         """
