@@ -132,6 +132,7 @@ def asgi_parts() -> list[Part]:
         Part("expect", request(JSON, b"Expect: 100-continue"), (100, 200)),
         Part("Expect ", request(JSON, b"EXPECT: 100-Continue "), (100, 200)),
         Part("expect, refused", request(JSON, b"Expect: 100-continue", b"Content-Encoding: gzip"), (501,)),
+        Part("coding", chunked(JSON).replace(b"g: chunked", b"g: gzip, chunked"), (501,)),
         Part("encoding", request(JSON, b"Content-Encoding: gzip"), (501,)),
         Part("identity", request(JSON, b"Content-Encoding: identity"), (200,)),
         Part("prefer", request(JSON, b"Prefer: wait=1"), (200,)),

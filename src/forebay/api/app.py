@@ -18,21 +18,24 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.types import Receive
+from starlette.types import Receive, Scope, Send
 
 from forebay import __version__
 from forebay.api import documents, openapi
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.general import parse_json
-from forebay.api.inference import Endpoint, Inference, log_unforeseen
-from forebay.api.problems import Answer, closing, problem, problem_of
+from forebay.api.inference import LEAVING, Endpoint, Inference, log_unforeseen
+from forebay.api.problems import Answer, problem, problem_of
 from forebay.core.clock import Clock
-from forebay.core.errors import ForebayError
+from forebay.core.errors import ForebayError, RequestError
 from forebay.core.request import Request
 from forebay.engine.client import EngineClient
 
 Operation = Callable[[HttpRequest], Awaitable[Answer]]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+_GONE = Answer(499, (), b"")
+"""Nobody reads it."""
 
 _INFER = "/v2/models/{model}/infer"
 _MODEL_PATHS = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
@@ -43,11 +46,27 @@ class ClientGone(Exception):  # noqa: N818 - not an error of ours
 
 
 class PlainRoute(APIRoute):
-    """A route whose function takes the request and gives the response: FastAPI documents it and resolves nothing."""
+    """A route whose function takes the request and gives the answer: FastAPI documents it, and does nothing more."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        operate: Operation = self.endpoint
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            answer = await operate(HttpRequest(scope, receive))
+            headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            await send({"type": "http.response.body", "body": answer.body})
+
+        self.app = app
 
     def get_route_handler(self) -> Callable[[HttpRequest], Coroutine[Any, Any, Response]]:
-        function: Callable[[HttpRequest], Coroutine[Any, Any, Response]] = self.endpoint
-        return function
+        operate: Operation = self.endpoint
+
+        async def respond(request: HttpRequest) -> Response:
+            return _respond(await operate(request))
+
+        return respond
 
 
 def create_app(
@@ -73,6 +92,8 @@ def create_app(
     )
     _add_errors(app)
     _add_inference(app, inference, clock)
+    routes = app.router.routes
+    routes.sort(key=lambda route: not isinstance(route, PlainRoute))  # before FastAPI's own: the first match counts
     _add_documents(app, inference)
     _add_health(app, inference, metrics_text, ready)
     _add_schemas(app)
@@ -102,16 +123,16 @@ def _add(
 ) -> None:
     """Adds one operation. Whatever its function raises becomes an answer here."""
 
-    async def endpoint(request: HttpRequest) -> Response:
+    async def endpoint(request: HttpRequest) -> Answer:
         try:
-            return _respond(await operate(request))
+            return await operate(request)
         except ClientGone:
-            return Response(status_code=499)
+            return _GONE
         except ForebayError as error:
-            return _respond(problem_of(error))
+            return problem_of(error)
         except Exception as error:
             log_unforeseen(error, request.path_params.get("model", ""))
-            return _respond(problem_of(error))
+            return problem_of(error)
 
     app.router.add_api_route(
         path,
@@ -150,15 +171,13 @@ def _add_inference(app: FastAPI, inference: Inference, clock: Clock) -> None:
         headers = dict(http.scope["headers"])
         inference.gate.enter(headers.get(b"authorization"))
         endpoint = inference.find(http.path_params["model"], http.path_params.get("version"))
+        coding = headers.get(b"transfer-encoding", b"chunked")
+        if coding.lower() != b"chunked":
+            raise RequestError("no Transfer-Encoding is supported but chunked", code="unsupported")
         length = headers.get(b"content-length", b"")
         inference.admit(endpoint, headers.get(b"content-encoding"), int(length) if length.isdigit() else None)
-        try:
-            async with asyncio.timeout(inference.server.body_timeout_s):
-                body = await _read_body(http.receive, inference)
-        except TimeoutError:
-            late = f"the body did not arrive within {inference.server.body_timeout_s:g} s"
-            return closing(problem("body_timeout", late))
-        return await _run(endpoint, body, arrived, headers, http.receive, inference.server.decode_off_loop_bytes)
+        body = await _read_body(http, inference)
+        return await _run(endpoint, body, arrived, headers, http, inference.server.decode_off_loop_bytes)
 
     described = openapi.inference_responses()
     for path, names in ((_INFER, ("model",)), (_MODEL_PATHS[1] + "/infer", ("model", "version"))):
@@ -166,8 +185,19 @@ def _add_inference(app: FastAPI, inference: Inference, clock: Clock) -> None:
         _add(app, path, infer, described, "Run the model on some rows", "inference", method="POST", extra=extra)
 
 
-async def _read_body(receive: Receive, inference: Inference) -> bytes:
-    """The whole body, refused as soon as it is known to be too large."""
+async def _read_body(http: HttpRequest, inference: Inference) -> bytes:
+    """The whole body, refused as soon as it is known to be too large, or too slow."""
+    if LEAVING in http.scope:
+        return await _pieces(http.receive, inference)
+    limit_s = inference.server.body_timeout_s
+    try:
+        async with asyncio.timeout(limit_s):
+            return await _pieces(http.receive, inference)
+    except TimeoutError:
+        raise RequestError(f"the body did not arrive within {limit_s:g} s", code="body_timeout") from None
+
+
+async def _pieces(receive: Receive, inference: Inference) -> bytes:
     pieces: list[bytes] = []
     size_bytes = 0
     while True:
@@ -188,33 +218,42 @@ async def _run(
     body: bytes,
     arrived: float,
     headers: Mapping[bytes, bytes],
-    receive: Receive,
+    http: HttpRequest,
     decode_off_loop_bytes: int,
 ) -> Answer:
     """Decodes, submits, waits and encodes. A client that leaves meanwhile cancels its request."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
+    done: asyncio.Future[Request | None] = asyncio.get_running_loop().create_future()
 
-    def on_done(_: Request) -> None:
+    def on_done(request: Request | None = None) -> None:
         if not done.done():
-            done.set_result(None)
+            done.set_result(request)
 
     given = (body, arrived, on_done, headers.get(b"content-type"), headers.get(b"inference-header-content-length"))
     if len(body) > decode_off_loop_bytes:
         request = await _between_others(endpoint.read_in_steps(*given))
     else:
         request = endpoint.read(*given)
+    leaving: set[Callable[[], None]] | None = http.scope.get(LEAVING)
     endpoint.engine.submit(request)
-    left = asyncio.ensure_future(_until_gone(receive))
+    watching = None
+    if leaving is not None:
+        leaving.add(on_done)
+    else:
+        watching = asyncio.ensure_future(_until_gone(http.receive))
+        watching.add_done_callback(lambda _: on_done())
+    answered = None
     try:
-        await asyncio.wait((done, left), return_when=asyncio.FIRST_COMPLETED)
+        answered = await done
     finally:
-        left.cancel()
-        if not done.done():
+        if leaving is not None:
+            leaving.discard(on_done)
+        if watching is not None:
+            watching.cancel()
+        if answered is None:
             endpoint.engine.cancel(request)
-    if not done.done():
+    if answered is None:
         raise ClientGone
-    return endpoint.answer(request)
+    return endpoint.answer(answered)
 
 
 async def _between_others(steps: Generator[None, None, Request]) -> Request:
@@ -245,7 +284,7 @@ def _add_documents(app: FastAPI, inference: Inference) -> None:
     def of_server(build: Callable[[bytes], Any]) -> Operation:
         async def operate(http: HttpRequest) -> Answer:
             inference.gate.enter(http.headers.get("authorization", "").encode("latin-1") or None)
-            return _document(build(await _read_body(http.receive, inference) if http.method == "POST" else b""))
+            return _document(build(await _read_body(http, inference) if http.method == "POST" else b""))
 
         return operate
 

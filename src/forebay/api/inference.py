@@ -22,6 +22,10 @@ from forebay.core.settings import ServerSettings
 from forebay.engine.client import EngineClient
 from forebay.telemetry.logs import fields
 
+LEAVING = "forebay.leaving"
+"""In an ASGI scope: a set of functions that are called when the client has left. Who provides it limits the time of
+bodies too, so that an endpoint needs neither a task to see a client leave nor a timer."""
+
 _log = logging.getLogger("forebay.api")
 
 

@@ -13,6 +13,7 @@ import asyncio
 import inspect
 import logging
 from collections import deque
+from collections.abc import Callable
 from time import monotonic as _now
 from typing import Any
 
@@ -21,7 +22,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from forebay.api.encode import JSON_HEADERS
-from forebay.api.inference import Endpoint, Inference
+from forebay.api.inference import LEAVING, Endpoint, Inference
 from forebay.api.lane_heads import MOST_HEAD_BYTES, WATCHED, ResponseHeads, answering, origin_form, unasked
 from forebay.api.lane_slot import Slot
 from forebay.api.lane_transport import LingeringTransport
@@ -31,6 +32,8 @@ from forebay.core.settings import ServerSettings
 log = logging.getLogger("forebay.api")
 
 _ASGI, _LANE, _IGNORED = 0, 1, 2
+_NEEDED = """on_message_begin on_headers_complete on_body on_message_complete on_response_complete data_received
+shutdown connection_made connection_lost pause_writing resume_writing _start_asgi_task _unset_keepalive_if_required"""
 
 
 class _Flow(FlowControl):
@@ -57,14 +60,14 @@ class Lane(HttpToolsProtocol):
         self.slot: Slot | None = None  # the one whose body is arriving
         self.running: RequestResponseCycle | None = None  # the last one that an ASGI task was started for
         self.mode = _ASGI
-        self.in_message = False
-        self.in_body = False
+        self.in_message = self.in_body = False
         self.since_s = 0.0  # when the present wait (for a head, a body, the next request) was first seen; 0: not yet
         self.quick = True  # nothing is to be seen to after an answer but the answer
         self.last = False  # the connection ends with a request that is here already: what follows it is ignored
         self.deaf = False  # nothing is parsed any more
         self.barren: tuple[Any, int] = (None, 0)  # headers of a message, and its bytes since there was any of its body
         self.unsent_bytes = 0
+        self.leaving: set[Callable[[], None]] = set()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -98,8 +101,7 @@ class Lane(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.mode = _ASGI
-        self.in_message = True
-        self.in_body = False
+        self.in_message, self.in_body = True, False
         self.since_s = 0.0
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -172,6 +174,7 @@ class Lane(HttpToolsProtocol):
         url, headers = self.url, [(name, value.rstrip(b" \t")) for name, value in self.headers]
         super().on_message_begin()
         self.scope["headers"] = headers
+        self.scope[LEAVING] = self.leaving  # type: ignore[literal-required]
         self.expect_100_continue = any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers)
         try:
             self.url = origin_form(url)
@@ -217,9 +220,7 @@ class Lane(HttpToolsProtocol):
             if not slot.body:
                 slot.body = body
             else:
-                if not isinstance(slot.body, bytearray):
-                    slot.body = bytearray(slot.body)
-                slot.body += body
+                slot.more(body)
         elif self.mode == _ASGI:
             self.barren = (None, 0)
             super().on_body(body)
@@ -294,11 +295,11 @@ class Lane(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left: its work is dropped."""
         for slot in self.slots:
-            slot.disconnected = True
-            if slot.request is not None and slot.endpoint is not None:
-                slot.endpoint.engine.cancel(slot.request)
+            slot.abandon()
         self.slots.clear()
         self.pipeline.clear()
+        for tell in list(self.leaving):
+            tell()
         if self.running is not None and not self.running.response_complete:
             self.running.disconnected = True
             self.running.message_event.set()
@@ -335,12 +336,12 @@ class Lane(HttpToolsProtocol):
         self.deaf = True
         self.quick = False
         self._take_no_more()
-        cycle, pipeline = self.cycle, self.pipeline
+        cycle = self.cycle
         if self.in_message and self.in_body and self.mode != _IGNORED:
             self._answer_instead(answer)
-        elif pipeline or (not self.slots and cycle is not None and not cycle.response_complete):
+        elif self.pipeline or (not self.slots and cycle is not None and not cycle.response_complete):
             self.cycle = self._last_cycle()
-            pipeline.appendleft((self.cycle, answering(answer)))
+            self.pipeline.appendleft((self.cycle, answering(answer)))
         else:
             slot = Slot(self, None, keep_alive=False)
             self.slots.append(slot)
@@ -393,10 +394,7 @@ def lane_protocol(inference: Inference, settings: ServerSettings) -> type[Lane]:
 
 def usable() -> str:
     """Why the lane cannot run on the uvicorn that is installed; empty when it can."""
-    needed = "on_message_begin on_headers_complete on_body on_message_complete on_response_complete data_received "
-    needed += "connection_made connection_lost pause_writing resume_writing shutdown _start_asgi_task "
-    needed += "_unset_keepalive_if_required"
-    missing = [name for name in needed.split() if not hasattr(HttpToolsProtocol, name)]
+    missing = [name for name in _NEEDED.split() if not hasattr(HttpToolsProtocol, name)]
     wanted = {"scope", "transport", "flow", "message_event", "keep_alive", "on_response", "expect_100_continue"}
     missing += sorted(wanted - set(inspect.signature(RequestResponseCycle).parameters))
     return f"uvicorn's HTTP protocol has no {', '.join(missing)}" if missing else ""

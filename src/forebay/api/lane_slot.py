@@ -58,6 +58,18 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
                 return
         self.finish(endpoint.answer(request))
 
+    def more(self, body: bytes) -> None:
+        """Another piece of the body."""
+        if not isinstance(self.body, bytearray):
+            self.body = bytearray(self.body)
+        self.body += body
+
+    def abandon(self) -> None:
+        """The client has left."""
+        self.disconnected = True
+        if self.request is not None and self.endpoint is not None:
+            self.endpoint.engine.cancel(self.request)
+
     def submit(self, read: Request | Exception) -> None:
         """A body that was decoded elsewhere is back: to the engine, unless the client has left."""
         assert self.endpoint is not None

@@ -7,6 +7,7 @@ from typing import Any
 
 from forebay.api.lane import Lane
 from forebay.api.lane_heads import too_slow
+from forebay.api.lane_slot import Slot
 
 SWEEP_S = 1.0
 """How often connections are looked at."""
@@ -56,7 +57,10 @@ def _watch_writing(lane: Lane, now: float, waited_s: float) -> None:
 
 
 def _end_body(lane: Lane) -> None:
-    if lane.slot is not None:
-        lane.reject(too_slow("body", lane.settings.body_timeout_s))
-    elif lane.cycle.response_complete:  # answered before its body had arrived; a running app sees to it itself
+    if lane.cycle.response_complete:  # answered before its body had arrived
         lane.transport.close()
+    elif isinstance(lane.cycle, Slot) and lane.cycle.answer is not None:
+        lane.cycle.keep_alive = False  # it has its answer, whose turn has not come
+        lane.deaf = True
+    else:
+        lane.reject(too_slow("body", lane.settings.body_timeout_s))

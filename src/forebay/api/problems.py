@@ -64,7 +64,7 @@ def problem_of(error: BaseException) -> Answer:
     answer = problem(error.code, error.message)
     if isinstance(error, AdmissionError):
         return answer._replace(headers=(*answer.headers, *_admission_headers(error)))
-    return closing(answer) if error.code == "payload_too_large" else answer
+    return closing(answer) if error.code in ("payload_too_large", "body_timeout") else answer
 
 
 def closing(answer: Answer) -> Answer:

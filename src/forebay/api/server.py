@@ -124,6 +124,7 @@ class Web:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=max(1, int(settings.keep_alive_s)),
             timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
         )
