@@ -66,6 +66,16 @@ class Scenario:
     """Requests that arrive earlier do not count."""
 
 
+@dataclass(slots=True)
+class KindOutcome:
+    """What came of one kind of request."""
+
+    sent: int = 0
+    good: int = 0
+    total_s: float = 0.0
+    """Sum of the latencies of those that were run."""
+
+
 @dataclass
 class Outcome:
     """What came of the requests that arrived within the counted time. Latencies are seconds."""
@@ -81,8 +91,8 @@ class Outcome:
     """Let in, then dropped from the queue."""
     latencies: list[float] = field(default_factory=list)
     """Of everything that was run."""
-    by_kind: dict[tuple[int, Hashable], list[int]] = field(default_factory=dict)
-    """(priority, lane) -> [sent, good]."""
+    by_kind: dict[tuple[int, Hashable], KindOutcome] = field(default_factory=dict)
+    """By (priority, lane)."""
     batch_rows: dict[int, int] = field(default_factory=dict)
     reasons: dict[DispatchReason, int] = field(default_factory=dict)
     busy_s: float = 0.0
@@ -237,17 +247,18 @@ class Simulation:
             return
         outcome = self.outcome
         outcome.sent += 1
-        count = outcome.by_kind.setdefault((item.priority, item.lane), [0, 0])
-        count[0] += 1
+        kind = outcome.by_kind.setdefault((item.priority, item.lane), KindOutcome())
+        kind.sent += 1
         if fate == "refused":
             outcome.refused += 1
         elif fate == "expired":
             outcome.expired += 1
         else:
             outcome.latencies.append(now - item.arrived)
+            kind.total_s += now - item.arrived
             if now <= item.deadline + 1e-9:
                 outcome.good += 1
-                count[1] += 1
+                kind.good += 1
             else:
                 outcome.late += 1
 
