@@ -86,4 +86,9 @@ class FakeTransport(asyncio.Transport):
     def _lose(self, error: Exception | None) -> None:
         if not self.lost:
             self.lost = True
-            self.loop.call_soon(self.protocol.connection_lost, error)
+            self.loop.call_soon(self._leave, error)
+
+    def _leave(self, error: Exception | None) -> None:
+        protocol = self.protocol
+        del self.protocol  # as uvloop lets go of it
+        protocol.connection_lost(error)

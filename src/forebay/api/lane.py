@@ -306,6 +306,7 @@ class Lane(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
         self.transport.forget()
+        self.cycle = self.slot = None  # type: ignore[assignment]
 
     def shutdown(self) -> None:
         """The server stops. A connection that is not being answered ends at once."""
@@ -343,9 +344,8 @@ class Lane(HttpToolsProtocol):
             self.cycle = self._last_cycle()
             self.pipeline.appendleft((self.cycle, answering(answer)))
         else:
-            slot = Slot(self, None, keep_alive=False)
+            self.cycle = slot = Slot(self, None, keep_alive=False)  # type: ignore[assignment]
             self.slots.append(slot)
-            self.cycle = slot  # type: ignore[assignment]
             slot.finish(answer)
 
     def _answer_instead(self, answer: Answer) -> None:
