@@ -18,12 +18,14 @@ PROBES = 4
 class Group(Generic[T]):
     """Requests of one failed batch that are to run together, and with nobody else."""
 
-    __slots__ = ("isolation", "items", "stage")
+    __slots__ = ("died", "isolation", "items", "stage")
 
-    def __init__(self, isolation: Isolation[T], items: list[T], stage: str) -> None:
+    def __init__(self, isolation: Isolation[T], items: list[T], stage: str, *, died: bool = False) -> None:
         self.isolation = isolation
         self.items = items
         self.stage = stage  # "half" (one of the first two), "probe", or "part"
+        self.died = died
+        """Whether a process died of it once already."""
 
 
 class Verdict(Generic[T]):

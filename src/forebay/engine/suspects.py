@@ -38,15 +38,21 @@ class Suspects:
         self._batchable = batchable
 
     def accuse(self, flight: Flight, error: ExecutionError) -> None:
-        """A batch failed with this error: find out whose fault it is."""
-        if flight.group is not None:
-            isolation = flight.group.isolation
-            self._apply(isolation, isolation.outcome(flight.group, ok=False, cause=error))
-        elif waiting := flight.waiting():
+        """A batch failed with this error: find out whose fault it is.
+
+        Somebody else may have killed a process that died: a request is blamed only if it dies alone a second time.
+        """
+        group, waiting = flight.group, flight.waiting()
+        once_more = error.code == "instance_crashed" and len(waiting) == 1
+        if group is not None:
+            if once_more and not group.died:
+                self.groups.append(Group(group.isolation, waiting, group.stage, died=True))
+            else:
+                self._apply(group.isolation, group.isolation.outcome(group, ok=False, cause=error))
+        elif waiting:
             isolation = Isolation(waiting, error)
-            if error.code == "instance_crashed" and len(waiting) == 1:
-                # Somebody may have killed the process: a request is blamed only if it dies alone a second time.
-                self.groups.append(Group(isolation, waiting, "part"))
+            if once_more:
+                self.groups.append(Group(isolation, waiting, "part", died=True))
             else:
                 self._apply(isolation, isolation.begin())
 
