@@ -21,6 +21,7 @@ T = TypeVar("T", bound=Item)
 
 EXPIRY_GRACE_S: Final = 1e-5
 """`wake_at` names an instant at which an expiry is surely past, whatever the rounding."""
+STRETCH_WEIGHT: Final = 0.05
 BROKEN_SHARE: Final = 0.003
 """Share of the rows let in that may miss their deadline before the forecasts become more careful."""
 MARGIN_STEP: Final = 0.05
@@ -38,6 +39,9 @@ class Batcher(Planner[T]):
         self._timer_s = timer_s
         self._margin = 0.0
         self._overtaking = Overtaking()
+        self._stretch = 1.0
+        """How much longer than at its best batch size and without padding a row of variable length takes here."""
+        self._ideal_s = self._spent_s = 0.0
         self._easy_deadline = 0.0
 
     # -- instances ----------------------------------------------------------------------------------------------------
@@ -131,6 +135,8 @@ class Batcher(Planner[T]):
             self._forget_if_empty(lane)
             if batch is not None:
                 batch.predicted_s = self.latency.predict(batch.rows, batch.length)
+                if batch.length:
+                    self._learn_stretch(batch)
                 pool.send(slot, batch, now)
                 self._settle(now)
                 return batch
@@ -207,6 +213,12 @@ class Batcher(Planner[T]):
         margin = self._margin + MARGIN_STEP * (share - BROKEN_SHARE)
         self._margin = 0.0 if margin < 0 else min(margin, MARGIN_MAX)
 
+    def _learn_stretch(self, batch: Batch[T]) -> None:
+        ideal_s = sum(item.rows * self.latency.curve(item.length).unit_s for item in batch.items)
+        self._ideal_s += STRETCH_WEIGHT * (ideal_s - self._ideal_s)
+        self._spent_s += STRETCH_WEIGHT * (batch.predicted_s - self._spent_s)
+        self._stretch = self._spent_s / self._ideal_s
+
     def aborted(self, batch: Batch[T], now: float) -> None:
         """The batch was taken back or failed: its place is free, nothing is learned."""
         self.pool.release(batch, now)
@@ -253,7 +265,7 @@ class Batcher(Planner[T]):
     def _batch_s(self, limit: int) -> float:
         """Seconds of a full batch of what waits."""
         if self._work_s > 0 and self.depth_rows:
-            return self._work_s / self.depth_rows * limit
+            return self._work_s / self.depth_rows * limit * self._stretch
         return self.latency.predict(limit, 0)
 
     def _forecast(self, lane: Lane[T], item: T, key: float, now: float) -> float:
