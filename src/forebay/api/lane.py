@@ -34,13 +34,17 @@ log = logging.getLogger("forebay.api")
 _ASGI, _LANE, _IGNORED = 0, 1, 2
 _NEEDED = """on_message_begin on_headers_complete on_body on_message_complete on_response_complete data_received
 shutdown connection_made connection_lost pause_writing resume_writing _start_asgi_task _unset_keepalive_if_required"""
+_CYCLE = """scope transport flow logger access_logger access_log default_headers message_event expect_100_continue
+keep_alive on_response""".replace("\n", " ")
 
 
 class _Flow(FlowControl):
-    """uvicorn's, but nothing is read from a client that does not read."""
+    """uvicorn's, but nothing is read from a client that does not read, nor while ASGI requests wait for their turn."""
+
+    pipeline: deque[Any]
 
     def resume_reading(self) -> None:
-        if not self.write_paused:
+        if not self.write_paused and not self.pipeline:
             super().resume_reading()
 
 
@@ -53,6 +57,7 @@ class Lane(HttpToolsProtocol):
     heads: ResponseHeads
     slots: deque[Slot]
     transport: LingeringTransport
+    flow: _Flow
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -73,6 +78,7 @@ class Lane(HttpToolsProtocol):
         """A client has connected."""
         super().connection_made(LingeringTransport(transport, self._may_be_sending))
         self.flow = _Flow(self.transport)
+        self.flow.pipeline = self.pipeline
 
     # -- bytes in -----------------------------------------------------------------------------------------------------
 
@@ -287,6 +293,7 @@ class Lane(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """The client reads again."""
         super().resume_writing()
+        self.since_s = 0.0  # what arrived meanwhile was late through us
         if len(self.slots) < self.settings.max_pipelined:
             self.flow.resume_reading()
 
@@ -370,19 +377,11 @@ class Lane(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def _last_cycle(self) -> RequestResponseCycle:
-        return RequestResponseCycle(
-            scope={"type": "http", "method": "POST", "path": "", "headers": []},  # type: ignore[typeddict-item]
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=False,
-            keep_alive=False,
-            on_response=self.on_response_complete,
-        )
+        """Stands in the queue of ASGI requests for the last answer. Its arguments are those that `usable` checks."""
+        scope: Any = {"type": "http", "method": "POST", "path": "", "headers": []}
+        logs, defaults = (self.logger, self.access_logger, False), self.server_state.default_headers
+        how: Any = (asyncio.Event(), False, False, self.on_response_complete)
+        return RequestResponseCycle(scope, self.transport, self.flow, *logs, defaults, *how)
 
 
 def lane_protocol(inference: Inference, settings: ServerSettings) -> type[Lane]:
@@ -395,6 +394,7 @@ def lane_protocol(inference: Inference, settings: ServerSettings) -> type[Lane]:
 def usable() -> str:
     """Why the lane cannot run on the uvicorn that is installed; empty when it can."""
     missing = [name for name in _NEEDED.split() if not hasattr(HttpToolsProtocol, name)]
-    wanted = {"scope", "transport", "flow", "message_event", "keep_alive", "on_response", "expect_100_continue"}
-    missing += sorted(wanted - set(inspect.signature(RequestResponseCycle).parameters))
-    return f"uvicorn's HTTP protocol has no {', '.join(missing)}" if missing else ""
+    if missing:
+        return f"uvicorn's HTTP protocol has no {', '.join(missing)}"
+    found = " ".join(inspect.signature(RequestResponseCycle).parameters)
+    return "" if found == _CYCLE else f"uvicorn's request cycle takes {found}"

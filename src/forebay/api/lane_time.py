@@ -52,7 +52,7 @@ def _watch_writing(lane: Lane, now: float, waited_s: float) -> None:
     left_bytes = lane.transport.get_write_buffer_size()
     if left_bytes != lane.unsent_bytes:
         lane.unsent_bytes, lane.since_s = left_bytes, now
-    elif waited_s > (lane.settings.keep_alive_s if left_bytes else LINGER_S):
+    elif waited_s > (LINGER_S if lane.transport.lingers and not left_bytes else lane.settings.keep_alive_s):
         lane.transport.abort()
 
 

@@ -120,6 +120,31 @@ async def test_reading_pauses_at_eight_unanswered(in_lane: Wire, refused: bool) 
     assert in_lane.statuses()[-1] == 200
 
 
+@pytest.mark.parametrize("one", [chunked(JSON), get(b"/healthz"), ONE], ids=["chunks", "get", "json"])
+async def test_reading_pauses_while_asgi_requests_wait(wire: Wire, one: bytes) -> None:
+    """However often the app asks for its body, and whatever it answers: what is not read cannot fill our memory."""
+    wire.way.hold(True)
+    await wire.send(chunked(JSON) + one)
+    assert not wire.transport.reading
+    wire.lane.flow.resume_reading()
+    assert not wire.transport.reading
+    wire.way.hold(False)
+    await settle()
+    assert wire.transport.reading
+    assert wire.statuses() == [200, 200]
+
+
+async def test_a_flood_is_read_no_faster_than_it_is_answered(wire: Wire) -> None:
+    waiting = []
+    for _ in range(200):
+        if wire.transport.reading:
+            wire.lane.data_received(chunked(JSON) * 10)
+        waiting.append(len(wire.lane.pipeline))
+        await asyncio.sleep(0)
+    assert max(waiting) <= 20
+    await settle()
+
+
 async def test_a_client_that_does_not_read_is_not_read(wire: Wire) -> None:
     wire.transport.reads = False
     large = request(document([[1.5, 2.5, 3.5, 4.5]] * 20))
@@ -253,6 +278,17 @@ async def test_a_client_that_never_reads_is_let_go(wire: Wire) -> None:
     assert wire.transport.lost
 
 
+async def test_a_body_that_we_did_not_read_is_not_late(wire: Wire) -> None:
+    await wire.send(ONE[:-5])
+    wire.lane.pause_writing()
+    await wire.after(*range(0, 60, 5))
+    wire.lane.resume_writing()
+    await wire.after(60, 61)
+    assert not wire.closed
+    await wire.send(ONE[-5:])
+    assert wire.statuses() == [200]
+
+
 async def test_a_client_that_goes_on_sending_after_its_last_answer(wire: Wire) -> None:
     await wire.send(request(b"x" * 5000)[:1000])
     assert wire.statuses() == [413]
@@ -362,6 +398,9 @@ def test_what_the_lane_needs_of_uvicorn_is_checked(monkeypatch: pytest.MonkeyPat
     assert lane_module.usable() == ""
     monkeypatch.delattr(HttpToolsProtocol, "_start_asgi_task")
     assert lane_module.usable() == "uvicorn's HTTP protocol has no _start_asgi_task"
+    monkeypatch.undo()
+    monkeypatch.setattr(lane_module, "RequestResponseCycle", lambda scope, flow: None)
+    assert lane_module.usable() == "uvicorn's request cycle takes scope flow"
 
 
 def test_nothing_refers_to_a_connection_that_is_gone() -> None:
