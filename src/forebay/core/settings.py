@@ -78,7 +78,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     )
     batching: Annotated[Literal["auto", "off"], Meta(description="auto: rows share a batch where that pays.")] = "auto"
     pad: Annotated[
-        bool | None, Meta(description="Pad a variable axis to share a batch; none: where the model allows it.")
+        bool | None, Meta(description="Pad a variable axis with zeros so that rows share a batch; none: no.")
     ] = None
     deterministic: Annotated[bool, Meta(description="Equal rows get equal answers, whatever their batch.")] = False
     cache: Annotated[
