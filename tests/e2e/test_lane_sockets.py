@@ -189,7 +189,8 @@ def test_a_client_that_never_reads_costs_little_and_nobody_else(framed: Served) 
         deaf.socket.settimeout(PATIENCE_S)
         deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         wanted = sent // len(one)
-        blocks, seen, tail = [], 0, b""
+        blocks: list[bytes] = []
+        seen, tail = 0, b""
         while seen < wanted:
             block = deaf.socket.recv(1 << 20)
             assert block, b"".join(blocks)[-600:]

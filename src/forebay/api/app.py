@@ -24,7 +24,7 @@ from forebay import __version__
 from forebay.api import documents, openapi
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.general import parse_json
-from forebay.api.inference import LEAVING, Endpoint, Inference, log_unforeseen
+from forebay.api.inference import LEAVING, Endpoint, Inference, Leaving, log_unforeseen
 from forebay.api.problems import Answer, problem, problem_of
 from forebay.core.clock import Clock
 from forebay.core.errors import ForebayError, RequestError
@@ -233,11 +233,13 @@ async def _run(
         request = await _between_others(endpoint.read_in_steps(*given))
     else:
         request = endpoint.read(*given)
-    leaving: set[Callable[[], None]] | None = http.scope.get(LEAVING)
+    leaving: Leaving | None = http.scope.get(LEAVING)
+    if leaving is not None and leaving.happened:
+        raise ClientGone
     endpoint.engine.submit(request)
     watching = None
     if leaving is not None:
-        leaving.add(on_done)
+        leaving.tell.add(on_done)
     else:
         watching = asyncio.ensure_future(_until_gone(http.receive))
         watching.add_done_callback(lambda _: on_done())
@@ -246,7 +248,7 @@ async def _run(
         answered = await done
     finally:
         if leaving is not None:
-            leaving.discard(on_done)
+            leaving.tell.discard(on_done)
         if watching is not None:
             watching.cancel()
         if answered is None:

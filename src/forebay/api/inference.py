@@ -23,10 +23,26 @@ from forebay.engine.client import EngineClient
 from forebay.telemetry.logs import fields
 
 LEAVING = "forebay.leaving"
-"""In an ASGI scope: a set of functions that are called when the client has left. Who provides it limits the time of
-bodies too, so that an endpoint needs neither a task to see a client leave nor a timer."""
+"""The key of a `Leaving` in an ASGI scope. Who provides it limits the time of bodies too, so that an endpoint needs
+neither a task to see a client leave nor a timer."""
 
 _log = logging.getLogger("forebay.api")
+
+
+class Leaving:
+    """The end of a connection: whether the client has left, and who is to be told when it does."""
+
+    __slots__ = ("happened", "tell")
+
+    def __init__(self) -> None:
+        self.happened = False
+        self.tell: set[Callable[[], None]] = set()
+
+    def happen(self) -> None:
+        """The client has left."""
+        self.happened = True
+        for call in list(self.tell):
+            call()
 
 
 class Endpoint:

@@ -13,7 +13,6 @@ import asyncio
 import inspect
 import logging
 from collections import deque
-from collections.abc import Callable
 from time import monotonic as _now
 from typing import Any
 
@@ -22,7 +21,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from forebay.api.encode import JSON_HEADERS
-from forebay.api.inference import LEAVING, Endpoint, Inference
+from forebay.api.inference import LEAVING, Endpoint, Inference, Leaving
 from forebay.api.lane_heads import MOST_HEAD_BYTES, WATCHED, ResponseHeads, answering, origin_form, unasked
 from forebay.api.lane_slot import Slot
 from forebay.api.lane_transport import LingeringTransport
@@ -72,7 +71,7 @@ class Lane(HttpToolsProtocol):
         self.deaf = False  # nothing is parsed any more
         self.barren: tuple[Any, int] = (None, 0)  # headers of a message, and its bytes since there was any of its body
         self.unsent_bytes = 0
-        self.leaving: set[Callable[[], None]] = set()
+        self.leaving = Leaving()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -305,8 +304,7 @@ class Lane(HttpToolsProtocol):
             slot.abandon()
         self.slots.clear()
         self.pipeline.clear()
-        for tell in list(self.leaving):
-            tell()
+        self.leaving.happen()
         if self.running is not None and not self.running.response_complete:
             self.running.disconnected = True
             self.running.message_event.set()

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from forebay.api.lane_time import LINGER_S, sweep, sweep_connections
 
 ONE = request(JSON)
 LIMITS: dict[str, Any] = {"head_timeout_s": 10.0, "body_timeout_s": 30.0, "keep_alive_s": 75.0}
+LIMITS |= {"max_body_bytes": 1_000_000, "decode_off_loop_bytes": 10_000}
 
 
 class Wire:
@@ -62,7 +63,7 @@ class Wire:
 @pytest.fixture(params=["auto", "off"])
 async def way(request: pytest.FixtureRequest) -> AsyncIterator[Way]:
     """With the lane and without: order and time are kept on both ways."""
-    made = Way(request.param, max_body_bytes=4096, max_pipelined=8, **LIMITS)
+    made = Way(request.param, max_pipelined=8, **LIMITS)
     yield made
     assert not made.state.connections
 
@@ -77,7 +78,7 @@ async def wire(way: Way) -> AsyncIterator[Wire]:
 @pytest.fixture
 async def in_lane() -> AsyncIterator[Wire]:
     """A connection with the lane only."""
-    made = Wire(Way("auto", max_body_bytes=4096, **LIMITS))
+    made = Wire(Way("auto", **LIMITS))
     yield made
     await made.end()
 
@@ -290,7 +291,7 @@ async def test_a_body_that_we_did_not_read_is_not_late(wire: Wire) -> None:
 
 
 async def test_a_client_that_goes_on_sending_after_its_last_answer(wire: Wire) -> None:
-    await wire.send(request(b"x" * 5000)[:1000])
+    await wire.send(request(b"x" * 1_000_001)[:1000])
     assert wire.statuses() == [413]
     assert wire.transport.ended
     assert not wire.transport.closing  # a socket closed with bytes unread would be reset, and the answer with it
@@ -386,12 +387,22 @@ async def test_a_client_that_leaves_an_asgi_request_cancels_it_though_others_wai
     assert not wire.way.state.tasks
 
 
-async def test_a_large_body_of_a_client_that_has_left_is_not_run(wire: Wire) -> None:
-    wire.way.hold(True)
-    wire.lane.data_received(request(b" " * 4000 + JSON[:90]))
+@pytest.mark.parametrize("frame", [request, chunked])
+async def test_a_large_body_of_a_client_that_leaves_while_it_is_decoded(
+    wire: Wire, frame: Callable[..., bytes]
+) -> None:
+    wire.lane.data_received(frame(document([[1.5, 2.5, 3.5, 4.5]] * 20_000)))
+    for _ in range(5):
+        await asyncio.sleep(0)
     wire.transport.reset()
     await settle()
-    assert not wire.way.engines["mlp"].waiting
+    assert wire.way.engines["mlp"].runs == 0
+    await wire.end()
+    other = Wire(wire.way)  # that it would have run otherwise
+    await other.send(frame(document([[1.5, 2.5, 3.5, 4.5]] * 20_000)))
+    assert other.statuses() == [200]
+    assert wire.way.engines["mlp"].runs == 1
+    await other.end()
 
 
 def test_what_the_lane_needs_of_uvicorn_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
