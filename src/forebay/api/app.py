@@ -18,7 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from forebay import __version__
 from forebay.api import documents, openapi
@@ -45,20 +45,26 @@ class ClientGone(Exception):  # noqa: N818 - not an error of ours
     """The client closed its connection before it was answered."""
 
 
+def _plain(operate: Operation, **path_params: str) -> ASGIApp:
+    """An operation as an ASGI app; `path_params` where no route has found them."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if path_params:
+            scope["path_params"] = path_params
+        answer = await operate(HttpRequest(scope, receive))
+        headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    return app
+
+
 class PlainRoute(APIRoute):
     """A route whose function takes the request and gives the answer: FastAPI documents it, and does nothing more."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        operate: Operation = self.endpoint
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            answer = await operate(HttpRequest(scope, receive))
-            headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
-            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-            await send({"type": "http.response.body", "body": answer.body})
-
-        self.app = app
+        self.app = _plain(self.endpoint)
 
     def get_route_handler(self) -> Callable[[HttpRequest], Coroutine[Any, Any, Response]]:
         operate: Operation = self.endpoint
@@ -67,6 +73,22 @@ class PlainRoute(APIRoute):
             return _respond(await operate(request))
 
         return respond
+
+
+class ForebayApp(FastAPI):
+    """FastAPI with a short way: a POST to the exact path of inference needs no routing, and goes past FastAPI's own
+    middleware, which costs more than the whole request. Not where the operator has added middleware."""
+
+    short_way: Mapping[bytes, ASGIApp] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection event, as ASGI has it."""
+        if scope["type"] == "http" and scope["method"] == "POST" and not self.user_middleware:
+            app = self.short_way.get(scope.get("raw_path") or b"")
+            if app is not None:
+                await app(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
 
 
 def create_app(
@@ -82,7 +104,7 @@ def create_app(
     metrics_text: the Prometheus exposition. ready: the reasons why requests are not welcome yet; empty when they are.
     clock: monotonic seconds, the engines' own.
     """
-    app = FastAPI(
+    app = ForebayApp(
         title="Forebay",
         version=__version__,
         summary="Open Inference Protocol v2 with Triton's extensions",
@@ -91,9 +113,11 @@ def create_app(
         lifespan=lifespan,
     )
     _add_errors(app)
-    _add_inference(app, inference, clock)
-    routes = app.router.routes
-    routes.sort(key=lambda route: not isinstance(route, PlainRoute))  # before FastAPI's own: the first match counts
+    infer = _add_inference(app, inference, clock)
+    app.short_way = {
+        path: _plain(infer, model=endpoint.engine.name, version=endpoint.engine.version)
+        for path, endpoint in inference.by_path.items()
+    }
     _add_documents(app, inference)
     _add_health(app, inference, metrics_text, ready)
     _add_schemas(app)
@@ -120,8 +144,8 @@ def _add(
     *,
     method: str = "GET",
     extra: Mapping[str, Any] | None = None,
-) -> None:
-    """Adds one operation. Whatever its function raises becomes an answer here."""
+) -> Operation:
+    """Adds one operation, and returns it: whatever its function raises has become an answer."""
 
     async def endpoint(request: HttpRequest) -> Answer:
         try:
@@ -147,6 +171,7 @@ def _add(
         tags=[tag],
         operation_id=f"{method.lower()} {path}",
     )
+    return endpoint
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -165,7 +190,7 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unforeseen)
 
 
-def _add_inference(app: FastAPI, inference: Inference, clock: Clock) -> None:
+def _add_inference(app: FastAPI, inference: Inference, clock: Clock) -> Operation:
     async def infer(http: HttpRequest) -> Answer:
         arrived = clock()
         headers = dict(http.scope["headers"])
@@ -180,9 +205,11 @@ def _add_inference(app: FastAPI, inference: Inference, clock: Clock) -> None:
         return await _run(endpoint, body, arrived, headers, http, inference.server.decode_off_loop_bytes)
 
     described = openapi.inference_responses()
+    summary = "Run the model on some rows"
     for path, names in ((_INFER, ("model",)), (_MODEL_PATHS[1] + "/infer", ("model", "version"))):
         extra = openapi.inference_operation(*names)
-        _add(app, path, infer, described, "Run the model on some rows", "inference", method="POST", extra=extra)
+        added = _add(app, path, infer, described, summary, "inference", method="POST", extra=extra)
+    return added
 
 
 async def _read_body(http: HttpRequest, inference: Inference) -> bytes:
