@@ -67,7 +67,6 @@ class Lane(HttpToolsProtocol):
         self.in_message = self.in_body = False
         self.since_s = 0.0  # when the present wait (for a head, a body, the next request) was first seen; 0: not yet
         self.quick = True  # nothing is to be seen to after an answer but the answer
-        self.last = False  # the connection ends with a request that is here already: what follows it is ignored
         self.deaf = False  # nothing is parsed any more
         self.barren: tuple[Any, int] = (None, 0)  # headers of a message, and its bytes since there was any of its body
         self.unsent_bytes = 0
@@ -141,7 +140,7 @@ class Lane(HttpToolsProtocol):
                 elif name == b"authorization":
                     authorization = value
                 elif name == b"inference-header-content-length":
-                    slot.header_length = value.rstrip()
+                    slot.header_length = value
                 elif name == b"connection":
                     told = True
                 else:
@@ -154,8 +153,6 @@ class Lane(HttpToolsProtocol):
             return False
         self.cycle = slot  # type: ignore[assignment]
         slots.append(slot)
-        if not keep_alive:
-            self._take_no_more()
         try:
             if inference.guarded:
                 inference.gate.enter(authorization)
@@ -171,7 +168,7 @@ class Lane(HttpToolsProtocol):
 
     def _decline(self) -> None:
         """uvicorn's own way, from the beginning of the message."""
-        if self.last or self.parser.should_upgrade():
+        if self.deaf or self.parser.should_upgrade():
             self.mode = _IGNORED
             return
         self.quick = not self.slots
@@ -187,22 +184,12 @@ class Lane(HttpToolsProtocol):
         except (httptools.HttpParserInvalidURLError, ValueError):
             self.mode = _IGNORED
             self._malformed("the request target is invalid")
-            return
-        if not self.cycle.keep_alive:
-            self._take_no_more()
-
-    def _take_no_more(self) -> None:
-        """The connection ends with the request that has just begun (RFC 9112, 9.6)."""
-        self.last = True
-        self.by_path = {}
 
     def _begin_again(self) -> None:
         """A parser that wants to leave HTTP is replaced; the new one is given the same head without `Upgrade`."""
         method, version, headers = self.parser.get_method(), self.parser.get_http_version(), self.headers
         if method == b"CONNECT":
             self.reject(closing(problem("method_not_allowed", "CONNECT is not allowed here")))
-        elif self.last:
-            self.deaf = True
         else:
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
@@ -332,16 +319,14 @@ class Lane(HttpToolsProtocol):
         self.transport.abort()
 
     def _malformed(self, reason: str) -> None:
-        if self.last and self.mode == _IGNORED:
-            self.deaf = True  # whatever follows the last request
-        else:
+        if not self.deaf:
             self.reject(closing(problem("invalid_request", f"malformed HTTP: {reason}")))
 
     def reject(self, answer: Answer) -> None:
         """A last answer, after those that are ahead of it. Nothing more is read."""
         self.deaf = True
         self.quick = False
-        self._take_no_more()
+        self.by_path = {}  # a parser that is at work goes on to the end of what it was given
         cycle = self.cycle
         if self.in_message and self.in_body and self.mode != _IGNORED:
             self._answer_instead(answer)
@@ -355,10 +340,9 @@ class Lane(HttpToolsProtocol):
 
     def _answer_instead(self, answer: Answer) -> None:
         """The message whose body is arriving cannot be completed: this is its answer, unless it has one already."""
-        cycle, slot = self.cycle, self.slot
-        if slot is not None:
-            self.slot = None
-            slot.finish(answer)
+        cycle = self.cycle
+        if self.slot is not None:
+            self.slot.finish(answer)
         elif self.pipeline and self.pipeline[0][0] is cycle:
             self.cycle = self._last_cycle()
             self.pipeline[0] = (self.cycle, answering(answer))
