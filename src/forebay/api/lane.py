@@ -128,13 +128,15 @@ class Lane(HttpToolsProtocol):
         if not slots and self.cycle is not None and not self.cycle.response_complete:
             return False  # an ASGI request is ahead: its way keeps the order
         keep_alive = parser.should_keep_alive()
-        length, told = -1, False
+        length, hosts, told = -1, 0, False
         slot = Slot(self, endpoint, keep_alive)
         authorization: bytes | None = None
         for name, value in self.headers:
             if name in WATCHED:
                 if name == b"content-length":
                     length = int(value)
+                elif name == b"host":
+                    hosts += 1
                 elif name == b"content-type":
                     slot.content_type = value
                 elif name == b"authorization":
@@ -149,7 +151,7 @@ class Lane(HttpToolsProtocol):
         if (told or not keep_alive) and parser.get_http_version() != "1.1":
             return False
         inference = self.inference
-        if length < 0 or length > inference.server.max_body_bytes:
+        if length < 0 or length > inference.server.max_body_bytes or hosts != 1:
             return False
         self.cycle = slot  # type: ignore[assignment]
         slots.append(slot)
@@ -170,6 +172,11 @@ class Lane(HttpToolsProtocol):
         """uvicorn's own way, from the beginning of the message."""
         if self.deaf or self.parser.should_upgrade():
             self.mode = _IGNORED
+            return
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            self.mode = _IGNORED
+            self._malformed("a request needs exactly one Host header (RFC 9112, 3.2)")
             return
         self.quick = not self.slots
         # Copied, since trailers arrive in the same list and are no headers (RFC 9110, 6.5.1).

@@ -22,6 +22,7 @@ MOST_HEAD_BYTES = 64 << 10
 
 WATCHED = frozenset(
     (
+        b"host",
         b"content-length",
         b"content-type",
         b"authorization",

@@ -17,11 +17,14 @@ LINGER_S = 5.0
 
 
 def sweep_connections(connections: set[Any]) -> None:
-    """One round over a server's connections."""
+    """One round over a server's connections. A fault in one costs that one, not the rounds to come."""
     now = monotonic()
     for connection in list(connections):
         if isinstance(connection, Lane):
-            sweep(connection, now)
+            try:
+                sweep(connection, now)
+            except Exception as error:
+                connection.fail(error)
 
 
 def sweep(lane: Lane, now: float) -> None:

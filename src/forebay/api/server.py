@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
 
 
 async def _sweep(server: uvicorn.Server) -> None:
-    """Looks for slow and idle clients."""
+    """Looks for slow and idle clients, as long as the server runs."""
     while True:
         await asyncio.sleep(SWEEP_S)
         sweep_connections(server.server_state.connections)

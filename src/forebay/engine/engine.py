@@ -12,8 +12,9 @@ import time
 
 from forebay.batching import Batch, Batcher, LatencyModel
 from forebay.core.errors import AdmissionError, DeadlineExceeded, ExecutionError, ForebayError
-from forebay.core.request import Outputs, Request
+from forebay.core.request import Request
 from forebay.engine import assemble, frames
+from forebay.engine.answers import Answers
 from forebay.engine.client import EngineState, EngineStatistics
 from forebay.engine.costs_file import CostsFile
 from forebay.engine.flight import Flight, nobody
@@ -43,7 +44,6 @@ class Engine:
         self.name = plan.source.name
         self.state: EngineState = "starting"
         self.reason = "loading"
-        self.in_flight = 0
         self.supervisor = Supervisor(self, self._instance_up)
         self.signature: Signature
         self.platform = ""
@@ -52,17 +52,22 @@ class Engine:
         self.costs: CostsFile | None = None
         self.metrics = ModelMetrics(self.name, self._gauges)
         self._record = Recorder(self.metrics)
+        self._answers = Answers(self.name, self._record)
         self._batcher: Batcher[Request]
-        self._suspects = Suspects(self._send, self._fail, self._piece_done, self.supervisor.guard.forgive)
+        self._suspects = Suspects(self._send, self._answers.fail, self._piece_done, self.supervisor.guard.forgive)
         self._fixed = False
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic  # uvloop's own clock counts whole milliseconds
         self._pump_due = False
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = NEVER
-        self._empty = asyncio.Event()
 
     # -- what callers see ---------------------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are admitted and not answered yet."""
+        return self._answers.in_flight
 
     @property
     def max_batch_rows(self) -> int:
@@ -104,7 +109,7 @@ class Engine:
                 self._offer_pieces(request, limit)
             else:
                 self._offer(request)
-        self.in_flight += 1
+        self._answers.in_flight += 1
         self._pump_soon()
 
     def _pump_soon(self) -> None:
@@ -142,7 +147,7 @@ class Engine:
             return
         request.outputs = assemble.empty_outputs(self.signature)
         now = self._clock()
-        self._answer_whole(request, now, now)
+        self._answers.whole(request, now, now)
 
     def cancel(self, request: Request) -> None:
         """The caller left; see `EngineClient.cancel`."""
@@ -150,8 +155,7 @@ class Engine:
             return
         request.on_done = nobody
         self._drop(request)
-        self._record.canceled()
-        self._less(1)
+        self._answers.canceled()
 
     def _drop(self, request: Request) -> None:
         for piece in request.pieces.items if request.pieces is not None else (request,):
@@ -175,7 +179,7 @@ class Engine:
             self._send(batch, None)
         if batcher.depth_rows or batcher.any_expired:
             for item in batcher.take_expired(now):
-                self._fail(item, self._too_late(running=False))
+                self._answers.fail(item, self._too_late(running=False))
             due = batcher.wake_at(now)
             if due is not None and due < self._wake_at:
                 self._arm(due)
@@ -226,7 +230,7 @@ class Engine:
             late = self._too_late(running)
             for item in flight.waiting():
                 if item.deadline <= now:
-                    self._fail(item, late)
+                    self._answers.fail(item, late)
                 else:
                     flight.deadline = min(flight.deadline, item.deadline)
         due = flight.deadline
@@ -299,29 +303,7 @@ class Engine:
             self._suspects.passed(flight.group)
         self._pump()
         self._record.executed(batch, header.busy_s)
-        self._deliver(batch, outputs, now)
-
-    def _deliver(self, batch: Batch[Request], outputs: Outputs, now: float) -> None:
-        items = batch.items
-        arrived = [item.arrived for item in items if item.on_done is not nobody and item.pieces is None]
-        self._record.answered(arrived, batch.sent_at, now)
-        row = left = 0
-        for item in items:
-            item.outputs = outputs
-            item.row_start = row
-            row += item.rows
-            if item.explain or item.pieces is not None:
-                item.batch_rows, item.queue_s = batch.rows, batch.sent_at - item.arrived
-                item.dispatch_reason, item.padding_waste = batch.reason.value, batch.padding_waste
-            on_done = item.on_done
-            if on_done is not nobody and item.pieces is None:
-                left += 1  # counted here, since a callback may cancel a later item
-            item.on_done = nobody
-            try:
-                on_done(item)
-            except Exception:
-                log.exception("an answer could not be delivered", extra=fields(model=self.name))
-        self._less(left)
+        self._answers.deliver(batch, outputs, now)
 
     def on_failed(self, instance: Instance, header: frames.FailedHeader) -> None:
         """A batch raised: find the guilty, run the others again."""
@@ -379,25 +361,9 @@ class Engine:
         for instance in self.supervisor.instances.values():
             items += [item for flight in instance.flights.values() for item in flight.batch.items]
         for item in items:
-            self._fail(item, error)
+            self._answers.fail(item, error)
 
     # -- endings ------------------------------------------------------------------------------------------------------
-
-    def _fail(self, item: Request, error: ForebayError) -> None:
-        on_done = item.on_done
-        if on_done is nobody:
-            return
-        item.error = error
-        item.on_done = nobody
-        whole = not isinstance(item.pieces, Request)
-        if whole:
-            self._record.error(error.code)
-        try:
-            on_done(item)
-        except Exception:
-            log.exception("an error could not be delivered", extra=fields(model=self.name))
-        if whole:
-            self._less(1)
 
     def _piece_done(self, piece: Request) -> None:
         """One piece of a split request is answered; the whole is once all are, or once one has failed."""
@@ -408,29 +374,17 @@ class Engine:
         pieces.left -= 1
         if piece.error is not None:
             self._drop(request)
-            self._fail(request, piece.error)
+            self._answers.fail(request, piece.error)
         elif pieces.left == 0:
             try:
                 request.outputs = assemble.join(self.signature, pieces.items)
             except ValueError as error:
                 message = f"the outputs of a split request do not fit together: {error}"
-                self._fail(request, ExecutionError(message, code="output_mismatch"))
+                self._answers.fail(request, ExecutionError(message, code="output_mismatch"))
                 return
             request.batch_rows, request.queue_s = piece.batch_rows, piece.queue_s
             request.dispatch_reason, request.padding_waste = piece.dispatch_reason, piece.padding_waste
-            self._answer_whole(request, request.arrived + piece.queue_s, self._clock())
-
-    def _answer_whole(self, request: Request, sent_at: float, now: float) -> None:
-        """A request that was not answered as a row of its batch."""
-        on_done, request.on_done = request.on_done, nobody
-        self._record.answered([request.arrived], sent_at, now)
-        self._less(1)
-        on_done(request)
-
-    def _less(self, requests: int) -> None:
-        self.in_flight -= requests
-        if self.in_flight == 0:
-            self._empty.set()
+            self._answers.whole(request, request.arrived + piece.queue_s, self._clock())
 
     def _gauges(self) -> dict[str, float]:
         known = self.state != "starting"
@@ -449,14 +403,7 @@ class Engine:
     async def close(self, grace_s: float) -> None:
         """Wait for the admitted, at most so long, then end the instances."""
         self.drain()
-        if self.in_flight:
-            self._empty.clear()
-            try:
-                await asyncio.wait_for(self._empty.wait(), grace_s)
-            except TimeoutError:
-                log.warning(
-                    "%d requests were still in flight at shutdown", self.in_flight, extra=fields(model=self.name)
-                )
+        await self._answers.all_given(grace_s)
         if self._wake is not None:
             self._wake.cancel()
         await self.supervisor.close()

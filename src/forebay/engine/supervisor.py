@@ -142,8 +142,9 @@ class Supervisor:
         try:
             instance = self.instances[number] = Instance(number, plan, self._owner)
             await instance.start()
-        except OSError as error:
-            # Too many open files, too many processes: later it may work again.
+        except Exception as error:
+            # Too many open files, too many processes: later it may work again. Whatever it is, a replacement that
+            # nobody waits for must not end unseen.
             lost = self.instances[number]
             lost.arena.close()
             self.on_lost(lost, f"no process could be started: {error}", blamed=False)

@@ -318,6 +318,25 @@ async def test_a_sweep_over_all_connections(way: Way) -> None:
     await settle()
 
 
+async def test_a_fault_in_one_sweep_costs_that_connection_and_no_other(
+    way: Way, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = Wire(way), Wire(way)
+
+    def fault() -> bool:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr(bad.lane.transport, "is_closing", fault)
+    bad.lane.since_s = good.lane.since_s = 1.0
+    with caplog.at_level(logging.ERROR):
+        sweep_connections({bad.lane, good.lane})
+    assert "internal error" in caplog.text
+    assert good.lane.since_s == 0.0 or good.transport.closing  # it was looked at
+    await settle()
+    assert bad.transport.lost
+    await good.end()
+
+
 # -- endings -------------------------------------------------------------------------------------------------------
 
 
