@@ -1,0 +1,92 @@
+"""The endings of requests: each that was admitted gets exactly one answer, and is counted until then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from forebay.batching import Batch
+from forebay.core.errors import ForebayError
+from forebay.core.request import Outputs, Request
+from forebay.engine.flight import nobody
+from forebay.engine.record import Recorder
+from forebay.telemetry.logs import fields
+
+log = logging.getLogger("forebay.engine")
+
+
+class Answers:
+    """Gives answers and counts who still waits for one. The only place that calls `on_done`."""
+
+    def __init__(self, model: str, record: Recorder) -> None:
+        self.in_flight = 0
+        self._model = model
+        self._record = record
+        self._none_left = asyncio.Event()
+
+    def deliver(self, batch: Batch[Request], outputs: Outputs, now: float) -> None:
+        """A batch came back: each request gets its rows."""
+        items = batch.items
+        arrived = [item.arrived for item in items if item.on_done is not nobody and item.pieces is None]
+        self._record.answered(arrived, batch.sent_at, now)
+        row = left = 0
+        for item in items:
+            item.outputs = outputs
+            item.row_start = row
+            row += item.rows
+            if item.explain or item.pieces is not None:
+                item.batch_rows, item.queue_s = batch.rows, batch.sent_at - item.arrived
+                item.dispatch_reason, item.padding_waste = batch.reason.value, batch.padding_waste
+            on_done = item.on_done
+            if on_done is not nobody and item.pieces is None:
+                left += 1  # counted here, since a callback may cancel a later item
+            item.on_done = nobody
+            try:
+                on_done(item)
+            except Exception:
+                log.exception("an answer could not be delivered", extra=fields(model=self._model))
+        self._less(left)
+
+    def whole(self, request: Request, sent_at: float, now: float) -> None:
+        """A request that was not answered as a row of its batch: it was split, or has no rows. `outputs` are set."""
+        on_done, request.on_done = request.on_done, nobody
+        self._record.answered([request.arrived], sent_at, now)
+        self._less(1)
+        on_done(request)
+
+    def fail(self, item: Request, error: ForebayError) -> None:
+        """Answer with an error, unless there has been an answer. A piece of a split request is not counted itself."""
+        on_done = item.on_done
+        if on_done is nobody:
+            return
+        item.error = error
+        item.on_done = nobody
+        whole = not isinstance(item.pieces, Request)
+        if whole:
+            self._record.error(error.code)
+        try:
+            on_done(item)
+        except Exception:
+            log.exception("an error could not be delivered", extra=fields(model=self._model))
+        if whole:
+            self._less(1)
+
+    def canceled(self) -> None:
+        """A caller left; its `on_done` has been taken away."""
+        self._record.canceled()
+        self._less(1)
+
+    def _less(self, requests: int) -> None:
+        self.in_flight -= requests
+        if self.in_flight == 0:
+            self._none_left.set()
+
+    async def all_given(self, grace_s: float) -> None:
+        """Wait until nobody waits for an answer, at most so long."""
+        if not self.in_flight:
+            return
+        self._none_left.clear()
+        try:
+            await asyncio.wait_for(self._none_left.wait(), grace_s)
+        except TimeoutError:
+            log.warning("%d requests were still in flight at shutdown", self.in_flight, extra=fields(model=self._model))
