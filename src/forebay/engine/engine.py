@@ -333,9 +333,8 @@ class Engine:
         for flight in reversed(flights):
             self._put_back(flight, now)
         if suspect is not None:
-            self._suspects.accuse(
-                suspect, ExecutionError(f"the model's process died: {reason}", code="instance_crashed")
-            )
+            error = ExecutionError(f"the model's process died: {reason}", code="instance_crashed")
+            self._suspects.accuse(suspect, error, killed=instance.killed)
         if self.state in ("ready", "failed") and not self.supervisor.ready and self.supervisor.guard.looping(now):
             self._give_up(reason)
         if self.state != "starting":

@@ -62,6 +62,8 @@ class Instance(asyncio.Protocol):
         self.load_error = ""
         self.killed_for = ""
         """Why the engine killed it, if it did: such a death says nothing about the model."""
+        self.killed = False
+        """Whether somebody else killed the process (SIGKILL), known once it is lost."""
         self._owner = owner
         self._next_id = 0
         self._reader = frames.FrameReader()
@@ -185,6 +187,7 @@ class Instance(asyncio.Protocol):
         if self._closing:
             return
         code = self._reap_now()
+        self.killed = code == -signal.SIGKILL and not self.killed_for
         ending = f"the instance process {self.pid} {_ending(code)}"
         self._owner.on_lost(self, self.load_error or self.killed_for or ending)
         self.arena.close()

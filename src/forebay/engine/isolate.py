@@ -18,14 +18,14 @@ PROBES = 4
 class Group(Generic[T]):
     """Requests of one failed batch that are to run together, and with nobody else."""
 
-    __slots__ = ("died", "isolation", "items", "stage")
+    __slots__ = ("deaths", "isolation", "items", "stage")
 
-    def __init__(self, isolation: Isolation[T], items: list[T], stage: str, *, died: bool = False) -> None:
+    def __init__(self, isolation: Isolation[T], items: list[T], stage: str, *, deaths: int = 0) -> None:
         self.isolation = isolation
         self.items = items
         self.stage = stage  # "half" (one of the first two), "probe", or "part"
-        self.died = died
-        """Whether a process died of it once already."""
+        self.deaths = deaths
+        """How often a process has died while it ran this very group."""
 
 
 class Verdict(Generic[T]):

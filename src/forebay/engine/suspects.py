@@ -13,6 +13,12 @@ from forebay.engine.isolate import Group, Isolation, Verdict
 from forebay.engine.split import halve
 from forebay.models.signature import Signature
 
+LONE_DEATHS = 2
+"""Processes that must end by themselves while they run a request alone before it is blamed."""
+LONE_KILLS = 5
+"""The same for processes that were killed. What is run again runs first in the replacement, so one who kills every
+replacement at once hits the same request; only a request that really gets its process killed is hit each time."""
+
 
 class Suspects:
     """The groups that wait to be run again, each with nobody else. Belongs to one engine, on its loop."""
@@ -37,22 +43,25 @@ class Suspects:
         self._signature = signature
         self._batchable = batchable
 
-    def accuse(self, flight: Flight, error: ExecutionError) -> None:
+    def accuse(self, flight: Flight, error: ExecutionError, *, killed: bool = False) -> None:
         """A batch failed with this error: find out whose fault it is.
 
-        Somebody else may have killed a process that died: a request is blamed only if it dies alone a second time.
+        A request is blamed for a dead process only after several lone deaths. `killed`: the process was killed, as
+        an operator or the kernel does it, so that its death says little about what it ran.
         """
         group, waiting = flight.group, flight.waiting()
-        once_more = error.code == "instance_crashed" and len(waiting) == 1
+        deaths = (group.deaths if group is not None else 0) + 1
+        lone = error.code == "instance_crashed" and len(waiting) == 1
+        once_more = lone and deaths < (LONE_KILLS if killed else LONE_DEATHS)
         if group is not None:
-            if once_more and not group.died:
-                self.groups.append(Group(group.isolation, waiting, group.stage, died=True))
+            if once_more:
+                self.groups.append(Group(group.isolation, waiting, group.stage, deaths=deaths))
             else:
                 self._apply(group.isolation, group.isolation.outcome(group, ok=False, cause=error))
         elif waiting:
             isolation = Isolation(waiting, error)
             if once_more:
-                self.groups.append(Group(isolation, waiting, "part", died=True))
+                self.groups.append(Group(isolation, waiting, "part", deaths=deaths))
             else:
                 self._apply(isolation, isolation.begin())
 

@@ -10,7 +10,7 @@ from forebay.core.errors import DeadlineExceeded, ExecutionError, ForebayError
 from forebay.core.request import Request
 from forebay.engine.flight import Flight, nobody
 from forebay.engine.isolate import Group
-from forebay.engine.suspects import Suspects
+from forebay.engine.suspects import LONE_KILLS, Suspects
 from forebay.models.signature import Signature, TensorSpec
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (1,)),), (TensorSpec("y", "FP32", (1,)),))
@@ -42,13 +42,13 @@ class Bench:
     def _forgive(self, deaths: int) -> None:
         self.forgiven += deaths
 
-    def accuse(self, items: list[Request], code: str) -> None:
+    def accuse(self, items: list[Request], code: str, *, killed: bool = False) -> None:
         """A batch of these fails."""
         rows = sum(item.rows for item in items)
         batch = Batch(items, rows, 0, None, DispatchReason.idle)
-        self.suspects.accuse(Flight(batch, None), ExecutionError("the first failure", code=code))
+        self.suspects.accuse(Flight(batch, None), ExecutionError("the first failure", code=code), killed=killed)
 
-    def run(self, code: str | None) -> list[Request]:
+    def run(self, code: str | None, *, killed: bool = False) -> list[Request]:
         """The next group runs and fails with this code, or passes."""
         self.suspects.send(self.batcher, 1.0)
         flight = self.sent.pop()
@@ -60,7 +60,7 @@ class Bench:
                 item.on_done = nobody
             self.suspects.passed(group)
         else:
-            self.suspects.accuse(flight, ExecutionError("again", code=code))
+            self.suspects.accuse(flight, ExecutionError("again", code=code), killed=killed)
         return flight.batch.items
 
     @property
@@ -96,6 +96,25 @@ def test_one_that_dies_alone_a_second_time_is_blamed_and_the_model_forgiven(benc
     bench.accuse([item], "instance_crashed")
     bench.run("instance_crashed")
     assert [(failed, error.code) for failed, error in bench.failed] == [(item, "instance_crashed")]
+    assert (bench.idle, bench.forgiven) == (True, 1)
+
+
+def test_one_who_kills_every_replacement_at_once_harms_no_request(bench: Bench) -> None:
+    (item,) = items(1)
+    bench.accuse([item], "instance_crashed", killed=True)
+    for _ in range(LONE_KILLS - 2):
+        assert bench.run("instance_crashed", killed=True) == [item]
+    assert bench.run(None) == [item]
+    assert (bench.failed, bench.idle) == ([], True)
+
+
+def test_a_request_that_gets_its_process_killed_each_time_is_blamed_in_the_end(bench: Bench) -> None:
+    (item,) = items(1)
+    bench.accuse([item], "instance_crashed", killed=True)
+    for _ in range(LONE_KILLS - 1):
+        assert bench.failed == []
+        bench.run("instance_crashed", killed=True)
+    assert [failed for failed, _ in bench.failed] == [item]
     assert (bench.idle, bench.forgiven) == (True, 1)
 
 
