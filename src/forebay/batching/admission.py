@@ -5,8 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from forebay.batching.fit import length_cell
+from forebay.batching.item import Item
+
 RATE_HORIZON_MIN_S: Final = 0.02
 HORIZON_BATCHES: Final = 1.0
+BROKEN_SHARE: Final = 0.003
+"""Share of the rows let in that may miss their deadline before the forecasts become more careful."""
+MARGIN_STEP: Final = 0.05
+MARGIN_MAX: Final = 0.25
+"""Bounds of the addition to a forecast, as a share of the waiting time."""
+LENGTH_BROKEN_SHARE: Final = 0.0015
+LENGTH_STEP: Final = 0.5
+LENGTH_MARGIN: Final = 0.5
+LENGTH_MARGIN_MAX: Final = 1.5
+"""The same where lengths vary and batches pay: by item, not by batch, and wider, because an item of a rare length waits
+until nothing before it is left, while those of common lengths are taken along by batches that others lead. One step for
+all that was let in before it, as TCP takes one for all losses of a round trip: the rest is no news. `LENGTH_MARGIN` is
+what a class begins with."""
 
 
 class ArrivalRate:
@@ -56,6 +72,60 @@ def predicted_start(free_times: Sequence[float], batch: int, first_s: float, bat
     if count == 1:
         return free_times[0] + first_s + (batch - 1) * batch_s
     return free_times[batch % count] + (batch // count) * batch_s
+
+
+class Margins:
+    """What is added to the forecast of a wait, learned from broken promises; for each class of lengths its own."""
+
+    __slots__ = ("_broken_rows", "_by_cell", "_company", "_fixed", "_raised")
+
+    def __init__(self) -> None:
+        self._fixed = 0.0
+        self._broken_rows = 0
+        """Rows that expired since the last answer, where one addition serves for all."""
+        self._company = False
+        self._by_cell: dict[int, float] = {}
+        self._raised: dict[int, float] = {}
+        """When the addition of a class was last raised: what was let in before that is no judgement on it."""
+
+    def expect_company(self, *, yes: bool) -> None:
+        """Whether batches of some lengths pay at all: only then are some items taken along before others."""
+        self._company = yes
+
+    def of(self, length: int) -> float:
+        """The addition, as a share of the wait, for an item of this length."""
+        return self._by_cell.get(length_cell(length), LENGTH_MARGIN) if length and self._company else self._fixed
+
+    def expired(self, item: Item) -> None:
+        """An item was let in and is dropped as too late."""
+        if item.length and self._company:
+            self._learn(item, broken=True)
+        else:
+            self._broken_rows += item.rows
+
+    def answered(self, items: Sequence[Item], rows: int, now: float) -> None:
+        """A batch of `rows` in all was answered: those past their deadlines count as broken."""
+        if items[0].length and self._company:
+            for item in items:
+                self._learn(item, broken=item.deadline < now)
+            return
+        broken = self._broken_rows
+        if items[0].deadline < now:
+            broken += sum(item.rows for item in items if item.deadline < now)
+        share = broken / (rows + self._broken_rows)
+        self._broken_rows = 0
+        margin = self._fixed + MARGIN_STEP * (share - BROKEN_SHARE)
+        self._fixed = 0.0 if margin < 0 else min(margin, MARGIN_MAX)
+
+    def _learn(self, item: Item, *, broken: bool) -> None:
+        cell = length_cell(item.length)
+        margin = self._by_cell.get(cell, LENGTH_MARGIN)
+        if not broken:
+            margin -= LENGTH_STEP * LENGTH_BROKEN_SHARE
+        elif item.arrived >= self._raised.get(cell, 0.0):
+            margin += LENGTH_STEP
+            self._raised[cell] = item.deadline
+        self._by_cell[cell] = max(0.0, min(margin, LENGTH_MARGIN_MAX))
 
 
 class Overtaking:

@@ -22,11 +22,6 @@ T = TypeVar("T", bound=Item)
 EXPIRY_GRACE_S: Final = 1e-5
 """`wake_at` names an instant at which an expiry is surely past, whatever the rounding."""
 STRETCH_WEIGHT: Final = 0.05
-BROKEN_SHARE: Final = 0.003
-"""Share of the rows let in that may miss their deadline before the forecasts become more careful."""
-MARGIN_STEP: Final = 0.05
-MARGIN_MAX: Final = 0.25
-"""Bounds of the addition to a forecast, as a share of the waiting time."""
 
 
 class Batcher(Planner[T]):
@@ -37,7 +32,6 @@ class Batcher(Planner[T]):
         """`timer_s`: how much later than asked the caller's timers may fire."""
         super().__init__(policy, latency)
         self._timer_s = timer_s
-        self._margin = 0.0
         self._overtaking = Overtaking()
         self._stretch = 1.0
         """How much longer than at its best batch size and without padding a row of variable length takes here."""
@@ -199,19 +193,9 @@ class Batcher(Planner[T]):
     def finished(self, batch: Batch[T], now: float, busy_s: float) -> None:
         """The instance answered; `busy_s` is its own measure of the computing time."""
         self.latency.observe(batch.rows, batch.length, busy_s)
-        self._learn_margin(batch, now)
+        self.margins.answered(batch.items, batch.rows, now)
         self.pool.finished(batch, now, busy_s)
         self._settle(now)
-
-    def _learn_margin(self, batch: Batch[T], now: float) -> None:
-        """Where promises were broken lately, add to the forecasts, until about `BROKEN_SHARE` are."""
-        broken = self._broken_rows
-        if batch.items[0].deadline < now:
-            broken += sum(item.rows for item in batch.items if item.deadline < now)
-        share = broken / (batch.rows + self._broken_rows)
-        self._broken_rows = 0
-        margin = self._margin + MARGIN_STEP * (share - BROKEN_SHARE)
-        self._margin = 0.0 if margin < 0 else min(margin, MARGIN_MAX)
 
     def _learn_stretch(self, batch: Batch[T]) -> None:
         ideal_s = sum(item.rows * self.latency.curve(item.length).unit_s for item in batch.items)
@@ -294,7 +278,7 @@ class Batcher(Planner[T]):
         start = predicted_start(
             free_times, batch + other_batches, latency.predict(first_cap, item.length), self._batch_s(limit)
         )
-        wait_s = (start - now) * (1 + self._margin)
+        wait_s = (start - now) * (1 + self.margins.of(item.length))
         if lane.mixed or item.priority:
             able = limit * len(free_times) / self._batch_s(limit)
             wait_s = self._overtaking.delayed(wait_s, level_of(item.priority), able, self.policy.ageing_s)

@@ -121,6 +121,10 @@ class LatencyModel:
         """Seconds that a batch exceeds about one time in a hundred, rare stalls apart."""
         return self.predict(rows, length) * self.band
 
+    def batches_pay(self) -> bool:
+        """Whether at any of the lengths measured a batch is cheaper than its rows one by one."""
+        return any(self.curve(round(length)).best_rows > 1 for length in {p.length for p in self._cells.values()})
+
     def observe(self, rows: int, length: int, seconds: float) -> None:
         """Learn from one batch that took `seconds` of computing."""
         if not (rows >= 1 and math.isfinite(seconds)):

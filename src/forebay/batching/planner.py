@@ -134,6 +134,7 @@ class Planner(Queue[T]):
         """Measured costs have changed: look up again what is derived from them."""
         latency = self.latency
         self._version = latency.version
+        self.margins.expect_company(yes=latency.batches_pay())
         curve = latency.curve(0)
         self._limit = self._rows_that_pay(0)
         self._limit_s = curve.seconds[self._limit] * latency.band

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
+from forebay.batching.admission import Margins
 from forebay.batching.item import Item
 from forebay.batching.lane import Lane
 from forebay.batching.latency import LatencyModel
@@ -26,8 +27,7 @@ class Queue(Generic[T]):
         self._lane: Lane[T] = Lane(object())
         """Any one of the lanes; nearly always the only one."""
         self._expired: list[T] = []
-        self._broken_rows = 0
-        """Rows that expired here since the last answer."""
+        self.margins = Margins()
         self._work_s = 0.0
         """Seconds of work that wait in lanes of variable length, at the best batch sizes."""
 
@@ -126,7 +126,7 @@ class Queue(Generic[T]):
                 lane.ghosts -= 1
             elif start > item.deadline - self._alone_s(item):
                 self._left(lane, item)
-                self._broken_rows += item.rows
+                self.margins.expired(item)
                 self._expired.append(item)
             else:
                 break
@@ -140,7 +140,7 @@ class Queue(Generic[T]):
         for key, item in zip(lane.keys, lane.items, strict=True):
             if start > item.deadline - self._alone_s(item):
                 self._left(lane, item)
-                self._broken_rows += item.rows
+                self.margins.expired(item)
                 self._expired.append(item)
             else:
                 kept.append((key, item))
