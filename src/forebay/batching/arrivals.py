@@ -59,6 +59,8 @@ class Kind:
 
     share: float = 1.0
     rows: int = 1
+    pieces: int = 1
+    """Items of `rows` rows that a request comes as: more than one where it was split. Each counts as sent."""
     slo_s: float | None = None
     """None: the scenario's."""
     priority: int = 0

@@ -16,13 +16,15 @@ RIDGE: Final = 1e-6
 class Point:
     """The running mean of the observations in one cell of rows x length."""
 
-    __slots__ = ("count", "length", "rows", "seconds")
+    __slots__ = ("count", "fresh", "length", "rows", "seconds")
 
     def __init__(self, rows: float, length: float, seconds: float, count: int) -> None:
         self.rows = rows
         self.length = length
         self.seconds = seconds
         self.count = count
+        self.fresh = True
+        """Observed since the last drift."""
 
     def learn(self, rows: float, length: float, seconds: float, least: float) -> None:
         """Move towards a new observation; its weight is 1/n at first and never below `least`.
@@ -32,6 +34,7 @@ class Point:
         if self.count <= TRUST_AFTER and seconds < 0.5 * self.seconds:
             self.count = 0
         self.count += 1
+        self.fresh = True
         weight = max(1 / self.count, least)
         self.rows += weight * (rows - self.rows)
         self.length += weight * (length - self.length)

@@ -18,6 +18,8 @@ class Item(Protocol):
     """Instant at which the answer becomes worthless."""
     priority: int
     """1 is highest, 0 (the default) is normal, 2 and above are lower."""
+    behind_s: float
+    """So much later it stands in the queue than its deadline says: a later piece of a split request lets others by."""
     lane: Hashable
     """Items of different lanes never share a batch."""
     arrived: float

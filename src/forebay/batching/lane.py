@@ -29,7 +29,7 @@ class Lane(Generic[T]):
         self.wide = 0
         """How many items have more than one row."""
         self.mixed = False
-        """Priorities differ, so the order of keys is not the order of deadlines."""
+        """Some items stand before or behind their deadlines, so the order of keys is not the order of deadlines."""
         self.next_expiry = 0.0
         """Where `mixed`: no deadline in the lane is earlier than this."""
 

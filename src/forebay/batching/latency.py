@@ -16,6 +16,8 @@ from forebay.batching.fit import ROW_EDGES, Fit, Interpolation, Point, length_ce
 
 PRIOR_S: Final = 0.001
 """Assumed time of one row before anything was measured: small, so that nothing is refused for want of data."""
+LEAST_S: Final = 1e-7
+"""No batch is taken to be faster than this."""
 LEARN: Final = 0.05
 """Weight of a new observation in a well-filled cell."""
 REFRESH_LEAST: Final = 64
@@ -129,8 +131,8 @@ class LatencyModel:
         """Learn from one batch that took `seconds` of computing."""
         if not (rows >= 1 and math.isfinite(seconds)):
             return
-        if seconds < 1e-7:
-            seconds = 1e-7
+        if seconds < LEAST_S:
+            seconds = LEAST_S
         self.observations += 1
         key = (bisect_left(ROW_EDGES, rows), length_cell(length) if length else 0)
         cell = self._cells.get(key)
@@ -164,10 +166,15 @@ class LatencyModel:
                 self._errors[index] += 0.05 * (miss - self._errors[index])
 
     def _forget(self, factor: float) -> None:
-        """Keep the old costs only as a shape: scale them to what is seen now and let new data replace them fast."""
+        """Keep the old costs only as a shape: scale them to what is seen now and let new data replace them fast.
+
+        Once: what was not seen again since the last time is given up, since one scale upon another says nothing.
+        """
+        self._cells = {key: cell for key, cell in self._cells.items() if cell.fresh}
         for cell in self._cells.values():
-            cell.seconds *= factor
+            cell.seconds = max(LEAST_S, cell.seconds * factor)
             cell.count = 1
+            cell.fresh = False
         self.drifts += 1
         self._bias = self._recent = 0.0
         self._bias_count = 0
@@ -214,7 +221,7 @@ class LatencyModel:
                 raise ValueError(f"format {data['format']!r}")
             for rows, length, seconds, count in data["cells"]:
                 point = Point(float(rows), float(length), float(seconds), int(count))
-                if not (point.rows >= 1 and point.length >= 0 and 0 < point.seconds < 1e6 and point.count >= 1):
+                if not (point.rows >= 1 and point.length >= 0 and LEAST_S <= point.seconds < 1e6 and point.count >= 1):
                     raise ValueError(f"cell {[rows, length, seconds, count]!r}")
                 model._cells[row_cell(point.rows), length_cell(point.length)] = point
                 model.observations += point.count

@@ -42,7 +42,7 @@ class Queue(Generic[T]):
         return lane
 
     def _enqueue(self, lane: Lane[T], item: T, key: float, *, before_equals: bool = False) -> None:
-        if item.priority and not lane.mixed:
+        if (item.priority or item.behind_s) and not lane.mixed:
             lane.mixed = True
             lane.next_expiry = min((i.deadline for i in lane.items), default=NEVER)
         if lane.mixed:

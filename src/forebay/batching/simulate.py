@@ -27,7 +27,7 @@ WARM_LENGTHS = (8, 16, 32, 64, 128, 256)
 class SimItem:
     """A request in the simulator."""
 
-    __slots__ = ("arrived", "client", "deadline", "lane", "length", "nbytes", "order", "priority", "rows")
+    __slots__ = ("arrived", "behind_s", "client", "deadline", "lane", "length", "nbytes", "order", "priority", "rows")
 
     def __init__(self, arrived: float, deadline: float, rows: int, length: int, priority: int, lane: Hashable) -> None:
         self.arrived = arrived
@@ -37,6 +37,7 @@ class SimItem:
         self.priority = priority
         self.lane = lane
         self.nbytes = 0
+        self.behind_s = 0.0
         self.order: Any = None
         self.client = False
 
@@ -214,13 +215,16 @@ class Simulation:
         kind = kinds[0] if len(kinds) == 1 else rng.choices(kinds, self._shares)[0]
         length = scenario.lengths(rng) if scenario.lengths else 0
         slo_s = scenario.slo_s if kind.slo_s is None else kind.slo_s
-        item = SimItem(now, now + slo_s, kind.rows, length, kind.priority, kind.lane)
-        item.client = client
-        refusal = self.batcher.offer(item, now)
-        if refusal is not None:
-            self._answer(item, now, "refused", refusal.retry_after_s)
-            return False
-        return True
+        queued = False
+        for place in range(kind.pieces):
+            item = SimItem(now, now + slo_s, kind.rows, length, kind.priority, kind.lane)
+            item.client = client
+            item.behind_s = self.batcher.behind_s(place, kind.rows, length) if place else 0.0
+            refusal = self.batcher.offer(item, now)
+            if refusal is not None:
+                self._answer(item, now, "refused", refusal.retry_after_s)
+            queued |= refusal is None
+        return queued
 
     def _start(self, batch: Batch[SimItem], now: float) -> None:
         scenario, instance = self.scenario, self._instances[batch.instance]

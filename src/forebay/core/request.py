@@ -67,7 +67,8 @@ class Request(msgspec.Struct, eq=False, weakref=False):
 
     `inputs` are payloads in the order of the signature; `shapes` their row shapes (without the batch axis; where the
     model does not batch, the whole shape). `deadline` and `arrived` are monotonic seconds. `length` is the variable
-    axis that cost depends on (0: none). `lane` says which requests may share a batch. `wire` belongs to the API.
+    axis that cost depends on (0: none). `lane` says which requests may share a batch. `behind_s` belongs to the engine,
+    `wire` to the API.
     A struct, since one is made for each call and a struct is made four times as fast as an object.
     """
 
@@ -80,6 +81,7 @@ class Request(msgspec.Struct, eq=False, weakref=False):
     on_done: Callable[[Request], None]
     id: str = ""
     priority: int = 0
+    behind_s: float = 0.0
     length: int = 0
     lane: Hashable = None
     parameters: dict[str, Any] | None = None

@@ -125,7 +125,9 @@ class Engine:
 
     def _offer_pieces(self, request: Request, limit: int) -> None:
         request.pieces = pieces = Pieces(split(self.signature, request, limit, self._piece_done))
-        for piece in pieces.items:
+        decoding_s = self._clock() - request.arrived
+        for place, piece in enumerate(pieces.items):
+            piece.behind_s = decoding_s + self._batcher.behind_s(place, limit, request.length)
             try:
                 self._offer(piece)
             except AdmissionError:

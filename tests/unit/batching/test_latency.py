@@ -116,6 +116,25 @@ def test_drift_rescales_everything_quickly() -> None:
     assert model.predict(32) == pytest.approx(3 * 0.052, rel=0.3)  # not seen since, but moved along
 
 
+def test_one_drift_upon_another_gives_up_what_was_not_seen_again() -> None:
+    """Costs of sizes that are not run any more are scaled once; after many drifts they would be anything."""
+    model = LatencyModel(256)
+    for rows in (1, 4, 16, 64, 256):
+        model.observe(rows, 0, 0.001 * rows)
+    for turn in range(200):
+        for _ in range(30):
+            model.observe(256, 0, 0.256 if turn % 2 else 0.05)
+    assert model.drifts > 50
+    for rows in (1, 4, 16, 64, 256):
+        assert 0.04 / 256 < model.predict(rows) / rows < 0.5
+
+
+def test_impossible_costs_are_not_read_back() -> None:
+    data = LatencyModel(256).to_json() | {"cells": [[1.0, 0.0, 7.2e-163, 1]]}
+    with pytest.raises(ValueError, match="cell"):
+        LatencyModel.from_json(data)
+
+
 def test_steady_noise_is_no_drift() -> None:
     rng = random.Random(5)
     model = learned(Linear(0.02, 0.001), times=10)

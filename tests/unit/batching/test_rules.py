@@ -322,6 +322,20 @@ class NoMargins(Margins):
         return 0.0
 
 
+class InOneGo(B):
+    def behind_s(self, place: int, rows: int, length: int) -> float:
+        return 0.0
+
+
+def test_small_requests_go_between_the_pieces_of_a_large_one() -> None:
+    # Priorities 2 and 3 are the same step; they only tell the two kinds apart.
+    kinds = (Kind(0.9, priority=2), Kind(0.1, rows=64, pieces=20, priority=3))
+    scenario = Scenario(Linear(0.0001, 0.00001), open_loop(200), seconds=20, kinds=kinds, policy=CAP)
+    ours, without = both(scenario, InOneGo)
+    assert ours.by_kind[2, ""].total_s < 0.5 * without.by_kind[2, ""].total_s
+    assert ours.by_kind[3, ""].total_s < 1.2 * without.by_kind[3, ""].total_s
+
+
 class NeverMoreCareful(B):
     def __init__(self, policy: Policy, latency: LatencyModel) -> None:
         super().__init__(policy, latency)
