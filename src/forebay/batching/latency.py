@@ -29,6 +29,7 @@ a rare stall, which no batch size can help, does not shrink every batch."""
 DRIFT_MIN: Final = 0.35
 """A lasting bias (natural logarithm) that counts as drift: the machine or the model has changed."""
 DRIFT_WEIGHT: Final = 0.08
+NEAR_BEST: Final = 0.1
 NEAR: Final = 0.7
 """Lengths from this share of a length upwards tell how many of its rows may share a batch."""
 
@@ -36,7 +37,7 @@ NEAR: Final = 0.7
 class Curve:
     """Expected seconds for 0, 1, 2, ... rows of one length, never falling, and the best batch size on it."""
 
-    __slots__ = ("best_rows", "seconds", "unit_s")
+    __slots__ = ("best_rows", "enough_rows", "seconds", "unit_s")
 
     def __init__(self, seconds: list[float], known_rows: int) -> None:
         """`known_rows`: so many rows have been measured, or are near enough to what has been."""
@@ -47,6 +48,9 @@ class Curve:
         level = self.unit_s * (1 + 1e-9)
         self.best_rows = next(rows for rows in range(len(per_row), 0, -1) if per_row[rows - 1] <= level)
         """The most rows at which a row costs least; beyond it a row costs more than it saves."""
+        near = self.unit_s * (1 + NEAR_BEST)
+        self.enough_rows = next(rows for rows, cost in enumerate(per_row, 1) if cost <= near)
+        """The fewest rows at which a row costs nearly as little."""
 
     def rows_within(self, seconds: float) -> int:
         """The most rows that take at most `seconds`; 0 if not even one does."""

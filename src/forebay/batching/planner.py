@@ -103,6 +103,9 @@ class Planner(Queue[T]):
         """Which items come next: how many to pass over, and the most rows that then end in time."""
         head = lane.items[0]
         cap = self._rows_in_time(head, start)
+        if head.length:
+            # Where lengths vary, a batch is rarely full: what matters is whether the head may have enough company.
+            limit = min(limit, self.latency.curve(head.length).enough_rows)
         if cap >= limit or cap >= lane.rows or len(lane.items) == 1 or limit == 1:
             return 0, cap or 1
         limit = min(limit, self._max_rows)
