@@ -8,6 +8,7 @@ every new observation before it is learned; the one that has been nearer lately 
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_left, bisect_right
 from itertools import accumulate
 from typing import Any, Final
@@ -29,6 +30,8 @@ a rare stall, which no batch size can help, does not shrink every batch."""
 DRIFT_MIN: Final = 0.35
 """A lasting bias (natural logarithm) that counts as drift: the machine or the model has changed."""
 DRIFT_WEIGHT: Final = 0.08
+REACH: Final = 2.0
+"""Costs of lengths up to so many times the longest measured are estimated; longer ones are taken to cost no more."""
 NEAR_BEST: Final = 0.1
 NEAR: Final = 0.7
 """Lengths from this share of a length upwards tell how many of its rows may share a batch."""
@@ -67,6 +70,7 @@ class LatencyModel:
         "_cells",
         "_curves",
         "_errors",
+        "_farthest",
         "_fit",
         "_grid",
         "_recent",
@@ -92,6 +96,7 @@ class LatencyModel:
         self._grid = Interpolation([])
         self._errors = [0.0, 0.0]
         self._unseen = 0
+        self._farthest = sys.maxsize
         self._bias = 0.0
         self._bias_count = 0
         self._recent = 0.0
@@ -108,6 +113,8 @@ class LatencyModel:
 
     def curve(self, length: int) -> Curve:
         """The tabulated costs at a length."""
+        # Far beyond what was measured nothing is known: an estimate in proportion would refuse requests for no reason.
+        length = min(length, self._farthest)
         key = length if length < 64 else round_length(length)
         curve = self._curves.get(key)
         if curve is None:
@@ -121,7 +128,7 @@ class LatencyModel:
         if rows <= self.max_rows:
             return self.curve(length).seconds[rows]
         longest = self.curve(length).seconds[-1]
-        return max(longest, self._predictor().predict(rows, length)) if self._cells else longest
+        return max(longest, self._predictor().predict(rows, min(length, self._farthest))) if self._cells else longest
 
     def predict99(self, rows: int, length: int = 0) -> float:
         """Seconds that a batch exceeds about one time in a hundred, rare stalls apart."""
@@ -190,6 +197,7 @@ class LatencyModel:
         self._grid = Interpolation(points)
         self._curves.clear()
         self._unseen = 0
+        self._farthest = int(REACH * max((point.length for point in points), default=0.0)) or sys.maxsize
         self.version += 1
 
     def _predictor(self) -> Fit | Interpolation:

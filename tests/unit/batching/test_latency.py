@@ -129,6 +129,16 @@ def test_one_drift_upon_another_gives_up_what_was_not_seen_again() -> None:
         assert 0.04 / 256 < model.predict(rows) / rows < 0.5
 
 
+def test_nothing_is_refused_for_a_cost_that_was_only_extrapolated() -> None:
+    model = LatencyModel(256)
+    for length in (8, 512):
+        model.observe(1, length, 0.001 + 1e-5 * length)
+    assert model.predict(1, 1024) > 1.5 * model.predict(1, 512)
+    assert model.predict(1, 2_000_000) < 3 * model.predict(1, 512)
+    model.observe(1, 2_000_000, 0.5)
+    assert model.predict(1, 2_000_000) > 0.4
+
+
 def test_impossible_costs_are_not_read_back() -> None:
     data = LatencyModel(256).to_json() | {"cells": [[1.0, 0.0, 7.2e-163, 1]]}
     with pytest.raises(ValueError, match="cell"):
