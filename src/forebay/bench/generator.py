@@ -273,6 +273,8 @@ class _ClosedLoop:
         try:
             connection = await open_connection(*self._address)
         except OSError as error:
+            if self._ended.is_set():
+                return  # the run is over, and perhaps the server too
             self._recording.failure = f"a client could not connect again: {error}"
             if self._busy == 0:
                 self._ended.set()
@@ -282,6 +284,8 @@ class _ClosedLoop:
         self._next(connection)
 
     def close(self) -> None:
+        for reopening in self._reopening:
+            reopening.cancel()
         for connection in list(self._connections):
             connection.close()
 
