@@ -23,6 +23,7 @@ EXPIRY_GRACE_S: Final = 1e-5
 """`wake_at` names an instant at which an expiry is surely past, whatever the rounding."""
 STRETCH_WEIGHT: Final = 0.05
 PIECE_PACE: Final = 2.0
+"""How much later than it could run at best a further piece of a split request stands in the queue."""
 
 
 class Batcher(Planner[T]):

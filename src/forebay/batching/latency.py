@@ -33,6 +33,7 @@ DRIFT_WEIGHT: Final = 0.08
 REACH: Final = 2.0
 """Costs of lengths up to so many times the longest measured are estimated; longer ones are taken to cost no more."""
 NEAR_BEST: Final = 0.1
+"""Rows cost "nearly as little" up to this share above the least."""
 NEAR: Final = 0.7
 """Lengths from this share of a length upwards tell how many of its rows may share a batch."""
 

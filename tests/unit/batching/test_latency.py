@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from forebay.batching.costs import Linear, minilm
 from forebay.batching.fit import Fit, Interpolation, Point
-from forebay.batching.latency import LatencyModel, round_length
+from forebay.batching.latency import Curve, LatencyModel, round_length
 
 
 def learned(cost: Linear, rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64), times: int = 3) -> LatencyModel:
@@ -137,6 +137,11 @@ def test_nothing_is_refused_for_a_cost_that_was_only_extrapolated() -> None:
     assert model.predict(1, 2_000_000) < 3 * model.predict(1, 512)
     model.observe(1, 2_000_000, 0.5)
     assert model.predict(1, 2_000_000) > 0.4
+
+
+def test_how_much_company_is_enough() -> None:
+    assert Curve([0.0, *(0.01 * rows for rows in range(1, 65))], 64).enough_rows == 1
+    assert Curve([0.0, *(0.02 + 0.001 * rows for rows in range(1, 65))], 64).enough_rows == 46
 
 
 def test_impossible_costs_are_not_read_back() -> None:
