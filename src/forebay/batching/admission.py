@@ -15,14 +15,19 @@ BROKEN_SHARE: Final = 0.003
 MARGIN_STEP: Final = 0.05
 MARGIN_MAX: Final = 0.25
 """Bounds of the addition to a forecast, as a share of the waiting time."""
-LENGTH_BROKEN_SHARE: Final = 0.0015
+LENGTH_BROKEN_SHARE: Final = 0.01
 LENGTH_STEP: Final = 0.5
 LENGTH_MARGIN: Final = 0.5
-LENGTH_MARGIN_MAX: Final = 1.5
+LENGTH_MARGIN_MAX: Final = 3.0
 """The same where lengths vary and batches pay: by item, not by batch, and wider, because an item of a rare length waits
 until nothing before it is left, while those of common lengths are taken along by batches that others lead. One step for
 all that was let in before it, as TCP takes one for all losses of a round trip: the rest is no news. `LENGTH_MARGIN` is
 what a class begins with."""
+CLOSE: Final = 0.9
+"""There, an answer that used up more than this share of its time counts as a broken promise: the next stall would have
+broken it, and what is learned from broken ones alone comes too late for those that follow."""
+AT_STAKE: Final = 0.5
+"""... and one that used up less than this share says nothing: while little waits, promises are easily kept."""
 
 
 class ArrivalRate:
@@ -107,7 +112,9 @@ class Margins:
         """A batch of `rows` in all was answered: those past their deadlines count as broken."""
         if items[0].length and self._company:
             for item in items:
-                self._learn(item, broken=item.deadline < now)
+                used = (now - item.arrived) / (item.deadline - item.arrived)
+                if used > AT_STAKE:
+                    self._learn(item, broken=used > CLOSE)
             return
         broken = self._broken_rows
         if items[0].deadline < now:

@@ -178,15 +178,9 @@ class LatencyModel:
                 self._errors[index] += 0.05 * (miss - self._errors[index])
 
     def _forget(self, factor: float) -> None:
-        """Keep the old costs only as a shape: scale them to what is seen now and let new data replace them fast.
-
-        Once: what was not seen again since the last time is given up, since one scale upon another says nothing.
-        """
-        self._cells = {key: cell for key, cell in self._cells.items() if cell.fresh}
+        """Keep the old costs as a shape: scale them to what is seen now and let new data replace them fast."""
         for cell in self._cells.values():
-            cell.seconds = max(LEAST_S, cell.seconds * factor)
-            cell.count = 1
-            cell.fresh = False
+            cell.move(factor)
         self.drifts += 1
         self._bias = self._recent = 0.0
         self._bias_count = 0

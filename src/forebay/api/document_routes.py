@@ -1,0 +1,99 @@
+"""Metadata, configuration, statistics, the index of models, health and metrics as ASGI endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request as HttpRequest
+
+from forebay import __version__
+from forebay.api import documents, openapi
+from forebay.api.general import parse_json
+from forebay.api.infer_routes import read_body
+from forebay.api.inference import Inference
+from forebay.api.problems import Answer
+from forebay.api.routing import MODEL_PATHS, Operation, add, document
+from forebay.engine.client import EngineClient
+
+
+def add_documents(app: FastAPI, inference: Inference) -> None:
+    """Adds what tells of the server and its models."""
+
+    def of_model(build: Callable[[EngineClient], Any]) -> Operation:
+        async def operate(http: HttpRequest) -> Answer:
+            inference.gate.enter(http.headers.get("authorization", "").encode("latin-1") or None)
+            engine = inference.find(http.path_params["model"], http.path_params.get("version")).engine
+            return document(build(engine))
+
+        return operate
+
+    def of_server(build: Callable[[bytes], Any]) -> Operation:
+        async def operate(http: HttpRequest) -> Answer:
+            inference.gate.enter(http.headers.get("authorization", "").encode("latin-1") or None)
+            return document(build(await read_body(http, inference) if http.method == "POST" else b""))
+
+        return operate
+
+    def index(body: bytes) -> list[documents.IndexEntry]:
+        wanted = parse_json(body) if body.strip() else {}
+        ready_only = isinstance(wanted, dict) and wanted.get("ready") is True
+        return documents.repository_index(inference.engines.values(), ready_only)
+
+    server = documents.ServerMetadata("forebay", __version__)
+    every = openapi.responses(openapi.ref("ServerMetadata"), 401, 429, 500)
+    add(app, "/v2", of_server(lambda _: server), every, "The server", "metadata", extra=openapi.operation())
+    described = openapi.responses(openapi.ref("StatisticsDocument"), 401, 429, 500)
+    statistics = of_server(lambda _: documents.statistics_document(inference.engines.values()))
+    summary = "Statistics of all models"
+    add(app, "/v2/models/stats", statistics, described, summary, "metadata", extra=openapi.operation())
+    described = openapi.responses({"type": "array", "items": openapi.ref("IndexEntry")}, 400, 401, 413, 429, 500)
+    extra = openapi.operation()
+    summary = "All models and their states"
+    add(app, "/v2/repository/index", of_server(index), described, summary, "metadata", method="POST", extra=extra)
+
+    for base, names in zip(MODEL_PATHS, (("model",), ("model", "version")), strict=True):
+        for suffix, build, schema, summary in (
+            ("", documents.model_metadata, "ModelMetadata", "Inputs and outputs of a model"),
+            ("/config", documents.model_config, "ModelConfig", "A model's configuration, in Triton's form"),
+            ("/stats", lambda e: documents.statistics_document([e]), "StatisticsDocument", "A model's statistics"),
+        ):
+            described = openapi.responses(openapi.ref(schema), 401, 404, 429, 500)
+            extra = openapi.operation(*names)
+            add(app, base + suffix, of_model(build), described, summary, "metadata", extra=extra)
+
+
+def add_health(
+    app: FastAPI, inference: Inference, metrics_text: Callable[[], bytes], ready: Callable[[], Sequence[str]]
+) -> None:
+    """Adds liveness, readiness and metrics; the arguments are those of `create_app`."""
+
+    async def live(http: HttpRequest) -> Answer:
+        return document({"live": True})
+
+    async def server_ready(http: HttpRequest) -> Answer:
+        reasons = list(ready())
+        return document(documents.Readiness(not reasons, reasons), 503 if reasons else 200)
+
+    async def model_ready(http: HttpRequest) -> Answer:
+        engine = inference.find(http.path_params["model"], http.path_params.get("version")).engine
+        readiness = documents.model_readiness(engine)
+        return document(readiness, 200 if readiness.ready else 503)
+
+    async def metrics(http: HttpRequest) -> Answer:
+        return Answer(200, ((b"content-type", CONTENT_TYPE_LATEST.encode()),), metrics_text())
+
+    described = openapi.responses(openapi.ref("Live"), 500)
+    for path in ("/healthz", "/v2/health/live"):
+        add(app, path, live, described, "Whether the server runs", "health")
+    described = {**openapi.responses(openapi.ref("Readiness"), 500), 503: openapi.not_ready()}
+    for path in ("/readyz", "/v2/health/ready"):
+        add(app, path, server_ready, described, "Whether the server takes requests", "health")
+    described = {**openapi.responses(openapi.ref("Readiness"), 404, 500), 503: openapi.not_ready()}
+    for base, names in zip(MODEL_PATHS, (("model",), ("model", "version")), strict=True):
+        extra = openapi.operation(*names, secured=False)
+        add(app, base + "/ready", model_ready, described, "Whether a model takes requests", "health", extra=extra)
+    described = {200: {"description": "Prometheus exposition.", "content": {"text/plain": {}}}}
+    add(app, "/metrics", metrics, described, "Metrics for Prometheus", "health")
