@@ -23,11 +23,9 @@ LENGTH_MARGIN_MAX: Final = 3.0
 until nothing before it is left, while those of common lengths are taken along by batches that others lead. One step for
 all that was let in before it, as TCP takes one for all losses of a round trip: the rest is no news. `LENGTH_MARGIN` is
 what a class begins with."""
-CLOSE: Final = 0.9
-"""There, an answer that used up more than this share of its time counts as a broken promise: the next stall would have
-broken it, and what is learned from broken ones alone comes too late for those that follow."""
 AT_STAKE: Final = 0.5
-"""... and one that used up less than this share says nothing: while little waits, promises are easily kept."""
+"""There, an answer that used up less than this share of its time says nothing: while little waits, promises are easily
+kept, and what was learned in the last overload would be forgotten before the next."""
 
 
 class ArrivalRate:
@@ -114,7 +112,7 @@ class Margins:
             for item in items:
                 used = (now - item.arrived) / (item.deadline - item.arrived)
                 if used > AT_STAKE:
-                    self._learn(item, broken=used > CLOSE)
+                    self._learn(item, broken=used > 1.0)
             return
         broken = self._broken_rows
         if items[0].deadline < now:

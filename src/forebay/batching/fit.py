@@ -10,24 +10,19 @@ from typing import Final
 OPTIMISM: Final = 0.2
 """Assumed cost of a further row, as a share of one row alone, while only one batch size was measured."""
 TRUST_AFTER: Final = 10
-MOVED_MOST: Final = 4.0
-KEPT_COUNT: Final = 2
-"""So many observations a cell counts for after a drift."""
 RIDGE: Final = 1e-6
 
 
 class Point:
     """The running mean of the observations in one cell of rows x length."""
 
-    __slots__ = ("_moved", "count", "length", "rows", "seconds")
+    __slots__ = ("count", "length", "rows", "seconds")
 
     def __init__(self, rows: float, length: float, seconds: float, count: int) -> None:
         self.rows = rows
         self.length = length
         self.seconds = seconds
         self.count = count
-        self._moved = 1.0
-        """What drifts have multiplied `seconds` by since the last observation."""
 
     def learn(self, rows: float, length: float, seconds: float, least: float) -> None:
         """Move towards a new observation; its weight is 1/n at first and never below `least`.
@@ -37,19 +32,10 @@ class Point:
         if self.count <= TRUST_AFTER and seconds < 0.5 * self.seconds:
             self.count = 0
         self.count += 1
-        self._moved = 1.0
         weight = max(1 / self.count, least)
         self.rows += weight * (rows - self.rows)
         self.length += weight * (length - self.length)
         self.seconds += weight * (seconds - self.seconds)
-
-    def move(self, factor: float) -> None:
-        """The machine has become slower or faster. Without an observation in between a cell moves only so far: many
-        drifts, one upon another, would make it anything."""
-        moved = min(max(self._moved * factor, 1 / MOVED_MOST), MOVED_MOST)
-        self.seconds *= moved / self._moved
-        self._moved = moved
-        self.count = min(self.count, KEPT_COUNT)
 
 
 class Interpolation:

@@ -15,17 +15,24 @@ HOLD_OUT: Final = 1.3
 """How much dearer than with its own kind an item may be and still join. With 1.0 batches stay small, as nothing is ever
 quite as cheap as the ideal; with 2.0 short items pay for the padding of long ones."""
 
+PROBE: Final = 2.0
+"""A batch that is to find out whether batches pay takes twice the best rows, if they seem to cost at most twice as much
+as elsewhere: what was measured while the machine was slow would keep all later batches small."""
 
-def grow(window: Sequence[T], latency: LatencyModel, max_rows: int, start: float) -> tuple[list[int], bool]:
+
+def grow(
+    window: Sequence[T], latency: LatencyModel, max_rows: int, start: float, *, probe: bool = False
+) -> tuple[list[int], bool]:
     """Choose from the first waiting items. Returns the places taken, and whether a deadline stopped the growth.
 
     The first item is always taken. Then, from it outwards in order of length, the item that saves most joins: its
     marginal cost in this batch (padding included) against what it would cost elsewhere, which is alone, or its share
     of the best batch that its own kind among those waiting could form, times `HOLD_OUT`. `start` is when the batch
-    could begin; it must end by the earliest deadline in it.
+    could begin; it must end by the earliest deadline in it. `probe`: see `PROBE`.
     """
     head = window[0]
-    limit = min(max_rows, latency.curve(head.length).best_rows)
+    worth = PROBE if probe else 1.0
+    limit = min(max_rows, int(worth * latency.curve(head.length).best_rows))
     if limit <= head.rows or len(window) == 1:
         return [0], False
     by_length = sorted(range(len(window)), key=lambda i: window[i].length)
@@ -50,7 +57,7 @@ def grow(window: Sequence[T], latency: LatencyModel, max_rows: int, start: float
             if start + new_cost * latency.band > min(due, item.deadline):
                 late = True
                 continue
-            gain = _elsewhere(item, peers, latency, max_rows) - (new_cost - cost)
+            gain = worth * _elsewhere(item, peers, latency, max_rows) - (new_cost - cost)
             if gain > best_gain:
                 best_gain, best_side, best_cost = gain, side, new_cost
         if not best_side:

@@ -3,6 +3,10 @@
 Observations are kept as a few cells (rows x length, both on a geometric grid), each the running mean of what fell into
 it. Two predictors are built from the cells: a straight interpolation between them, and a smooth fit. Both are judged on
 every new observation before it is learned; the one that has been nearer lately answers.
+
+How fast the machine is just now (its neighbours, its clock, its temperature) is one factor for all sizes, the pace: how
+the latest batches compare with the means of their own cells. A slow spell moves every prediction at once and leaves the
+shape alone; what lasts goes over into the cells that are run, and the pace comes back to 1.
 """
 
 from __future__ import annotations
@@ -27,9 +31,13 @@ REFRESH_MOST: Final = 512
 Q95_TO_99: Final = 2.326 / 1.645
 """Ratio of the 99 % to the 95 % quantile of a normal distribution. The band is measured at 95 % and stretched, so that
 a rare stall, which no batch size can help, does not shrink every batch."""
-DRIFT_MIN: Final = 0.35
-"""A lasting bias (natural logarithm) that counts as drift: the machine or the model has changed."""
-DRIFT_WEIGHT: Final = 0.08
+KNOWN_AFTER: Final = 4
+"""Observations after which a cell can tell whether the machine has become slower."""
+PACE_WEIGHT: Final = 0.08
+PACE_STEP_MOST: Final = 0.5
+"""A single error counts as this much at most (natural logarithm), so that a stall is not taken for a slow machine."""
+PACE_NOTED: Final = 0.1
+"""Predictions follow the pace in steps of so much (natural logarithm): each step makes all curves anew."""
 REACH: Final = 2.0
 """Costs of lengths up to so many times the longest measured are estimated; longer ones are taken to cost no more."""
 NEAR_BEST: Final = 0.1
@@ -56,6 +64,14 @@ class Curve:
         self.enough_rows = next(rows for rows, cost in enumerate(per_row, 1) if cost <= near)
         """The fewest rows at which a row costs nearly as little."""
 
+    def scaled(self, factor: float) -> Curve:
+        """The same shape at another pace."""
+        curve: Curve = object.__new__(Curve)
+        curve.seconds = [value * factor for value in self.seconds]
+        curve.unit_s = self.unit_s * factor
+        curve.best_rows, curve.enough_rows = self.best_rows, self.enough_rows
+        return curve
+
     def rows_within(self, seconds: float) -> int:
         """The most rows that take at most `seconds`; 0 if not even one does."""
         return bisect_right(self.seconds, seconds, 1) - 1
@@ -66,20 +82,19 @@ class LatencyModel:
 
     __slots__ = (
         "_band_log",
-        "_bias",
-        "_bias_count",
         "_cells",
         "_curves",
         "_errors",
         "_farthest",
         "_fit",
         "_grid",
-        "_recent",
+        "_pace_log",
+        "_shapes",
         "_unseen",
         "band",
-        "drifts",
         "max_rows",
         "observations",
+        "pace",
         "version",
     )
 
@@ -89,18 +104,18 @@ class LatencyModel:
         self.observations = 0
         self.version = 0
         """Changes when predictions change."""
-        self.drifts = 0
-        """How often the measured costs were given up because they no longer held."""
+        self.pace = 1.0
+        """How much longer than in the cells a batch of any size takes just now."""
         self._cells: dict[tuple[int, int], Point] = {}
+        self._shapes: dict[int, Curve] = {}
+        """Curves at pace 1."""
         self._curves: dict[int, Curve] = {}
         self._fit = Fit([])
         self._grid = Interpolation([])
         self._errors = [0.0, 0.0]
         self._unseen = 0
         self._farthest = sys.maxsize
-        self._bias = 0.0
-        self._bias_count = 0
-        self._recent = 0.0
+        self._pace_log = 0.0
         self._band_log = 0.05
         self.band = math.exp(self._band_log * Q95_TO_99)
         """Factor from the expected time to its 99 % quantile."""
@@ -109,6 +124,7 @@ class LatencyModel:
         """Make sure that curves reach `rows`."""
         if rows > self.max_rows:
             self.max_rows = rows
+            self._shapes.clear()
             self._curves.clear()
             self.version += 1
 
@@ -119,9 +135,13 @@ class LatencyModel:
         key = length if length < 64 else round_length(length)
         curve = self._curves.get(key)
         if curve is None:
-            if len(self._curves) > 512:
-                self._curves.clear()
-            curve = self._curves[key] = Curve(self._tabulate(key), self._known_rows(key))
+            shape = self._shapes.get(key)
+            if shape is None:
+                if len(self._shapes) > 512:
+                    self._shapes.clear()
+                    self._curves.clear()
+                shape = self._shapes[key] = Curve(self._tabulate(key), self._known_rows(key))
+            curve = self._curves[key] = shape if self.pace == 1.0 else shape.scaled(self.pace)
         return curve
 
     def predict(self, rows: int, length: int = 0) -> float:
@@ -129,7 +149,9 @@ class LatencyModel:
         if rows <= self.max_rows:
             return self.curve(length).seconds[rows]
         longest = self.curve(length).seconds[-1]
-        return max(longest, self._predictor().predict(rows, min(length, self._farthest))) if self._cells else longest
+        if not self._cells:
+            return longest
+        return max(longest, self.pace * self._predictor().predict(rows, min(length, self._farthest)))
 
     def predict99(self, rows: int, length: int = 0) -> float:
         """Seconds that a batch exceeds about one time in a hundred, rare stalls apart."""
@@ -150,46 +172,48 @@ class LatencyModel:
         cell = self._cells.get(key)
         if cell is None:
             # The first look at a new place says nothing about noise.
-            self._cells[key] = Point(rows, length, seconds, 1)
+            self._cells[key] = Point(rows, length, max(LEAST_S, seconds / self.pace), 1)
             self._refresh()
             return
         self._judge(rows, length, seconds)
+        if cell.count >= KNOWN_AFTER:
+            self._learn_pace(cell, rows, length, seconds)
         cell.learn(rows, length, seconds, LEARN)
         self._unseen += 1
         if cell.count <= 4 or self._unseen >= min(REFRESH_MOST, max(REFRESH_LEAST, self.observations // 8)):
             self._refresh()
 
     def _judge(self, rows: int, length: int, seconds: float) -> None:
-        """Score the band, the drift, and at times both predictors, on an observation that they have not seen."""
+        """Score the band, and at times both predictors, on an observation that they have not seen."""
         residual = math.log(seconds / self.predict(rows, length))
         band_log = self._band_log
         step = 0.2 * band_log + 0.0005
         band_log += 0.95 * step if residual > band_log else -0.05 * step
         self._band_log = band_log = 0.5 if band_log > 0.5 else 0.002 if band_log < 0.002 else band_log
         self.band = math.exp(band_log * Q95_TO_99)
-        self._bias += DRIFT_WEIGHT * ((1.5 if residual > 1.5 else -1.5 if residual < -1.5 else residual) - self._bias)
-        self._recent += 0.4 * (residual - self._recent)
-        self._bias_count += 1
-        if self._bias_count >= 12 and not -DRIFT_MIN < self._bias < DRIFT_MIN:
-            self._forget(math.exp(max(-3.0, min(3.0, self._recent))))
         if self.observations < 64 or not self.observations % 8:
             for index, guess in enumerate((self._grid.predict(rows, length), self._fit.predict(rows, length))):
-                miss = min(1.0, abs(math.log(seconds / max(guess, 1e-9))))
+                miss = min(1.0, abs(math.log(seconds / max(guess * self.pace, 1e-9))))
                 self._errors[index] += 0.05 * (miss - self._errors[index])
 
-    def _forget(self, factor: float) -> None:
-        """Keep the old costs as a shape: scale them to what is seen now and let new data replace them fast."""
-        for cell in self._cells.values():
-            cell.move(factor)
-        self.drifts += 1
-        self._bias = self._recent = 0.0
-        self._bias_count = 0
-        self._refresh()
+    def _learn_pace(self, cell: Point, rows: int, length: int, seconds: float) -> None:
+        """Compare an observation with what its own cell has seen, so that an error of shape is not taken for speed."""
+        expected = cell.seconds
+        if rows != cell.rows or length != cell.length:
+            expected *= self.predict(rows, length) / self.predict(round(cell.rows), round(cell.length))
+        step = math.log(seconds / expected) - self._pace_log
+        step = PACE_STEP_MOST if step > PACE_STEP_MOST else max(step, -PACE_STEP_MOST)
+        self._pace_log = pace_log = self._pace_log + PACE_WEIGHT * step
+        if not -PACE_NOTED < pace_log - math.log(self.pace) < PACE_NOTED:
+            self.pace = math.exp(pace_log)
+            self._curves.clear()
+            self.version += 1
 
     def _refresh(self) -> None:
         points = list(self._cells.values())
         self._fit = Fit(points)
         self._grid = Interpolation(points)
+        self._shapes.clear()
         self._curves.clear()
         self._unseen = 0
         self._farthest = int(REACH * max((point.length for point in points), default=0.0)) or sys.maxsize

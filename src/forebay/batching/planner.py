@@ -21,6 +21,8 @@ WINDOW_FACTOR: Final = 4
 WINDOW_MAX: Final = 256
 PROBE_EVERY: Final = 50
 """After so many batches at the best size, one of twice that size is tried, so that a wrong measurement is found out."""
+PROBE_EVERY_MIXED: Final = 200
+"""The same where lengths vary: there a batch that does not pay costs more."""
 
 
 class Planner(Queue[T]):
@@ -50,7 +52,8 @@ class Planner(Queue[T]):
         limit = self._row_limit(lane, length)
         skip, cap = self._window(lane, start, limit)
         if length and len(lane.items) > 1:
-            taken, late = self._choose(lane, skip, cap, start)
+            probe = limit > self._rows_that_pay(length)
+            taken, late = self._choose(lane, skip, cap, start, probe=probe)
         else:
             late = cap < limit
             if not (lane.wide or lane.ghosts or lane.mixed or length):
@@ -94,7 +97,7 @@ class Planner(Queue[T]):
         limit = self._rows_that_pay(length) if length else self._limit
         if limit < self._max_rows and lane.rows > limit:
             self._full_batches += 1
-            if self._full_batches >= PROBE_EVERY:
+            if self._full_batches >= (PROBE_EVERY_MIXED if length else PROBE_EVERY):
                 self._full_batches = 0
                 return min(self._max_rows, 2 * limit)
         return limit
@@ -119,12 +122,12 @@ class Planner(Queue[T]):
         load = self.rate.rows_per_s / (best * max(1, len(self.pool.slots)))
         return best * min(1.0, max(0.0, (load - 0.7) / 0.3))
 
-    def _choose(self, lane: Lane[T], skip: int, cap: int, start: float) -> tuple[list[T], bool]:
+    def _choose(self, lane: Lane[T], skip: int, cap: int, start: float, *, probe: bool) -> tuple[list[T], bool]:
         """Take items of different lengths: those that cost least extra. The flag: a deadline stopped the growth."""
         lane.sweep()
         limit = self._max_rows
         window = lane.items[skip : skip + min(WINDOW_MAX, WINDOW_FACTOR * limit)]
-        places, late = grow(window, self.latency, limit, start)
+        places, late = grow(window, self.latency, limit, start, probe=probe)
         chosen = {skip + place for place in places}
         taken = [lane.items[place] for place in sorted(chosen)]
         lane.keep([entry for place, entry in enumerate(zip(lane.keys, lane.items, strict=True)) if place not in chosen])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from forebay.batching import Policy
+from forebay.batching import Batcher, Policy
 from forebay.batching.arrivals import on_off, poisson, text_length
 from forebay.batching.costs import Cost, Linear, best_rate, minilm
 from forebay.batching.reference import FixedSize
-from forebay.batching.simulate import Lengths, Scenario, simulate_scenario
+from forebay.batching.simulate import Lengths, MakeBatcher, Scenario, simulate_scenario
 
 COSTS: dict[str, tuple[Cost, Lengths | None]] = {
     "flat": (Linear(0.02), None),
@@ -45,12 +46,16 @@ def cell(cost_name: str, slo_factor: float, arrivals: str, requests: int) -> Sce
     return replace(scenario, arrivals=lambda rng: make(rate, rng), seconds=seconds, skip_s=0.1 * seconds)
 
 
-def goodput_ratio(scenario: Scenario, references: list[tuple[int, int]]) -> float:
-    best = 0
-    for size, delay_ms in references:
-        policy = Policy(max_batch_rows=size, max_queue_delay_s=delay_ms / 1e3)
-        best = max(best, simulate_scenario(replace(scenario, policy=policy), FixedSize).good)
-    return simulate_scenario(scenario).good / best
+def goodput_ratio(scenario: Scenario, references: list[tuple[int, int]], seeds: Sequence[int] = (1,)) -> float:
+    """Ours over that of the best reference, over all seeds together: one run of mixed lengths is 2 % of chance."""
+
+    def good(policy: Policy, make: MakeBatcher) -> int:
+        return sum(simulate_scenario(replace(scenario, policy=policy, seed=seed), make).good for seed in seeds)
+
+    best = max(
+        good(Policy(max_batch_rows=size, max_queue_delay_s=delay_ms / 1e3), FixedSize) for size, delay_ms in references
+    )
+    return good(scenario.policy, Batcher) / best
 
 
 @pytest.mark.parametrize("slo_factor", [3, 10])
@@ -63,7 +68,7 @@ def test_fixed_shapes(cost: str, arrivals: str, slo_factor: float) -> None:
 @pytest.mark.parametrize("slo_factor", [3, 10])
 @pytest.mark.parametrize("arrivals", ["p1.0", "p2.0", "b0.7", "c8"])
 def test_mixed_lengths(arrivals: str, slo_factor: float) -> None:
-    assert goodput_ratio(cell("minilm", slo_factor, arrivals, 3000), SIZES_AND_DELAYS_MS) >= 0.98
+    assert goodput_ratio(cell("minilm", slo_factor, arrivals, 3000), SIZES_AND_DELAYS_MS, seeds=(1, 2, 3)) >= 0.98
 
 
 def test_bursts_gain() -> None:
@@ -78,5 +83,5 @@ def test_bursts_gain() -> None:
 )
 @pytest.mark.parametrize("cost", ["flat", "linear", "minilm"])
 def test_every_cell(cost: str, arrivals: str, slo_factor: float) -> None:
-    requests = 4000 if cost == "minilm" else 20_000
-    assert goodput_ratio(cell(cost, slo_factor, arrivals, requests), ALL_SIZES_AND_DELAYS_MS) >= 0.98
+    requests, seeds = (4000, (1, 2, 3)) if cost == "minilm" else (20_000, (1,))
+    assert goodput_ratio(cell(cost, slo_factor, arrivals, requests), ALL_SIZES_AND_DELAYS_MS, seeds) >= 0.98
