@@ -388,7 +388,10 @@ def overload_now_and_then(rng: random.Random) -> Iterator[float]:
     base_s = 0.0
     while True:
         for rate, seconds in ((200, 6), (600, 4)):
-            yield from (base_s + at for at in itertools.takewhile(lambda at, end=seconds: at < end, poisson(rate, rng)))
+            for at in poisson(rate, rng):
+                if at >= seconds:
+                    break
+                yield base_s + at
             base_s += seconds
 
 
