@@ -286,7 +286,9 @@ class Batcher(Planner[T]):
         start = predicted_start(
             free_times, batch + other_batches, latency.predict(first_cap, item.length), self._batch_s(limit)
         )
-        wait_s = (start - now) * (1 + self.margins.of(item.length))
+        # Where lengths vary, the wait is uncertain because others go ahead in the queue: not what runs already.
+        uncertain_s = start - (free_times[0] if item.length else now)
+        wait_s = start - now + self.margins.of(item.length) * uncertain_s
         if lane.mixed or item.priority:
             able = limit * len(free_times) / self._batch_s(limit)
             wait_s = self._overtaking.delayed(wait_s, level_of(item.priority), able, self.policy.ageing_s)
