@@ -23,6 +23,9 @@ def conformance(
     model: Annotated[str | None, typer.Option(help="The model to use. Default: the only one of the index.")] = None,
     inputs: Annotated[Path | None, typer.Option(help="A valid request (JSON), where made-up inputs do not do.")] = None,
     only: Annotated[list[str] | None, typer.Option(help=f"Areas or checks to run: {', '.join(AREAS)}.")] = None,
+    assume: Annotated[
+        list[str] | None, typer.Option(help="An extension to check although it is not announced.")
+    ] = None,
     unload: Annotated[bool, typer.Option("--unload", help="Also reload and unload the model, if announced.")] = False,
     timeout_s: Annotated[float, typer.Option(help="How long to wait for an answer.")] = 10.0,
     json_: Annotated[Path | None, typer.Option("--json", help="Write all results to this file; - for stdout.")] = None,
@@ -52,6 +55,7 @@ def conformance(
     headers = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
     with Sender(url, timeout_s, headers) as sender:
         subject = discover(sender, model, _example(inputs), unload)
+        subject.extensions |= _known(assume or [])
         results: list[Result] = []
         with Progress(console=Console(stderr=True), transient=True) as progress:
             bar = progress.add_task(f"checking {subject.model}", total=len(checks))
@@ -78,6 +82,15 @@ def _chosen(only: list[str]) -> list[Check]:
     if unknown:
         raise SetupError(f"--only {unknown[0]}: no such area or check; areas are {', '.join(AREAS)}")
     return [one for one in CHECKS if not only or one.area in only or one.id in only]
+
+
+def _known(extensions: list[str]) -> frozenset[str]:
+    """These extensions. Raises `SetupError` for one that no check belongs to."""
+    known = {one.extension for one in CHECKS if one.extension}
+    for name in extensions:
+        if name not in known:
+            raise SetupError(f"--assume {name}: no such extension; there are {', '.join(sorted(known))}")
+    return frozenset(extensions)
 
 
 def _example(path: Path | None) -> Any:

@@ -137,7 +137,7 @@ def output_size(subject: Subject) -> Steps:
     entries = found.get("outputs")
     for entry in entries if isinstance(entries, list) else []:
         if entry["name"] in wanted and wanted[entry["name"]].datatype != "BYTES":
-            size = entry.get("parameters", {}).get("binary_data_size")
+            size = (entry.get("parameters") or {}).get("binary_data_size")
             right = len(pack(wanted[entry["name"]]))
             expect(size == right, f"binary_data_size {right} for {entry['name']}", size)
         expect("data" not in entry, f"no data beside the binary form of {entry['name']}", entry)
