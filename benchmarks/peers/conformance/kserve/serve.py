@@ -1,6 +1,7 @@
 """The echo model of the conformance table for KServe's Python server. Run: python serve.py (on 127.0.0.1:8751)."""
 
 import functools
+from typing import Any
 
 import kserve.protocol.rest.server as rest
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
@@ -10,27 +11,27 @@ INPUTS = {"x": "FP32", "n": "INT64", "t": "BYTES"}
 NAMES = {"x": "same", "n": "count", "t": "text"}
 
 
-def _tensor(name, datatype):
+def _tensor(name: str, datatype: str) -> dict[str, Any]:
     return {"name": name, "datatype": datatype, "shape": [-1, 1 if datatype == "BYTES" else 2]}
 
 
 class Echo(Model):
     """Gives its three inputs back. Choosing outputs, and their binary form, is the model's own work in KServe."""
 
-    def load(self):
+    def load(self) -> bool:
         """Nothing to load."""
         self.ready = True
-        return self.ready
+        return True
 
-    def get_input_types(self):
+    def get_input_types(self) -> list[dict[str, Any]]:
         """For the model's metadata."""
         return [_tensor(name, datatype) for name, datatype in INPUTS.items()]
 
-    def get_output_types(self):
+    def get_output_types(self) -> list[dict[str, Any]]:
         """For the model's metadata."""
         return [_tensor(NAMES[name], datatype) for name, datatype in INPUTS.items()]
 
-    async def predict(self, payload: InferRequest, headers=None, response_headers=None):
+    async def predict(self, payload: InferRequest, headers: Any = None, response_headers: Any = None) -> InferResponse:
         """Decodes and encodes each tensor."""
         wanted = {entry.name for entry in payload.request_outputs or []} or set(NAMES.values())
         outputs = []
