@@ -10,12 +10,14 @@ from forebay.conformance import (
     checks_refuse,
     checks_server,
     checks_statistics,
+    checks_values,
 )
 from forebay.conformance.check import Check
 
 CHECKS: tuple[Check, ...] = (
     *checks_server.CHECKS,
     *checks_infer.CHECKS,
+    *checks_values.CHECKS,
     *checks_refuse.CHECKS,
     *checks_binary.CHECKS,
     *checks_statistics.CHECKS,
