@@ -29,8 +29,12 @@ SHOWN = {
 def test_health_needs_no_key_and_says_what_it_means(house: Served) -> None:
     for path in ("/healthz", "/v2/health/live"):
         assert house.http.get(path).json() == {"live": True}
-    for path in ("/readyz", "/v2/health/ready", "/v2/models/mlp/ready"):
+    for path in ("/readyz", "/v2/health/ready"):
         assert house.http.get(path).json() == {"ready": True, "reasons": []}
+    assert house.http.get("/v2/models/mlp/ready").json() == {"name": "mlp", "ready": True, "reasons": []}
+    for path in ("/healthz", "/v2/health/ready", "/v2/models/mlp"):
+        answer = house.http.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
 
 
 def test_metrics_are_prometheus_and_complete(house: Served) -> None:

@@ -91,7 +91,7 @@ def add_health(
     described = {**openapi.responses(openapi.ref("Readiness"), 500), 503: openapi.not_ready()}
     for path in ("/readyz", "/v2/health/ready"):
         add(app, path, server_ready, described, "Whether the server takes requests", "health")
-    described = {**openapi.responses(openapi.ref("Readiness"), 404, 500), 503: openapi.not_ready()}
+    described = {**openapi.responses(openapi.ref("ModelReadiness"), 404, 500), 503: openapi.not_ready("ModelReadiness")}
     for base, names in zip(MODEL_PATHS, (("model",), ("model", "version")), strict=True):
         extra = openapi.operation(*names, secured=False)
         add(app, base + "/ready", model_ready, described, "Whether a model takes requests", "health", extra=extra)

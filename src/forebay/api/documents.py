@@ -242,16 +242,23 @@ def repository_index(engines: Iterable[EngineClient], ready_only: bool = False) 
 
 
 class Readiness(msgspec.Struct):
-    """`GET /readyz` and the protocol's ready endpoints: whether requests are welcome, and if not, why."""
+    """`GET /readyz` and `GET /v2/health/ready`: whether requests are welcome, and if not, why."""
 
     ready: bool
     reasons: list[str] = []
 
 
-def model_readiness(engine: EngineClient) -> Readiness:
+class ModelReadiness(msgspec.Struct):
+    """`GET /v2/models/{model}/ready`; the protocol asks for `name` and `ready`."""
+
+    name: str
+    ready: bool
+    reasons: list[str] = []
+
+
+def model_readiness(engine: EngineClient) -> ModelReadiness:
     """Whether one model takes requests."""
     if engine.state == "ready":
-        return Readiness(True)
-    return Readiness(
-        False, [f"model {engine.name} is {engine.state}" + (f": {engine.reason}" if engine.reason else "")]
-    )
+        return ModelReadiness(engine.name, True)
+    reason = f"model {engine.name} is {engine.state}" + (f": {engine.reason}" if engine.reason else "")
+    return ModelReadiness(engine.name, False, [reason])

@@ -23,6 +23,7 @@ _STRUCTS = (
     documents.StatisticsDocument,
     documents.IndexEntry,
     documents.Readiness,
+    documents.ModelReadiness,
 )
 _REASONS = {
     400: "The request is malformed or does not fit the model; `error` says how.",
@@ -157,9 +158,9 @@ def responses(schema: Schema, *statuses: int, description: str = "The document."
     return {200: _json(schema, description), **{status: _error(status) for status in statuses}}
 
 
-def not_ready() -> Schema:
+def not_ready(schema: str = "Readiness") -> Schema:
     """503 of the ready endpoints: the reasons."""
-    return _json(ref("Readiness"), "Not ready; `reasons` says why.")
+    return _json(ref(schema), "Not ready; `reasons` says why.")
 
 
 def _json(schema: Schema, description: str) -> Schema:

@@ -29,6 +29,7 @@ SUBCOMMANDS = {
     "keys": Subcommand("forebay.cli.keys", "app", "Make API keys."),
     "simulate": Subcommand("forebay.cli.simulate", "simulate", "Simulate batching: arrivals in, latency out."),
     "bench": Subcommand("forebay.cli.bench", "bench", "Measure a running server."),
+    "conformance": Subcommand("forebay.cli.conformance", "conformance", "Check a server against the protocol."),
 }
 
 

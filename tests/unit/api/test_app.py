@@ -172,7 +172,8 @@ async def test_a_model_that_is_not_ready(engines: Any, client: httpx.AsyncClient
     for path in ("/v2/models/mlp/ready", "/v2/models/mlp/versions/1/ready"):
         answer = await client.get(path)
         assert answer.status_code == 503
-        assert answer.json() == {"ready": False, "reasons": [f"model mlp is {state}: warming up"]}
+        reasons = [f"model mlp is {state}: warming up"]
+        assert answer.json() == {"name": "mlp", "ready": False, "reasons": reasons}
 
 
 async def test_keys_guard_inference_and_metadata(make_inference: MakeInference) -> None:
