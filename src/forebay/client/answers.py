@@ -123,9 +123,10 @@ def _from_json(data: Any, name: str, datatype: str, shape: tuple[int, ...]) -> A
     if not isinstance(data, list):
         raise InvalidAnswerError(f"output {name!r} has neither data nor a binary_data_size")
     try:
-        loose = np.array(data, dtype=object).reshape(-1)
         if datatype == "BYTES":
-            return bytes_array([v.encode() if isinstance(v, str) else bytes(v) for v in loose.tolist()], shape)
-        return np.array(loose.tolist(), dtype=NUMPY_TYPES[datatype]).reshape(shape)
+            # str.encode refuses what is no text: bytes(3) would be three NULs.
+            texts = np.array(data, dtype=object).reshape(-1).tolist()
+            return bytes_array([str.encode(text) for text in texts], shape)
+        return np.array(data, dtype=NUMPY_TYPES[datatype]).reshape(shape)
     except (ValueError, TypeError, OverflowError):
         raise InvalidAnswerError(f"output {name!r}: its data is not {datatype} of shape {list(shape)}") from None
