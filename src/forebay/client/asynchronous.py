@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from forebay.client.calls import Calls
-from forebay.client.connections import failure_of, late, request_arguments, settings
+from forebay.client.connections import DEFAULT_MAX_CONNECTIONS, failure_of, late, request_arguments, settings
 from forebay.client.options import ClientOptions, InferOptions
 from forebay.client.results import Result
 from forebay.client.steps import Failure, Reply, Send, Steps
@@ -39,6 +39,8 @@ class AsyncClient:
         self._options = options
         self._clock = time.monotonic
         self._calls = Calls(options, clock=self._clock, chance=random.Random().random, today=lambda: datetime.now(UTC))
+        # One slot a connection: a thousand calls that wait inside httpx's pool cost it time by the square of their number.
+        self._slots = asyncio.Semaphore(options.get("max_connections", DEFAULT_MAX_CONNECTIONS))
         self._http = httpx.AsyncClient(transport=transport, **settings(url, options))
 
     async def infer(self, model: str, inputs: Any, **options: Unpack[InferOptions]) -> Result:
@@ -112,7 +114,7 @@ class AsyncClient:
     async def _send(self, step: Send) -> Reply | Failure:
         left_s = None if step.deadline == math.inf else step.deadline - self._clock()
         try:
-            async with asyncio.timeout(left_s):
+            async with asyncio.timeout(left_s), self._slots:
                 request = self._http.build_request(**request_arguments(step, self._options, self._clock))
                 response = await self._http.send(request, stream=True)
                 try:

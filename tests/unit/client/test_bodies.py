@@ -100,8 +100,8 @@ def test_a_parameter_with_an_option_of_its_own_is_not_given_twice(name: str) -> 
 def test_what_json_cannot_carry_is_refused_here() -> None:
     with pytest.raises(RequestError, match=r"'a': element 1 is not UTF-8 text.*binary=True"):
         sent({"a": np.array([b"ok", b"\xff"])}, binary=False)
+    wrong: Any = {"parameters": {"x": object()}}
     with pytest.raises(RequestError, match="cannot be written as JSON"):
-        wrong: Any = {"parameters": {"x": object()}}
         sent({"a": np.zeros(1)}, wrong, binary=True)
     with pytest.raises(RequestError, match="outputs must be a list"):
         sent({"a": np.zeros(1)}, {"outputs": "y"}, binary=True)
