@@ -6,9 +6,11 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import onnx
 import pytest
@@ -184,22 +186,28 @@ async def test_a_full_queue_is_asked_again_no_sooner_than_it_says(served: Served
         answer = served.infer("pause", [1.0])
         return answer if answer.status_code == 503 else None
 
+    with ThreadPoolExecutor(6) as pool:
+        holding = [pool.submit(served.infer, "pause", [2000.0]) for _ in range(6)]
+        full = eventually(refused, "no more fit")
+        async with Both(kind, url_of(served), timeout_s=60.0) as both:
+            await _come_back(both, full)
+        assert {held.result().status_code for held in holding} == {200, 503}
+
+
+async def _come_back(both: Both, full: httpx.Response) -> None:
+    """`full`: what the server answers now."""
+    assert full.json()["code"] == "queue_full"
     x = np.ones((1, 1), "f4")
-    async with Both(kind, url_of(served), timeout_s=60.0) as both:
-        holding = [asyncio.create_task(asyncio.to_thread(served.infer, "pause", [2000.0])) for _ in range(6)]
-        full = await asyncio.to_thread(eventually, refused, "no more fit")
-        assert full.json()["code"] == "queue_full"
-        hasty = asyncio.create_task(both.infer("pause", x, timeout_s=0.9))
-        began = time.monotonic()
-        result = await both.infer("pause", x)
-        # A lower bound that the server sets, no measure of speed.
-        assert time.monotonic() - began >= int(full.headers["retry-after"])
-        assert result["y"].tolist() == [[1.0]]
-        assert result.attempts > 1
-        # Less time than the server asks for: its refusal is the call's error, at once.
-        with pytest.raises(AdmissionError) as caught:
-            await hasty
-        assert {held.status_code for held in await asyncio.gather(*holding)} == {200, 503}
+    hasty = asyncio.create_task(both.infer("pause", x, timeout_s=0.9))
+    began = time.monotonic()
+    result = await both.infer("pause", x)
+    # A lower bound that the server sets, no measure of speed.
+    assert time.monotonic() - began >= int(full.headers["retry-after"])
+    assert result["y"].tolist() == [[1.0]]
+    assert result.attempts > 1
+    # Less time than the server asks for: its refusal is the call's error, at once.
+    with pytest.raises(AdmissionError) as caught:
+        await hasty
     assert (caught.value.code, caught.value.status) == ("queue_full", 503)
     assert caught.value.retry_after_s >= 1
 
@@ -283,8 +291,8 @@ async def test_a_cancelled_call_leaves_the_server_and_the_client_fit(served: Ser
         assert (await client.infer("pause", np.ones((1, 1), "f4"), timeout_s=60.0))["y"].tolist() == [[1.0]]
 
 
-async def test_a_thousand_calls_at_once_share_ten_connections(served: Served) -> None:
+async def test_three_hundred_calls_at_once_share_ten_connections(served: Served) -> None:
     async with forebay.AsyncClient(url_of(served), max_connections=10, timeout_s=100.0) as client:
-        rows = [np.full((1, 1), number, "f4") for number in range(1000)]
+        rows = [np.full((1, 1), number, "f4") for number in range(300)]
         results = await asyncio.gather(*(client.infer("ragged", row) for row in rows))
-    assert [result["total"].item() for result in results] == list(range(1000))
+    assert [result["total"].item() for result in results] == list(range(300))

@@ -39,7 +39,7 @@ class AsyncClient:
         self._options = options
         self._clock = time.monotonic
         self._calls = Calls(options, clock=self._clock, chance=random.Random().random, today=lambda: datetime.now(UTC))
-        # One slot a connection: a thousand calls that wait inside httpx's pool cost it time by the square of their number.
+        # One slot a connection: calls that wait inside httpx's pool cost it time by the square of their number.
         self._slots = asyncio.Semaphore(options.get("max_connections", DEFAULT_MAX_CONNECTIONS))
         self._http = httpx.AsyncClient(transport=transport, **settings(url, options))
 
