@@ -141,7 +141,13 @@ def test_the_torchserve_handler_answers_the_same(mlp: Path, expected: Array) -> 
     np.testing.assert_allclose([row["y"] for row in found], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_pages_show_the_code_that_runs() -> None:
-    for name in (*PEERS_BY_NAME, "torchserve"):
-        code = (PEERS / f"{name}_mlp.py").read_text().split('"""\n', 1)[1].strip()
-        assert code in (ROOT / "docs" / "migrate" / f"{name}.md").read_text(), name
+def test_ours_as_a_python_model_answers_the_same(
+    mlp: Path, expected: Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL", str(mlp))
+    with (
+        serving(tmp_path, *quick(f"{PEERS / 'forebay_mlp.py'}:Mlp")) as served,
+        forebay.Client(f"http://127.0.0.1:{served.port}") as client,
+    ):
+        found = client.infer("mlp", ROWS)["y"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

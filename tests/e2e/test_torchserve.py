@@ -19,7 +19,11 @@ def test_a_torchserve_caller_is_served_and_everyone_else_too(mlp: Path, tmp_path
         with forebay.Client(url) as client:
             wanted = client.infer("mlp", {"x": [row]})["y"][0]
         assert httpx.get(f"{url}/ping").json() == {"status": "Healthy"}
-        for content in (b'{"x": %a}' % row, b"%a" % row, iter([b"[%a" % row[0], b",%b]" % str(row[1:])[1:-1].encode()])):
+        for content in (
+            b'{"x": %a}' % row,
+            b"%a" % row,
+            iter([b"[%a" % row[0], b",%b]" % str(row[1:])[1:-1].encode()]),
+        ):
             answer = httpx.post(f"{url}/predictions/mlp", content=content)
             assert answer.status_code == 200, answer.text
             np.testing.assert_allclose(answer.json()["y"], wanted, rtol=1e-5)

@@ -14,6 +14,7 @@ from forebay.api.app import create_app
 from forebay.api.auth import Keys, key_line
 from forebay.api.inference import Inference
 from forebay.core.errors import AdmissionError
+from forebay.core.tensors import Array
 
 SECRET = "fb_" + "s" * 43
 MakeInference = Callable[..., Inference]
@@ -68,7 +69,12 @@ async def test_inputs_by_name_and_outputs_by_name(client: httpx.AsyncClient) -> 
 
 async def test_bytes_are_a_row_by_themselves(client: httpx.AsyncClient, engines: dict[str, Any]) -> None:
     seen: list[bytes] = []
-    engines["text"].function = lambda t: [seen.append(t[0, 0]) or np.array([[b"ok"]], dtype=object)]
+
+    def remember(text: Array) -> list[Array]:
+        seen.append(text[0, 0])
+        return [np.array([[b"ok"]], dtype=object)]
+
+    engines["text"].function = remember
     raw = b"\xff\xd8\x00jpeg"
     for kind in ("image/jpeg", "application/octet-stream", "text/plain"):
         answer = await client.put("/predictions/text", content=raw, headers={"content-type": kind})
