@@ -37,7 +37,9 @@ class InferBody:
         if wanted is not None:
             if isinstance(wanted, str):
                 raise RequestError(f"outputs must be a list of names, got the text {wanted!r}")
-            document["outputs"] = [{"name": name, "parameters": {"binary_data": binary}} for name in wanted]
+            # Nothing beyond the protocol's core where JSON is wanted: JSON is what it answers by itself.
+            form = {"parameters": {"binary_data": True}} if binary else {}
+            document["outputs"] = [{"name": name, **form} for name in wanted]
         self._parameters = _parameters(options, binary and wanted is None)
         self._document = _dumps(document)
 

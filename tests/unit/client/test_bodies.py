@@ -84,6 +84,11 @@ def test_options_stand_where_the_protocol_has_them() -> None:
     assert document["parameters"] == {"mode": "fast", "k": 3, "priority": 2, "explain": True, "timeout": 1_500_000}
 
 
+def test_a_request_in_json_uses_nothing_but_the_protocols_core() -> None:
+    _, document, _ = sent({"a": np.zeros(1)}, {"outputs": ["y"]}, binary=False)
+    assert document["outputs"] == [{"name": "y"}]
+
+
 def test_the_time_left_is_written_anew_each_time_and_is_never_nothing() -> None:
     body = InferBody(make_tensors({"a": np.zeros(1)}, None, "no"), {}, binary=False)
     timeouts = [json.loads(body.encode(left_s)[1])["parameters"]["timeout"] for left_s in (2.0, 0.25, 1e-9)]
