@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+from examples import client as example
 from onnx import TensorProto, helper
 from tests.e2e.server import ROOT, Served, eventually, model, quick, serving
 from tests.unit.client.both import KINDS, Both
@@ -296,3 +297,9 @@ async def test_three_hundred_calls_at_once_share_ten_connections(served: Served)
         rows = [np.full((1, 1), number, "f4") for number in range(300)]
         results = await asyncio.gather(*(client.infer("ragged", row) for row in rows))
     assert [result["total"].item() for result in results] == list(range(300))
+
+
+async def test_the_example_runs(served: Served) -> None:
+    assert (await asyncio.to_thread(example.one, url_of(served))).shape == (1, 3)
+    shares = await example.many(url_of(served), 100)
+    np.testing.assert_allclose(shares.sum(axis=1), np.ones(100), rtol=1e-5)
