@@ -48,4 +48,4 @@ format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove what was built here
-	rm -rf $(VENV) .bench-venv bench-results .forebay
+	rm -rf $(VENV) .bench-venv .migrate-venv bench-results .forebay

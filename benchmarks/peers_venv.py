@@ -14,9 +14,9 @@ REQUIREMENTS = Path(__file__).with_name("requirements-peers.txt")
 SAME_VERSION = ("onnxruntime", "numpy", "tokenizers")
 
 
-def ensure(folder: Path, console: Console) -> Path:
-    """The Python of the peers' environment at `folder`, made or brought up to date where needed."""
-    wanted = requirements()
+def ensure(folder: Path, console: Console, file: Path = REQUIREMENTS) -> Path:
+    """The Python of the peers' environment at `folder`, made or brought up to date with `file` where needed."""
+    wanted = requirements(file)
     mark = folder / "requirements.sha256"
     digest = hashlib.sha256(wanted.encode()).hexdigest()
     python = folder / "bin" / "python"
@@ -34,7 +34,7 @@ def ensure(folder: Path, console: Console) -> Path:
     return python
 
 
-def requirements() -> str:
+def requirements(file: Path = REQUIREMENTS) -> str:
     """The requirements file, with the versions that must be Forebay's own filled in."""
-    lines = REQUIREMENTS.read_text().splitlines()
+    lines = file.read_text().splitlines()
     return "\n".join(f"{line}=={version(line)}" if line in SAME_VERSION else line for line in lines) + "\n"

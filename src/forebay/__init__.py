@@ -4,14 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from forebay.client import AsyncClient, Client
     from forebay.models.base import Model
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__"]
+__all__ = ["AsyncClient", "Client", "Model", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     """Imports the public names when they are first asked for: `forebay --help` need not wait for numpy."""
     if name == "Model":
         return import_module("forebay.models.base").Model
+    if name in ("AsyncClient", "Client"):
+        return getattr(import_module("forebay.client"), name)
     raise AttributeError(f"module 'forebay' has no attribute {name!r}")

@@ -20,6 +20,7 @@ from forebay.api.infer_routes import add_inference
 from forebay.api.inference import Inference
 from forebay.api.problems import problem, problem_of
 from forebay.api.routing import plain, response_of
+from forebay.api.torchserve_routes import add_torchserve
 from forebay.core.clock import Clock
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -68,6 +69,8 @@ def create_app(
         path: plain(infer, model=endpoint.engine.name, version=endpoint.engine.version)
         for path, endpoint in inference.by_path.items()
     }
+    if inference.server.torchserve_api:
+        add_torchserve(app, inference, infer, ready)
     add_documents(app, inference)
     add_health(app, inference, metrics_text, ready)
     _add_schemas(app)

@@ -22,6 +22,8 @@ class ForebayError(Exception):
 
     code: str = "internal"
     retryable: bool = False
+    status: int | None = None
+    """Where a client got the error from a server: the answer's HTTP status."""
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)

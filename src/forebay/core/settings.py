@@ -44,6 +44,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     decode_off_loop_bytes: Annotated[
         ByteCount, Meta(description="Bodies above this size are decoded off the event loop.")
     ] = 64 << 10
+    torchserve_api: Annotated[bool, Meta(description="Answer TorchServe's /ping and /predictions/MODEL as well.")] = (
+        False
+    )
     shared_memory_bytes: Annotated[
         ByteCount, Meta(description="Batches above this size travel to instances by shared memory.")
     ] = 256 << 10
