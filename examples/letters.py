@@ -40,6 +40,10 @@ class Letters(forebay.Model):
             for place in range(size, len(CORPUS) + size):
                 self.follows[text[place - size : place]][text[place]] += 1
 
+    def examples(self) -> list[dict[str, object]]:
+        """What is measured at load: a short text."""
+        return [{"text_input": "the ", "max_letters": 4}]
+
     def predict(self, text_input: Array, max_letters: Array) -> Iterator[list[forebay.Partial]]:
         """`text_input`: bytes [rows]; `max_letters`: int32 [rows]. Yields the next letter of each row that goes on."""
         texts = [bytes(text).decode("utf-8", "replace").lower() for text in text_input.tolist()]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -112,11 +112,11 @@ class GenerateForm:
         batched = self._signature.batched
         arrays = [output_array(request, index, batched) for index in range(len(outputs.names))]
         explained = explanation(request) if request.explain else None
-        return self._object(request, self._members(outputs, [a[0] for a in arrays] if batched else arrays), explained)
+        return self._object(request, self._members(outputs, arrays, batched), explained)
 
     def piece(self, request: Request, outputs: Outputs) -> bytes:
         """A piece of the answer as JSON; `outputs` has one row."""
-        return self._object(request, self._members(outputs, [array[0] for array in outputs.arrays]))
+        return self._object(request, self._members(outputs, outputs.arrays, batched=True))
 
     def progress(self, request: Request, fraction: float) -> bytes:
         """How far the request is, 0 to 1, as JSON."""
@@ -128,13 +128,13 @@ class GenerateForm:
             head += b',"parameters":' + _encode(explained)
         return b"{%b}" % b",".join((head, *members))
 
-    def _members(self, outputs: Outputs, rows: list[Array]) -> Iterable[bytes]:
-        for name, row in zip(outputs.names, rows, strict=True):
-            values = row.reshape(-1).tolist()
-            if row.dtype == object:
+    def _members(self, outputs: Outputs, arrays: Sequence[Array], batched: bool) -> Iterable[bytes]:
+        for name, array in zip(outputs.names, arrays, strict=True):
+            values = array.reshape(-1).tolist()
+            if array.dtype == object:
                 values = [_text(name, value) for value in values]
-            value = values[0] if name in self._single else nest(values, row.shape)
-            finite = row.dtype.kind != "f" or all(map(math.isfinite, values))
+            value = values[0] if name in self._single else nest(values, array.shape[1:] if batched else array.shape)
+            finite = array.dtype.kind != "f" or all(map(math.isfinite, values))
             text = _encode(value) if finite else json.dumps(value, separators=(",", ":")).encode()
             yield b"%b:%b" % (_encode(name), text)
 

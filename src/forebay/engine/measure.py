@@ -108,10 +108,10 @@ def check_batchable(runtime: Runtime, samples: Samples) -> tuple[bool, str]:
         if [run[index].shape[:1] for run in (together, *alone)] != [(2,), (1,), (1,)]:
             return False, f"output {spec.name!r} has {NO_ROWS}"
         for row in range(2):
-            single = alone[row][index][0]
+            both_row, single = together[index][row : row + 1], alone[row][index]
             if isinstance(runtime, StreamingRuntime) and runtime.streams:
-                single = _filled(single, together[index][row])
-            difference = _difference(spec, together[index][row], single)
+                single = _filled(single, both_row)
+            difference = _difference(spec, both_row, single)
             if difference:
                 return False, f"output {spec.name!r} of a row alone and in a batch of two differs: {difference}"
     return True, ""
