@@ -128,7 +128,7 @@ def _filled(single: Array, like: Array) -> Array:
 
 def _difference(spec: TensorSpec, batch: Array, alone: Array) -> str:
     if batch.shape != alone.shape:
-        return f"shapes {list(batch.shape)} and {list(alone.shape)}"
+        return f"shapes {list(batch.shape[1:])} and {list(alone.shape[1:])}"
     if batch.dtype.kind != "f":
         return "" if np.array_equal(batch, alone) else "values"
     with np.errstate(all="ignore"):

@@ -110,7 +110,7 @@ class Stream:
             return self._partial(value)
         if isinstance(value, Progress):
             return self._progress(value)
-        if type(value) is list and value and all(isinstance(item, Partial | Progress) for item in value):
+        if type(value) is list and all(isinstance(item, Partial | Progress) for item in value):
             return [event for item in value for event in self._events(item)]
         rows = len(self._pieces)
         return self._piece(list(range(rows)), self._read(value, rows))
