@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import forebay
 from forebay.core.tensors import Array
@@ -44,7 +44,7 @@ class Letters(forebay.Model):
         """What is measured at load: a short text."""
         return [{"text_input": "the ", "max_letters": 4}]
 
-    def predict(self, text_input: Array, max_letters: Array) -> Iterator[list[forebay.Partial]]:
+    def predict(self, text_input: Array, max_letters: Array) -> Generator[list[forebay.Partial], frozenset[int], None]:
         """`text_input`: bytes [rows]; `max_letters`: int32 [rows]. Yields the next letter of each row that goes on."""
         texts = [bytes(text).decode("utf-8", "replace").lower() for text in text_input.tolist()]
         dice = [random.Random(text) for text in texts]

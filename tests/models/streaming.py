@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Count(forebay.Model):
         """Short ones: what is measured at load is run to its end."""
         return [{"n": 1}, {"n": 2}]
 
-    def predict(self, n: Array) -> Iterator[Any]:
+    def predict(self, n: Array) -> Generator[Any, frozenset[int], None]:
         """`n`: int64 [rows]."""
         wanted = n.tolist()
         note("count", f"begin {len(wanted)}")

@@ -232,8 +232,8 @@ def stream_responses() -> dict[int | str, Schema]:
     events = {"text/event-stream": {"schema": {"type": "string"}}}
     ok = {
         "description": "Server-sent events. Each `data` is a GenerateResponse with a piece of the outputs, or an "
-        "Error, which is then the last. Events named `progress` have a member `progress` from 0 to 1. A request that fails "
-        "before its first event is answered with the status of its error.",
+        "Error, which is then the last. Events named `progress` have a member `progress` from 0 to 1. A request that "
+        "fails before its first event is answered with the status of its error.",
         "content": events,
     }
     return {200: ok, **{status: _error(status) for status in _REASONS}}

@@ -110,4 +110,4 @@ def test_the_frames_of_a_stream_come_back_as_they_were() -> None:
         ((got, encoded, payload),) = reader.feed(frames.pack(kind, header, [b"abc"]))
         assert (got, bytes(payload)) == (kind, b"abc")
         assert msgspec.msgpack.decode(encoded, type=type(header)) == header
-    assert frames.STREAMED == {frames.PIECE, frames.PROGRESS, frames.ENDED, frames.CLOSED}
+    assert {frames.PIECE, frames.PROGRESS, frames.ENDED, frames.CLOSED} == frames.STREAMED
