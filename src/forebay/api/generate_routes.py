@@ -37,7 +37,7 @@ def add_generate(app: FastAPI, inference: Inference, clock: Clock) -> Mapping[by
 
     async def generate_stream(http: HttpRequest) -> Answer | Response:
         arrived = clock()
-        if http.scope["http_version"] == "1.0":
+        if http.scope.get("http_version") == "1.0":
             raise RequestError("generate_stream needs HTTP/1.1", code="unsupported")
         endpoint, body = await receive(http, dict(http.scope["headers"]), inference)
         stream = EventStream(endpoint, http)
