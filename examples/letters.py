@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 
 import forebay
 from forebay.core.tensors import Array
@@ -44,13 +44,17 @@ class Letters(forebay.Model):
         """What is measured at load: a short text."""
         return [{"text_input": "the ", "max_letters": 4}]
 
-    def predict(self, text_input: Array, max_letters: Array) -> Generator[list[forebay.Partial], frozenset[int], None]:
+    def predict(
+        self, text_input: Array, max_letters: Array
+    ) -> Generator[list[forebay.Partial], frozenset[int] | None, None]:
         """`text_input`: bytes [rows]; `max_letters`: int32 [rows]. Yields the next letter of each row that goes on."""
         texts = [bytes(text).decode("utf-8", "replace").lower() for text in text_input.tolist()]
         dice = [random.Random(text) for text in texts]
         left = dict(enumerate(max_letters.tolist()))
         ended = [row for row, letters in left.items() if letters <= 0]
-        gone: frozenset[int] = (yield [forebay.Partial(row, b"", last=True) for row in ended]) if ended else frozenset()
+        gone: Collection[int] = ()
+        if ended:
+            gone = (yield [forebay.Partial(row, b"", last=True) for row in ended]) or ()
         while left := {row: letters for row, letters in left.items() if letters > 0 and row not in gone}:
             time.sleep(LETTER_MS / 1e3)
             step = []
@@ -59,7 +63,7 @@ class Letters(forebay.Model):
                 texts[row] += letter
                 left[row] -= 1
                 step.append(forebay.Partial(row, letter, last=left[row] == 0))
-            gone = yield step
+            gone = (yield step) or ()  # a plain `for` loop, as in a test, sends None
 
     def next_letter(self, text: str, dice: random.Random) -> str:
         """One that follows the longest ending of `text` that the corpus knows."""

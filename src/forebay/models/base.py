@@ -45,7 +45,7 @@ class Model:
         A generator streams. Each such value that it yields is a piece of the answers of all rows; `Partial` is a piece
         of one row, and may end it; `Progress` says how far it is; a list of these goes out at once. Rows that have not
         ended do so when the generator does. `yield` gives back the set of rows whose callers have left (`yield []` does
-        only that); when nobody waits any more, the generator is closed.
+        only that; a plain `for` loop sends None); when nobody waits any more, the generator is closed.
         """
         raise NotImplementedError(f"{type(self).__name__} has no predict method")
 
