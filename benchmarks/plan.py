@@ -26,6 +26,8 @@ class Plan:
     mixed_s: float
     idle_s: float
     shapes_s: float
+    first_pieces: int
+    """Streams of one turn."""
 
 
 FULL = Plan(
@@ -41,6 +43,7 @@ FULL = Plan(
     mixed_s=15.0,
     idle_s=20.0,
     shapes_s=10.0,
+    first_pieces=3000,
 )
 QUICK = Plan(
     rounds=2,
@@ -55,4 +58,5 @@ QUICK = Plan(
     mixed_s=6.0,
     idle_s=5.0,
     shapes_s=4.0,
+    first_pieces=1000,
 )

@@ -77,5 +77,8 @@ def _rest(results: Results) -> Iterator[Point]:
     if shapes := results.get("shapes"):
         rows, one = shapes["two shapes"]["mean_batch_rows"], shapes["one shape"]["mean_batch_rows"]
         yield _at_least("10", "alternating shapes: mean batch rows", rows, 4, round(one / 2, 2), " rows")
+    if streaming := results.get("streaming"):
+        what = "first piece of a streaming model, over the model's own time"
+        yield _at_most("7", what, streaming["added_ms"]["median"], 1, 0.3, " ms")
     for label, added in ((results.get("mixed") or {}).get("added_p99_ms") or {}).items():
         yield _at_most("13", f"MLP client's p99 with {label}: added", added["median"], 5, 2, " ms")

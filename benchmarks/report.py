@@ -152,6 +152,13 @@ def _rest(results: Results) -> Iterator[str]:
         yield from ("", "## Alternating shapes", "")
         one, two = shapes["one shape"]["mean_batch_rows"], shapes["two shapes"]["mean_batch_rows"]
         yield f"Mean rows a batch with 32 clients: {one:.2f} with one shape, {two:.2f} with two."
+    if streaming := results.get("streaming"):
+        yield from ("", "## First piece of a streaming model", "")
+        added = streaming["added_ms"]
+        yield (
+            f"p50 over the model's own time, one client: {added['median']:.3f} ms "
+            f"({added['lowest']:.3f} to {added['highest']:.3f})."
+        )
 
 
 def _points(results: Results) -> Iterator[str]:

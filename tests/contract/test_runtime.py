@@ -13,6 +13,7 @@ from forebay.core.tensors import NUMPY_TYPES, Array, bytes_array
 from forebay.engine import measure
 from forebay.models.source import ModelSource
 from forebay.runtimes.port import Runtime, load_runtime
+from forebay.runtimes.stream import Ended, StreamingRuntime
 
 PLATFORMS = {"onnx": "onnxruntime_onnx", "python": "python"}
 
@@ -101,6 +102,21 @@ def test_rows_together_are_rows_alone(both: Runtime) -> None:
 def test_examples_and_settings_are_there_if_empty(both: Runtime) -> None:
     assert list(both.examples()) == []
     assert dict(both.settings) == {}
+
+
+def test_a_runtime_that_can_stream_gives_what_run_gives(both: Runtime, kind: str) -> None:
+    assert isinstance(both, StreamingRuntime) == (kind == "python")
+    if not isinstance(both, StreamingRuntime):
+        return
+    assert not both.streams, "nothing in this model is a generator"
+    rows = np.arange(6, dtype="<f4").reshape(3, 2)
+    stream = both.stream({"a": rows, "b": rows * 2}, 3)
+    ended: dict[int, list[Array]] = {}
+    while (events := stream.events()) is not None:
+        ended.update({event.row: event.outputs for event in events if isinstance(event, Ended)})
+    assert sorted(ended) == [0, 1, 2]
+    for index, whole in enumerate(both.run({"a": rows, "b": rows * 2}, 3)):
+        np.testing.assert_array_equal(np.concatenate([ended[row][index] for row in range(3)]), whole)
 
 
 def test_a_missing_or_broken_file_names_itself(tmp_path: Path, kind: str) -> None:

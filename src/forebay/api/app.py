@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from forebay import __version__
 from forebay.api import openapi
 from forebay.api.document_routes import add_documents, add_health
+from forebay.api.generate_routes import add_generate
 from forebay.api.infer_routes import add_inference
 from forebay.api.inference import Inference
 from forebay.api.problems import problem, problem_of
@@ -27,8 +28,8 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 class ForebayApp(FastAPI):
-    """FastAPI with a short way: a POST to the exact path of inference needs no routing, and goes past FastAPI's own
-    middleware, which costs more than the whole request. Not where the operator has added middleware."""
+    """FastAPI with a short way: a POST to the exact path of inference or generation needs no routing, and goes past
+    FastAPI's own middleware, which costs more than the whole request. Not where the operator has added middleware."""
 
     short_way: Mapping[bytes, ASGIApp] = {}
 
@@ -65,9 +66,11 @@ def create_app(
     )
     _add_errors(app)
     infer = add_inference(app, inference, clock)
+    quick = {b"/infer": infer, **add_generate(app, inference, clock)}
     app.short_way = {
-        path: plain(infer, model=endpoint.engine.name, version=endpoint.engine.version)
+        path.removesuffix(b"/infer") + ending: plain(run, model=endpoint.engine.name, version=endpoint.engine.version)
         for path, endpoint in inference.by_path.items()
+        for ending, run in quick.items()
     }
     if inference.server.torchserve_api:
         add_torchserve(app, inference, infer, ready)

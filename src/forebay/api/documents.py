@@ -14,7 +14,7 @@ import msgspec
 from forebay.engine.client import Duration, EngineClient
 from forebay.models.signature import TensorSpec
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "schedule_policy", "statistics")
+EXTENSIONS = ("binary_tensor_data", "generate", "model_configuration", "parameters", "schedule_policy", "statistics")
 
 
 class ServerMetadata(msgspec.Struct):

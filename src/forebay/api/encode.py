@@ -125,7 +125,7 @@ class AnswerEncoder:
         members: list[bytes] = []
         for index in self._requested(request):
             shape = output_shape(request, index, self._batched)
-            values = _nest(self._readable(request, index), shape[1:] if self._batched else shape)
+            values = nest(self._readable(request, index), shape[1:] if self._batched else shape)
             members.append(b"%b:%b" % (_dumps(self._signature.outputs[index].name), _write(request, index, values)))
         return b'%b,"output":{%b}}' % (head, b",".join(members))
 
@@ -172,7 +172,7 @@ def _write(request: Request, index: int, values: Any) -> bytes:
     return json.dumps(values, separators=(",", ":")).encode()
 
 
-def _nest(values: list[Any], shape: Sequence[int]) -> Any:
+def nest(values: list[Any], shape: Sequence[int]) -> Any:
     """A flat list nested as `shape`; for a scalar its value."""
     if not shape:
         return values[0]

@@ -41,7 +41,7 @@ def read_body(body: Body, header_length: int | None, signature: Signature, max_j
     document = parse_json(head)
     if type(document) is not dict:
         raise RequestError(f"the body must be a JSON object, got {kind(document)}")
-    _check_depth(document, max_json_depth)
+    check_depth(document, max_json_depth)
     identity, parameters = _read_envelope(document)
     reader = None if header_length is None else TensorReader(tail)
     shorthand = "input" in document
@@ -89,7 +89,7 @@ def _finite(text: str) -> float:
     return value
 
 
-def _check_depth(document: dict[str, Any], limit: int) -> None:
+def check_depth(document: dict[str, Any], limit: int) -> None:
     """Raises `RequestError` where anything but tensor data, which must match its shape, nests deeper than `limit`."""
     level: list[Any] = [document]
     depth = 0
@@ -223,12 +223,13 @@ def _read_row(row: Any, signature: Signature) -> Found:
     found: Found = {}
     for name, value in row.items():
         spec = _spec_of(name, "input", specs)
-        found[name] = _read_value(value, spec, signature)
+        found[name] = read_value(value, spec, signature)
     _check_complete(found, signature)
     return found
 
 
-def _read_value(value: Any, spec: TensorSpec, signature: Signature) -> tuple[tuple[int, ...], Payload]:
+def read_value(value: Any, spec: TensorSpec, signature: Signature) -> tuple[tuple[int, ...], Payload]:
+    """One row's value, nested as the row's shape: its whole shape and its payload. Raises `RequestError`."""
     rank = len(spec.row_shape)
     if type(value) is not list:
         if any(axis not in (1, -1) for axis in spec.row_shape):

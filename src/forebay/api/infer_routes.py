@@ -24,14 +24,7 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock) -> Operation
     async def infer(http: HttpRequest) -> Answer:
         arrived = clock()
         headers = dict(http.scope["headers"])
-        inference.gate.enter(headers.get(b"authorization"))
-        endpoint = inference.find(http.path_params["model"], http.path_params.get("version"))
-        coding = headers.get(b"transfer-encoding", b"chunked")
-        if coding.lower() != b"chunked":
-            raise RequestError("no Transfer-Encoding is supported but chunked", code="unsupported")
-        length = headers.get(b"content-length", b"")
-        inference.admit(endpoint, headers.get(b"content-encoding"), int(length) if length.isdigit() else None)
-        body = await read_body(http, inference)
+        endpoint, body = await receive(http, headers, inference)
         return await _run(endpoint, body, arrived, headers, http, inference.server.decode_off_loop_bytes)
 
     described = openapi.inference_responses()
@@ -40,6 +33,18 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock) -> Operation
         extra = openapi.inference_operation(*names)
         added = add(app, path + "/infer", infer, described, summary, "inference", method="POST", extra=extra)
     return added
+
+
+async def receive(http: HttpRequest, headers: Mapping[bytes, bytes], inference: Inference) -> tuple[Endpoint, bytes]:
+    """The model that a request is for, and its body. What can be refused by the head is refused before the body."""
+    inference.gate.enter(headers.get(b"authorization"))
+    endpoint = inference.find(http.path_params["model"], http.path_params.get("version"))
+    coding = headers.get(b"transfer-encoding", b"chunked")
+    if coding.lower() != b"chunked":
+        raise RequestError("no Transfer-Encoding is supported but chunked", code="unsupported")
+    length = headers.get(b"content-length", b"")
+    inference.admit(endpoint, headers.get(b"content-encoding"), int(length) if length.isdigit() else None)
+    return endpoint, await read_body(http, inference)
 
 
 async def read_body(http: HttpRequest, inference: Inference) -> bytes:
@@ -79,40 +84,52 @@ async def _run(
     decode_off_loop_bytes: int,
 ) -> Answer:
     """Decodes, submits, waits and encodes. A client that leaves meanwhile cancels its request."""
-    done: asyncio.Future[Request | None] = asyncio.get_running_loop().create_future()
-
-    def on_done(request: Request | None = None) -> None:
-        if not done.done():
-            done.set_result(request)
-
-    given = (body, arrived, on_done, headers.get(b"content-type"), headers.get(b"inference-header-content-length"))
+    waiting = Waiting(http)
+    given = (body, arrived, waiting.end, headers.get(b"content-type"), headers.get(b"inference-header-content-length"))
     if len(body) > decode_off_loop_bytes:
         request = await _between_others(endpoint.read_in_steps(*given))
     else:
         request = endpoint.read(*given)
-    leaving: Leaving | None = http.scope.get(LEAVING)
-    if leaving is not None and leaving.happened:
-        raise ClientGone
-    endpoint.engine.submit(request)
-    watching = None
-    if leaving is not None:
-        leaving.tell.add(on_done)
-    else:
-        watching = asyncio.ensure_future(_until_gone(http.receive))
-        watching.add_done_callback(lambda _: on_done())
-    answered = None
-    try:
-        answered = await done
-    finally:
+    return endpoint.answer(await waiting.answer(endpoint, request))
+
+
+class Waiting:
+    """Waits for a request's end, or its client's."""
+
+    def __init__(self, http: HttpRequest) -> None:
+        self._http = http
+        self._done: asyncio.Future[Request | None] = asyncio.get_running_loop().create_future()
+
+    def end(self, request: Request | None = None) -> None:
+        """The request's `on_done`; without one: the client has left."""
+        if not self._done.done():
+            self._done.set_result(request)
+
+    async def answer(self, endpoint: Endpoint, request: Request) -> Request:
+        """Submits, and returns the request when it is done. Raises `ClientGone`; the request is then canceled."""
+        leaving: Leaving | None = self._http.scope.get(LEAVING)
+        if leaving is not None and leaving.happened:
+            raise ClientGone
+        endpoint.engine.submit(request)
+        watching = None
         if leaving is not None:
-            leaving.tell.discard(on_done)
-        if watching is not None:
-            watching.cancel()
+            leaving.tell.add(self.end)
+        else:
+            watching = asyncio.ensure_future(until_gone(self._http.receive))
+            watching.add_done_callback(lambda _: self.end())
+        answered = None
+        try:
+            answered = await self._done
+        finally:
+            if leaving is not None:
+                leaving.tell.discard(self.end)
+            if watching is not None:
+                watching.cancel()
+            if answered is None:
+                endpoint.engine.cancel(request)
         if answered is None:
-            endpoint.engine.cancel(request)
-    if answered is None:
-        raise ClientGone
-    return endpoint.answer(answered)
+            raise ClientGone
+        return answered
 
 
 async def _between_others(steps: Generator[None, None, Request]) -> Request:
@@ -126,6 +143,7 @@ async def _between_others(steps: Generator[None, None, Request]) -> Request:
         await asyncio.sleep(0)
 
 
-async def _until_gone(receive: Receive) -> None:
+async def until_gone(receive: Receive) -> None:
+    """Returns when the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass

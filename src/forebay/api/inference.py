@@ -15,6 +15,7 @@ from forebay.api.binary import Body, parse_header_length
 from forebay.api.decode import BodyDecoder, OnDone
 from forebay.api.elements import show
 from forebay.api.encode import AnswerEncoder
+from forebay.api.generate import GenerateForm
 from forebay.api.problems import Answer, problem_of
 from forebay.core.errors import AdmissionError, ForebayError, RequestError
 from forebay.core.request import Request
@@ -48,7 +49,7 @@ class Leaving:
 class Endpoint:
     """One served model with its decoder and encoder."""
 
-    __slots__ = ("_decoder", "_encoder", "_takes_images", "decode", "engine", "plain")
+    __slots__ = ("_decoder", "_encoder", "_takes_images", "decode", "engine", "generate", "plain")
 
     def __init__(self, engine: EngineClient, max_json_depth: int) -> None:
         self.engine = engine
@@ -57,6 +58,13 @@ class Endpoint:
         )
         self._takes_images = any(spec.datatype == "BYTES" for spec in engine.signature.inputs)
         self._encoder = AnswerEncoder(engine.name, engine.version, engine.signature)
+        self.generate = GenerateForm(
+            engine.name,
+            engine.version,
+            engine.signature,
+            default_timeout_s=engine.default_timeout_s,
+            max_json_depth=max_json_depth,
+        )
         # The express lane's short cuts, without a call in between. A request with an error has no outputs.
         self.plain = self._encoder.plain
         self.decode = None if self._takes_images else self._decoder.decode

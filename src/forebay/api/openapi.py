@@ -142,6 +142,30 @@ _BODIES: dict[str, Schema] = {
             "output": {"type": "object", "description": "Output name to the row's value, nested as the row's shape."},
         },
     ),
+    "GenerateRequest": _object(
+        [],
+        {
+            "id": {"type": "string"},
+            "parameters": {
+                "type": "object",
+                "description": "Parameters as of inference; members that are named like inputs are inputs.",
+            },
+        },
+        description="Each input of the model as a member: one row's value, a plain one or nested as the row's shape. "
+        "Other members are parameters.",
+        additionalProperties=True,
+    ),
+    "GenerateResponse": _object(
+        ["model_name", "model_version"],
+        {
+            "id": {"type": "string"},
+            "model_name": {"type": "string"},
+            "model_version": {"type": "string"},
+            "parameters": ref("Explanation"),
+        },
+        description="Each output as a member: one element as a plain value, others nested as the row's shape.",
+        additionalProperties=True,
+    ),
     "Live": _object(["live"], {"live": {"type": "boolean"}}),
 }
 
@@ -191,6 +215,29 @@ def inference_responses() -> dict[int | str, Schema]:
         }
     }
     return described
+
+
+def generate_operation(*path_names: str) -> Schema:
+    """The parameters and body of both operations of the generate extension."""
+    body = {"required": True, "content": {"application/json": {"schema": ref("GenerateRequest")}}}
+    return operation(*path_names, requestBody=body)
+
+
+def generate_responses() -> dict[int | str, Schema]:
+    """Every answer of `generate`."""
+    return responses(ref("GenerateResponse"), *_REASONS, description="The outputs.")
+
+
+def stream_responses() -> dict[int | str, Schema]:
+    """Every answer of `generate_stream`."""
+    events = {"text/event-stream": {"schema": {"type": "string"}}}
+    ok = {
+        "description": "Server-sent events. Each `data` is a GenerateResponse with a piece of the outputs, or an "
+        "Error, which is then the last. Events named `progress` have a member `progress` from 0 to 1. A request that "
+        "fails before its first event is answered with the status of its error.",
+        "content": events,
+    }
+    return {200: ok, **{status: _error(status) for status in _REASONS}}
 
 
 def operation(*path_names: str, secured: bool = True, **members: Any) -> Schema:

@@ -20,7 +20,8 @@ from forebay.api.inference import log_unforeseen
 from forebay.api.problems import Answer, problem_of
 from forebay.core.errors import ForebayError
 
-Operation = Callable[[HttpRequest], Awaitable[Answer]]
+Operation = Callable[[HttpRequest], Awaitable[Answer | Response]]
+"""A `Response` writes itself, piece by piece."""
 
 GONE = Answer(499, (), b"")
 """Nobody reads it."""
@@ -39,6 +40,9 @@ def plain(operate: Operation, **path_params: str) -> ASGIApp:
         if path_params:
             scope["path_params"] = path_params
         answer = await operate(HttpRequest(scope, receive))
+        if isinstance(answer, Response):
+            await answer(scope, receive, send)
+            return
         headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})
@@ -62,8 +66,10 @@ class PlainRoute(APIRoute):
         return respond
 
 
-def response_of(answer: Answer) -> Response:
+def response_of(answer: Answer | Response) -> Response:
     """The answer as Starlette's."""
+    if isinstance(answer, Response):
+        return answer
     response = Response(answer.body, answer.status)
     response.raw_headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
     return response
@@ -87,7 +93,7 @@ def add(
 ) -> Operation:
     """Adds one operation, and returns it: whatever its function raises has become an answer."""
 
-    async def endpoint(request: HttpRequest) -> Answer:
+    async def endpoint(request: HttpRequest) -> Answer | Response:
         try:
             return await operate(request)
         except ClientGone:

@@ -153,7 +153,7 @@ class Batcher(Planner[T]):
 
     def _early_slot(self, now: float) -> Slot[T] | None:
         """A busy instance whose answer is due so soon that a batch sent now reaches it just in time."""
-        slot = self.pool.soonest()
+        slot = self.pool.soonest() if self.policy.hands_over_early else None
         if slot is not None and slot.free_at - now < self._early_s(slot):
             return slot
         return None
@@ -228,7 +228,7 @@ class Batcher(Planner[T]):
             best = min(best, last_start + EXPIRY_GRACE_S)
             if self.pool.idle and self.policy.max_queue_delay_s:
                 best = min(best, self._held_until(lane))
-        if not self.pool.idle:
+        if not self.pool.idle and self.policy.hands_over_early:
             slot = self.pool.soonest()
             if slot is not None and slot.free_at - self._early_s(slot) > now:
                 best = min(best, slot.free_at - self._early_s(slot))

@@ -25,6 +25,9 @@ class Policy:
     pad: bool = True
     """Items of different lengths may share a batch, padded to the longest. False: each length is its own lane, and
     the caller sets `lane` so."""
+    hands_over_early: bool = True
+    """Whether the next batch may leave for a busy instance shortly before its answer is due. Not for a model that
+    streams: how long its answers get is not known, and a batch bound too soon would wait while others are free."""
 
     def __post_init__(self) -> None:
         for name in ("max_batch_rows", "max_queue_rows", "max_queue_bytes"):

@@ -62,6 +62,41 @@ class Outputs:
         return known
 
 
+class Listener:
+    """Who hears a request's answer while it is being made, row by row, before `on_done` ends it.
+
+    `on_piece(row, outputs)`: a piece of one row, counted from 0 in the request; `outputs` has one row, and may leave
+    outputs out. `on_progress(row, fraction)`: how far a row is, 0 to 1. Both are called on the event loop.
+    """
+
+    __slots__ = ("_first_row", "begun", "on_piece", "on_progress")
+
+    def __init__(
+        self,
+        on_piece: Callable[[int, Outputs], None],
+        on_progress: Callable[[int, float], None],
+        first_row: int = 0,
+    ) -> None:
+        self.on_piece = on_piece
+        self.on_progress = on_progress
+        self._first_row = first_row
+        self.begun = False
+        """A piece has been given and cannot be taken back: the request is not run again."""
+
+    def part(self, row: int) -> Listener:
+        """For the piece of a split request that begins at this row."""
+        return Listener(self.on_piece, self.on_progress, self._first_row + row)
+
+    def piece(self, row: int, outputs: Outputs) -> None:
+        """Hand on a piece."""
+        self.begun = True
+        self.on_piece(self._first_row + row, outputs)
+
+    def progress(self, row: int, fraction: float) -> None:
+        """Hand on how far a row is."""
+        self.on_progress(self._first_row + row, fraction)
+
+
 class Request(msgspec.Struct, eq=False, weakref=False):
     """One inference request. The engine fills in `outputs` or `error`, then calls `on_done` exactly once.
 
@@ -93,6 +128,8 @@ class Request(msgspec.Struct, eq=False, weakref=False):
     """Belongs to the batcher."""
     pieces: Any = None
     """Belongs to the engine: the pieces of a split request, or in a piece the request that it belongs to."""
+    listener: Listener | None = None
+    """Who wants pieces of the answer, where the model streams."""
     outputs: Outputs | None = None
     row_start: int = 0
     error: ForebayError | None = None

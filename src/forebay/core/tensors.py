@@ -121,6 +121,23 @@ def bytes_array(values: Sequence[bytes], shape: Sequence[int]) -> Array:
     return array.reshape(shape)
 
 
+def stack_rows(blocks: Sequence[Array]) -> Array:
+    """Arrays [rows, ...] one below the other; ragged axes are filled with zeros (BYTES: empty).
+
+    Raises `ValueError` where they differ in rank.
+    """
+    shapes = {block.shape[1:] for block in blocks}
+    if len(shapes) == 1:
+        return np.concatenate(blocks)
+    longest = tuple(max(axis) for axis in zip(*shapes, strict=True))
+    padded = []
+    for block in blocks:
+        array = np.full((len(block), *longest), b"" if block.dtype == object else 0, block.dtype)
+        array[(slice(None), *(slice(0, axis) for axis in block.shape[1:]))] = block
+        padded.append(array)
+    return np.concatenate(padded)
+
+
 def as_bytes(value: Any) -> bytes:
     """One BYTES element: bytes as they are, text as UTF-8, anything else as its text."""
     if isinstance(value, bytes | bytearray | memoryview):

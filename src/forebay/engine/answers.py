@@ -47,6 +47,26 @@ class Answers:
                 log.exception("an answer could not be delivered", extra=fields(model=self._model))
         self._less(left)
 
+    def early(self, batch: Batch[Request], item: Request, outputs: Outputs, now: float) -> None:
+        """One request of a batch is complete while the batch still runs, or is at its end; `outputs` are its own."""
+        on_done = item.on_done
+        if on_done is nobody:
+            return
+        item.outputs, item.row_start = outputs, 0
+        if item.explain or item.pieces is not None:
+            item.batch_rows, item.queue_s = batch.rows, batch.sent_at - item.arrived
+            item.dispatch_reason, item.padding_waste = batch.reason.value, batch.padding_waste
+        item.on_done = nobody
+        counted = item.pieces is None
+        if counted:
+            self._record.answered([item.arrived], batch.sent_at, now)
+        try:
+            on_done(item)
+        except Exception:
+            log.exception("an answer could not be delivered", extra=fields(model=self._model))
+        if counted:
+            self._less(1)
+
     def whole(self, request: Request, sent_at: float, now: float) -> None:
         """A request that was not answered as a row of its batch: it was split, or has no rows. `outputs` are set."""
         on_done, request.on_done = request.on_done, nobody

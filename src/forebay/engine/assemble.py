@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from forebay.core.request import Outputs, Payload, Request
-from forebay.core.tensors import NUMPY_TYPES, Array, bytes_array, element_count, unpack_bytes
-from forebay.engine.frames import InputPart, OutputPart
-from forebay.models.signature import Signature
+from forebay.core.tensors import NUMPY_TYPES, Array, bytes_array, element_count, stack_rows, unpack_bytes
+from forebay.engine.frames import InputPart, OutputPart, PieceHeader
+from forebay.models.signature import Signature, TensorSpec
 
 Buffer = bytes | bytearray | memoryview
 _LISTS = {list}
@@ -72,14 +72,36 @@ def scatter(
         else:
             data = payload[position : position + part.nbytes]
             position += part.nbytes
-        if spec.datatype == "BYTES":
-            values = unpack_bytes(data, element_count(part.shape), spec.name)
-            arrays.append(bytes_array(values, part.shape))
-        else:
-            arrays.append(np.frombuffer(data, NUMPY_TYPES[spec.datatype]).reshape(part.shape))
+        arrays.append(_array(spec, part.shape, data))
     return Outputs(
         [spec.name for spec in signature.outputs], [spec.datatype for spec in signature.outputs], arrays, rows
     )
+
+
+def scatter_rows(signature: Signature, header: PieceHeader, payload: memoryview) -> list[Outputs]:
+    """A piece of the answers of some rows, as outputs of one row each: those outputs that it holds.
+
+    Raises `ValueError` where it does not hold the rows that it names.
+    """
+    arrays: list[Array] = []
+    position = 0
+    specs = [signature.outputs[index] for index in header.indices]
+    for spec, part in zip(specs, header.outputs, strict=True):
+        arrays.append(_array(spec, part.shape, payload[position : position + part.nbytes]))
+        position += part.nbytes
+    if any(len(array) != len(header.rows) for array in arrays):
+        raise ValueError(f"a piece of rows {header.rows} holds other rows")
+    names, datatypes = [spec.name for spec in specs], [spec.datatype for spec in specs]
+    return [
+        Outputs(names, datatypes, [array[place : place + 1] for array in arrays], 1)
+        for place in range(len(header.rows))
+    ]
+
+
+def _array(spec: TensorSpec, shape: Sequence[int], data: Any) -> Array:
+    if spec.datatype == "BYTES":
+        return bytes_array(unpack_bytes(data, element_count(shape), spec.name), shape)
+    return np.frombuffer(data, NUMPY_TYPES[spec.datatype]).reshape(shape)
 
 
 def empty_outputs(signature: Signature) -> Outputs:
@@ -118,19 +140,6 @@ def join(signature: Signature, pieces: Sequence[Request]) -> Outputs:
         for piece in pieces:
             assert piece.outputs is not None
             columns.append(piece.outputs.arrays[index][piece.row_start : piece.row_start + piece.rows])
-        arrays.append(_stacked(columns))
+        arrays.append(stack_rows(columns))
     rows = sum(piece.rows for piece in pieces)
     return Outputs([s.name for s in signature.outputs], [s.datatype for s in signature.outputs], arrays, rows)
-
-
-def _stacked(columns: list[Array]) -> Array:
-    shapes = {column.shape[1:] for column in columns}
-    if len(shapes) == 1:
-        return np.concatenate(columns)
-    longest = tuple(max(axis) for axis in zip(*shapes, strict=True))
-    padded = []
-    for column in columns:
-        array = np.full((len(column), *longest), b"" if column.dtype == object else 0, column.dtype)
-        array[(slice(None), *(slice(0, axis) for axis in column.shape[1:]))] = column
-        padded.append(array)
-    return np.concatenate(padded)

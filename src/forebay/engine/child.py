@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import msgspec
@@ -22,11 +23,14 @@ from forebay.core.request import payload_array
 from forebay.core.tensors import Array, to_buffer
 from forebay.engine import frames, measure
 from forebay.engine.arena import Arena
+from forebay.engine.stream_run import StreamRun
 from forebay.models.signature import Signature, TensorSpec
 from forebay.models.source import digest_of
 from forebay.runtimes.port import Runtime, load_runtime
+from forebay.runtimes.stream import StreamingRuntime
 
 _RECEIVE_BYTES = 1 << 20
+_HEAR_BYTES = 1 << 16
 MESSAGE_CHARACTERS = 2000
 """Longest text of an exception that is passed on."""
 
@@ -39,7 +43,10 @@ class InstanceProcess:
         self._arena_fd = arena_fd
         self._reader = frames.FrameReader()
         self._run_header = msgspec.msgpack.Decoder(frames.RunHeader)
+        self._frames: deque[tuple[int, bytes, memoryview]] = deque()
+        """Received and not dealt with yet."""
         self._runtime: Runtime | None = None
+        self._streaming: StreamingRuntime | None = None
         self._signature: Signature | None = None
         self._arena: Arena | None = None
         self._inline_bytes = 0
@@ -47,11 +54,40 @@ class InstanceProcess:
     def serve(self) -> None:
         """Until the engine closes its end."""
         while data := self._sock.recv(_RECEIVE_BYTES):
-            for kind, header, payload in self._reader.feed(data):
+            self._frames.extend(self._reader.feed(data))
+            while self._frames:
+                kind, header, payload = self._frames.popleft()
                 if kind == frames.RUN:
                     self._run(self._run_header.decode(header), payload)
                 elif kind == frames.LOAD and not self._load(msgspec.msgpack.decode(header, type=frames.LoadHeader)):
                     return
+                # A CANCEL that is found here came too late: its batch is over.
+
+    def _hear(self, batch_id: int) -> list[int]:
+        """The rows of the running batch that were canceled meanwhile. Never waits; what else came is left for later.
+
+        Raises `ConnectionError` where the engine is gone.
+        """
+        with contextlib.suppress(BlockingIOError):
+            data = self._sock.recv(_HEAR_BYTES, socket.MSG_DONTWAIT)
+            if not data:
+                raise ConnectionResetError("the engine has closed its end")
+            self._frames.extend(self._reader.feed(data))
+        if not self._frames:
+            return []
+        rows: list[int] = []
+        later: deque[tuple[int, bytes, memoryview]] = deque()
+        for frame in self._frames:
+            if frame[0] != frames.CANCEL:
+                later.append(frame)
+                continue
+            canceled = msgspec.msgpack.decode(frame[1], type=frames.CancelHeader)
+            if canceled.batch_id == batch_id:
+                rows += canceled.rows
+            elif canceled.batch_id > batch_id:
+                later.append(frame)
+        self._frames = later
+        return rows
 
     def _load(self, header: frames.LoadHeader) -> bool:
         self._inline_bytes = header.inline_bytes
@@ -86,11 +122,17 @@ class InstanceProcess:
         else:
             measure.warm_up(runtime, samples, (1, 2, 8) if batchable else (1,))
         self._runtime, self._signature = runtime, signature
+        if isinstance(runtime, StreamingRuntime) and runtime.streams:
+            self._streaming = runtime
         self._arena = Arena(self._arena_fd, header.arena_slot_bytes)
-        return frames.ReadyHeader(runtime.platform, signature, dict(runtime.settings), digest, batchable, reason, costs)
+        told = (runtime.platform, signature, dict(runtime.settings), digest, batchable, reason, costs)
+        return frames.ReadyHeader(*told, streams=self._streaming is not None)
 
     def _run(self, header: frames.RunHeader, payload: memoryview) -> None:
         started = time.perf_counter()
+        if self._streaming is not None:
+            self._run_stream(self._streaming, header, payload, started)
+            return
         assert self._runtime is not None
         assert self._signature is not None
         try:
@@ -101,19 +143,34 @@ class InstanceProcess:
             # BYTES elements are made here too, so that a value of a wrong type fails its own batch.
             specs = self._signature.outputs
             buffers = [to_buffer(array, spec.datatype) for spec, array in zip(specs, outputs, strict=True)]
-        except ExecutionError as error:
-            self._failed(header, started, error.code, error.message)
-            return
-        except MemoryError as error:
-            self._failed(header, started, "out_of_memory", str(error) or "memory ran out")
-            return
-        except Exception as error:  # such as an answer that cannot be written as its datatype
-            self._failed(header, started, "model_error", f"{type(error).__name__}: {error}")
+        except Exception as error:  # the model's, or an answer that cannot be written as its datatype
+            self._failed(header, started, error)
             return
         busy_s = time.perf_counter() - started
         self._answer(header.batch_id, busy_s, outputs, buffers)
 
-    def _failed(self, header: frames.RunHeader, started: float, code: str, message: str) -> None:
+    def _run_stream(
+        self, runtime: StreamingRuntime, header: frames.RunHeader, payload: memoryview, started: float
+    ) -> None:
+        assert self._signature is not None
+        try:
+            stream = runtime.stream(self._inputs(header, payload), header.rows)
+            complete = StreamRun(self._sock, self._signature, stream, header, self._hear).to_end()
+        except ConnectionError:
+            raise
+        except Exception as error:
+            self._failed(header, started, error)
+            return
+        closed = frames.ClosedHeader(header.batch_id, time.perf_counter() - started, complete)
+        self._sock.sendall(frames.pack(frames.CLOSED, closed))
+
+    def _failed(self, header: frames.RunHeader, started: float, error: Exception) -> None:
+        if isinstance(error, ExecutionError):
+            code, message = error.code, error.message
+        elif isinstance(error, MemoryError):
+            code, message = "out_of_memory", str(error) or "memory ran out"
+        else:
+            code, message = "model_error", f"{type(error).__name__}: {error}"
         failed = frames.FailedHeader(header.batch_id, time.perf_counter() - started, code, _sendable(message))
         self._sock.sendall(frames.pack(frames.FAILED, failed))
 

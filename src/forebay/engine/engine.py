@@ -10,6 +10,8 @@ import logging
 import math
 import time
 
+import msgspec
+
 from forebay.batching import Batch, Batcher, LatencyModel
 from forebay.core.errors import AdmissionError, DeadlineExceeded, ExecutionError, ForebayError
 from forebay.core.request import Request
@@ -23,6 +25,7 @@ from forebay.engine.isolate import Group
 from forebay.engine.record import Recorder
 from forebay.engine.setup import Plan
 from forebay.engine.split import Pieces, is_fixed, lane_and_length, split
+from forebay.engine.streams import Streams
 from forebay.engine.supervisor import Supervisor
 from forebay.engine.suspects import Suspects
 from forebay.models.signature import Signature
@@ -48,6 +51,7 @@ class Engine:
         self.signature: Signature
         self.platform = ""
         self.batchable = False
+        self.streams = False
         self.latency: LatencyModel
         self.costs: CostsFile | None = None
         self.metrics = ModelMetrics(self.name, self._gauges)
@@ -55,6 +59,7 @@ class Engine:
         self._answers = Answers(self.name, self._record)
         self._batcher: Batcher[Request]
         self._suspects = Suspects(self._send, self._answers.fail, self._piece_done, self.supervisor.guard.forgive)
+        self._streams = Streams(self.name, self._answers, self._record, time.monotonic)
         self._fixed = False
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic  # uvloop's own clock counts whole milliseconds
@@ -163,6 +168,8 @@ class Engine:
         for piece in request.pieces.items if request.pieces is not None else (request,):
             piece.on_done = nobody
             self._batcher.discard(piece)
+        if self.streams:
+            self._streams.dismiss(self.supervisor.instances.values())
 
     def statistics(self) -> EngineStatistics:
         """Counts since the start."""
@@ -191,7 +198,8 @@ class Engine:
         flight = Flight(batch, group)
         try:
             parts, counts, payloads = assemble.gather(self.signature, batch.items)
-            instance.send(flight, batch.rows, counts, parts, payloads)
+            listened = self._streams.depart(flight) if self.streams else ()
+            instance.send(flight, batch.rows, counts, parts, payloads, listened)
         except Exception as error:  # such as more than 2 GiB, or a payload that is none: its own batch fails
             self._batcher.aborted(batch, self._clock())
             self._suspects.accuse(flight, ExecutionError(f"the batch could not be sent: {error}", code="model_error"))
@@ -235,6 +243,8 @@ class Engine:
                     self._answers.fail(item, late)
                 else:
                     flight.deadline = min(flight.deadline, item.deadline)
+            if self.streams:
+                self._streams.dismiss([instance])
         due = flight.deadline
         if not flight.overdue or flight.hung or not running:
             return due
@@ -291,6 +301,7 @@ class Engine:
                 batcher.add_instance(number, self._clock())
         self._fixed = is_fixed(self.signature)
         self._suspects.learn(self.signature, self.batchable)
+        self._streams.learn(self.signature)
         self.state, self.reason = "ready", ""
 
     def on_done(self, instance: Instance, header: frames.DoneHeader, payload: memoryview) -> None:
@@ -307,6 +318,24 @@ class Engine:
         self._record.executed(batch, header.busy_s)
         self._answers.deliver(batch, outputs, now)
 
+    def on_streamed(self, instance: Instance, kind: int, header: bytes, payload: memoryview) -> None:
+        """What a model that streams says while its batch runs, and that it is over."""
+        if kind != frames.CLOSED:
+            self._streams.heard(instance, kind, header, payload)
+            return
+        now = self._clock()
+        closed = msgspec.msgpack.decode(header, type=frames.ClosedHeader)
+        self._streams.check_closed(instance.flights[closed.batch_id])
+        flight = self._land(instance, closed.batch_id, now)
+        if closed.complete:
+            self._batcher.finished(flight.batch, now, closed.busy_s)
+        else:
+            self._batcher.aborted(flight.batch, now)
+        if flight.group is not None:
+            self._suspects.passed(flight.group)
+        self._pump()
+        self._record.executed(flight.batch, closed.busy_s)
+
     def on_failed(self, instance: Instance, header: frames.FailedHeader) -> None:
         """A batch raised: find the guilty, run the others again."""
         now = self._clock()
@@ -314,6 +343,7 @@ class Engine:
         self._batcher.aborted(flight.batch, now)
         self._record.failed(header.busy_s)
         error = ExecutionError(header.message, code=header.code)
+        self._streams.give_up(flight, error)
         alone = len(flight.batch.items) == 1 and (flight.batch.rows == 1 or not self.batchable)
         self._suspects.accuse(flight, error)
         if alone and header.code == "out_of_memory":
@@ -327,6 +357,9 @@ class Engine:
         self.metrics.deaths += 1
         flights: list[Flight] = list(instance.flights.values())
         instance.flights.clear()
+        error = ExecutionError(f"the model's process died: {reason}", code="instance_crashed")
+        for flight in flights:
+            self._streams.give_up(flight, error)
         if self.state != "starting":
             self._batcher.remove_instance(instance.number, now)
         suspect = flights.pop(0) if flights and not instance.killed_for else None
@@ -335,7 +368,6 @@ class Engine:
         for flight in reversed(flights):
             self._put_back(flight, now)
         if suspect is not None:
-            error = ExecutionError(f"the model's process died: {reason}", code="instance_crashed")
             self._suspects.accuse(suspect, error, killed=instance.killed)
         if self.state in ("ready", "failed") and not self.supervisor.ready and self.supervisor.guard.looping(now):
             self._give_up(reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forebay.batching import Batch
-from forebay.core.request import Request
+from forebay.core.request import Outputs, Request
 from forebay.engine.isolate import Group
 
 HANG_MIN_S = 5.0
@@ -16,19 +16,35 @@ def nobody(request: Request) -> None:
     """The `on_done` of a request that has been answered, or whose caller left."""
 
 
+class Streamed:
+    """What has become of the rows of a batch while it runs."""
+
+    __slots__ = ("ends", "owners", "settled")
+
+    def __init__(self, items: list[Request]) -> None:
+        self.owners = [(item, row) for item in items for row in range(item.rows)]
+        """Of each row of the batch: the request, and the row in it."""
+        self.ends: dict[int, Outputs] = {}
+        """Rows that have ended, of requests that wait for more rows."""
+        self.settled: set[int] = set()
+        """Rows that have ended, or that the instance knows to be canceled."""
+
+
 class Flight:
     """A batch at an instance. `group` is set where its requests are being searched for a guilty one."""
 
-    __slots__ = ("batch", "began", "deadline", "group", "hung", "overdue")
+    __slots__ = ("batch", "began", "deadline", "group", "hung", "overdue", "streamed")
 
     def __init__(self, batch: Batch[Request], group: Group[Request] | None) -> None:
         self.batch = batch
         self.group = group
         self.began = batch.sent_at
-        """When the instance began with it: when it was sent, or when the one before it was done."""
+        """When the instance began with it: when it was sent, when the one before it was done, or its last sign of life.
+        """
         self.overdue = False
         """Whether a deadline of its requests has passed."""
         self.hung = False
+        self.streamed: Streamed | None = None
         self.deadline: float = min([item.deadline for item in batch.items])
 
     def waiting(self) -> list[Request]:

@@ -18,8 +18,11 @@ from forebay.models.source import ModelSource
 HEAD = struct.Struct("<IBI")
 MAX_FRAME_BYTES = 1 << 31
 
-LOAD, RUN, DECODE = 1, 2, 3
+LOAD, RUN, DECODE, CANCEL = 1, 2, 3, 4
 READY, DONE, FAILED, LOAD_FAILED, DECODED = 11, 12, 13, 14, 15
+PIECE, PROGRESS, ENDED, CLOSED = 16, 17, 18, 19
+STREAMED = frozenset((PIECE, PROGRESS, ENDED, CLOSED))
+"""What comes of a batch of a model that streams, instead of DONE: pieces, progress, the ends of rows, its own end."""
 
 
 class InputPart(msgspec.Struct, array_like=True):
@@ -31,12 +34,23 @@ class InputPart(msgspec.Struct, array_like=True):
 
 
 class RunHeader(msgspec.Struct, array_like=True):
-    """RUN: a batch. `counts` are the rows of each request where shapes differ, else empty."""
+    """RUN: a batch. `counts` are the rows of each request where shapes differ, else empty.
+
+    `listened`: the rows whose callers want pieces, where the model streams.
+    """
 
     batch_id: int
     rows: int
     counts: list[int]
     inputs: list[InputPart]
+    listened: Sequence[int] = ()
+
+
+class CancelHeader(msgspec.Struct, array_like=True):
+    """CANCEL: nobody waits for these rows of a batch any more."""
+
+    batch_id: int
+    rows: list[int]
 
 
 class OutputPart(msgspec.Struct, array_like=True):
@@ -53,6 +67,34 @@ class DoneHeader(msgspec.Struct, array_like=True):
     batch_id: int
     busy_s: float
     outputs: list[OutputPart]
+
+
+class PieceHeader(msgspec.Struct, array_like=True):
+    """PIECE: a piece of the answers of `rows`; ENDED: the whole answer of one row. Offsets are -1.
+
+    `indices` are the outputs, by their place in the signature; their shapes are [len(rows), ...].
+    """
+
+    batch_id: int
+    rows: list[int]
+    indices: list[int]
+    outputs: list[OutputPart]
+
+
+class ProgressHeader(msgspec.Struct, array_like=True):
+    """PROGRESS: how far `rows` are, 0 to 1. Without rows: a sign of life."""
+
+    batch_id: int
+    rows: list[int]
+    fraction: float
+
+
+class ClosedHeader(msgspec.Struct, array_like=True):
+    """CLOSED: the batch is over. `complete`: every row has ended; else nobody waited any more and it was broken off."""
+
+    batch_id: int
+    busy_s: float
+    complete: bool
 
 
 class FailedHeader(msgspec.Struct, array_like=True):
@@ -86,6 +128,7 @@ class ReadyHeader(msgspec.Struct, array_like=True):
     batchable: bool
     reason: str
     costs: list[tuple[int, int, float]]
+    streams: bool = False
 
 
 class LoadFailedHeader(msgspec.Struct, array_like=True):

@@ -46,6 +46,7 @@ class InstanceOwner(Protocol):
     def on_ready(self, instance: Instance, header: frames.ReadyHeader) -> None: ...
     def on_done(self, instance: Instance, header: frames.DoneHeader, payload: memoryview) -> None: ...
     def on_failed(self, instance: Instance, header: frames.FailedHeader) -> None: ...
+    def on_streamed(self, instance: Instance, kind: int, header: bytes, payload: memoryview) -> None: ...
     def on_lost(self, instance: Instance, reason: str) -> None: ...
 
 
@@ -128,8 +129,12 @@ class Instance(asyncio.Protocol):
         counts: list[int],
         parts: list[frames.InputPart],
         groups: Sequence[Sequence[Buffer]],
+        listened: Sequence[int] = (),
     ) -> None:
-        """Send a batch; `flight` is kept until it is answered or the instance lost. Raises `ValueError` above 2 GiB."""
+        """Send a batch; `flight` is kept until it is answered or the instance lost. Raises `ValueError` above 2 GiB.
+
+        `listened`: the rows whose callers want pieces.
+        """
         batch_id = self._next_id
         payloads: list[Buffer] = []
         offsets: list[int] | None = None
@@ -140,10 +145,14 @@ class Instance(asyncio.Protocol):
         else:
             for part, offset in zip(parts, offsets, strict=True):
                 part.offset = offset
-        frame = frames.pack(frames.RUN, frames.RunHeader(batch_id, rows, counts, parts), payloads)
+        frame = frames.pack(frames.RUN, frames.RunHeader(batch_id, rows, counts, parts, listened), payloads)
         self._next_id += 1
         self.flights[batch_id] = flight
         self._write(frame)
+
+    def cancel(self, batch_id: int, rows: list[int]) -> None:
+        """Nobody waits for these rows any more."""
+        self._write(frames.pack(frames.CANCEL, frames.CancelHeader(batch_id, rows)))
 
     def oldest(self) -> Any:
         """The flight that is running; the other one waits behind it."""
@@ -171,6 +180,8 @@ class Instance(asyncio.Protocol):
         for kind, header, payload in self._reader.feed(data):
             if kind == frames.DONE:
                 self._owner.on_done(self, self._done.decode(header), payload)
+            elif kind in frames.STREAMED:
+                self._owner.on_streamed(self, kind, header, payload)
             elif kind == frames.FAILED:
                 self._owner.on_failed(self, msgspec.msgpack.decode(header, type=frames.FailedHeader))
             elif kind == frames.READY:

@@ -12,6 +12,7 @@ from forebay.core.errors import ExecutionError
 from forebay.core.tensors import NUMPY_TYPES, Array, as_bytes
 from forebay.models.signature import Signature, TensorSpec
 from forebay.runtimes.port import Runtime
+from forebay.runtimes.stream import StreamingRuntime
 
 TEXT_LENGTHS_BYTES = (32, 128, 512, 1536)
 AXIS_LENGTHS = (16, 64, 256)
@@ -107,15 +108,27 @@ def check_batchable(runtime: Runtime, samples: Samples) -> tuple[bool, str]:
         if [run[index].shape[:1] for run in (together, *alone)] != [(2,), (1,), (1,)]:
             return False, f"output {spec.name!r} has {NO_ROWS}"
         for row in range(2):
-            difference = _difference(spec, together[index][row], alone[row][index][0])
+            both_row, single = together[index][row : row + 1], alone[row][index]
+            if isinstance(runtime, StreamingRuntime) and runtime.streams:
+                single = _filled(single, both_row)
+            difference = _difference(spec, both_row, single)
             if difference:
                 return False, f"output {spec.name!r} of a row alone and in a batch of two differs: {difference}"
     return True, ""
 
 
+def _filled(single: Array, like: Array) -> Array:
+    """A row of a streamed answer alone, filled up as the rows of a batch are whose pieces ended at different times."""
+    if single.ndim != like.ndim or any(axis > most for axis, most in zip(single.shape, like.shape, strict=True)):
+        return single
+    filled = np.full(like.shape, b"" if like.dtype == object else 0, like.dtype)
+    filled[tuple(slice(0, axis) for axis in single.shape)] = single
+    return filled
+
+
 def _difference(spec: TensorSpec, batch: Array, alone: Array) -> str:
     if batch.shape != alone.shape:
-        return f"shapes {list(batch.shape)} and {list(alone.shape)}"
+        return f"shapes {list(batch.shape[1:])} and {list(alone.shape[1:])}"
     if batch.dtype.kind != "f":
         return "" if np.array_equal(batch, alone) else "values"
     with np.errstate(all="ignore"):

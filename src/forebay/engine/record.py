@@ -50,6 +50,10 @@ class Recorder:
         answered = metrics.answered
         answered["ok"] = answered.get("ok", 0) + count
 
+    def begun(self, taken_s: float) -> None:
+        """A request got the first piece of its answer, so long after it arrived."""
+        self._metrics.first_piece_s.observe(taken_s)
+
     def refused(self, code: str) -> None:
         """A request was not admitted."""
         count(self._metrics.refused, code)

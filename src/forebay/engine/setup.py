@@ -52,6 +52,7 @@ async def start_engine(engine: Engine) -> None:
     settings = plan.settings
     plan.pads = bool(settings.pad) and header.batchable
     engine.signature, engine.platform = header.signature, header.platform
+    engine.streams = header.streams
     engine.batchable = header.batchable and settings.batching == "auto"
     if latency is None:
         latency = LatencyModel(settings.max_batch_rows)
@@ -61,7 +62,8 @@ async def start_engine(engine: Engine) -> None:
     wanted: int = int(settings.instances or 0) or await asyncio.to_thread(_default_instances, engine, plan)
     others = [engine.supervisor.start(number, _load_plan(plan, number, 0.0)) for number in range(1, wanted)]
     await asyncio.gather(*others)
-    engine.open(Batcher(_policy(settings, engine.batchable, plan.pads), latency, TIMER_S))
+    policy = _policy(settings, engine.batchable, plan.pads, streams=header.streams)
+    engine.open(Batcher(policy, latency, TIMER_S))
     _tell(engine, header, wanted, time.monotonic() - began)
 
 
@@ -94,7 +96,7 @@ def _learn(latency: LatencyModel, costs: list[tuple[int, int, float]], max_rows:
             latency.observe(rows, length, seconds)
 
 
-def _policy(settings: ModelSettings, batchable: bool, pads: bool) -> Policy:
+def _policy(settings: ModelSettings, batchable: bool, pads: bool, *, streams: bool) -> Policy:
     return Policy(
         max_batch_rows=settings.max_batch_rows,
         max_queue_delay_s=settings.max_queue_delay_ms / 1e3,
@@ -102,6 +104,7 @@ def _policy(settings: ModelSettings, batchable: bool, pads: bool) -> Policy:
         max_queue_bytes=max(1, settings.max_queue_bytes),
         batching=batchable,
         pad=pads,
+        hands_over_early=not streams,
     )
 
 

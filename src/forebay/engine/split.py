@@ -68,6 +68,8 @@ def split(signature: Signature, request: Request, limit_rows: int, on_done: Call
             explain=request.explain,
         )
         piece.pieces = request
+        if request.listener is not None:
+            piece.listener = request.listener.part(start)
         pieces.append(piece)
     return pieces
 

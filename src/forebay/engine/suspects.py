@@ -60,8 +60,10 @@ class Suspects:
                 self._apply(group.isolation, group.isolation.outcome(group, ok=False, cause=error))
         elif waiting:
             isolation = Isolation(waiting, error)
-            if once_more:
-                self.groups.append(Group(isolation, waiting, "part", deaths=deaths))
+            # Others were in the batch, and have their answer or have left: what failed may have been theirs.
+            company = len(waiting) == 1 < len(flight.batch.items)
+            if once_more or company:
+                self.groups.append(Group(isolation, waiting, "part", deaths=0 if company else deaths))
             else:
                 self._apply(isolation, isolation.begin())
 

@@ -28,6 +28,10 @@ class Model:
     inputs: ClassVar[Mapping[str, tuple[str, Sequence[int]]]] = {}
     outputs: ClassVar[Mapping[str, tuple[str, Sequence[int]]]] = {}
 
+    joins: ClassVar[Mapping[str, str]] = {}
+    """Of a model that streams: how the pieces of an output become its whole, `"join"` or `"last"`. By default BYTES and
+    outputs with a variable axis are joined, and of others the last piece counts."""
+
     threads: int = 1
     """Threads that this instance may use (set before `load`)."""
 
@@ -36,7 +40,13 @@ class Model:
 
     # `*_` is never passed: with it, type checkers allow an override that names its inputs, such as `predict(self, x)`.
     def predict(self, *_: Any, **inputs: Any) -> Any:
-        """Rows in, rows out: an array (one output), a tuple in the order of `outputs`, or a dict by name."""
+        """Rows in, rows out: an array (one output), a tuple in the order of `outputs`, or a dict by name.
+
+        A generator streams. Each such value that it yields is a piece of the answers of all rows; `Partial` is a piece
+        of one row, and may end it; `Progress` says how far it is; a list of these goes out at once. Rows that have not
+        ended do so when the generator does. `yield` gives back the set of rows whose callers have left (`yield []` does
+        only that; a plain `for` loop sends None); when nobody waits any more, the generator is closed.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no predict method")
 
     def examples(self) -> Sequence[Mapping[str, Any]]:

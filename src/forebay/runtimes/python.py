@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from forebay.core.errors import ExecutionError, SetupError
-from forebay.core.tensors import NUMPY_TYPES, Array
+from forebay.core.tensors import NUMPY_TYPES, Array, stack_rows
 from forebay.models.base import Model
 from forebay.models.signature import Signature, TensorSpec, spec_from_declaration
 from forebay.models.source import ModelSource, attributes_of, load_class
 from forebay.runtimes.port import is_out_of_memory
+from forebay.runtimes.stream import Ended, Stream, joinings
 
 
 class PythonRuntime:
@@ -27,6 +29,8 @@ class PythonRuntime:
             spec_from_declaration("outputs", source.name, found.outputs),
         )
         self.settings: Mapping[str, Any] = attributes_of(found)
+        self.streams = inspect.isgeneratorfunction(found.predict)
+        self._joins = joinings(source.name, self.signature, found.joins)
         try:
             self._model: Model = found()
             self._model.threads = threads
@@ -38,16 +42,48 @@ class PythonRuntime:
             ) from error
 
     def run(self, inputs: dict[str, Array], rows: int) -> list[Array]:
-        """See `Runtime.run`."""
-        try:
-            answer = self._model.predict(**inputs)
-        except (Exception, SystemExit) as error:
-            code = "out_of_memory" if is_out_of_memory(error) else "model_error"
-            raise ExecutionError(f"{type(error).__name__}: {error}", code=code) from error
+        """See `Runtime.run`. Pieces of a generator are put together."""
+        answer = self._predict(inputs)
+        if isinstance(answer, Iterator):
+            return self._together(Stream(answer, rows, self._pieces, self._joins), rows)
         return [
             _checked(spec, value, rows)
             for spec, value in zip(self.signature.outputs, self._ordered(answer), strict=True)
         ]
+
+    def stream(self, inputs: dict[str, Array], rows: int) -> Stream:
+        """See `StreamingRuntime.stream`. What is no generator is one piece."""
+        answer = self._predict(inputs)
+        return Stream(answer if isinstance(answer, Iterator) else iter([answer]), rows, self._pieces, self._joins)
+
+    def _predict(self, inputs: dict[str, Array]) -> Any:
+        try:
+            return self._model.predict(**inputs)
+        except (Exception, SystemExit) as error:
+            code = "out_of_memory" if is_out_of_memory(error) else "model_error"
+            raise ExecutionError(f"{type(error).__name__}: {error}", code=code) from error
+
+    def _together(self, stream: Stream, rows: int) -> list[Array]:
+        self.streams = True
+        whole: list[list[Array]] = [[] for _ in range(rows)]
+        while (events := stream.events()) is not None:
+            for event in events:
+                if isinstance(event, Ended):
+                    whole[event.row] = event.outputs
+        return [stack_rows(column) for column in zip(*whole, strict=True)]
+
+    def _pieces(self, value: Any, rows: int) -> dict[int, Array]:
+        """What a generator yielded, checked; a dict may leave outputs out."""
+        specs = self.signature.outputs
+        if isinstance(value, Mapping):
+            places = {spec.name: index for index, spec in enumerate(specs)}
+            if not value.keys() <= places.keys():
+                raise ExecutionError(
+                    f"predict yielded outputs {sorted(map(str, value))}, declared are {list(places)}",
+                    code="output_mismatch",
+                )
+            return {places[name]: _checked(specs[places[name]], item, rows) for name, item in value.items()}
+        return {index: _checked(specs[index], item, rows) for index, item in enumerate(self._ordered(value))}
 
     def examples(self) -> Sequence[Mapping[str, Any]]:
         """The rows that the model's author gave."""

@@ -23,6 +23,7 @@ TABLE = {
     "forebay_request_seconds": ("histogram", "From arrival to answer.", ("model",)),
     "forebay_queue_seconds": ("histogram", "From arrival to the batch being sent.", ("model",)),
     "forebay_compute_seconds": ("histogram", "An instance's own time for a batch.", ("model",)),
+    "forebay_first_piece_seconds": ("histogram", "From arrival to the first piece of a streamed answer.", ("model",)),
     "forebay_batch_rows": ("histogram", "Rows of a batch.", ("model",)),
     "forebay_dispatch": ("counter", "Batches by the reason for their size.", ("model", "reason")),
     "forebay_padding_rows": ("counter", "Padding added to batches, in rows' worth.", ("model",)),
@@ -88,6 +89,7 @@ class ModelMetrics:
         self.request_s = Histogram(SECONDS)
         self.queue_s = Histogram(SECONDS)
         self.compute_s = Histogram(SECONDS)
+        self.first_piece_s = Histogram(SECONDS)
         self.batch_rows = Histogram(ROWS)
 
 
@@ -146,6 +148,7 @@ _HISTOGRAMS: dict[str, Callable[[ModelMetrics], Histogram]] = {
     "forebay_request_seconds": lambda m: m.request_s,
     "forebay_queue_seconds": lambda m: m.queue_s,
     "forebay_compute_seconds": lambda m: m.compute_s,
+    "forebay_first_piece_seconds": lambda m: m.first_piece_s,
     "forebay_batch_rows": lambda m: m.batch_rows,
 }
 _COUNTERS: dict[str, Callable[[ModelMetrics], list[tuple[tuple[str, ...], float]]]] = {

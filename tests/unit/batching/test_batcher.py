@@ -275,6 +275,20 @@ def test_early_binding_only_within_the_hand_over_and_one_at_most(item: MakeItem,
     assert pulled(b, 0.069).rows == 1
 
 
+def test_where_the_end_of_a_batch_is_not_known_nothing_is_bound_early(item: MakeItem, batcher: MakeBatcher) -> None:
+    b = batcher(hands_over_early=False)
+    b.pool.hand_over_s = 0.003
+    b.offer(item(), 0.0)
+    running = pulled(b, 0.0)
+    b.offer(item(0.001), 0.001)
+    assert b.pull(running.predicted_s) is None
+    at = b.wake_at(0.001)
+    assert at is None or at > 1, "only a deadline is waited for"
+    assert b.pull(5.0) is None
+    b.finished(running, 6.0, 6.0)
+    assert not pulled(b, 6.0).early
+
+
 def test_an_idle_instance_is_preferred_to_early_binding(item: MakeItem, batcher: MakeBatcher) -> None:
     b = batcher(instances=2)
     b.pool.hand_over_s = 1.0

@@ -11,7 +11,7 @@ from tests.unit.engine.requests import nothing, request
 from forebay.core.request import Outputs, Payload, Request, output_array
 from forebay.core.tensors import NUMPY_TYPES, Array, pack_bytes, to_buffer, unpack_bytes
 from forebay.engine import assemble
-from forebay.engine.frames import OutputPart
+from forebay.engine.frames import OutputPart, PieceHeader
 from forebay.engine.split import split
 from forebay.models.signature import Signature, TensorSpec
 
@@ -179,3 +179,18 @@ def test_join_of_pieces_of_different_rank_raises() -> None:
     pieces = [answered(np.ones((1, 2), "<i8"), 0, 1, RAGGED), answered(np.ones((1, 2, 2), "<i8"), 0, 1, RAGGED)]
     with pytest.raises(ValueError):
         assemble.join(RAGGED, pieces)
+
+
+def test_a_piece_is_cut_into_its_rows_and_holds_some_of_the_outputs() -> None:
+    specs = (TensorSpec("a", "FP32", ()), TensorSpec("t", "BYTES", ()), TensorSpec("n", "INT16", (-1,)))
+    signature = Signature(specs[:1], specs)
+    text, numbers = pack_bytes([b"x", b"yz"]), np.array([[1, 2, 3], [4, 5, 6]], "<i2").tobytes()
+    parts = [OutputPart([2, 3], len(numbers), -1), OutputPart([2], len(text), -1)]
+    found = assemble.scatter_rows(signature, PieceHeader(1, [4, 6], [2, 1], parts), memoryview(numbers + text))
+    assert [(row.names, row.datatypes, row.rows) for row in found] == [(["n", "t"], ["INT16", "BYTES"], 1)] * 2
+    assert [[array.tolist() for array in row.arrays] for row in found] == [
+        [[[1, 2, 3]], [b"x"]],
+        [[[4, 5, 6]], [b"yz"]],
+    ]
+    with pytest.raises(ValueError, match="holds other rows"):
+        assemble.scatter_rows(signature, PieceHeader(1, [4], [2, 1], parts), memoryview(numbers + text))

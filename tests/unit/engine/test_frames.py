@@ -93,3 +93,21 @@ def test_headers_round_trip() -> None:
     signature = Signature((TensorSpec("x", "FP32", (-1, 2)),), (TensorSpec("y", "BYTES", ()),))
     ready = frames.ReadyHeader("python", signature, {"threads": 2}, "d1", True, "", [(1, 0, 0.001), (2, 0, 0.002)])
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(ready), type=frames.ReadyHeader) == ready
+
+
+def test_the_frames_of_a_stream_come_back_as_they_were() -> None:
+    piece = frames.PieceHeader(7, [0, 2], [1], [frames.OutputPart([2, 3], 24, -1)])
+    said = [
+        (frames.CANCEL, frames.CancelHeader(7, [1, 2])),
+        (frames.PIECE, piece),
+        (frames.ENDED, frames.PieceHeader(7, [1], [0, 1], [frames.OutputPart([1], 4, -1)] * 2)),
+        (frames.PROGRESS, frames.ProgressHeader(7, [0], 0.5)),
+        (frames.CLOSED, frames.ClosedHeader(7, 0.25, True)),
+        (frames.RUN, frames.RunHeader(8, 1, [], [], [0])),
+    ]
+    reader = frames.FrameReader()
+    for kind, header in said:
+        ((got, encoded, payload),) = reader.feed(frames.pack(kind, header, [b"abc"]))
+        assert (got, bytes(payload)) == (kind, b"abc")
+        assert msgspec.msgpack.decode(encoded, type=type(header)) == header
+    assert {frames.PIECE, frames.PROGRESS, frames.ENDED, frames.CLOSED} == frames.STREAMED

@@ -32,6 +32,7 @@ class Owner:
         self.offsets: list[int] = []
         self.failed: list[frames.FailedHeader] = []
         self.lost: list[str] = []
+        self.streamed: list[tuple[int, bytes, memoryview]] = []
 
     @property
     def signature(self) -> Signature:
@@ -48,6 +49,9 @@ class Owner:
     def on_failed(self, instance: Instance, header: frames.FailedHeader) -> None:
         instance.flights.pop(header.batch_id)
         self.failed.append(header)
+
+    def on_streamed(self, instance: Instance, kind: int, header: bytes, payload: memoryview) -> None:
+        self.streamed.append((kind, header, payload))
 
     def on_lost(self, instance: Instance, reason: str) -> None:
         self.lost.append(reason)

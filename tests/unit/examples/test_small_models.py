@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from examples.images import build as images_build
+from examples.letters import CORPUS, Letters
 from examples.mlp import build as mlp_build
 from examples.mlp.mlp import FOLDER, Mlp
 from examples.poison import Poison
@@ -83,3 +84,32 @@ def test_poison_hangs() -> None:
                 process.wait(0.5)
         finally:
             process.kill()
+
+
+def test_letters_ends_each_row_by_itself_and_says_the_same_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("examples.letters.LETTER_MS", 0)
+    model = Letters()
+    model.load("cpu")
+
+    def written(texts: list[bytes], letters: list[int]) -> list[str]:
+        rows = [""] * len(texts)
+        for step in model.predict(np.array(texts, object), np.array(letters, np.int32)):
+            for partial in step:
+                text = partial.outputs
+                rows[partial.row] += text.decode() if isinstance(text, bytes) else text
+        return rows
+
+    together = written([b"the ", b"a\xff", b"of "], [30, 0, 12])
+    assert [len(text) for text in together] == [30, 0, 12]
+    assert together[0] == written([b"the "], [30])[0]
+    assert set("".join(together)) <= set(CORPUS)
+
+
+def test_letters_stops_for_those_who_have_left() -> None:
+    model = Letters()
+    model.load("cpu")
+    steps = model.predict(np.array([b"the ", b"a "], object), np.array([100, 100], np.int32))
+    assert [partial.row for partial in next(steps)] == [0, 1]
+    assert [partial.row for partial in steps.send(frozenset({0}))] == [1]
+    with pytest.raises(StopIteration):
+        steps.send(frozenset({0, 1}))
