@@ -12,13 +12,13 @@ from starlette.types import Receive
 from forebay.api import openapi
 from forebay.api.inference import LEAVING, Endpoint, Inference, Leaving
 from forebay.api.problems import Answer
-from forebay.api.routing import MODEL_PATHS, ClientGone, Operation, add
+from forebay.api.routing import MODEL_PATHS, ClientGone, PlainOperation, add
 from forebay.core.clock import Clock
 from forebay.core.errors import RequestError
 from forebay.core.request import Request
 
 
-def add_inference(app: FastAPI, inference: Inference, clock: Clock) -> Operation:
+def add_inference(app: FastAPI, inference: Inference, clock: Clock) -> PlainOperation:
     """Adds the operations, and returns one that serves them all."""
 
     async def infer(http: HttpRequest) -> Answer:

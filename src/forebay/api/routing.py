@@ -6,7 +6,7 @@ Endpoints take the plain request and give a plain response, so that FastAPI adds
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import FastAPI
@@ -21,6 +21,9 @@ from forebay.api.problems import Answer, problem_of
 from forebay.core.errors import ForebayError
 
 Operation = Callable[[HttpRequest], Awaitable[Answer | Response]]
+PlainOperation = Callable[[HttpRequest], Awaitable[Answer]]
+"""An operation that never streams."""
+AnswerT = TypeVar("AnswerT", bound=Answer | Response)
 """A `Response` writes itself, piece by piece."""
 
 GONE = Answer(499, (), b"")
@@ -83,17 +86,17 @@ def document(value: Any, status: int = 200) -> Answer:
 def add(
     app: FastAPI,
     path: str,
-    operate: Operation,
+    operate: Callable[[HttpRequest], Awaitable[AnswerT]],
     described: Mapping[int | str, Any],
     summary: str,
     tag: str,
     *,
     method: str = "GET",
     extra: Mapping[str, Any] | None = None,
-) -> Operation:
+) -> Callable[[HttpRequest], Awaitable[AnswerT | Answer]]:
     """Adds one operation, and returns it: whatever its function raises has become an answer."""
 
-    async def endpoint(request: HttpRequest) -> Answer | Response:
+    async def endpoint(request: HttpRequest) -> AnswerT | Answer:
         try:
             return await operate(request)
         except ClientGone:
@@ -120,6 +123,11 @@ def add(
     if method == "GET":
         # RFC 9110, 9.1: HEAD wherever GET is; uvicorn leaves the body out. Beside the other, which documents it.
         app.router.add_api_route(
-            path, endpoint, methods=["HEAD"], route_class_override=PlainRoute, include_in_schema=False
+            path,
+            endpoint,
+            methods=["HEAD"],
+            route_class_override=PlainRoute,
+            response_model=None,
+            include_in_schema=False,
         )
     return endpoint

@@ -21,7 +21,7 @@ from forebay.api.general import parse_json
 from forebay.api.infer_routes import read_body
 from forebay.api.inference import Inference
 from forebay.api.problems import Answer
-from forebay.api.routing import Operation, add, document
+from forebay.api.routing import PlainOperation, add, document
 from forebay.core.errors import RequestError
 from forebay.models.signature import Signature
 
@@ -38,7 +38,9 @@ TYPES = {
 """TorchServe's `type` of an error, by status; any other is an InternalServerException."""
 
 
-def add_torchserve(app: FastAPI, inference: Inference, infer: Operation, ready: Callable[[], Sequence[str]]) -> None:
+def add_torchserve(
+    app: FastAPI, inference: Inference, infer: PlainOperation, ready: Callable[[], Sequence[str]]
+) -> None:
     """Adds the operations. infer: the operation behind `/infer`; ready: the reasons why requests are not welcome."""
 
     async def ping(http: HttpRequest) -> Answer:
