@@ -121,6 +121,11 @@ def add(
     if method == "GET":
         # RFC 9110, 9.1: HEAD wherever GET is; uvicorn leaves the body out. Beside the other, which documents it.
         app.router.add_api_route(
-            path, endpoint, methods=["HEAD"], route_class_override=PlainRoute, include_in_schema=False
+            path,
+            endpoint,
+            methods=["HEAD"],
+            route_class_override=PlainRoute,
+            response_model=None,
+            include_in_schema=False,
         )
     return endpoint

@@ -45,7 +45,9 @@ def add_torchserve(app: FastAPI, inference: Inference, infer: Operation, ready: 
         return document({"status": "Unhealthy"}, 500) if list(ready()) else document({"status": "Healthy"})
 
     async def predict(http: HttpRequest) -> Answer:
-        return prediction(await infer(as_inference(http, inference)))
+        answer = await infer(as_inference(http, inference))
+        assert isinstance(answer, Answer)  # inference does not stream
+        return prediction(answer)
 
     described: dict[int | str, Any] = {200: {"description": "Healthy."}, 500: {"description": "Not ready."}}
     add(app, "/ping", ping, described, "Whether the server takes requests, as TorchServe says it", "torchserve")
