@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,8 +14,11 @@ from typing import NamedTuple
 MAX_BODY_BYTES = 4096
 SLOW_BODY_BYTES = 600
 """`decode_off_loop_bytes` of the servers that are compared."""
+COMPRESS_FROM_BYTES = 300
+"""`compress_from_bytes` of theirs."""
 
 INFER = b"/v2/models/mlp/infer"
+TEXT = b"/v2/models/text/infer"
 JSON = b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,4]}]}'
 SHORT = b'{"input":{"x":[5,6,7,8]}}'
 
@@ -73,6 +78,17 @@ def get(target: bytes, *lines: bytes, version: bytes = b"HTTP/1.1", method: byte
     return request(b"", *lines, method=method, target=target, version=version, length=None)
 
 
+def zipped_binary() -> bytes:
+    """A binary request in gzip; the length of its JSON is that without the coding."""
+    head, body = binary().split(b"\r\n\r\n", 1)
+    inner = next(line for line in head.split(b"\r\n") if line.startswith(b"Inference"))
+    return request(gzip.compress(body), inner, GZIP)
+
+
+GZIP = b"Content-Encoding: gzip"
+DEFLATE = b"Content-Encoding: deflate"
+ACCEPT = b"Accept-Encoding: gzip, deflate"
+CLASSES = document([[1, 2, 3, 4]], outputs=[{"name": "y", "parameters": {"classification": 1}}])
 CLOSE = b"Connection: close"
 LARGE = document([[1.5, 2.25, 3.125, 4.0]] * 40)
 FULL = JSON + b" " * (MAX_BODY_BYTES - len(JSON))
@@ -94,6 +110,15 @@ def lane_parts() -> list[Part]:
         Part("bad binary length", request(JSON, b"Inference-Header-Content-Length: 1e3"), (400,)),
         Part("short", request(SHORT), (200,)),
         Part("version", request(JSON, target=versions), (200,)),
+        Part("raw", request(struct.pack("<4f", 1, 2, 3, 4), b"Inference-Header-Content-Length: 0"), (200,)),
+        Part("raw, too short", request(bytes(15), b"Inference-Header-Content-Length: 0"), (400,)),
+        Part("raw text", request(b"a\0b", b"Inference-Header-Content-Length: 0", target=TEXT), (200,)),
+        Part("classes", request(CLASSES), (200,)),
+        Part("classes, binary", request(CLASSES.replace(b'": 1}', b'": 1, "binary_data": true}')), (200,)),
+        Part("accepts, small", request(JSON, ACCEPT), (200,)),
+        Part("accepts, large", request(LARGE, ACCEPT), (200,)),
+        Part("accepts deflate, large", request(LARGE, b"Accept-Encoding: gzip;q=0.5, deflate"), (200,)),
+        Part("accepts nothing, large", request(LARGE, b"Accept-Encoding: *;q=0"), (200,)),
         Part("image", request(b"png", b"Content-Type: image/png", target=b"/v2/models/text/infer"), (200,)),
         Part("image for numbers", request(b"\x89PNG", b"Content-Type: image/png"), (400,)),
         Part("curl", request(JSON, b"Content-Type: application/x-www-form-urlencoded", b"Accept: */*"), (200,)),
@@ -129,11 +154,29 @@ def asgi_parts() -> list[Part]:
         Part("chunked", chunked(JSON), (200,)),
         Part("chunked with a trailer", chunked(JSON, trailer=b"X-Sum: 1\r\n"), (200,)),
         Part("trailer is no header", chunked(JSON, trailer=b"Content-Encoding: gzip\r\n"), (200,)),
+        Part("accepts, large in chunks", chunked(LARGE, ACCEPT), (200,)),
+        Part("full in gzip", request(gzip.compress(FULL), GZIP), (200,)),
         Part("expect", request(JSON, b"Expect: 100-continue"), (100, 200)),
         Part("Expect ", request(JSON, b"EXPECT: 100-Continue "), (100, 200)),
-        Part("expect, refused", request(JSON, b"Expect: 100-continue", b"Content-Encoding: gzip"), (501,)),
+        Part("expect, refused", request(JSON, b"Expect: 100-continue", b"Content-Encoding: br"), (415,)),
         Part("coding", chunked(JSON).replace(b"g: chunked", b"g: gzip, chunked"), (501,)),
-        Part("encoding", request(JSON, b"Content-Encoding: gzip"), (501,)),
+        Part("encoding", request(JSON, b"Content-Encoding: zstd"), (415,)),
+        Part("two encodings", request(JSON, b"Content-Encoding: gzip, deflate"), (415,)),
+        Part("two encoding lines", request(JSON, b"Content-Encoding: gzip", b"Content-Encoding: gzip"), (415,)),
+        Part("not gzip", request(JSON, b"Content-Encoding: gzip"), (400,)),
+        Part("gzip", request(gzip.compress(JSON), b"Content-Encoding: gzip"), (200,)),
+        Part("GZIP", request(gzip.compress(JSON), b"CONTENT-ENCODING:  X-Gzip "), (200,)),
+        Part("gzip members", request(gzip.compress(JSON[:9]) + gzip.compress(JSON[9:]), GZIP), (200,)),
+        Part("deflate", request(zlib.compress(JSON), b"Content-Encoding: deflate, identity"), (200,)),
+        Part("deflate in chunks", chunked(zlib.compress(JSON), b"Content-Encoding: deflate"), (200,)),
+        Part("cut gzip", request(gzip.compress(JSON)[:-3], GZIP), (400,)),
+        Part("no gzip at all", request(b"", GZIP), (400,)),
+        Part("more than deflate", request(zlib.compress(JSON) + b"\0", b"Content-Encoding: deflate"), (400,)),
+        Part("gzip of binary", zipped_binary(), (200,)),
+        Part("logging, delete", get(b"/v2/logging", method=b"DELETE"), (405,)),
+        Part("trace", get(b"/v2/trace/setting"), (200,)),
+        Part("trace, on", request(b'{"trace_level":["TIMESTAMPS"]}', target=b"/v2/trace/setting"), (501,)),
+        Part("shared memory", get(b"/v2/systemsharedmemory/status"), (501,)),
         Part("identity", request(JSON, b"Content-Encoding: identity"), (200,)),
         Part("prefer", request(JSON, b"Prefer: wait=1"), (200,)),
         Part("query", request(JSON, target=INFER + b"?a=b"), (200,)),
@@ -167,6 +210,14 @@ def last_parts() -> list[Part]:
         Part("1.0 get", get(b"/healthz", version=b"HTTP/1.0"), (200,), True),
         Part("too large", request(b"x" * (MAX_BODY_BYTES + 1)), (413,), True),
         Part("far too large", request(b"x", length=b"9" * 18), (413,), True),
+        Part("bomb", request(gzip.compress(bytes(MAX_BODY_BYTES * 900)), GZIP), (413,), True),
+        Part("one byte too large in gzip", request(gzip.compress(FULL + b" "), GZIP), (413,), True),
+        Part(
+            "deflate bomb",
+            chunked(zlib.compress(bytes(MAX_BODY_BYTES * 9)), b"Content-Encoding: deflate"),
+            (413,),
+            True,
+        ),
         Part("too large in chunks", chunked(b"x" * (MAX_BODY_BYTES + 1), piece=1000), (413,), True),
         Part("connect", get(b"test:443", method=b"CONNECT"), (405,), True),
         *broken_parts(),
@@ -252,7 +303,8 @@ TOKENS = (
     b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"0\r\n\r\n",
     b"Expect: 100-continue\r\n", b"Upgrade: h2c\r\nConnection: upgrade\r\n", b"HTTP/1.0", b"HTTP/1.1", b"POST ",
     b"GET ", b"\r\n\r\n", b"/", b"%", b"?", b"9999999999999999999", b"Inference-Header-Content-Length: 3\r\n",
-    b"Content-Encoding: gzip\r\n", b"[", b"}", b'"', b"NaN", b"Content-Type: image/png\r\n", b"\r\n x",
+    b"Content-Encoding: gzip\r\n", b"Accept-Encoding: gzip\r\n", b"[", b"}", b'"', b"NaN",
+    b"Content-Type: image/png\r\n", b"\r\n x",
 )  # fmt: skip
 
 

@@ -40,7 +40,12 @@ class Both:
     """The two ways, asked the same."""
 
     def __init__(self, **server: Any) -> None:
-        given = {"max_body_bytes": streams.MAX_BODY_BYTES, "decode_off_loop_bytes": streams.SLOW_BODY_BYTES, **server}
+        given = {
+            "max_body_bytes": streams.MAX_BODY_BYTES,
+            "decode_off_loop_bytes": streams.SLOW_BODY_BYTES,
+            "compress_from_bytes": streams.COMPRESS_FROM_BYTES,
+            **server,
+        }
         self.lane = Way("auto", **given)
         self.off = Way("off", **given)
         self.engines = [way.engines["mlp"] for way in (self.lane, self.off)]

@@ -238,11 +238,16 @@ def test_what_is_not_there_or_not_allowed_says_so(house: Served) -> None:
 
 
 def test_what_forebay_cannot_do_is_a_501(house: Served) -> None:
-    asked = {**body([1.0]), "outputs": [{"name": "total", "parameters": {"classification": 2}}]}
-    assert house.http.post("/v2/models/ragged/infer", json=asked).status_code == 501
     assert house.infer("ragged", [1.0], sequence_id=7).status_code == 501
-    zipped = house.http.post("/v2/models/ragged/infer", content=b"x", headers={"Content-Encoding": "gzip"})
-    assert zipped.status_code == 501
+    asked = {**body([1.0]), "outputs": [{"name": "total", "parameters": {"shared_memory_region": "r"}}]}
+    assert house.http.post("/v2/models/ragged/infer", json=asked).status_code == 501
+    assert house.http.post("/v2/trace/setting", json={"trace_level": ["TIMESTAMPS"]}).status_code == 501
+    for path in ("systemsharedmemory/status", "cudasharedmemory/region/r/status"):
+        assert house.http.get(f"/v2/{path}").status_code == 501
+    for path in ("systemsharedmemory/region/r/register", "cudasharedmemory/unregister"):
+        answer = house.http.post(f"/v2/{path}", json={})
+        assert (answer.status_code, answer.json()["code"]) == (501, "unsupported")
+        assert "shared memory is not supported" in answer.json()["error"]
 
 
 def test_a_stock_client_sees_the_error_as_text(client: Any) -> None:

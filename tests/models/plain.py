@@ -29,6 +29,17 @@ class Texts(forebay.Model):
         return [[row.upper()] for row in rows], [[len(row)] for row in rows]
 
 
+class Words(forebay.Model):
+    """Counts the texts of a row, and those that hold something."""
+
+    inputs = {"words": ("BYTES", [-1])}
+    outputs = {"counts": ("INT32", [2])}
+
+    def predict(self, words: Array) -> list[list[int]]:
+        """`words`: bytes [rows, any]. Returns int32 [rows, 2]."""
+        return [[len(row), sum(map(bool, row))] for row in words.tolist()]
+
+
 class Ragged(forebay.Model):
     """Gives back rows of any length, and their sums. Rows of different lengths may not be padded."""
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from forebay import __version__
@@ -21,6 +22,7 @@ from forebay.api.infer_routes import add_inference
 from forebay.api.inference import Inference
 from forebay.api.problems import problem, problem_of
 from forebay.api.routing import plain, response_of
+from forebay.api.setting_routes import add_settings
 from forebay.api.torchserve_routes import add_torchserve
 from forebay.core.clock import Clock
 
@@ -75,6 +77,7 @@ def create_app(
     if inference.server.torchserve_api:
         add_torchserve(app, inference, infer, ready)
     add_documents(app, inference)
+    add_settings(app, inference)
     add_health(app, inference, metrics_text, ready)
     _add_schemas(app)
     return app
@@ -86,7 +89,8 @@ def _add_errors(app: FastAPI) -> None:
         codes = {404: "not_found", 405: "method_not_allowed"}
         message = f"{request.method} is not allowed here" if error.status_code == 405 else "there is nothing here"
         response = response_of(problem(codes.get(error.status_code, "invalid_request"), message))
-        response.raw_headers.extend((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
+        if error.status_code == 405:
+            response.raw_headers.append((b"allow", ", ".join(_allowed(app, request.scope)).encode()))
         return response
 
     async def unforeseen(request: HttpRequest, error: Exception) -> Response:
@@ -94,6 +98,15 @@ def _add_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(HTTPException, unrouted)
     app.add_exception_handler(Exception, unforeseen)
+
+
+def _allowed(app: FastAPI, scope: Scope) -> list[str]:
+    """The methods of every operation on a path; Starlette knows only those of the first route that fits."""
+    found: set[str] = set()
+    for route in app.router.routes:
+        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return sorted(found)
 
 
 def _add_schemas(app: FastAPI) -> None:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
-from forebay.api.binary import Body, TensorReader, check_tensor, split_body
+from forebay.api.binary import Body, TensorReader, Unchecked, check_bytes, check_tensor, split_body
 from forebay.api.chunked import ChunkedDecoder
 from forebay.api.elements import FLOAT_LIMITS, INTEGER_RANGES, MAX_AXIS, check_empty, show
 from forebay.api.general import read_body
@@ -94,7 +94,7 @@ class BodyDecoder:
         self._decode_nested: Callable[[Body], Any] = msgspec.json.Decoder(_body_type(signature, "nested")).decode
         self._decode_head: Callable[[Body], Any] = msgspec.json.Decoder(_body_type(signature, "binary")).decode
         self._chunked = ChunkedDecoder(signature, self._decode_json, _element_type)
-        self._output_index = {spec.name: index for index, spec in enumerate(signature.outputs)}
+        self._output_specs = {spec.name: (at, spec.datatype) for at, spec in enumerate(signature.outputs)}
         self._all_binary = ReplyForm(binary=(True,) * len(signature.outputs))
         self._item_bytes = [NUMPY_TYPES[spec.datatype].itemsize for spec in signature.inputs]
         # One FP32 or FP64 input of fixed row shape is decoded without any loop; other signatures have width -1.
@@ -197,27 +197,42 @@ class BodyDecoder:
                     return None
         return payloads
 
-    def _decode_binary(self, body: Body, arrived: float, on_done: OnDone, header_length: int) -> Request:
+    def decode_binary_in_steps(
+        self, body: Body, arrived: float, on_done: OnDone, header_length: int
+    ) -> Generator[None, None, Request]:
+        """Like `decode` of a body with binary tensors; the elements of BYTES are walked in short steps."""
+        unchecked: Unchecked = []
+        request = self._decode_binary(body, arrived, on_done, header_length, unchecked)
+        for piece, count, name in unchecked:
+            yield from check_bytes(piece, count, name)
+        return request
+
+    def _decode_binary(
+        self, body: Body, arrived: float, on_done: OnDone, header_length: int, unchecked: Unchecked | None = None
+    ) -> Request:
         if header_length == 0:
             return self._decode_raw(body, arrived, on_done)
         head, tail = split_body(body, header_length)
         try:
             document = self._decode_head(head)
         except _FAILED:
-            return self._decode_general(body, arrived, on_done, header_length)
-        reader = TensorReader(tail)
+            return self._decode_general(body, arrived, on_done, header_length, unchecked)
+        reader = TensorReader(tail, unchecked)
         payloads: list[Payload] = []
         rows = document.inputs[0].shape[0] if self._signature.batched and document.inputs else 1
         for spec, tensor in zip(self._signature.inputs, document.inputs, strict=True):
             if self._signature.batched and tensor.shape[0] != rows:
-                return self._decode_general(body, arrived, on_done, header_length)
+                return self._decode_general(body, arrived, on_done, header_length, unchecked)
             check_empty(tensor.shape, spec.name)
             payloads.append(reader.take(tensor.parameters.binary_data_size, spec.datatype, tensor.shape, spec.name))
         reader.finish()
         return self._finish(payloads, document, arrived, on_done)
 
     def _decode_raw(self, body: Body, arrived: float, on_done: OnDone) -> Request:
-        """Triton's raw binary request: one input, one row, its only variable axis found from the size of the body."""
+        """Triton's raw binary request: one input, one row, its only variable axis found from the size of the body.
+
+        Every output is answered in binary form.
+        """
         signature = self._signature
         if len(signature.inputs) != 1:
             raise RequestError(
@@ -225,7 +240,8 @@ class BodyDecoder:
                 f"this one has {len(signature.inputs)}"
             )
         spec = signature.inputs[0]
-        view = memoryview(body)
+        # A raw BYTES row is the element itself, without a length before it.
+        view = memoryview(pack_bytes([bytes(body)]) if spec.datatype == "BYTES" else body)
         shape = _raw_shape(spec, len(view))
         if signature.batched:
             shape = (1, *shape)
@@ -233,13 +249,22 @@ class BodyDecoder:
         check_empty(shape, spec.name)
         return self._build([view], [shape], "", None, self._all_binary, arrived, on_done)
 
-    def _decode_general(self, body: Body, arrived: float, on_done: OnDone, header_length: int | None) -> Request:
-        read = read_body(body, header_length, self._signature, self._max_json_depth)
+    def _decode_general(
+        self,
+        body: Body,
+        arrived: float,
+        on_done: OnDone,
+        header_length: int | None,
+        unchecked: Unchecked | None = None,
+    ) -> Request:
+        read = read_body(body, header_length, self._signature, self._max_json_depth, unchecked)
         request = self._build(read.payloads, read.shapes, read.id, None, None, arrived, on_done)
         self._apply(request, read.parameters, read.outputs)
         if read.shorthand:
             if request.wire is not None:
-                raise RequestError("the one-row shorthand is answered in JSON; ask for binary data with inputs")
+                raise RequestError(
+                    "the one-row shorthand has no binary data and no classification; ask for them with inputs"
+                )
             request.wire = ReplyForm(shorthand=True)
         return request
 
@@ -286,7 +311,7 @@ class BodyDecoder:
         if options.timeout_s is not None:
             request.deadline = request.arrived + options.timeout_s
         if outputs is not UNSET and outputs is not None:
-            asked = read_requested(outputs, self._output_index)
+            asked = read_requested(outputs, self._output_specs)
             if asked:
                 request.requested, request.wire = reply_form(asked, options.binary_data_output)
                 return

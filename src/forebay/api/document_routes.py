@@ -18,6 +18,8 @@ from forebay.api.problems import Answer
 from forebay.api.routing import MODEL_PATHS, Operation, add, document
 from forebay.engine.client import EngineClient
 
+_INDEX = {"type": "object", "properties": {"ready": {"type": "boolean", "description": "Only models that are ready."}}}
+
 
 def add_documents(app: FastAPI, inference: Inference) -> None:
     """Adds what tells of the server and its models."""
@@ -49,8 +51,9 @@ def add_documents(app: FastAPI, inference: Inference) -> None:
     statistics = of_server(lambda _: documents.statistics_document(inference.engines.values()))
     summary = "Statistics of all models"
     add(app, "/v2/models/stats", statistics, described, summary, "metadata", extra=openapi.operation())
-    described = openapi.responses({"type": "array", "items": openapi.ref("IndexEntry")}, 400, 401, 413, 429, 500)
-    extra = openapi.operation()
+    entries = {"type": "array", "items": openapi.ref("IndexEntry")}
+    described = openapi.responses(entries, 400, 401, 408, 413, 415, 429, 500)
+    extra = openapi.operation(parameters=[openapi.CONTENT_ENCODING], requestBody=openapi.json_body(_INDEX))
     summary = "All models and their states"
     add(app, "/v2/repository/index", of_server(index), described, summary, "metadata", method="POST", extra=extra)
 

@@ -14,7 +14,16 @@ import msgspec
 from forebay.engine.client import Duration, EngineClient
 from forebay.models.signature import TensorSpec
 
-EXTENSIONS = ("binary_tensor_data", "generate", "model_configuration", "parameters", "schedule_policy", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "generate",
+    "logging",
+    "model_configuration",
+    "parameters",
+    "schedule_policy",
+    "statistics",
+)
 
 
 class ServerMetadata(msgspec.Struct):
@@ -139,7 +148,10 @@ def model_config(engine: EngineClient) -> ModelConfig:
         backend=engine.platform.partition("_")[0],
         max_batch_size=engine.max_batch_rows if batched else 0,
         input=[ConfigInput(spec.name, _triton_type(spec.datatype), dims(spec)) for spec in signature.inputs],
-        output=[ConfigOutput(spec.name, _triton_type(spec.datatype), dims(spec)) for spec in signature.outputs],
+        output=[
+            ConfigOutput(spec.name, _triton_type(spec.datatype), dims(spec), engine.label_file)
+            for spec in signature.outputs
+        ],
         instance_group=[InstanceGroup(f"{engine.name}_0", engine.instances)],
         dynamic_batching=DynamicBatching(round(engine.max_queue_delay_ms * 1e3)) if batched else msgspec.UNSET,
     )

@@ -13,9 +13,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from forebay.api.classification import classify
 from forebay.api.elements import show
+from forebay.api.parameters import ReplyForm
 from forebay.core.errors import RequestError
-from forebay.core.request import Request, output_buffer, output_shape, output_values
+from forebay.core.request import Request, output_array, output_buffer, output_shape, output_values
+from forebay.core.tensors import element_count, pack_bytes
 from forebay.models.signature import Signature
 
 HeaderPairs = Sequence[tuple[bytes, bytes]]
@@ -30,8 +33,9 @@ _dumps: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 class AnswerEncoder:
     """Encodes the answers of one model; made once."""
 
-    def __init__(self, name: str, version: str, signature: Signature) -> None:
+    def __init__(self, name: str, version: str, signature: Signature, labels: Sequence[str] = ()) -> None:
         self._signature = signature
+        self._labels = labels
         self._batched = signature.batched
         self._single = len(signature.outputs) == 1
         self._model = b'"model_name":%b,"model_version":%b' % (_dumps(name), _dumps(version))
@@ -82,11 +86,11 @@ class AnswerEncoder:
             head = self._heads.get(key) or self._remember(key)
             return JSON_HEADERS, head + self._values(request, 0) + b"}]}"
         if form is None:
-            return JSON_HEADERS, self._document(request, (), [])
+            return JSON_HEADERS, self._document(request, ReplyForm(), [])
         if form.shorthand:
             return JSON_HEADERS, self._one_row(request)
         pieces: list[bytes] = []
-        document = self._document(request, form.binary, pieces)
+        document = self._document(request, form, pieces)
         if not any(form.binary):
             return JSON_HEADERS, document
         headers = (
@@ -101,21 +105,37 @@ class AnswerEncoder:
             self._heads[key] = head
         return head
 
-    def _document(self, request: Request, binary: Sequence[bool], pieces: list[bytes]) -> bytes:
+    def _document(self, request: Request, form: ReplyForm, pieces: list[bytes]) -> bytes:
         """The JSON of the answer; the buffers of binary outputs are appended to `pieces`."""
         head = b'{"id":%b,%b' % (_dumps(request.id), self._model) if request.id else b"{" + self._model
         if request.explain:
             head += b',"parameters":' + _dumps(explanation(request))
         tensors: list[bytes] = []
         for position, index in enumerate(self._requested(request)):
-            start = self._tensors[index] + _dumps(output_shape(request, index, self._batched))
-            if binary and binary[position]:
-                piece = output_buffer(request, index, self._batched)
+            classes = None
+            if form.classes and form.classes[position]:
+                start, classes = self._classified(request, index, form.classes[position])
+            else:
+                start = self._tensors[index] + _dumps(output_shape(request, index, self._batched))
+            if form.binary and form.binary[position]:
+                piece = output_buffer(request, index, self._batched) if classes is None else pack_bytes(classes)
                 pieces.append(piece)
                 tensors.append(b'%b,"parameters":{"binary_data_size":%d}}' % (start, len(piece)))
             else:
-                tensors.append(b'%b,"data":%b}' % (start, self._values(request, index)))
+                data = self._values(request, index) if classes is None else _dumps(classes)
+                tensors.append(b'%b,"data":%b}' % (start, data))
         return b'%b,"outputs":[%b]}' % (head, b",".join(tensors))
+
+    def _classified(self, request: Request, index: int, asked: int) -> tuple[bytes, list[str]]:
+        """One output as its `asked` highest classes: the JSON up to the data, and the elements."""
+        array = output_array(request, index, self._batched)
+        rows = array.shape[0] if self._batched else 1
+        width = element_count(array.shape[1:] if self._batched else array.shape)
+        count = min(asked, width)
+        name = _dumps(self._signature.outputs[index].name)
+        shape = _dumps([rows, count] if self._batched else [count])
+        elements = classify(array.reshape(rows, width), count, self._labels)
+        return b'{"name":%b,"datatype":"BYTES","shape":%b' % (name, shape), elements
 
     def _one_row(self, request: Request) -> bytes:
         """The answer to the shorthand: each output nested as its row's shape."""

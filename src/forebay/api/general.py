@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from forebay.api.binary import Body, TensorReader, split_body
+from forebay.api.binary import Body, TensorReader, Unchecked, split_body
 from forebay.api.elements import check_empty, flatten, kind, nested_shape, payload_of, read_shape, show
 from forebay.api.parameters import check_text
 from forebay.core.errors import RequestError
@@ -32,8 +32,16 @@ class Read(NamedTuple):
     shorthand: bool
 
 
-def read_body(body: Body, header_length: int | None, signature: Signature, max_json_depth: int) -> Read:
+def read_body(
+    body: Body,
+    header_length: int | None,
+    signature: Signature,
+    max_json_depth: int,
+    unchecked: Unchecked | None = None,
+) -> Read:
     """Decodes a body for `signature`; `header_length` is the size of its JSON in bytes (None: all of it).
+
+    `unchecked`: where to note BYTES tensors that are still to be checked.
 
     Raises `RequestError` only.
     """
@@ -43,7 +51,7 @@ def read_body(body: Body, header_length: int | None, signature: Signature, max_j
         raise RequestError(f"the body must be a JSON object, got {kind(document)}")
     check_depth(document, max_json_depth)
     identity, parameters = _read_envelope(document)
-    reader = None if header_length is None else TensorReader(tail)
+    reader = None if header_length is None else TensorReader(tail, unchecked)
     shorthand = "input" in document
     if shorthand:
         if "inputs" in document:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Mapping
+from typing import TypeVar
 
 from fastapi import FastAPI
 from starlette.requests import Request as HttpRequest
 from starlette.types import Receive
 
 from forebay.api import openapi
+from forebay.api.codings import Inflater, coded, request_coding
 from forebay.api.inference import LEAVING, Endpoint, Inference, Leaving
 from forebay.api.problems import Answer
 from forebay.api.routing import MODEL_PATHS, ClientGone, PlainOperation, add
 from forebay.core.clock import Clock
 from forebay.core.errors import RequestError
 from forebay.core.request import Request
+
+T = TypeVar("T")
 
 
 def add_inference(app: FastAPI, inference: Inference, clock: Clock) -> PlainOperation:
@@ -25,7 +29,10 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock) -> PlainOper
         arrived = clock()
         headers = dict(http.scope["headers"])
         endpoint, body = await receive(http, headers, inference)
-        return await _run(endpoint, body, arrived, headers, http, inference.server.decode_off_loop_bytes)
+        answer = await _run(endpoint, body, arrived, headers, http, inference.server.decode_off_loop_bytes)
+        if len(answer.body) >= inference.compress_from_bytes:
+            return await _between_others(coded(answer, http.scope["headers"]))
+        return answer
 
     described = openapi.inference_responses()
     summary = "Run the model on some rows"
@@ -43,25 +50,31 @@ async def receive(http: HttpRequest, headers: Mapping[bytes, bytes], inference: 
     if coding.lower() != b"chunked":
         raise RequestError("no Transfer-Encoding is supported but chunked", code="unsupported")
     length = headers.get(b"content-length", b"")
-    inference.admit(endpoint, headers.get(b"content-encoding"), int(length) if length.isdigit() else None)
+    request_coding(http.scope["headers"])
+    inference.admit(endpoint, int(length) if length.isdigit() else None)
     return endpoint, await read_body(http, inference)
 
 
 async def read_body(http: HttpRequest, inference: Inference) -> bytes:
-    """The whole body, refused as soon as it is known to be too large, or too slow."""
+    """The whole body, without its content coding, refused as soon as it is known to be too large, or too slow.
+
+    Raises `RequestError` (invalid_request, body_timeout, payload_too_large, unsupported_encoding) or `ClientGone`.
+    """
+    coding = request_coding(http.scope["headers"])
+    inflater = None if coding is None else Inflater(coding)
     if LEAVING in http.scope:
-        return await _pieces(http.receive, inference)
+        return await _pieces(http.receive, inference, inflater)
     limit_s = inference.server.body_timeout_s
     try:
         async with asyncio.timeout(limit_s):
-            return await _pieces(http.receive, inference)
+            return await _pieces(http.receive, inference, inflater)
     except TimeoutError:
         raise RequestError(f"the body did not arrive within {limit_s:g} s", code="body_timeout") from None
 
 
-async def _pieces(receive: Receive, inference: Inference) -> bytes:
+async def _pieces(receive: Receive, inference: Inference, inflater: Inflater | None) -> bytes:
     pieces: list[bytes] = []
-    size_bytes = 0
+    size_bytes = plain_bytes = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -70,8 +83,17 @@ async def _pieces(receive: Receive, inference: Inference) -> bytes:
         if piece:
             size_bytes += len(piece)
             inference.check_length(size_bytes)
-            pieces.append(piece)
+            if inflater is None:
+                pieces.append(piece)
+            else:
+                for part in inflater.steps(piece):
+                    plain_bytes += len(part)
+                    inference.check_length(plain_bytes)
+                    pieces.append(part)
+                    await asyncio.sleep(0)
         if not message.get("more_body", False):
+            if inflater is not None:
+                inflater.finish()
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
@@ -132,14 +154,14 @@ class Waiting:
         return answered
 
 
-async def _between_others(steps: Generator[None, None, Request]) -> Request:
-    """Runs the steps of a large decode, one in each turn of the event loop."""
+async def _between_others(steps: Generator[None, None, T]) -> T:
+    """Runs the steps of long work, one in each turn of the event loop."""
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            request: Request = end.value
-            return request
+            found: T = end.value
+            return found
         await asyncio.sleep(0)
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Generator, Mapping
+from typing import TypeVar
 from urllib.parse import quote
 
 from forebay.api.auth import Gate
@@ -27,7 +29,8 @@ LEAVING = "forebay.leaving"
 """The key of a `Leaving` in an ASGI scope. Who provides it limits the time of bodies too, so that an endpoint needs
 neither a task to see a client leave nor a timer."""
 
-_log = logging.getLogger("forebay.api")
+log = logging.getLogger("forebay.api")
+T = TypeVar("T")
 
 
 class Leaving:
@@ -49,15 +52,15 @@ class Leaving:
 class Endpoint:
     """One served model with its decoder and encoder."""
 
-    __slots__ = ("_decoder", "_encoder", "_takes_images", "decode", "engine", "generate", "plain")
+    __slots__ = ("_decoder", "_encoder", "_takes_text", "decode", "engine", "generate", "plain")
 
     def __init__(self, engine: EngineClient, max_json_depth: int) -> None:
         self.engine = engine
         self._decoder = BodyDecoder(
             engine.signature, default_timeout_s=engine.default_timeout_s, max_json_depth=max_json_depth
         )
-        self._takes_images = any(spec.datatype == "BYTES" for spec in engine.signature.inputs)
-        self._encoder = AnswerEncoder(engine.name, engine.version, engine.signature)
+        self._takes_text = any(spec.datatype == "BYTES" for spec in engine.signature.inputs)
+        self._encoder = AnswerEncoder(engine.name, engine.version, engine.signature, engine.labels)
         self.generate = GenerateForm(
             engine.name,
             engine.version,
@@ -67,7 +70,7 @@ class Endpoint:
         )
         # The express lane's short cuts, without a call in between. A request with an error has no outputs.
         self.plain = self._encoder.plain
-        self.decode = None if self._takes_images else self._decoder.decode
+        self.decode = None if self._takes_text else self._decoder.decode
 
     def read(
         self,
@@ -83,7 +86,7 @@ class Endpoint:
         """
         if header_length is not None:
             return self._decoder.decode(body, arrived, on_done, parse_header_length(header_length))
-        if self._takes_images and content_type is not None and content_type[:6].lower() == b"image/":
+        if self._takes_text and content_type is not None and content_type[:6].lower() == b"image/":
             return self._decoder.decode_image(body, arrived, on_done)
         return self._decoder.decode(body, arrived, on_done)
 
@@ -99,13 +102,18 @@ class Endpoint:
 
         Text, NaN and errors take one long last step.
         """
-        if header_length is not None or (content_type is not None and content_type[:6].lower() == b"image/"):
-            return self.read(body, arrived, on_done, content_type, header_length)
+        if header_length is not None:
+            length = parse_header_length(header_length)
+            if length:
+                return (yield from self._decoder.decode_binary_in_steps(body, arrived, on_done, length))
+            return self._decoder.decode(body, arrived, on_done, length)
+        if content_type is not None and content_type[:6].lower() == b"image/":
+            return self.read(body, arrived, on_done, content_type)
         return (yield from self._decoder.decode_in_steps(body, arrived, on_done))
 
     def slow_to_decode(self, header_length: bytes | None) -> bool:
-        """Whether a large body is worth decoding in steps: one of JSON is, one of binary tensors is only looked at."""
-        return header_length is None
+        """Whether a large body is worth decoding in steps: JSON and BYTES are, other binary tensors are not read."""
+        return header_length is None or self._takes_text
 
     def read_elsewhere(
         self,
@@ -113,26 +121,14 @@ class Endpoint:
         arrived: float,
         on_done: OnDone,
         content_type: bytes | None,
+        header_length: bytes | None,
         then: Callable[[Request | Exception], None],
     ) -> None:
         """`read_in_steps`, one step in each turn of the running event loop; then calls `then` with what came of it.
 
         For callers that cannot await. `then` may be called before this returns.
         """
-        loop = asyncio.get_running_loop()
-        steps = self.read_in_steps(body, arrived, on_done, content_type)
-
-        def step() -> None:
-            try:
-                next(steps)
-            except StopIteration as end:
-                then(end.value)
-            except Exception as error:
-                then(error)
-            else:
-                loop.call_soon(step)
-
-        step()
+        in_turns(self.read_in_steps(body, arrived, on_done, content_type, header_length), then)
 
     def answer(self, request: Request) -> Answer:
         """The HTTP answer of a request that is done. Never raises."""
@@ -152,9 +148,26 @@ class Endpoint:
         return problem_of(error)
 
 
+def in_turns(steps: Generator[None, None, T], then: Callable[[T | Exception], None]) -> None:
+    """Runs one step in each turn of the running event loop; then calls `then`, perhaps before this returns."""
+    loop = asyncio.get_running_loop()
+
+    def step() -> None:
+        try:
+            next(steps)
+        except StopIteration as end:
+            then(end.value)
+        except Exception as error:
+            then(error)
+        else:
+            loop.call_soon(step)
+
+    step()
+
+
 def log_unforeseen(error: BaseException, model: str = "") -> None:
     """One log line, with the traceback, for an error that became an `internal` answer."""
-    _log.error("request failed: %s", type(error).__name__, exc_info=error, extra=fields(model=model, code="internal"))
+    log.error("request failed: %s", type(error).__name__, exc_info=error, extra=fields(model=model, code="internal"))
 
 
 class Inference:
@@ -165,6 +178,7 @@ class Inference:
         self.server = server
         self.gate = gate
         self.guarded = gate.guards
+        self.compress_from_bytes = server.compress_from_bytes or sys.maxsize
         self._endpoints = {name: Endpoint(engine, server.max_json_depth) for name, engine in engines.items()}
         self.by_path: dict[bytes, Endpoint] = {}
         """The request targets of inference, exactly as a plain client sends them, to their models."""
@@ -185,18 +199,11 @@ class Inference:
             )
         return endpoint
 
-    def admit(
-        self, endpoint: Endpoint, content_encoding: bytes | None = None, content_length_bytes: int | None = None
-    ) -> None:
+    def admit(self, endpoint: Endpoint, content_length_bytes: int | None = None) -> None:
         """What can be refused before the body is read; `gate.enter` comes before it.
 
-        Raises `RequestError` (unsupported, payload_too_large) or `AdmissionError` (model_not_ready, draining).
+        Raises `RequestError` (payload_too_large) or `AdmissionError` (model_not_ready, draining).
         """
-        if content_encoding is not None and content_encoding.strip().lower() not in (b"", b"identity"):
-            raise RequestError(
-                f"Content-Encoding {show(content_encoding.decode('latin-1'))} is not supported; send the body as it is",
-                code="unsupported",
-            )
         if content_length_bytes is not None:
             self.check_length(content_length_bytes)
         engine = endpoint.engine

@@ -54,6 +54,7 @@ class Lane(HttpToolsProtocol):
     settings: ServerSettings
     by_path: dict[bytes, Endpoint]
     heads: ResponseHeads
+    compress_from_bytes: int
     slots: deque[Slot]
     transport: LingeringTransport
     flow: _Flow
@@ -129,7 +130,7 @@ class Lane(HttpToolsProtocol):
             return False  # an ASGI request is ahead: its way keeps the order
         keep_alive = parser.should_keep_alive()
         length, hosts, told = -1, 0, False
-        slot = Slot(self, endpoint, keep_alive)
+        slot = Slot(self, endpoint, keep_alive, self.headers)
         authorization: bytes | None = None
         for name, value in self.headers:
             if name in WATCHED:
@@ -235,7 +236,8 @@ class Lane(HttpToolsProtocol):
             assert endpoint is not None
             try:
                 if len(body) > self.settings.decode_off_loop_bytes and endpoint.slow_to_decode(slot.header_length):
-                    endpoint.read_elsewhere(body, _now(), slot.done, slot.content_type, slot.submit)
+                    given = (slot.content_type, slot.header_length, slot.submit)
+                    endpoint.read_elsewhere(body, _now(), slot.done, *given)
                 elif endpoint.decode is not None and slot.header_length is None:
                     request = slot.request = endpoint.decode(body, _now(), slot.done)
                     endpoint.engine.submit(request)
@@ -377,7 +379,7 @@ def lane_protocol(inference: Inference, settings: ServerSettings) -> type[Lane]:
     """The connection class of one server. With `express_lane = off` it takes no request, but still keeps time."""
     by_path = inference.by_path if settings.express_lane == "auto" else {}
     members = {"inference": inference, "settings": settings, "by_path": by_path, "heads": ResponseHeads()}
-    return type("ServerLane", (Lane,), members)
+    return type("ServerLane", (Lane,), {**members, "compress_from_bytes": inference.compress_from_bytes})
 
 
 def usable() -> str:

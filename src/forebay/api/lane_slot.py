@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from forebay.api.inference import Endpoint
+from forebay.api.codings import coded
+from forebay.api.encode import JSON_HEADERS
+from forebay.api.inference import Endpoint, in_turns
 from forebay.api.problems import Answer
 from forebay.core.request import Request
 
@@ -30,6 +32,8 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
     lane: Lane
     endpoint: Endpoint | None
     keep_alive: bool
+    headers: Any = ()
+    """Of the request, name and value in bytes; they are looked at only when its answer is large."""
     response_complete: bool = False
     disconnected: bool = False
     body: bytes | bytearray = b""
@@ -43,20 +47,31 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
         """The engine has answered. The usual answer to the only request in the lane is written at once."""
         lane, endpoint = self.lane, self.endpoint
         assert endpoint is not None
-        slots = lane.slots
+        slots, body = lane.slots, None
         if lane.quick and len(slots) == 1 and self.keep_alive:
             try:
                 body = endpoint.plain(request)
             except Exception:
                 body = None  # `answer` meets the same error, and says what it is
-            if body is not None:
+            if body is not None and len(body) < lane.compress_from_bytes:
                 slots.pop()
                 self.response_complete = True
                 state = lane.server_state
                 state.total_requests += 1
                 lane.transport.write(b"%b%d\r\n\r\n%b" % (lane.heads.usual(state.default_headers), len(body), body))
                 return
-        self.finish(endpoint.answer(request))
+        answer = endpoint.answer(request) if body is None else Answer(200, JSON_HEADERS, body)
+        if len(answer.body) >= lane.compress_from_bytes:
+            in_turns(coded(answer, self.headers), self._coded)
+        else:
+            self.finish(answer)
+
+    def _coded(self, answer: Answer | Exception) -> None:
+        """A large answer has its coding."""
+        if isinstance(answer, Exception):
+            self.lane.fail(answer)
+        elif not self.disconnected:
+            self.finish(answer)
 
     def more(self, body: bytes) -> None:
         """Another piece of the body."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from forebay.api import documents
+from forebay.api import documents, server_settings
 from forebay.api.problems import STATUSES
 from forebay.core.tensors import NUMPY_TYPES
 
@@ -30,7 +30,8 @@ _REASONS = {
     401: "An API key is needed, or the one given is not valid.",
     404: "There is no such model or version.",
     408: "The body did not arrive in time.",
-    413: "The body is larger than `server.max_body_bytes`.",
+    413: "The body is larger than `server.max_body_bytes`, as it came or without its content coding.",
+    415: "The Content-Encoding is not one of gzip and deflate.",
     429: "The key's quota is used up; try again after `Retry-After` seconds.",
     500: "The model failed on this request, or the server did.",
     501: "The request asks for something that is not supported.",
@@ -42,6 +43,25 @@ _DATATYPE: Schema = {"type": "string", "enum": list(NUMPY_TYPES)}
 _SHAPE: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 _SCALAR: Schema = {"type": ["string", "number", "boolean"]}
 _DATA: Schema = {"type": "array", "description": "Elements in row-major order, flat or nested as `shape`."}
+
+_TEXT: Schema = {"type": "string"}
+_LOG: Schema = {
+    "log_file": {"type": "string", "description": "Always empty: the log goes to standard error."},
+    "log_info": {"type": "boolean"},
+    "log_warning": {"type": "boolean"},
+    "log_error": {"type": "boolean"},
+    "log_verbose_level": {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": server_settings.MAX_VERBOSE_LEVEL,
+        "description": "Above 0: debug lines too.",
+    },
+    "log_format": {"type": "string", "enum": ["default", "ISO8601"], "description": "ISO8601: JSON lines."},
+}
+_TRACE: Schema = {
+    "trace_level": {"type": "array", "items": _TEXT},
+    **dict.fromkeys(("trace_rate", "trace_count", "log_frequency", "trace_file"), _TEXT),
+}
 
 
 def _object(required: list[str], properties: Schema, **members: Any) -> Schema:
@@ -73,7 +93,24 @@ _BODIES: dict[str, Schema] = {
         },
     ),
     "RequestedOutput": _object(
-        ["name"], {"name": {"type": "string"}, "parameters": _object([], {"binary_data": {"type": "boolean"}})}
+        ["name"],
+        {
+            "name": {"type": "string"},
+            "parameters": _object(
+                [],
+                {
+                    "binary_data": {
+                        "type": "boolean",
+                        "description": "Answer it in binary form; goes before `binary_data_output`.",
+                    },
+                    "classification": {
+                        "type": "integer",
+                        "minimum": 0,
+                        "description": "Answer its so many highest values, as `value:index[:label]`; 0: as it is.",
+                    },
+                },
+            ),
+        },
     ),
     "Parameters": _object(
         [],
@@ -166,6 +203,18 @@ _BODIES: dict[str, Schema] = {
         description="Each output as a member: one element as a plain value, others nested as the row's shape.",
         additionalProperties=True,
     ),
+    "LogSettings": _object(
+        ["log_file", "log_info", "log_warning", "log_error", "log_verbose_level", "log_format"], _LOG
+    ),
+    "LogSettingsChange": _object(
+        [], {name: {"anyOf": [part, {"type": "null"}]} for name, part in _LOG.items()}, additionalProperties=False
+    ),
+    "TraceSettings": _object(["trace_level", "trace_rate", "trace_count", "log_frequency", "trace_file"], _TRACE),
+    "TraceSettingsChange": _object(
+        [],
+        {name: {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "null"}]} for name in _TRACE},
+        additionalProperties=False,
+    ),
     "Live": _object(["live"], {"live": {"type": "boolean"}}),
 }
 
@@ -182,6 +231,16 @@ def responses(schema: Schema, *statuses: int, description: str = "The document."
     return {200: _json(schema, description), **{status: _error(status) for status in statuses}}
 
 
+def errors(*statuses: int) -> dict[int | str, Schema]:
+    """An operation that always refuses, with one of these."""
+    return {status: _error(status) for status in statuses}
+
+
+def json_body(schema: Schema) -> Schema:
+    """A JSON request body that may be left away."""
+    return {"required": False, "content": {"application/json": {"schema": schema}}}
+
+
 def not_ready(schema: str = "Readiness") -> Schema:
     """503 of the ready endpoints: the reasons."""
     return _json(ref(schema), "Not ready; `reasons` says why.")
@@ -195,6 +254,8 @@ def _error(status: int) -> Schema:
     described = _json(ref("Error"), _REASONS[status])
     if status in (429, 503):
         described["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    if status == 415:
+        described["headers"] = {"Accept-Encoding": {"schema": {"type": "string"}}}
     if status == 401:
         described["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
     return described
@@ -212,7 +273,12 @@ def inference_responses() -> dict[int | str, Schema]:
         "Inference-Header-Content-Length": {
             "description": "Bytes of JSON before the binary outputs, where there are any.",
             "schema": {"type": "integer"},
-        }
+        },
+        "Content-Encoding": {
+            "description": "Of a large answer, where the request's Accept-Encoding asks for it.",
+            "schema": {"type": "string", "enum": ["gzip", "deflate"]},
+        },
+        "Vary": {"description": "Of a large answer.", "schema": {"type": "string"}},
     }
     return described
 
@@ -249,6 +315,22 @@ def operation(*path_names: str, secured: bool = True, **members: Any) -> Schema:
     return extra
 
 
+CONTENT_ENCODING: Schema = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "required": False,
+    "description": "How the body is compressed.",
+    "schema": {"type": "string", "enum": ["gzip", "deflate", "identity"]},
+}
+_ACCEPT_ENCODING: Schema = {
+    "name": "Accept-Encoding",
+    "in": "header",
+    "required": False,
+    "description": "How a large answer may be compressed (RFC 9110, 12.5.3): gzip, deflate, with weights.",
+    "schema": {"type": "string"},
+}
+
+
 def inference_operation(*path_names: str) -> Schema:
     """The parameters and body of the inference operation."""
     binary = {"schema": {"type": "string", "format": "binary"}}
@@ -256,7 +338,8 @@ def inference_operation(*path_names: str) -> Schema:
         "name": "Inference-Header-Content-Length",
         "in": "header",
         "required": False,
-        "description": "Bytes of JSON before the binary tensors. 0: the body is one raw row of the only input.",
+        "description": "Bytes of JSON before the binary tensors, without the content coding. 0: the body is one raw "
+        "row of the only input, and every output is answered in binary form.",
         "schema": {"type": "integer", "minimum": 0},
     }
     body = {
@@ -267,4 +350,4 @@ def inference_operation(*path_names: str) -> Schema:
             "image/*": binary,
         },
     }
-    return operation(*path_names, parameters=[header], requestBody=body)
+    return operation(*path_names, parameters=[header, CONTENT_ENCODING, _ACCEPT_ENCODING], requestBody=body)

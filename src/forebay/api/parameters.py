@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from forebay.api.classification import UNCLASSIFIABLE
 from forebay.api.elements import kind, show
 from forebay.core.errors import RequestError
 
@@ -22,6 +23,17 @@ class ReplyForm(NamedTuple):
     """Answer `{"output": {name: value}}` for one row."""
     binary: tuple[bool, ...] = ()
     """For each answered output in order, whether it goes out in binary form. Empty: none."""
+    classes: tuple[int, ...] = ()
+    """For each answered output in order, as how many classes it goes out; 0: as it is. Empty: all as they are."""
+
+
+class Asked(NamedTuple):
+    """One entry of the `outputs` member: the model's output by index, its own `binary_data` if given, its
+    `classification` (0: none)."""
+
+    output: int
+    binary: bool | None = None
+    classes: int = 0
 
 
 class Options(NamedTuple):
@@ -96,14 +108,14 @@ def _boolean(key: str, value: Any) -> bool:
     return value
 
 
-def read_requested(outputs: Any, index_of: Mapping[str, int]) -> list[tuple[int, bool | None]]:
-    """The `outputs` member: (index of the model's output, its own `binary_data` if given), in the order asked.
+def read_requested(outputs: Any, specs: Mapping[str, tuple[int, str]]) -> list[Asked]:
+    """The `outputs` member, in the order asked. `specs`: the model's outputs by name, as index and datatype.
 
-    Raises `RequestError`: invalid_request, or unsupported for classification and shared memory.
+    Raises `RequestError`: invalid_request, or unsupported for shared memory.
     """
     if type(outputs) is not list:
         raise RequestError(f"outputs must be a list, got {kind(outputs)}")
-    asked: list[tuple[int, bool | None]] = []
+    asked: list[Asked] = []
     for position, item in enumerate(outputs):
         where = f"outputs[{position}]"
         if type(item) is not dict:
@@ -111,40 +123,43 @@ def read_requested(outputs: Any, index_of: Mapping[str, int]) -> list[tuple[int,
         name = item.get("name")
         if type(name) is not str:
             raise RequestError(f"{where}: name must be a string, got {'nothing' if name is None else show(name)}")
-        index = index_of.get(name)
-        if index is None:
-            raise RequestError(f"{where}: the model has no output {show(name)}; it has {', '.join(index_of)}")
-        asked.append((index, _read_binary(item.get("parameters"), where)))
+        spec = specs.get(name)
+        if spec is None:
+            raise RequestError(f"{where}: the model has no output {show(name)}; it has {', '.join(specs)}")
+        index, datatype = spec
+        entry = _read_form(item.get("parameters"), where, index)
+        if entry.classes and datatype in UNCLASSIFIABLE:
+            raise RequestError(f"{where}: classification is not available for datatype {datatype}")
+        asked.append(entry)
     return asked
 
 
-def _read_binary(parameters: Any, where: str) -> bool | None:
+def _read_form(parameters: Any, where: str, index: int) -> Asked:
     if parameters is None:
-        return None
+        return Asked(index)
     if type(parameters) is not dict:
         raise RequestError(f"{where}: parameters must be an object, got {kind(parameters)}")
     classes = parameters.get("classification", 0)
     if type(classes) is not int or classes < 0:
         raise RequestError(f"{where}: classification must be an integer of at least 0, got {show(classes)}")
-    if classes:
-        raise RequestError(f"{where}: classification is not supported", code="unsupported")
     if any(key.startswith("shared_memory_") for key in parameters):
         raise RequestError(f"{where}: shared memory is not supported", code="unsupported")
     binary = parameters.get("binary_data")
     if binary is not None and type(binary) is not bool:
         raise RequestError(f"{where}: binary_data must be true or false, got {show(binary)}")
-    return binary
+    return Asked(index, binary, classes)
 
 
-def reply_form(
-    asked: Sequence[tuple[int, bool | None]], binary_default: bool
-) -> tuple[tuple[int, ...], ReplyForm | None]:
+def reply_form(asked: Sequence[Asked], binary_default: bool) -> tuple[tuple[int, ...], ReplyForm | None]:
     """(`Request.requested`, `Request.wire`). An output's own `binary_data` goes before the request's default.
 
     Raises `RequestError` where an output is asked for twice.
     """
-    requested = tuple(index for index, _ in asked)
+    requested = tuple(entry.output for entry in asked)
     if len(set(requested)) != len(requested):
         raise RequestError("outputs names an output twice")
-    binary = tuple(binary_default if own is None else own for _, own in asked)
-    return requested, ReplyForm(binary=binary) if any(binary) else None
+    binary = tuple(binary_default if entry.binary is None else entry.binary for entry in asked)
+    classes = tuple(entry.classes for entry in asked)
+    if not any(binary) and not any(classes):
+        return requested, None
+    return requested, ReplyForm(binary=binary, classes=classes if any(classes) else ())

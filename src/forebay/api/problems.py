@@ -18,6 +18,7 @@ STATUSES: dict[str, int] = {
     "method_not_allowed": 405,
     "body_timeout": 408,
     "payload_too_large": 413,
+    "unsupported_encoding": 415,
     "over_quota": 429,
     "head_too_large": 431,
     "request_canceled": 499,
@@ -39,6 +40,7 @@ INTERNAL_MESSAGE = "the server failed on this request; its log says why"
 
 
 CLOSE = (b"connection", b"close")
+_CODINGS = (b"accept-encoding", b"gzip, deflate")
 
 
 class Answer(NamedTuple):
@@ -64,6 +66,8 @@ def problem_of(error: BaseException) -> Answer:
     answer = problem(error.code, error.message)
     if isinstance(error, AdmissionError):
         return answer._replace(headers=(*answer.headers, *_admission_headers(error)))
+    if error.code == "unsupported_encoding":
+        return answer._replace(headers=(*answer.headers, _CODINGS))
     return closing(answer) if error.code in ("payload_too_large", "body_timeout") else answer
 
 

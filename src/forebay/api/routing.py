@@ -115,6 +115,7 @@ def add(
         response_model=None,
         response_class=Response,
         responses=dict(described),
+        status_code=200 if 200 in described else 501,
         openapi_extra=dict(extra or {}),
         summary=summary,
         tags=[tag],

@@ -47,7 +47,9 @@ def add_torchserve(
         return document({"status": "Unhealthy"}, 500) if list(ready()) else document({"status": "Healthy"})
 
     async def predict(http: HttpRequest) -> Answer:
-        return prediction(await infer(as_inference(http, inference)))
+        answer = await infer(as_inference(http, inference))
+        assert isinstance(answer, Answer)  # inference does not stream
+        return prediction(answer)
 
     described: dict[int | str, Any] = {200: {"description": "Healthy."}, 500: {"description": "Not ready."}}
     add(app, "/ping", ping, described, "Whether the server takes requests, as TorchServe says it", "torchserve")
@@ -74,7 +76,8 @@ def as_inference(http: HttpRequest, inference: Inference) -> HttpRequest:
     except RequestError:
         return http  # inference says so itself, after the key's check
     raw = kind != "application/json" and [spec.datatype for spec in signature.inputs] == ["BYTES"]
-    dropped = (b"content-type", b"inference-header-content-length")
+    # The body is read here without its coding, and the answer is rewritten before it could have one.
+    dropped = (b"content-type", b"inference-header-content-length", b"content-encoding", b"accept-encoding")
     kept = [header for header in http.scope["headers"] if header[0] not in dropped]
     # A raw image is what inference calls bytes that are one row by themselves.
     sent_as = b"image/*" if raw else b"application/json"

@@ -1,7 +1,8 @@
 """Every error that Forebay answers with.
 
 ForebayError
-  RequestError       invalid_request, model_not_found, body_timeout, payload_too_large, unsupported, request_canceled
+  RequestError       invalid_request, model_not_found, body_timeout, payload_too_large, unsupported_encoding,
+                     unsupported, request_canceled
   AdmissionError     unauthorized, over_quota, queue_full, deadline_unreachable, model_not_ready, draining
   DeadlineExceeded   deadline_exceeded, with the stage in which the deadline passed
   ExecutionError     model_error, output_mismatch, out_of_memory, instance_crashed
@@ -50,6 +51,7 @@ class RequestError(ForebayError):
         "model_not_found",
         "body_timeout",
         "payload_too_large",
+        "unsupported_encoding",
         "unsupported",
         "request_canceled",
     )

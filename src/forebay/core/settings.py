@@ -47,6 +47,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     torchserve_api: Annotated[bool, Meta(description="Answer TorchServe's /ping and /predictions/MODEL as well.")] = (
         False
     )
+    compress_from_bytes: Annotated[
+        ByteCount, Meta(description="Inference answers from this size are compressed for clients that ask; 0: never.")
+    ] = 64 << 10
     shared_memory_bytes: Annotated[
         ByteCount, Meta(description="Batches above this size travel to instances by shared memory.")
     ] = 256 << 10
@@ -93,6 +96,9 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[Annotated[str, Meta(min_length=1)], ...],
         Meta(min_length=1, description="Devices, e.g. cpu or cuda:0; instances are dealt to them in turn."),
     ] = ("cpu",)
+    labels: Annotated[
+        str | None, Meta(description="File of class names, one a line, for the classification extension.")
+    ] = None
     warm_up_s: Annotated[NotNegative, Meta(description="Longest time for measuring the model at load.")] = 2.0
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from forebay.engine.frames import InputPart, OutputPart, PieceHeader
 from forebay.models.signature import Signature, TensorSpec
 
 Buffer = bytes | bytearray | memoryview
+_LENGTH = struct.Struct("<I")
 _LISTS = {list}
 _FLOAT_CODES = {"FP32": "f", "FP64": "d"}
 
@@ -113,20 +115,22 @@ def empty_outputs(signature: Signature) -> Outputs:
     return Outputs([s.name for s in signature.outputs], [s.datatype for s in signature.outputs], arrays, 0)
 
 
-def cut(payload: Payload, datatype: str, row_elements: int, start: int, stop: int) -> Payload:
-    """Rows [start, stop) of one input's payload."""
+def cut(payload: Payload, datatype: str, row_elements: int, edges: Sequence[int]) -> list[Payload]:
+    """One input's payload in pieces: the rows between each of the rising `edges` and the next. One walk for all."""
     if isinstance(payload, list):
-        return payload[start * row_elements : stop * row_elements]
+        return [payload[start * row_elements : stop * row_elements] for start, stop in pairwise(edges)]
+    view = memoryview(payload)
     if datatype != "BYTES":
         width = row_elements * NUMPY_TYPES[datatype].itemsize
-        return memoryview(payload)[start * width : stop * width]
-    view = memoryview(payload)
-    position, begin = 0, 0
-    for element in range(stop * row_elements):
-        if element == start * row_elements:
-            begin = position
-        position += 4 + int.from_bytes(view[position : position + 4], "little")
-    return view[begin if stop > start else position : position]
+        return [view[start * width : stop * width] for start, stop in pairwise(edges)]
+    ends: list[int] = []
+    position = element = 0
+    for edge in edges:
+        for _ in range(edge * row_elements - element):
+            position += 4 + _LENGTH.unpack_from(view, position)[0]
+        element = edge * row_elements
+        ends.append(position)
+    return [view[start:stop] for start, stop in pairwise(ends)]
 
 
 def join(signature: Signature, pieces: Sequence[Request]) -> Outputs:

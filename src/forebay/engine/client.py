@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -65,6 +66,16 @@ class EngineClient(Protocol):
     @property
     def max_batch_rows(self) -> int:
         """The hard cap; 0 where the model does not batch."""
+        ...
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Names of the classes of its outputs, by index; empty where it has none."""
+        ...
+
+    @property
+    def label_file(self) -> str:
+        """The file that `labels` came from, without its folder; empty where there is none."""
         ...
 
     @property

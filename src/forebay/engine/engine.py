@@ -50,6 +50,8 @@ class Engine:
         self.supervisor = Supervisor(self, self._instance_up)
         self.signature: Signature
         self.platform = ""
+        self.labels: tuple[str, ...] = ()
+        self.label_file = ""
         self.batchable = False
         self.streams = False
         self.latency: LatencyModel
@@ -129,6 +131,9 @@ class Engine:
             raise AdmissionError(self._why(refusal.code), code=refusal.code, retry_after_s=refusal.retry_after_s)
 
     def _offer_pieces(self, request: Request, limit: int) -> None:
+        if self._batcher.depth_rows + request.rows > self._batcher.policy.max_queue_rows:
+            self._record.refused("queue_full")  # before the work of splitting it
+            raise AdmissionError(f"{self._why('queue_full')}, the request has {request.rows}", code="queue_full")
         request.pieces = pieces = Pieces(split(self.signature, request, limit, self._piece_done))
         decoding_s = self._clock() - request.arrived
         for place, piece in enumerate(pieces.items):

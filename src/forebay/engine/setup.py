@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forebay.batching import Batcher, LatencyModel, Policy
+from forebay.core.errors import SetupError
 from forebay.core.settings import ModelSettings
 from forebay.engine import costs_file, frames
 from forebay.engine.instance import LoadPlan
@@ -50,6 +51,8 @@ async def start_engine(engine: Engine) -> None:
     began = time.monotonic()
     header, costs, latency = await _load_first(engine)
     settings = plan.settings
+    engine.labels = await asyncio.to_thread(read_labels, settings.labels, plan.source)
+    engine.label_file = Path(settings.labels or "").name
     plan.pads = bool(settings.pad) and header.batchable
     engine.signature, engine.platform = header.signature, header.platform
     engine.streams = header.streams
@@ -81,6 +84,24 @@ async def _load_first(engine: Engine) -> tuple[frames.ReadyHeader, costs_file.Co
         if (plan.settings.threads, plan.settings.devices[0]) == (used.threads, used.devices[0]):
             return header, costs, latency
         await engine.supervisor.stop(0)
+
+
+def read_labels(file: str | None, source: ModelSource) -> tuple[str, ...]:
+    """The class names in a model's label file, one a line; a relative path counts from the model's folder.
+
+    Raises `SetupError` (`config_error`) where it cannot be read.
+    """
+    if file is None:
+        return ()
+    path = Path(source.path).parent / file
+    try:
+        return tuple(line.strip() for line in path.read_text("utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SetupError(
+            f"model {source.name}: cannot read labels {str(path)!r}: {reason}; "
+            f"write one class name a line, or leave {source.name}.labels away"
+        ) from error
 
 
 def _load_plan(plan: Plan, number: int, measure_s: float) -> LoadPlan:

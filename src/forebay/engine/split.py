@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from forebay.core.request import Request
 from forebay.core.tensors import element_count
@@ -48,14 +49,14 @@ def lane_and_length(signature: Signature, pads: bool, request: Request) -> None:
 def split(signature: Signature, request: Request, limit_rows: int, on_done: Callable[[Request], None]) -> list[Request]:
     """The request's rows in pieces of at most `limit_rows`. Each piece's `pieces` is the request that it belongs to."""
     pieces: list[Request] = []
-    for start in range(0, request.rows, limit_rows):
-        stop = min(start + limit_rows, request.rows)
-        inputs = [
-            cut(payload, spec.datatype, element_count(shape), start, stop)
-            for payload, spec, shape in zip(request.inputs, signature.inputs, request.shapes, strict=True)
-        ]
+    edges = [*range(0, request.rows, limit_rows), request.rows]
+    columns = [
+        cut(payload, spec.datatype, element_count(shape), edges)
+        for payload, spec, shape in zip(request.inputs, signature.inputs, request.shapes, strict=True)
+    ]
+    for place, (start, stop) in enumerate(pairwise(edges)):
         piece = Request(
-            inputs,
+            [column[place] for column in columns],
             request.shapes,
             stop - start,
             nbytes=request.nbytes * (stop - start) // request.rows,

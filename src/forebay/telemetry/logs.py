@@ -128,6 +128,39 @@ def _one_line(value: object) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(value))
 
 
+class LogSwitch(logging.Filter):
+    """Which levels are written; it hangs on the one handler and may be turned while the server runs.
+
+    The levels are independent of each other, as in Triton's logging extension. Critical records are always written.
+    """
+
+    def __init__(self, least: int, *, as_json: bool) -> None:
+        super().__init__()
+        self.as_json = as_json
+        self.verbose_level = int(least <= logging.DEBUG)
+        self.shown = {level for level in (logging.INFO, logging.WARNING, logging.ERROR) if level >= least}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is written."""
+        level = record.levelno
+        if level < logging.INFO:
+            return self.verbose_level > 0
+        return level >= logging.CRITICAL or level // 10 * 10 in self.shown
+
+    def turn(self, shown: set[int], verbose_level: int) -> None:
+        """Write these of INFO, WARNING and ERROR, and debug records where `verbose_level` is above 0."""
+        self.shown, self.verbose_level = shown, verbose_level
+        least = logging.DEBUG if verbose_level else min(shown, default=logging.CRITICAL)
+        for name in ("forebay", *_UVICORN_LOGGERS):
+            logging.getLogger(name).setLevel(least)
+
+
+def log_switch() -> LogSwitch | None:
+    """The switch of this process's log; None where `start_logging` was not called, as in somebody else's process."""
+    filters = (item for handler in logging.getLogger().handlers for item in handler.filters)
+    return next((item for item in filters if isinstance(item, LogSwitch)), None)
+
+
 def start_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Sends all of the process's logs to `stream` (default: stderr) in one form. Call once, at the composition root.
 
@@ -139,10 +172,11 @@ def start_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
     as_json = settings.format == "json" or (settings.format == "auto" and not terminal)
     sink = logging.StreamHandler(target)
     sink.setFormatter(LineFormatter(as_json=as_json, colour=terminal and not as_json))
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    sink.addFilter(LogSwitch(level, as_json=as_json))
     root = logging.getLogger()
     root.handlers[:] = [sink]
     root.setLevel(logging.WARNING)
-    level = logging.getLevelNamesMapping()[settings.level.upper()]
     logging.getLogger("forebay").setLevel(level)
     for name in _UVICORN_LOGGERS:
         logger = logging.getLogger(name)

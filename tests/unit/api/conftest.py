@@ -29,6 +29,8 @@ class FunctionEngine:
     instances = 2
     max_queue_delay_ms = 0.5
     default_timeout_s = 30.0
+    labels: Sequence[str] = ()
+    label_file = ""
 
     def __init__(self, name: str, signature: Signature, function: Function) -> None:
         self.name = name

@@ -97,7 +97,8 @@ async def test_several_models_and_datatypes(client: httpx.AsyncClient) -> None:
         (INFER, b"{", {}, 400, "invalid_request"),
         (INFER, b"", {}, 400, "invalid_request"),
         (INFER, b"{}", {"inference-header-content-length": "x"}, 400, "invalid_request"),
-        (INFER, b"{}", {"content-encoding": "gzip"}, 501, "unsupported"),
+        (INFER, b"{}", {"content-encoding": "gzip"}, 400, "invalid_request"),
+        (INFER, b"{}", {"content-encoding": "br"}, 415, "unsupported_encoding"),
         (INFER, json.dumps({**MLP, "parameters": {"sequence_id": 1}}).encode(), {}, 501, "unsupported"),
         ("/v2/models/none/infer", b"{}", {}, 404, "model_not_found"),
         ("/v2/models/mlp/versions/7/infer", b"{}", {}, 404, "model_not_found"),
@@ -350,7 +351,7 @@ async def test_the_openapi_document_is_whole(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     assert refs_of(document) <= {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
     infer = document["paths"]["/v2/models/{model}/infer"]["post"]
-    statuses = {"200", "400", "401", "404", "408", "413", "429", "500", "501", "503", "504"}
+    statuses = {"200", "400", "401", "404", "408", "413", "415", "429", "500", "501", "503", "504"}
     assert set(infer["responses"]) == statuses
     assert set(infer["requestBody"]["content"]) == {"application/json", "application/octet-stream", "image/*"}
     for path, operations in document["paths"].items():

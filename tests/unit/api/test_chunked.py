@@ -156,7 +156,7 @@ async def test_steps_in_turns_of_the_event_loop(engines: Any) -> None:
     for content in (body, bytearray(body), body[:-1]):
         turns = 0
         done: asyncio.Future[Request | Exception] = loop.create_future()
-        endpoint.read_elsewhere(content, 0.0, ignore, None, done.set_result)
+        endpoint.read_elsewhere(content, 0.0, ignore, None, None, done.set_result)
         while not done.done():
             turns += 1
             await asyncio.sleep(0)

@@ -309,7 +309,10 @@ def test_the_one_row_shorthand() -> None:
         ({"input": {"q": 1}}, "no input 'q'"),
         ({"input": []}, "input must be an object"),
         ({"input": {"x": [[1, 2], [3, 4]]}, "inputs": []}, "not both"),
-        ({"input": {"x": [[1, 2], [3, 4]]}, "parameters": {"binary_data_output": True}}, "answered in JSON"),
+        (
+            {"input": {"x": [[1, 2], [3, 4]]}, "parameters": {"binary_data_output": True}},
+            "no binary data and no class",
+        ),
     ],
 )
 def test_a_wrong_shorthand_is_refused(content: Any, words: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,9 @@ def test_outputs_and_their_form(outputs: Any, default: bool, requested: Any, wir
         ({}, "outputs must be a list", "invalid_request"),
         ([{"name": "y", "parameters": {"binary_data": 1}}], "binary_data must be true or false", "invalid_request"),
         ([{"name": "y", "parameters": []}], "parameters must be an object", "invalid_request"),
-        ([{"name": "y", "parameters": {"classification": 3}}], "classification is not supported", "unsupported"),
+        ([{"name": "y", "parameters": {"classification": -1}}], "classification must be an integer", "invalid_request"),
+        ([{"name": "y", "parameters": {"classification": True}}], "classification must be an", "invalid_request"),
+        ([{"name": "y", "parameters": {"classification": 1.0}}], "classification must be an", "invalid_request"),
         ([{"name": "y", "parameters": {"shared_memory_region": "r"}}], "shared memory", "unsupported"),
     ],
 )
@@ -191,6 +194,34 @@ def test_wrong_binary_data_is_refused(signature: Signature, entry: dict[str, Any
     assert words in refusal(signature, {"inputs": [entry]}, tail=tail).message
 
 
+def outcome(steps: Iterator[None]) -> tuple[int, Any]:
+    """How many steps were taken, and the elements or the message that came of them."""
+    taken = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return taken, tensor(end.value, TEXT).tolist()
+        except RequestError as error:
+            return taken, error.message
+        taken += 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 2048, 5000])
+def test_large_text_is_walked_in_steps_to_the_same_end(count: int) -> None:
+    values = [b"x" * (index % 3) for index in range(count)]
+    packed = pack_bytes(values)
+    for tail, claimed in ((packed, count), (packed, count + 1), (packed + b"\0", count)):
+        head = json.dumps({"inputs": [binary_item(len(tail), [claimed], "BYTES", "t")]}).encode()
+        steps = BodyDecoder(TEXT).decode_binary_in_steps(head + tail, 0.0, lambda _: None, len(head))
+        taken, found = outcome(steps)
+        assert taken == count // 2048
+        if (tail, claimed) == (packed, count):
+            assert found == values
+        else:
+            assert found == refusal(TEXT, head + tail, len(head)).message
+
+
 def test_binary_data_needs_its_header() -> None:
     assert "Inference-Header-Content-Length" in refusal(FP32, {"inputs": [binary_item(16, [1, 2, 2])]}).message
     assert "whole body has 2 bytes" in refusal(FP32, b"{}", 3).message
@@ -202,3 +233,18 @@ def test_raw_binary_request() -> None:
     assert request.wire == ReplyForm(binary=(True, True))
     assert "takes 16 bytes, its binary data has 15" in refusal(FP32, bytes(15), 0).message
     assert "one input" in refusal(PAIR, bytes(4), 0).message
+
+
+def test_a_raw_binary_row_of_text_is_the_element_itself() -> None:
+    # As in Triton's own test of it: no length stands before the bytes.
+    for raw in (b"427", b"", b"\x03\x00\x00\x00abc", bytes(range(256))):
+        request = decode(TEXT, raw, 0)
+        assert (tensor(request, TEXT).tolist(), request.rows) == ([raw], 1)
+
+
+def test_classification_and_its_binary_form() -> None:
+    asked = [{"name": "z", "parameters": {"classification": 2}}, {"name": "y", "parameters": {"binary_data": False}}]
+    request = decode(FP32, four(outputs=asked, parameters={"binary_data_output": True}))
+    assert request.requested == (1, 0)
+    assert request.wire == ReplyForm(binary=(True, False), classes=(2, 0))
+    assert decode(FP32, four(outputs=[{"name": "y", "parameters": {"classification": 0}}])).wire is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -132,3 +133,14 @@ async def test_a_key_is_needed_before_anything_is_told(make_inference: MakeInfer
         authorized = {"authorization": f"Bearer {SECRET}"}
         assert (await http.post("/predictions/mlp", json=[1, 2, 3, 4], headers=authorized)).status_code == 200
         assert (await http.get("/ping")).status_code == 200
+
+
+async def test_a_coded_body_is_read_and_the_answer_stays_plain(make_inference: MakeInference) -> None:
+    inference = make_inference(torchserve_api=True, compress_from_bytes=1)
+    async with client_of(inference) as http:
+        body = gzip.compress(b"[1, 2, 3, 4]")
+        headers = {"content-type": "application/json", "content-encoding": "gzip", "accept-encoding": "gzip"}
+        answer = await http.post("/predictions/mlp", content=body, headers=headers)
+        assert (answer.status_code, answer.json()) == (200, {"y": [2.0, 4.0]})
+        answer = await http.post("/predictions/mlp", content=body, headers={**headers, "content-encoding": "br"})
+        assert (answer.status_code, answer.json()["code"]) == (415, 415)

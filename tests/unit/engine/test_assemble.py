@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -141,11 +143,11 @@ def test_split_then_joined_is_what_it_was(rows: int, width: int, limit: int, for
 @given(st.lists(st.binary(max_size=6), max_size=12).filter(lambda values: len(values) % 2 == 0), st.data())
 def test_cut_of_bytes_gives_whole_elements(values: list[bytes], data: st.DataObject) -> None:
     rows = len(values) // 2
-    start = data.draw(st.integers(0, rows))
-    stop = data.draw(st.integers(start, rows))
-    piece = assemble.cut(pack_bytes(values), "BYTES", 2, start, stop)
-    assert not isinstance(piece, list)
-    assert unpack_bytes(piece, 2 * (stop - start)) == values[2 * start : 2 * stop]
+    edges = sorted(data.draw(st.lists(st.integers(0, rows), min_size=1)))
+    pieces = assemble.cut(pack_bytes(values), "BYTES", 2, edges)
+    for piece, (start, stop) in zip(pieces, pairwise(edges), strict=True):
+        assert not isinstance(piece, list)
+        assert unpack_bytes(piece, 2 * (stop - start)) == values[2 * start : 2 * stop]
 
 
 def answered(array: Array, row_start: int, rows: int, signature: Signature) -> Request:
