@@ -31,8 +31,16 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock) -> Operation
             raise RequestError("no Transfer-Encoding is supported but chunked", code="unsupported")
         length = headers.get(b"content-length", b"")
         inference.admit(endpoint, headers.get(b"content-encoding"), int(length) if length.isdigit() else None)
-        body = await read_body(http, inference)
-        return await _run(endpoint, body, arrived, headers, http, inference.server.decode_off_loop_bytes)
+        # A version that is unloaded meanwhile stays open for those that it has let in.
+        endpoint.arriving += 1
+        try:
+            body = await read_body(http, inference)
+            request, done = await _submit(
+                endpoint, body, arrived, headers, http, inference.server.decode_off_loop_bytes
+            )
+        finally:
+            endpoint.arriving -= 1
+        return await _answer(endpoint, request, done, http)
 
     described = openapi.inference_responses()
     summary = "Run the model on some rows"
@@ -70,18 +78,22 @@ async def _pieces(receive: Receive, inference: Inference) -> bytes:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def _run(
+Done = asyncio.Future[Request | None]
+"""The request once it is answered; None where the client has left."""
+
+
+async def _submit(
     endpoint: Endpoint,
     body: bytes,
     arrived: float,
     headers: Mapping[bytes, bytes],
     http: HttpRequest,
     decode_off_loop_bytes: int,
-) -> Answer:
-    """Decodes, submits, waits and encodes. A client that leaves meanwhile cancels its request."""
-    done: asyncio.Future[Request | None] = asyncio.get_running_loop().create_future()
+) -> tuple[Request, Done]:
+    """Decodes and submits."""
+    done: Done = asyncio.get_running_loop().create_future()
 
-    def on_done(request: Request | None = None) -> None:
+    def on_done(request: Request) -> None:
         if not done.done():
             done.set_result(request)
 
@@ -94,18 +106,29 @@ async def _run(
     if leaving is not None and leaving.happened:
         raise ClientGone
     endpoint.engine.submit(request)
+    return request, done
+
+
+async def _answer(endpoint: Endpoint, request: Request, done: Done, http: HttpRequest) -> Answer:
+    """Waits and encodes. A client that leaves meanwhile cancels its request."""
+
+    def gone() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    leaving: Leaving | None = http.scope.get(LEAVING)
     watching = None
     if leaving is not None:
-        leaving.tell.add(on_done)
+        leaving.tell.add(gone)
     else:
         watching = asyncio.ensure_future(_until_gone(http.receive))
-        watching.add_done_callback(lambda _: on_done())
+        watching.add_done_callback(lambda _: gone())
     answered = None
     try:
         answered = await done
     finally:
         if leaving is not None:
-            leaving.tell.discard(on_done)
+            leaving.tell.discard(gone)
         if watching is not None:
             watching.cancel()
         if answered is None:
