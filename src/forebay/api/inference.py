@@ -177,6 +177,8 @@ class Inference:
         """Called for each change of `by_path`; None: the target is gone."""
         self.lookers: list[Callable[[Endpoint], bool]] = []
         """Each tells whether it has a request that was let in for an endpoint and is not submitted yet."""
+        self.not_started = ""
+        """Why there is no model yet; empty once there has been a start."""
         for engine in engines.values():
             self.publish(engine)
 
@@ -231,9 +233,12 @@ class Inference:
         return [found[version].engine for version in sorted(found, key=_order)]
 
     def find(self, model: str, version: str | None = None) -> Endpoint:
-        """The endpoint of a model. Raises `RequestError` (model_not_found) for an unknown model or version."""
+        """The endpoint of a model. Raises `RequestError` (model_not_found) for an unknown model or version, and
+        `AdmissionError` (model_not_ready) before the start."""
         endpoint = self._endpoints.get(model)
         if endpoint is None:
+            if self.not_started:
+                raise AdmissionError(self.not_started, code="model_not_ready")
             raise RequestError(f"there is no model {show(model)}", code="model_not_found")
         if version is None or version == endpoint.engine.version:
             return endpoint

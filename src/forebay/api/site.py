@@ -29,6 +29,7 @@ class Site:
         self.settings = settings
         self.metrics = Metrics()
         self.inference = Inference({}, settings, gate)
+        self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
         self.registry = Registry(catalog, plan_of, self.inference, self.metrics)
         self._catalog = catalog
         self._control = ModelControl(self.registry, control_refusal)
@@ -39,6 +40,7 @@ class Site:
         """Load the models, and begin to watch them where that is set. Raises `SetupError`."""
         first = await asyncio.to_thread(self._catalog.stamps) if self.settings.watch else {}
         await self.registry.start()
+        self.inference.not_started = ""
         if self.settings.watch:
             watch = Watch(self.registry, self._catalog, self.settings.watch_interval_s)
             self._watching = asyncio.create_task(watch.run(first))
@@ -57,6 +59,8 @@ class Site:
         """Why requests are not welcome; empty when they are."""
         if self._draining:
             return ["the server is shutting down"]
+        if self.inference.not_started:
+            return [self.inference.not_started]
         return self.registry.not_ready()
 
     def drain(self) -> None:

@@ -168,19 +168,19 @@ def load_settings(
     environ: Mapping[str, str],
     flags: Mapping[str, object],
     sets: Sequence[str],
-    folder: Path = Path(),
+    folder: Path | None = Path(),
 ) -> LoadedSettings:
     """Reads every source but those that lie beside a model. Raises `SetupError` at the first thing that is wrong.
 
-    config_file: must exist; None takes `forebay.toml` in `folder` where there is one.
+    config_file: must exist; None takes `forebay.toml` in `folder` where there is one; folder None: there is none.
     flags: dotted key (`server.port`, `data_dir`, `models.*.devices`) to value; None means not given.
     sets: `NAME.key=value` each.
     """
     plain: Layer = {key: Setting(known.default, "default") for key, known in _PLAIN_KEYS.items()}
-    file = config_file if config_file is not None else folder / CONFIG_FILE
+    file = config_file if config_file is not None else folder / CONFIG_FILE if folder is not None else None
     by_file, by_env = ModelLayers(_same_name), ModelLayers(_same_folded)
     by_flag, by_set = ModelLayers(_same_name), ModelLayers(_same_name)
-    if config_file is not None or file.is_file():
+    if file is not None and (config_file is not None or file.is_file()):
         plain |= _read_file(file, by_file)
     from_env = _read_environ(environ, by_env)
     from_flags = _read_flags(flags, by_flag)

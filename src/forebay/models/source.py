@@ -38,6 +38,8 @@ class ModelSource(msgspec.Struct, frozen=True):
     version: str = "1"
     settings_file: str = ""
     """In a repository: where the model's `model.toml` is, or would be; nothing beside the file is read then."""
+    module: str = ""
+    """Of a class in a package: the name by which it is imported, so that its relative imports work."""
 
     @property
     def sidecar(self) -> Path | None:
@@ -82,19 +84,9 @@ def _must_exist(path: Path, text: str) -> None:
 def load_class(source: ModelSource) -> type[Model]:
     """Import a Python model's file and return its class. Raises `SetupError` (`model_load_error`)."""
     path = Path(source.path)
-    # A name of its own: a model in `json.py` or `onnx.py` must not take the place of the library.
-    name = f"forebay_model_{path.stem}"
-    loader = _Reader(name, str(path))
-    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
     try:
-        loader.exec_module(module)
+        module = _import_by_name(source.module, path) if source.module else _import_file(path)
     except (Exception, SystemExit) as error:
-        sys.modules.pop(name, None)
         raise SetupError(
             f"model {source.name}: importing {path} failed: {type(error).__name__}: {error}", code="model_load_error"
         ) from error
@@ -106,6 +98,34 @@ def load_class(source: ModelSource) -> type[Model]:
             code="model_load_error",
         )
     return found
+
+
+def _import_file(path: Path) -> ModuleType:
+    # A name of its own: a model in `json.py` or `onnx.py` must not take the place of the library.
+    name = f"forebay_model_{path.stem}"
+    loader = _Reader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    _look_in(path.parent)
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+def _import_by_name(name: str, path: Path) -> ModuleType:
+    depth = name.count(".") + (path.stem == "__init__")
+    _look_in(path.parents[depth])
+    return importlib.import_module(name)
+
+
+def _look_in(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 class _Reader(importlib.machinery.SourceFileLoader):

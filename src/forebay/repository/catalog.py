@@ -94,17 +94,18 @@ class Catalog:
         self._first = list(places)
 
     @classmethod
-    def open(cls, arguments: Sequence[str], name: str | None) -> Catalog:
+    def open(cls, arguments: Sequence[str | NamedModel], name: str | None) -> Catalog:
         """The MODEL arguments of the command line. Raises `SetupError`: none, two of a name, a useless `--name`."""
         if not arguments:
             raise SetupError("no model to serve; name at least one: forebay serve model.onnx, file.py:Class, or REPO/")
         if name is not None and len(arguments) != 1:
             raise SetupError(f"--name {name} goes with exactly one MODEL, not {len(arguments)}")
-        repositories = [Path(text).resolve() for text in arguments if is_repository(text)]
+        folders = [text for text in arguments if isinstance(text, str) and is_repository(text)]
+        repositories = [Path(text).resolve() for text in folders]
         if name is not None and repositories:
             raise SetupError(f"--name {name} goes with a model, and {arguments[0]} is a repository; rename its folders")
-        named = [named_model(text, name) for text in arguments if not is_repository(text)]
-        return cls(named, repositories)
+        single = [one for one in arguments if one not in folders]
+        return cls([named_model(one, name) if isinstance(one, str) else one for one in single], repositories)
 
     @staticmethod
     def _folders(repository: Path) -> list[tuple[str, ModelFolder]]:
