@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -81,12 +82,19 @@ class Running:
     def wait(self) -> None:
         """Until it serves. Raises `SetupError` with what it said where it ends instead."""
         end = time.monotonic() + START_S
-        while not self.port:
+        while not self._listens():
             if self.process.poll() is not None or time.monotonic() > end:
                 self.stop()
                 said = self.log.strip()
                 raise SetupError(f"the server did not start: {said}", code="model_load_error")
             time.sleep(_LOOK_S)
+
+    def _listens(self) -> bool:
+        # The models are loaded before the port is told, and it listens a moment after that.
+        if self.port:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+                return True
+        return False
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL for one that does not end."""
