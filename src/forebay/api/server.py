@@ -38,17 +38,16 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT begin the drain. uvicorn would raise them again afterwards, before engines are closed."""
-        with _on_signals(lambda: self.handle_exit(signal.SIGTERM, None)):
-            yield
+        """`Web` hears the signals. uvicorn would raise them again afterwards, before engines are closed."""
+        yield
 
 
 @contextlib.contextmanager
-def _on_signals(call: Callable[[], object]) -> Iterator[None]:
+def _on_signals(call: Callable[[signal.Signals], object]) -> Iterator[None]:
     """SIGTERM and SIGINT call this, in the loop, and nothing else."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, call)
+        loop.add_signal_handler(number, call, number)
     try:
         yield
     finally:
@@ -85,29 +84,40 @@ class Web:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._settings = site.settings
+        self._starting: asyncio.Future[None] | None = None
+        self._server: Server | None = None
+        self._stopping = False
 
     async def serve(self) -> None:
         """Load, warm up, listen, until SIGTERM or SIGINT. Raises `SetupError` where the start fails."""
         listener = bind(self._settings.host, self._settings.port)
-        try:
-            if await self._start():
-                # What start-up made stays: a collection need not look at it again while requests wait.
-                gc.collect()
-                gc.freeze()
-                await self._listen(self._site.app(), listener)
-        finally:
-            listener.close()
-            await self._site.close()
+        with _on_signals(self._stop):
+            try:
+                if await self._start():
+                    # What start-up made stays: a collection need not look at it again while requests wait.
+                    gc.collect()
+                    gc.freeze()
+                    await self._listen(self._site.app(), listener)
+            finally:
+                listener.close()
+                await self._site.close()
+
+    def _stop(self, number: signal.Signals) -> None:
+        """From now on it is being stopped: loading is given up, serving drains."""
+        self._stopping = True
+        if self._server is not None:
+            self._server.handle_exit(number, None)
+        elif self._starting is not None:
+            self._starting.cancel()
 
     async def _start(self) -> bool:
         """Whether the models have been loaded; a signal to stop gives that up. Raises `SetupError`."""
-        starting = asyncio.ensure_future(self._site.start())
-        with _on_signals(starting.cancel):
-            await asyncio.wait([starting])
-        if starting.cancelled():
+        self._starting = asyncio.ensure_future(self._site.start())
+        await asyncio.wait([self._starting])
+        if self._starting.cancelled():
             log.info("told to stop while models were loading")
             return False
-        starting.result()
+        self._starting.result()
         return True
 
     async def _listen(self, app: FastAPI, listener: socket.socket) -> None:
@@ -128,7 +138,8 @@ class Web:
             timeout_keep_alive=max(1, int(settings.keep_alive_s)),
             timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
         )
-        server = Server(config, self._site)
+        self._server = server = Server(config, self._site)
+        server.should_exit = self._stopping
         if not unusable:
             inference.lookers.append(lambda endpoint: is_arriving(server.server_state.connections, endpoint))
         host, port = listener.getsockname()[:2]

@@ -68,6 +68,9 @@ class Watch:
             except (SetupError, OSError) as error:
                 log.warning("the repositories cannot be looked at: %s", error)
                 continue
+            except Exception:  # the next look may do better; a watch that ended unseen would not
+                log.exception("the repositories cannot be looked at")
+                continue
             for name, there in changes.settled(looks, set(self._acting)).items():
                 acting = asyncio.ensure_future(self._act(name, there))
                 self._acting[name] = acting
