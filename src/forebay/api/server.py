@@ -97,6 +97,8 @@ class Web:
                     # What start-up made stays: a collection need not look at it again while requests wait.
                     gc.collect()
                     gc.freeze()
+                    # An engine that has ended is full of cycles, and there is little else to look through after that.
+                    self._site.registry.on_ended = gc.collect
                     await self._listen(self._site.app(), listener)
             finally:
                 listener.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -91,6 +91,8 @@ class Registry:
         self._operations: set[asyncio.Task[None]] = set()
         self._endings: dict[asyncio.Task[None], Engine] = {}
         self._draining = False
+        self.on_ended: Callable[[], object] = bool
+        """Called once an engine has ended."""
 
     @property
     def engines(self) -> list[Engine]:
@@ -277,6 +279,7 @@ class Registry:
 
     def _ended(self, ending: asyncio.Task[None]) -> None:
         engine = self._endings.pop(ending, None)
+        asyncio.get_running_loop().call_soon(self.on_ended)
         if not ending.cancelled() and ending.exception() is not None:
             name = engine.name if engine is not None else ""
             log.error("an engine did not end well", exc_info=ending.exception(), extra=fields(model=name))
