@@ -168,8 +168,8 @@ def test_a_stop_while_a_model_loads_ends_at_once_and_leaves_nothing(tmp_path: Pa
         children = served.instances()
         assert len(children) == 1
         served.process.send_signal(number)
-        # Nothing is admitted yet, so there is nothing to drain: ended well, or by the signal itself.
-        assert served.process.wait(30) in (0, -number)
+        # Nothing is admitted yet, so there is nothing to drain.
+        assert served.process.wait(30) == 0
         gone(children)
         assert "Traceback" not in served.output
     finally:

@@ -19,10 +19,10 @@ from forebay.api import openapi
 from forebay.api.document_routes import add_documents, add_health
 from forebay.api.generate_routes import add_generate
 from forebay.api.infer_routes import add_inference
-from forebay.api.inference import Inference
+from forebay.api.inference import Endpoint, Inference
 from forebay.api.problems import problem, problem_of
+from forebay.api.repository_routes import ModelControl, add_control
 from forebay.api.routing import plain, response_of
-from forebay.api.setting_routes import add_settings
 from forebay.api.torchserve_routes import add_torchserve
 from forebay.core.clock import Clock
 
@@ -52,11 +52,12 @@ def create_app(
     ready: Callable[[], Sequence[str]],
     clock: Clock = time.monotonic,
     lifespan: Lifespan | None = None,
+    control: ModelControl | None = None,
 ) -> FastAPI:
     """The app over `inference`.
 
     metrics_text: the Prometheus exposition. ready: the reasons why requests are not welcome yet; empty when they are.
-    clock: monotonic seconds, the engines' own.
+    clock: monotonic seconds, the engines' own. control: the model repository; without it what is served stays so.
     """
     app = ForebayApp(
         title="Forebay",
@@ -69,15 +70,27 @@ def create_app(
     _add_errors(app)
     infer = add_inference(app, inference, clock)
     quick = {b"/infer": infer, **add_generate(app, inference, clock)}
-    app.short_way = {
-        path.removesuffix(b"/infer") + ending: plain(run, model=endpoint.engine.name, version=endpoint.engine.version)
-        for path, endpoint in inference.by_path.items()
-        for ending, run in quick.items()
-    }
+    short_way: dict[bytes, ASGIApp] = {}
+
+    def route(path: bytes, endpoint: Endpoint | None) -> None:
+        base = path.removesuffix(b"/infer")
+        for ending, run in quick.items():
+            if endpoint is None:
+                short_way.pop(base + ending, None)
+            elif b"/versions/" in path:
+                short_way[base + ending] = plain(run, model=endpoint.engine.name, version=endpoint.engine.version)
+            else:
+                short_way[base + ending] = plain(run, model=endpoint.engine.name)
+
+    for path, endpoint in inference.by_path.items():
+        route(path, endpoint)
+    inference.on_route.append(route)
+    app.short_way = short_way
     if inference.server.torchserve_api:
         add_torchserve(app, inference, infer, ready)
-    add_documents(app, inference)
-    add_settings(app, inference)
+    add_documents(app, inference, control)
+    if control is not None:
+        add_control(app, inference, control)
     add_health(app, inference, metrics_text, ready)
     _add_schemas(app)
     return app

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from forebay.core.clock import Clock
 from forebay.core.errors import AdmissionError, SetupError
+from forebay.core.settings import ServerSettings
 from forebay.core.settings_values import shown
 
 ANONYMOUS = "anonymous"
@@ -197,6 +198,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(bare).is_loopback
     except ValueError:
         return bare.lower() == "localhost"
+
+
+def control_refusal(server: ServerSettings, keys: Keys, *, listens: bool = True) -> str:
+    """Why models may not be loaded and unloaded over HTTP; empty where they may.
+
+    listens: the address in the settings is the one that is bound, and no other program's matter.
+
+    Loading runs the code of a Python model and takes memory, unloading takes a model from everybody: strangers may not.
+    """
+    if server.model_control == "off":
+        return "loading and unloading over HTTP is off (server.model_control)"
+    if server.model_control == "on" or len(keys) or (listens and is_loopback(server.host)):
+        return ""
+    return "loading and unloading needs API keys on an address that others can reach, or --model-control on"
 
 
 def check_bind(host: str, keys: Keys, insecure_no_auth: bool) -> None:

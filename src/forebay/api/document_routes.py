@@ -11,18 +11,15 @@ from starlette.requests import Request as HttpRequest
 
 from forebay import __version__
 from forebay.api import documents, openapi
-from forebay.api.general import parse_json
-from forebay.api.infer_routes import read_body
 from forebay.api.inference import Inference
 from forebay.api.problems import Answer
+from forebay.api.repository_routes import ModelControl, add_index
 from forebay.api.routing import MODEL_PATHS, Operation, add, document
 from forebay.engine.client import EngineClient
 
-_INDEX = {"type": "object", "properties": {"ready": {"type": "boolean", "description": "Only models that are ready."}}}
 
-
-def add_documents(app: FastAPI, inference: Inference) -> None:
-    """Adds what tells of the server and its models."""
+def add_documents(app: FastAPI, inference: Inference, control: ModelControl | None) -> None:
+    """Adds what tells of the server and its models. `control`: as for `create_app`."""
 
     def of_model(build: Callable[[EngineClient], Any]) -> Operation:
         async def operate(http: HttpRequest) -> Answer:
@@ -32,36 +29,42 @@ def add_documents(app: FastAPI, inference: Inference) -> None:
 
         return operate
 
-    def of_server(build: Callable[[bytes], Any]) -> Operation:
+    def of_server(build: Callable[[], Any]) -> Operation:
         async def operate(http: HttpRequest) -> Answer:
             inference.gate.enter(http.headers.get("authorization", "").encode("latin-1") or None)
-            return document(build(await read_body(http, inference) if http.method == "POST" else b""))
+            return document(build())
 
         return operate
 
-    def index(body: bytes) -> list[documents.IndexEntry]:
-        wanted = parse_json(body) if body.strip() else {}
-        ready_only = isinstance(wanted, dict) and wanted.get("ready") is True
-        return documents.repository_index(inference.engines.values(), ready_only)
+    def all_engines() -> list[EngineClient]:
+        return [engine for model in inference.engines for engine in inference.versions(model)]
+
+    def metadata(engine: EngineClient) -> documents.ModelMetadata:
+        ready = [one.version for one in inference.versions(engine.name) if one.state == "ready"]
+        return documents.model_metadata(engine, ready or None)
+
+    def config(engine: EngineClient) -> documents.ModelConfig:
+        policy = control.registry.policy(engine.name) if control is not None else None
+        return documents.model_config(engine, policy)
 
     server = documents.ServerMetadata("forebay", __version__)
     every = openapi.responses(openapi.ref("ServerMetadata"), 401, 429, 500)
-    add(app, "/v2", of_server(lambda _: server), every, "The server", "metadata", extra=openapi.operation())
+    add(app, "/v2", of_server(lambda: server), every, "The server", "metadata", extra=openapi.operation())
     described = openapi.responses(openapi.ref("StatisticsDocument"), 401, 429, 500)
-    statistics = of_server(lambda _: documents.statistics_document(inference.engines.values()))
+    of_all = of_server(lambda: documents.statistics_document(all_engines()))
     summary = "Statistics of all models"
-    add(app, "/v2/models/stats", statistics, described, summary, "metadata", extra=openapi.operation())
-    entries = {"type": "array", "items": openapi.ref("IndexEntry")}
-    described = openapi.responses(entries, 400, 401, 408, 413, 415, 429, 500)
-    extra = openapi.operation(parameters=[openapi.CONTENT_ENCODING], requestBody=openapi.json_body(_INDEX))
-    summary = "All models and their states"
-    add(app, "/v2/repository/index", of_server(index), described, summary, "metadata", method="POST", extra=extra)
+    add(app, "/v2/models/stats", of_all, described, summary, "metadata", extra=openapi.operation())
 
+    add_index(app, inference, control)
     for base, names in zip(MODEL_PATHS, (("model",), ("model", "version")), strict=True):
+
+        def statistics(engine: EngineClient, one: bool = "version" in names) -> documents.StatisticsDocument:
+            return documents.statistics_document([engine] if one else inference.versions(engine.name))
+
         for suffix, build, schema, summary in (
-            ("", documents.model_metadata, "ModelMetadata", "Inputs and outputs of a model"),
-            ("/config", documents.model_config, "ModelConfig", "A model's configuration, in Triton's form"),
-            ("/stats", lambda e: documents.statistics_document([e]), "StatisticsDocument", "A model's statistics"),
+            ("", metadata, "ModelMetadata", "Inputs and outputs of a model"),
+            ("/config", config, "ModelConfig", "A model's configuration, in Triton's form"),
+            ("/stats", statistics, "StatisticsDocument", "A model's statistics"),
         ):
             described = openapi.responses(openapi.ref(schema), 401, 404, 429, 500)
             extra = openapi.operation(*names)

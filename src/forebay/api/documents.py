@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from forebay.engine.client import Duration, EngineClient
+from forebay.models.repository import VersionPolicy
 from forebay.models.signature import TensorSpec
 
 EXTENSIONS = (
@@ -20,6 +21,8 @@ EXTENSIONS = (
     "generate",
     "logging",
     "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
     "parameters",
     "schedule_policy",
     "statistics",
@@ -52,15 +55,19 @@ class ModelMetadata(msgspec.Struct):
     outputs: list[TensorMetadata]
 
 
-def model_metadata(engine: EngineClient) -> ModelMetadata:
-    """What the protocol tells about one model."""
+def model_metadata(engine: EngineClient, versions: list[str] | None = None) -> ModelMetadata:
+    """What the protocol tells about one model. `versions`: those that are ready; None: the engine's own."""
     signature = engine.signature
 
     def tensors(specs: Iterable[TensorSpec]) -> list[TensorMetadata]:
         return [TensorMetadata(spec.name, spec.datatype, signature.wire_shape(spec)) for spec in specs]
 
     return ModelMetadata(
-        engine.name, [engine.version], engine.platform, tensors(signature.inputs), tensors(signature.outputs)
+        engine.name,
+        versions or [engine.version],
+        engine.platform,
+        tensors(signature.inputs),
+        tensors(signature.outputs),
     )
 
 
@@ -134,7 +141,7 @@ class ModelConfig(msgspec.Struct):
     model_transaction_policy: dict[str, bool] = msgspec.field(default_factory=lambda: {"decoupled": False})
 
 
-def model_config(engine: EngineClient) -> ModelConfig:
+def model_config(engine: EngineClient, policy: VersionPolicy | None = None) -> ModelConfig:
     """Triton's configuration of one model. `max_batch_size` 0: its `dims` are whole shapes."""
     signature = engine.signature
     batched = signature.batched and engine.max_batch_rows > 0
@@ -144,6 +151,7 @@ def model_config(engine: EngineClient) -> ModelConfig:
 
     return ModelConfig(
         name=engine.name,
+        version_policy=_version_policy(policy),
         platform=engine.platform if "_" in engine.platform else "",
         backend=engine.platform.partition("_")[0],
         max_batch_size=engine.max_batch_rows if batched else 0,
@@ -168,6 +176,12 @@ class BatchStatistics(msgspec.Struct):
     compute_input: Duration
     compute_infer: Duration
     compute_output: Duration
+
+
+def _version_policy(policy: VersionPolicy | None) -> dict[str, Any]:
+    if policy is None or policy.latest:
+        return {"latest": {"num_versions": policy.latest if policy is not None else 1}}
+    return {"specific": {"versions": list(policy.listed)}} if policy.listed else {"all": {}}
 
 
 class InferenceStatistics(msgspec.Struct):

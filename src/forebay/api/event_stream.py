@@ -35,7 +35,7 @@ _KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class EventStream(Response):
-    """The answer to one request, written as it is made. `begin` it; then it is an ASGI app that writes."""
+    """The answer to one request, written as it is made. `submit` and `begin` it; then it is an ASGI app that writes."""
 
     def __init__(self, endpoint: Endpoint, http: HttpRequest) -> None:
         super().__init__()
@@ -52,14 +52,17 @@ class EventStream(Response):
         self._refusal: Answer | None = None
         self._waker: asyncio.Future[bool] | None = None
 
-    async def begin(self, read: Callable[[Callable[[Request], None]], Request]) -> Answer | Response:
-        """Submit what `read(on_done)` makes, and wait for the first event. A request that fails before that is
-        answered with its error. Raises what `read` and the engine raise, and `ClientGone`."""
+    def submit(self, request: Request) -> None:
+        """The request to be answered; its `on_done` is this stream's. Raises what the engine raises, `ClientGone`."""
         if self._leaving is not None and self._leaving.happened:
             raise ClientGone
-        self._request = read(self._on_done)
-        self._request.listener = Listener(self._on_piece, self._on_progress)
-        self._endpoint.engine.submit(self._request)
+        self._request = request
+        request.listener = Listener(self._on_piece, self._on_progress)
+        self._endpoint.engine.submit(request)
+
+    async def begin(self) -> Answer | Response:
+        """Wait for the first event. A request that fails before that is answered with its error. Raises
+        `ClientGone`."""
         if self._leaving is not None:
             self._leaving.tell.add(self._leave)
         else:
@@ -125,7 +128,7 @@ class EventStream(Response):
     def _on_progress(self, row: int, fraction: float) -> None:
         self._put(lambda form, request: b"event: progress\n" + _data(form.progress(request, fraction)))
 
-    def _on_done(self, request: Request) -> None:
+    def on_done(self, request: Request) -> None:
         if request.error is not None:
             self._refusal = self._endpoint.refuse(request.error)
         elif not self._pieces:

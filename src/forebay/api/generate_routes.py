@@ -14,7 +14,7 @@ from starlette.responses import Response
 from forebay.api import openapi
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.event_stream import EventStream
-from forebay.api.infer_routes import Waiting, receive
+from forebay.api.infer_routes import Waiting, let_in, read_body
 from forebay.api.inference import Inference
 from forebay.api.problems import Answer
 from forebay.api.routing import MODEL_PATHS, Operation, add
@@ -27,10 +27,11 @@ def add_generate(app: FastAPI, inference: Inference, clock: Clock) -> Mapping[by
 
     async def generate(http: HttpRequest) -> Answer:
         arrived = clock()
-        endpoint, body = await receive(http, dict(http.scope["headers"]), inference)
         waiting = Waiting(http)
-        request = endpoint.generate.read(body, arrived, waiting.end)
-        answered = await waiting.answer(endpoint, request)
+        with let_in(http, dict(http.scope["headers"]), inference) as endpoint:
+            body = await read_body(http, inference)
+            waiting.submit(endpoint.engine, endpoint.generate.read(body, arrived, waiting.end))
+        answered = await waiting.answer()
         if answered.error is not None:
             return endpoint.refuse(answered.error)
         return Answer(200, JSON_HEADERS, endpoint.generate.whole(answered))
@@ -39,9 +40,11 @@ def add_generate(app: FastAPI, inference: Inference, clock: Clock) -> Mapping[by
         arrived = clock()
         if http.scope.get("http_version") == "1.0":
             raise RequestError("generate_stream needs HTTP/1.1", code="unsupported")
-        endpoint, body = await receive(http, dict(http.scope["headers"]), inference)
-        stream = EventStream(endpoint, http)
-        return await stream.begin(lambda on_done: endpoint.generate.read(body, arrived, on_done))
+        with let_in(http, dict(http.scope["headers"]), inference) as endpoint:
+            body = await read_body(http, inference)
+            stream = EventStream(endpoint, http)
+            stream.submit(endpoint.generate.read(body, arrived, stream.on_done))
+        return await stream.begin()
 
     added: dict[bytes, Operation] = {}
     for ending, operate, described, summary in (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 from fastapi import FastAPI
@@ -18,6 +19,7 @@ from forebay.api.routing import MODEL_PATHS, ClientGone, PlainOperation, add
 from forebay.core.clock import Clock
 from forebay.core.errors import RequestError
 from forebay.core.request import Request
+from forebay.engine.client import EngineClient
 
 T = TypeVar("T")
 
@@ -28,8 +30,12 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock) -> PlainOper
     async def infer(http: HttpRequest) -> Answer:
         arrived = clock()
         headers = dict(http.scope["headers"])
-        endpoint, body = await receive(http, headers, inference)
-        answer = await _run(endpoint, body, arrived, headers, http, inference.server.decode_off_loop_bytes)
+        waiting = Waiting(http)
+        with let_in(http, headers, inference) as endpoint:
+            body = await read_body(http, inference)
+            request = await _read(endpoint, body, arrived, headers, waiting, inference.server.decode_off_loop_bytes)
+            waiting.submit(endpoint.engine, request)
+        answer = endpoint.answer(await waiting.answer())
         if len(answer.body) >= inference.compress_from_bytes:
             return await _between_others(coded(answer, http.scope["headers"]))
         return answer
@@ -42,8 +48,12 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock) -> PlainOper
     return added
 
 
-async def receive(http: HttpRequest, headers: Mapping[bytes, bytes], inference: Inference) -> tuple[Endpoint, bytes]:
-    """The model that a request is for, and its body. What can be refused by the head is refused before the body."""
+@contextmanager
+def let_in(http: HttpRequest, headers: Mapping[bytes, bytes], inference: Inference) -> Iterator[Endpoint]:
+    """The model that a request is for. What can be refused by the head is refused now, before the body.
+
+    Until the block ends, in which the request is to be submitted, a version that is unloaded meanwhile stays open.
+    """
     inference.gate.enter(headers.get(b"authorization"))
     endpoint = inference.find(http.path_params["model"], http.path_params.get("version"))
     coding = headers.get(b"transfer-encoding", b"chunked")
@@ -52,7 +62,11 @@ async def receive(http: HttpRequest, headers: Mapping[bytes, bytes], inference: 
     length = headers.get(b"content-length", b"")
     request_coding(http.scope["headers"])
     inference.admit(endpoint, int(length) if length.isdigit() else None)
-    return endpoint, await read_body(http, inference)
+    endpoint.arriving += 1
+    try:
+        yield endpoint
+    finally:
+        endpoint.arriving -= 1
 
 
 async def read_body(http: HttpRequest, inference: Inference) -> bytes:
@@ -97,45 +111,47 @@ async def _pieces(receive: Receive, inference: Inference, inflater: Inflater | N
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-async def _run(
+async def _read(
     endpoint: Endpoint,
     body: bytes,
     arrived: float,
     headers: Mapping[bytes, bytes],
-    http: HttpRequest,
+    waiting: Waiting,
     decode_off_loop_bytes: int,
-) -> Answer:
-    """Decodes, submits, waits and encodes. A client that leaves meanwhile cancels its request."""
-    waiting = Waiting(http)
+) -> Request:
     given = (body, arrived, waiting.end, headers.get(b"content-type"), headers.get(b"inference-header-content-length"))
     if len(body) > decode_off_loop_bytes:
-        request = await _between_others(endpoint.read_in_steps(*given))
-    else:
-        request = endpoint.read(*given)
-    return endpoint.answer(await waiting.answer(endpoint, request))
+        return await _between_others(endpoint.read_in_steps(*given))
+    return endpoint.read(*given)
 
 
 class Waiting:
-    """Waits for a request's end, or its client's."""
+    """Submits a request, and waits for its end or its client's."""
 
     def __init__(self, http: HttpRequest) -> None:
         self._http = http
+        self._leaving: Leaving | None = http.scope.get(LEAVING)
         self._done: asyncio.Future[Request | None] = asyncio.get_running_loop().create_future()
+        self._engine: EngineClient
+        self._request: Request
 
     def end(self, request: Request | None = None) -> None:
         """The request's `on_done`; without one: the client has left."""
         if not self._done.done():
             self._done.set_result(request)
 
-    async def answer(self, endpoint: Endpoint, request: Request) -> Request:
-        """Submits, and returns the request when it is done. Raises `ClientGone`; the request is then canceled."""
-        leaving: Leaving | None = self._http.scope.get(LEAVING)
-        if leaving is not None and leaving.happened:
+    def submit(self, engine: EngineClient, request: Request) -> None:
+        """Raises what the engine raises, and `ClientGone`."""
+        if self._leaving is not None and self._leaving.happened:
             raise ClientGone
-        endpoint.engine.submit(request)
+        engine.submit(request)
+        self._engine, self._request = engine, request
+
+    async def answer(self) -> Request:
+        """What was submitted, when it is done. Raises `ClientGone`; the request is then canceled."""
         watching = None
-        if leaving is not None:
-            leaving.tell.add(self.end)
+        if self._leaving is not None:
+            self._leaving.tell.add(self.end)
         else:
             watching = asyncio.ensure_future(until_gone(self._http.receive))
             watching.add_done_callback(lambda _: self.end())
@@ -143,12 +159,12 @@ class Waiting:
         try:
             answered = await self._done
         finally:
-            if leaving is not None:
-                leaving.tell.discard(self.end)
+            if self._leaving is not None:
+                self._leaving.tell.discard(self.end)
             if watching is not None:
                 watching.cancel()
             if answered is None:
-                endpoint.engine.cancel(request)
+                self._engine.cancel(self._request)
         if answered is None:
             raise ClientGone
         return answered

@@ -52,10 +52,12 @@ class Leaving:
 class Endpoint:
     """One served model with its decoder and encoder."""
 
-    __slots__ = ("_decoder", "_encoder", "_takes_text", "decode", "engine", "generate", "plain")
+    __slots__ = ("_decoder", "_encoder", "_takes_text", "arriving", "decode", "engine", "generate", "plain")
 
     def __init__(self, engine: EngineClient, max_json_depth: int) -> None:
         self.engine = engine
+        self.arriving = 0
+        """Requests outside the lane that were let in and are not submitted yet: the engine stays open for them."""
         self._decoder = BodyDecoder(
             engine.signature, default_timeout_s=engine.default_timeout_s, max_json_depth=max_json_depth
         )
@@ -170,34 +172,107 @@ def log_unforeseen(error: BaseException, model: str = "") -> None:
     log.error("request failed: %s", type(error).__name__, exc_info=error, extra=fields(model=model, code="internal"))
 
 
+def _order(version: str) -> tuple[int, str]:
+    return int(version) if version.isdecimal() else 0, version
+
+
 class Inference:
-    """All served models behind one gate; made once, shared by the express lane and the ASGI app."""
+    """All served models behind one gate; made once, shared by the express lane and the ASGI app.
+
+    Versions come and go (`publish`, `retract`). A request keeps the endpoint that it was let in for.
+    """
 
     def __init__(self, engines: Mapping[str, EngineClient], server: ServerSettings, gate: Gate) -> None:
-        self.engines = engines
+        self.engines: dict[str, EngineClient] = {}
+        """Of each model the latest version that is served, by the model's name."""
         self.server = server
         self.gate = gate
         self.guarded = gate.guards
         self.compress_from_bytes = server.compress_from_bytes or sys.maxsize
-        self._endpoints = {name: Endpoint(engine, server.max_json_depth) for name, engine in engines.items()}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._versions: dict[str, dict[str, Endpoint]] = {}
+        self._replaced: list[Endpoint] = []
         self.by_path: dict[bytes, Endpoint] = {}
-        """The request targets of inference, exactly as a plain client sends them, to their models."""
-        for name, endpoint in self._endpoints.items():
-            path = f"/v2/models/{quote(name, safe='')}"
-            self.by_path[f"{path}/infer".encode()] = endpoint
-            self.by_path[f"{path}/versions/{quote(endpoint.engine.version, safe='')}/infer".encode()] = endpoint
+        """The request targets of inference, exactly as a plain client sends them, to their models. Always this object:
+        the lane looks into it for each request."""
+        self.on_route: list[Callable[[bytes, Endpoint | None], None]] = []
+        """Called for each change of `by_path`; None: the target is gone."""
+        self.lookers: list[Callable[[Endpoint], bool]] = []
+        """Each tells whether it has a request that was let in for an endpoint and is not submitted yet."""
+        self.not_started = ""
+        """Why there is no model yet; empty once there has been a start."""
+        for engine in engines.values():
+            self.publish(engine)
+
+    def publish(self, engine: EngineClient) -> None:
+        """From now on requests for its model and version go to this engine, in place of any other."""
+        versions = self._versions.setdefault(engine.name, {})
+        if engine.version in versions:
+            self._replaced.append(versions[engine.version])
+        versions[engine.version] = Endpoint(engine, self.server.max_json_depth)
+        self._route(engine.name, engine.version)
+
+    def retract(self, engine: EngineClient) -> None:
+        """No new request goes to this engine."""
+        endpoint = self._versions.get(engine.name, {}).get(engine.version)
+        if endpoint is not None and endpoint.engine is engine:
+            del self._versions[engine.name][engine.version]
+            self._replaced.append(endpoint)
+            self._route(engine.name, engine.version)
+
+    def _route(self, name: str, version: str) -> None:
+        """Brings the targets of one version, and of the model without a version, up to date."""
+        versions = self._versions[name]
+        latest = versions[max(versions, key=_order)] if versions else None
+        if latest is not None:
+            self._endpoints[name], self.engines[name] = latest, latest.engine
+        else:
+            for table in (self._versions, self._endpoints, self.engines):
+                del table[name]
+        path = f"/v2/models/{quote(name, safe='')}"
+        ways = {f"{path}/infer": latest, f"{path}/versions/{quote(version, safe='')}/infer": versions.get(version)}
+        for way, endpoint in ways.items():
+            if endpoint is not None:
+                self.by_path[way.encode()] = endpoint
+            else:
+                self.by_path.pop(way.encode(), None)
+            for tell in self.on_route:
+                tell(way.encode(), endpoint)
+
+    def holds(self, engine: EngineClient) -> bool:
+        """Whether a request was let in for this engine, which was replaced or retracted, and is not submitted yet."""
+        for endpoint in self._replaced:
+            if endpoint.engine is engine:
+                if endpoint.arriving or any(look(endpoint) for look in self.lookers):
+                    return True
+                self._replaced.remove(endpoint)
+                break
+        return False
+
+    def versions(self, model: str) -> list[EngineClient]:
+        """The engines of a model that is served, the smallest version first; none for one that is not."""
+        found = self._versions.get(model, {})
+        return [found[version].engine for version in sorted(found, key=_order)]
 
     def find(self, model: str, version: str | None = None) -> Endpoint:
-        """The endpoint of a model. Raises `RequestError` (model_not_found) for an unknown model or version."""
+        """The endpoint of a model. Raises `RequestError` (model_not_found) for an unknown model or version, and
+        `AdmissionError` (model_not_ready) before the start."""
         endpoint = self._endpoints.get(model)
         if endpoint is None:
+            if self.not_started:
+                raise AdmissionError(self.not_started, code="model_not_ready")
             raise RequestError(f"there is no model {show(model)}", code="model_not_found")
-        if version is not None and version != endpoint.engine.version:
+        if version is None or version == endpoint.engine.version:
+            return endpoint
+        other = self._versions[model].get(version)
+        if other is None:
             raise RequestError(
-                f"model {show(model)} has no version {show(version)}; it has {endpoint.engine.version}",
+                f"model {show(model)} has no version {show(version)}; it has "
+                + ", ".join(engine.version for engine in self.versions(model)),
                 code="model_not_found",
             )
-        return endpoint
+
+        return other
 
     def admit(self, endpoint: Endpoint, content_length_bytes: int | None = None) -> None:
         """What can be refused before the body is read; `gate.enter` comes before it.
@@ -210,7 +285,7 @@ class Inference:
         if engine.state == "ready":
             return
         if engine.state == "draining":
-            raise AdmissionError("the server is shutting down", code="draining")
+            raise AdmissionError(engine.reason or "the server is shutting down", code="draining")
         reason = f": {engine.reason}" if engine.reason else ""
         raise AdmissionError(f"model {show(engine.name)} is {engine.state}{reason}", code="model_not_ready")
 

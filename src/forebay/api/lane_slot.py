@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +15,15 @@ from forebay.core.request import Request
 
 if TYPE_CHECKING:
     from forebay.api.lane import Lane
+
+
+def is_arriving(connections: Iterable[Any], endpoint: Endpoint) -> bool:
+    """Whether any connection has a request in the lane that was let in for `endpoint` and is not submitted yet."""
+    return any(
+        slot.endpoint is endpoint and slot.request is None and slot.answer is None
+        for connection in connections
+        for slot in connection.slots
+    )
 
 
 class _NoEvent:

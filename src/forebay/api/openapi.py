@@ -28,6 +28,7 @@ _STRUCTS = (
 _REASONS = {
     400: "The request is malformed or does not fit the model; `error` says how.",
     401: "An API key is needed, or the one given is not valid.",
+    403: "Models may not be loaded or unloaded from here; `server.model_control` says who may.",
     404: "There is no such model or version.",
     408: "The body did not arrive in time.",
     413: "The body is larger than `server.max_body_bytes`, as it came or without its content coding.",
@@ -265,7 +266,7 @@ def inference_responses() -> dict[int | str, Schema]:
     """Every answer of the inference operation."""
     described = responses(
         {"oneOf": [ref("InferenceResponse"), ref("OneRowResponse")]},
-        *_REASONS,
+        *(status for status in _REASONS if status != 403),
         description="The outputs: the one-row form where the request had it.",
     )
     described[200]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}

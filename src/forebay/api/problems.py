@@ -12,7 +12,9 @@ from forebay.core.errors import AdmissionError, DeadlineExceeded, ForebayError
 
 STATUSES: dict[str, int] = {
     "invalid_request": 400,
+    "config_error": 400,
     "unauthorized": 401,
+    "forbidden": 403,
     "model_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,
@@ -26,6 +28,7 @@ STATUSES: dict[str, int] = {
     "output_mismatch": 500,
     "out_of_memory": 500,
     "instance_crashed": 500,
+    "model_load_error": 500,
     "internal": 500,
     "unsupported": 501,
     "queue_full": 503,

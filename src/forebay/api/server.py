@@ -1,4 +1,4 @@
-"""The web process: engines, the app and uvicorn, from start to drain."""
+"""The web process: the site and uvicorn, from start to drain."""
 
 from __future__ import annotations
 
@@ -9,22 +9,17 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI
 
-from forebay.api.app import create_app
-from forebay.api.auth import Gate
-from forebay.api.inference import Inference
 from forebay.api.lane import lane_protocol, usable
+from forebay.api.lane_slot import is_arriving
 from forebay.api.lane_time import SWEEP_S, sweep_connections
+from forebay.api.site import Site
 from forebay.core.errors import SetupError
-from forebay.core.settings import ServerSettings
-from forebay.engine.engine import Engine
-from forebay.engine.setup import Plan, start_engine
 from forebay.telemetry.logs import fields
-from forebay.telemetry.metrics import Metrics
 
 log = logging.getLogger("forebay.api")
 
@@ -32,26 +27,32 @@ log = logging.getLogger("forebay.api")
 class Server(uvicorn.Server):
     """uvicorn, told to drain first: ready turns false before the listener closes."""
 
-    def __init__(self, config: uvicorn.Config, web: Web) -> None:
+    def __init__(self, config: uvicorn.Config, site: Site) -> None:
         super().__init__(config)
-        self._web = web
+        self._site = site
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new work, finish what was admitted, then close."""
-        self._web.drain()
+        self._site.drain()
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT begin the drain. uvicorn would raise them again afterwards, before engines are closed."""
-        loop = asyncio.get_running_loop()
+        """`Web` hears the signals. uvicorn would raise them again afterwards, before engines are closed."""
+        yield
+
+
+@contextlib.contextmanager
+def _on_signals(call: Callable[[signal.Signals], object]) -> Iterator[None]:
+    """SIGTERM and SIGINT call this, in the loop, and nothing else."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, call, number)
+    try:
+        yield
+    finally:
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+            loop.remove_signal_handler(number)
 
 
 async def _sweep(server: uvicorn.Server) -> None:
@@ -78,40 +79,51 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Web:
-    """One web process with the engines of its models."""
+    """One web process with the models of its site."""
 
-    def __init__(self, settings: ServerSettings, gate: Gate, plans: Sequence[Plan]) -> None:
-        self._settings = settings
-        self._gate = gate
-        self._plans = plans
-        self._engines: dict[str, Engine] = {}
-        self._metrics = Metrics()
-        self._draining = False
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._settings = site.settings
+        self._starting: asyncio.Future[None] | None = None
+        self._server: Server | None = None
+        self._stopping = False
 
     async def serve(self) -> None:
         """Load, warm up, listen, until SIGTERM or SIGINT. Raises `SetupError` where the start fails."""
         listener = bind(self._settings.host, self._settings.port)
-        try:
-            await self._load()
-            # What start-up made stays: a collection need not look at it again while requests wait.
-            gc.collect()
-            gc.freeze()
-            inference = Inference(self._engines, self._settings, self._gate)
-            app = create_app(inference, metrics_text=self._metrics.text, ready=self._not_ready)
-            await self._listen(app, inference, listener)
-        finally:
-            await self._close()
+        with _on_signals(self._stop):
+            try:
+                if await self._start():
+                    # What start-up made stays: a collection need not look at it again while requests wait.
+                    gc.collect()
+                    gc.freeze()
+                    # An engine that has ended is full of cycles, and there is little else to look through after that.
+                    self._site.registry.on_ended = gc.collect
+                    await self._listen(self._site.app(), listener)
+            finally:
+                listener.close()
+                await self._site.close()
 
-    async def _load(self) -> None:
-        # One after the other: models measured at the same time would measure each other.
-        for plan in self._plans:
-            engine = Engine(plan)
-            self._engines[engine.name] = engine
-            self._metrics.add(engine.metrics)
-            await start_engine(engine)
+    def _stop(self, number: signal.Signals) -> None:
+        """From now on it is being stopped: loading is given up, serving drains."""
+        self._stopping = True
+        if self._server is not None:
+            self._server.handle_exit(number, None)
+        elif self._starting is not None:
+            self._starting.cancel()
 
-    async def _listen(self, app: FastAPI, inference: Inference, listener: socket.socket) -> None:
-        settings = self._settings
+    async def _start(self) -> bool:
+        """Whether the models have been loaded; a signal to stop gives that up. Raises `SetupError`."""
+        self._starting = asyncio.ensure_future(self._site.start())
+        await asyncio.wait([self._starting])
+        if self._starting.cancelled():
+            log.info("told to stop while models were loading")
+            return False
+        self._starting.result()
+        return True
+
+    async def _listen(self, app: FastAPI, listener: socket.socket) -> None:
+        settings, inference = self._settings, self._site.inference
         unusable = usable()
         if unusable:
             log.warning("the express lane is off: %s", unusable, extra=fields(reason=unusable))
@@ -128,27 +140,16 @@ class Web:
             timeout_keep_alive=max(1, int(settings.keep_alive_s)),
             timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
         )
-        server = Server(config, self)
+        self._server = server = Server(config, self._site)
+        server.should_exit = self._stopping
+        if not unusable:
+            inference.lookers.append(lambda endpoint: is_arriving(server.server_state.connections, endpoint))
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        names = ", ".join(self._engines)
+        names = ", ".join(inference.engines) or "no model yet"
         log.info("serving %s at %s (docs at %s/docs)", names, address, address, extra=fields(host=host, port=port))
         sweeping = asyncio.create_task(_sweep(server))
         try:
             await server.serve([listener])
         finally:
             sweeping.cancel()
-
-    def _not_ready(self) -> list[str]:
-        if self._draining:
-            return ["the server is shutting down"]
-        return [f"model {e.name}: {e.state}: {e.reason}" for e in self._engines.values() if e.state != "ready"]
-
-    def drain(self) -> None:
-        """Ready turns false; new requests are refused; admitted ones still run."""
-        self._draining = True
-        for engine in self._engines.values():
-            engine.drain()
-
-    async def _close(self) -> None:
-        await asyncio.gather(*(engine.close(self._settings.drain_timeout_s) for engine in self._engines.values()))

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from forebay.cli.flags import GivenSettings, shown_value, takes_settings
 from forebay.core.settings_sources import LoadedSettings, Row
-from forebay.models.source import open_source
+from forebay.repository.catalog import Catalog
 
 _PIPED_COLUMNS = 1000
 
@@ -61,13 +61,12 @@ def read_models(loaded: LoadedSettings, models: list[str]) -> None:
 
     Raises `SetupError` for a model that cannot be opened, and for settings of one that is not among those given.
     """
-    served = []
-    for text in models:
-        source = open_source(text)
-        loaded.model(source.name, source.class_attributes(), source.sidecar)
-        served.append(source.name)
     if models:
-        loaded.check_models(served)
+        catalog = Catalog.open(models, None)
+        for source in catalog.sources():
+            in_repository = bool(source.settings_file)
+            loaded.model(source.name, source.class_attributes(), source.sidecar, in_repository=in_repository)
+        loaded.check_models(catalog.first)
         return
     for name in loaded.model_names():
         loaded.model(name, {}, None)

@@ -1,12 +1,12 @@
 """Every error that Forebay answers with.
 
 ForebayError
-  RequestError       invalid_request, model_not_found, body_timeout, payload_too_large, unsupported_encoding,
-                     unsupported, request_canceled
+  RequestError       invalid_request, forbidden, model_not_found, body_timeout, payload_too_large,
+                     unsupported_encoding, unsupported, request_canceled
   AdmissionError     unauthorized, over_quota, queue_full, deadline_unreachable, model_not_ready, draining
   DeadlineExceeded   deadline_exceeded, with the stage in which the deadline passed
   ExecutionError     model_error, output_mismatch, out_of_memory, instance_crashed
-  SetupError         config_error, model_load_error (start-up only)
+  SetupError         config_error, model_load_error (at start-up, and where a model is loaded later)
 
 `code` is stable and part of the wire contract. The mapping to HTTP lives only in `api`.
 """
@@ -48,6 +48,7 @@ class RequestError(ForebayError):
     code = "invalid_request"
     CODES = (
         "invalid_request",
+        "forbidden",
         "model_not_found",
         "body_timeout",
         "payload_too_large",
@@ -88,7 +89,10 @@ class ExecutionError(ForebayError):
 
 
 class SetupError(ForebayError):
-    """Start-up only: the process ends with an exit code other than 0. The message names file, key and mend."""
+    """A model or its settings cannot be used. The message names file, key and mend.
+
+    At start-up the process ends with an exit code other than 0; a load later fails, and what serves goes on.
+    """
 
     code = "config_error"
     CODES = ("config_error", "model_load_error")

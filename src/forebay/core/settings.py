@@ -53,6 +53,14 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     shared_memory_bytes: Annotated[
         ByteCount, Meta(description="Batches above this size travel to instances by shared memory.")
     ] = 256 << 10
+    model_control: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(description="Load and unload over HTTP; auto: with API keys, or where only this machine can call."),
+    ] = "auto"
+    watch: Annotated[bool, Meta(description="Load and unload as the files of repositories change.")] = False
+    watch_interval_s: Annotated[
+        Positive, Meta(description="Time between two looks at the files; two alike make a change settled.")
+    ] = 1.0
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +108,9 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         str | None, Meta(description="File of class names, one a line, for the classification extension.")
     ] = None
     warm_up_s: Annotated[NotNegative, Meta(description="Longest time for measuring the model at load.")] = 2.0
+    load_timeout_s: Annotated[
+        Positive, Meta(description="Longest time for an instance to load and warm up; then it is killed.")
+    ] = 300.0
 
     @property
     def default_timeout_s(self) -> float:

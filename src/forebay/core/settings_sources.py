@@ -39,6 +39,8 @@ _PLAIN_KEYS: Mapping[str, Key] = MappingProxyType(
     {f"{section}.{name}": key for section, keys in _SECTIONS.items() for name, key in keys.items()} | dict(ROOT_KEYS)
 )
 _EVERY_MODEL = "*"
+REPOSITORY_KEYS = ("version_policy", "class")
+"""Keys of a repository's `model.toml` that are no settings: `models/repository.py` reads them."""
 
 Layer = dict[str, Setting]
 """Key to setting, of one source."""
@@ -103,20 +105,34 @@ class LoadedSettings:
     def _branch(self, section: str) -> dict[str, Any]:
         return {name: self._plain[f"{section}.{name}"].value for name in _SECTIONS[section]}
 
-    def model(self, name: str, class_attributes: Mapping[str, object], sidecar: Path | None) -> ModelSettings:
+    def model(
+        self,
+        name: str,
+        class_attributes: Mapping[str, object],
+        sidecar: Path | None,
+        *,
+        in_repository: bool = False,
+        overrides: Mapping[str, object] | None = None,
+    ) -> ModelSettings:
         """The effective settings of one model.
 
         class_attributes: a Python model's own; what is no setting is passed over.
-        sidecar: its `model.toml` or `stem.toml`; None where there is none.
+        sidecar: its `model.toml` or `stem.toml`; None where there is none. in_repository: it may hold
+        `REPOSITORY_KEYS` too. overrides: what a load request asks for; wins over all else.
 
-        Raises `SetupError` for an unknown key or a bad value in either.
+        Raises `SetupError` for an unknown key or a bad value in any of them.
         """
         layer: Layer = {key: Setting(known.default, "default") for key, known in MODEL_KEYS.items()}
         layer |= _class_layer(name, class_attributes)
         if sidecar is not None:
-            layer |= _sidecar_layer(name, sidecar)
+            layer |= _sidecar_layer(name, sidecar, REPOSITORY_KEYS if in_repository else ())
         for source in self._models:
             layer |= source.of(name)
+        if overrides:
+            asked = ModelLayers(_same_name)
+            for key, raw in overrides.items():
+                asked.put(name, key, raw, source=f"load request: {key}", text=False)
+            layer |= asked.of(name)
         self._served[name] = layer
         return _model_settings(layer)
 
@@ -152,19 +168,19 @@ def load_settings(
     environ: Mapping[str, str],
     flags: Mapping[str, object],
     sets: Sequence[str],
-    folder: Path = Path(),
+    folder: Path | None = Path(),
 ) -> LoadedSettings:
     """Reads every source but those that lie beside a model. Raises `SetupError` at the first thing that is wrong.
 
-    config_file: must exist; None takes `forebay.toml` in `folder` where there is one.
+    config_file: must exist; None takes `forebay.toml` in `folder` where there is one; folder None: there is none.
     flags: dotted key (`server.port`, `data_dir`, `models.*.devices`) to value; None means not given.
     sets: `NAME.key=value` each.
     """
     plain: Layer = {key: Setting(known.default, "default") for key, known in _PLAIN_KEYS.items()}
-    file = config_file if config_file is not None else folder / CONFIG_FILE
+    file = config_file if config_file is not None else folder / CONFIG_FILE if folder is not None else None
     by_file, by_env = ModelLayers(_same_name), ModelLayers(_same_folded)
     by_flag, by_set = ModelLayers(_same_name), ModelLayers(_same_name)
-    if config_file is not None or file.is_file():
+    if file is not None and (config_file is not None or file.is_file()):
         plain |= _read_file(file, by_file)
     from_env = _read_environ(environ, by_env)
     from_flags = _read_flags(flags, by_flag)
@@ -303,9 +319,11 @@ def _read_set(text: str, models: ModelLayers) -> None:
     models.put(name, key, raw, source=f"--set {target.strip()}", text=True)
 
 
-def _sidecar_layer(model: str, file: Path) -> Layer:
+def _sidecar_layer(model: str, file: Path, passed_over: Sequence[str]) -> Layer:
     layers = ModelLayers(_same_name)
     for key, raw in _read_toml(file).items():
+        if key in passed_over:
+            continue
         layers.put(model, key, raw, source=f"{file}:{key}", text=False, folder=file.parent)
     return layers.of(model)
 

@@ -101,8 +101,8 @@ class Answers:
         if self.in_flight == 0:
             self._none_left.set()
 
-    async def all_given(self, grace_s: float) -> None:
-        """Wait until nobody waits for an answer, at most so long."""
+    async def all_given(self, grace_s: float | None) -> None:
+        """Wait until nobody waits for an answer, at most so long; None: however long that takes."""
         if not self.in_flight:
             return
         self._none_left.clear()

@@ -40,11 +40,10 @@ NEVER = float("inf")
 class Engine:
     """See `EngineClient` for what callers may use. Made by `setup.start_engine`."""
 
-    version = "1"
-
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.name = plan.source.name
+        self.version = plan.source.version
         self.state: EngineState = "starting"
         self.reason = "loading"
         self.supervisor = Supervisor(self, self._instance_up)
@@ -56,7 +55,7 @@ class Engine:
         self.streams = False
         self.latency: LatencyModel
         self.costs: CostsFile | None = None
-        self.metrics = ModelMetrics(self.name, self._gauges)
+        self.metrics = ModelMetrics(self.name, self.version, self._gauges)
         self._record = Recorder(self.metrics)
         self._answers = Answers(self.name, self._record)
         self._batcher: Batcher[Request]
@@ -433,18 +432,23 @@ class Engine:
             "forebay_instances_ready": self.supervisor.ready,
         }
 
-    def drain(self) -> None:
-        """Refuse new requests; what is admitted still runs."""
-        if self.state != "starting":
-            self.state, self.reason = "draining", "the server is shutting down"
+    def succeeded_by(self, other: Engine) -> None:
+        """Another engine takes this one's place, counters included: what this one still answers counts there."""
+        self._record.move_to(other.metrics)
+        self.metrics = other.metrics
 
-    async def close(self, grace_s: float) -> None:
-        """Wait for the admitted, at most so long, then end the instances."""
+    def drain(self, reason: str = "the server is shutting down") -> None:
+        """Refuse new requests; what is admitted still runs."""
+        if self.state not in ("starting", "draining"):
+            self.state, self.reason = "draining", reason
+
+    async def close(self, grace_s: float | None) -> None:
+        """Wait for the admitted, at most so long (None: until their own deadlines), then end the instances."""
         self.drain()
         await self._answers.all_given(grace_s)
         if self._wake is not None:
             self._wake.cancel()
         await self.supervisor.close()
-        self._fail_all(AdmissionError("the server is shutting down and did not get to this request", code="draining"))
+        self._fail_all(AdmissionError(f"{self.reason}; this request was not got to", code="draining"))
         if self.costs is not None and self.latency.observations:
             self.costs.save(self.latency)

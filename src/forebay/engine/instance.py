@@ -38,6 +38,7 @@ class LoadPlan(msgspec.Struct, frozen=True):
     max_batch_rows: int
     measure_s: float
     inline_bytes: int
+    load_timeout_s: float = 300.0
 
 
 class InstanceOwner(Protocol):

@@ -19,6 +19,11 @@ class Recorder:
         self._metrics = metrics
         self.statistics = EngineStatistics()
 
+    def move_to(self, metrics: ModelMetrics) -> None:
+        """Count in `metrics` from now on, and there too what was counted so far."""
+        metrics.absorb(self._metrics)
+        self._metrics = metrics
+
     def executed(self, batch: Batch[Request], busy_s: float) -> None:
         """A batch came back."""
         metrics, statistics = self._metrics, self.statistics

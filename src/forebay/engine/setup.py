@@ -107,7 +107,15 @@ def read_labels(file: str | None, source: ModelSource) -> tuple[str, ...]:
 def _load_plan(plan: Plan, number: int, measure_s: float) -> LoadPlan:
     settings = plan.settings
     device = settings.devices[number % len(settings.devices)]
-    return LoadPlan(plan.source, device, settings.threads, settings.max_batch_rows, measure_s, plan.shared_memory_bytes)
+    return LoadPlan(
+        plan.source,
+        device,
+        settings.threads,
+        settings.max_batch_rows,
+        measure_s,
+        plan.shared_memory_bytes,
+        settings.load_timeout_s,
+    )
 
 
 def _learn(latency: LatencyModel, costs: list[tuple[int, int, float]], max_rows: int) -> None:
@@ -175,11 +183,12 @@ def _tell(engine: Engine, header: frames.ReadyHeader, instances: int, seconds: f
     else:
         batching = f"no batching ({header.reason or 'set off'})"
     log.info(
-        "model %s is ready: %s; %d instances, %s; %.1f s",
+        "model %s version %s is ready: %s; %d instances, %s; %.1f s",
         engine.name,
+        engine.version,
         describe(engine.signature),
         instances,
         batching,
         seconds,
-        extra=fields(model=engine.name, instances=instances, digest=header.digest),
+        extra=fields(model=engine.name, version=engine.version, instances=instances, digest=header.digest),
     )

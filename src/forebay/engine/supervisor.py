@@ -8,6 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+
 from forebay.core.errors import SetupError
 from forebay.engine import frames
 from forebay.engine.instance import Instance, InstanceOwner, LoadPlan
@@ -62,6 +64,7 @@ class Supervisor:
         self._starting: dict[int, asyncio.Future[frames.ReadyHeader]] = {}
         self._restarts: set[asyncio.Task[None]] = set()
         self._plans: dict[int, LoadPlan] = {}
+        self._limits: dict[int, asyncio.TimerHandle] = {}
         self._closing = False
 
     @property
@@ -81,8 +84,7 @@ class Supervisor:
         future: asyncio.Future[frames.ReadyHeader] = asyncio.get_running_loop().create_future()
         self._starting[number] = future
         try:
-            instance = self.instances[number] = Instance(number, plan, self._owner)
-            await instance.start()
+            await self._launch(number, plan)
             return await future
         except OSError as error:
             name = plan.source.name
@@ -90,12 +92,30 @@ class Supervisor:
         finally:
             self._starting.pop(number, None)
 
+    async def _launch(self, number: int, plan: LoadPlan) -> None:
+        instance = self.instances[number] = Instance(number, plan, self._owner)
+        await instance.start()
+        self._lift_limit(number)
+        loop = asyncio.get_running_loop()
+        self._limits[number] = loop.call_later(plan.load_timeout_s, self._too_slow, instance)
+
+    def _lift_limit(self, number: int) -> None:
+        limit = self._limits.pop(number, None)
+        if limit is not None:
+            limit.cancel()
+
+    def _too_slow(self, instance: Instance) -> None:
+        """The instance has not loaded in time; `on_lost` follows."""
+        if not instance.ready and not self._closing:
+            instance.kill(f"it took longer than load_timeout_s, {instance.plan.load_timeout_s:g} s,")
+
     async def stop(self, number: int) -> None:
         """End one instance; it is not replaced."""
         await self.instances.pop(number).close()
 
     def on_ready(self, instance: Instance, header: frames.ReadyHeader) -> None:
         """An instance is loaded and warm."""
+        self._lift_limit(instance.number)
         log.info(
             "instance %d of %s is ready after %.2f s",
             instance.number,
@@ -110,6 +130,7 @@ class Supervisor:
 
     def on_lost(self, instance: Instance, reason: str, *, blamed: bool) -> None:
         """An instance died. `blamed`: a request is under suspicion, so the death does not count against the model."""
+        self._lift_limit(instance.number)
         future = self._starting.get(instance.number)
         if future is not None and not future.done():
             source = instance.plan.source
@@ -136,12 +157,10 @@ class Supervisor:
             await asyncio.sleep(delay_s)
         if self._closing:
             return
-        plan = self._plans[number]
         # What was measured once is known: a replacement only warms up.
-        plan = LoadPlan(plan.source, plan.device, plan.threads, plan.max_batch_rows, 0.0, plan.inline_bytes)
+        plan = msgspec.structs.replace(self._plans[number], measure_s=0.0)
         try:
-            instance = self.instances[number] = Instance(number, plan, self._owner)
-            await instance.start()
+            await self._launch(number, plan)
         except Exception as error:
             # Too many open files, too many processes: later it may work again. Whatever it is, a replacement that
             # nobody waits for must not end unseen.
@@ -154,4 +173,6 @@ class Supervisor:
         self._closing = True
         for restart in list(self._restarts):
             restart.cancel()
+        for number in list(self._limits):
+            self._lift_limit(number)
         await asyncio.gather(*(instance.close() for instance in self.instances.values()))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.machinery
 import importlib.util
 import mmap
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import CodeType, ModuleType
 from typing import Any
 
 import msgspec
@@ -24,17 +26,27 @@ Source: StringStringEntryProto and TensorProto.external_data in https://github.c
 
 
 class ModelSource(msgspec.Struct, frozen=True):
-    """A model as named by the operator. `runtime` is `onnx` or `python`; `class_name` is empty for a file."""
+    """A model as named by the operator. `runtime` is `onnx` or `python`; `class_name` is empty for a file.
+
+    A Python model of a repository may have an empty `class_name`: then it is the file's only subclass of `Model`.
+    """
 
     name: str
     runtime: str
     path: str
     class_name: str = ""
+    version: str = "1"
+    settings_file: str = ""
+    """In a repository: where the model's `model.toml` is, or would be; nothing beside the file is read then."""
+    module: str = ""
+    """Of a class in a package: the name by which it is imported, so that its relative imports work."""
 
     @property
     def sidecar(self) -> Path | None:
         """The settings file beside the model, if any: `stem.toml`, or `model.toml` in a Python model's folder."""
         path = Path(self.path)
+        if self.settings_file:
+            return Path(self.settings_file) if Path(self.settings_file).is_file() else None
         candidates = [path.with_suffix(".toml")]
         if self.runtime == "python":
             candidates.append(path.parent / "model.toml")
@@ -72,31 +84,75 @@ def _must_exist(path: Path, text: str) -> None:
 def load_class(source: ModelSource) -> type[Model]:
     """Import a Python model's file and return its class. Raises `SetupError` (`model_load_error`)."""
     path = Path(source.path)
-    # A name of its own: a model in `json.py` or `onnx.py` must not take the place of the library.
-    name = f"forebay_model_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
+        module = _import_by_name(source.module, path) if source.module else _import_file(path)
     except (Exception, SystemExit) as error:
-        sys.modules.pop(name, None)
         raise SetupError(
             f"model {source.name}: importing {path} failed: {type(error).__name__}: {error}", code="model_load_error"
         ) from error
-    found = getattr(module, source.class_name, None)
+    found = getattr(module, source.class_name, None) if source.class_name else _only_class(source, module)
     if not isinstance(found, type) or not issubclass(found, Model):
-        classes = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, Model)]
-        hint = ", ".join(name for name in classes if name != "Model") or "none"
+        hint = ", ".join(key for key, value in vars(module).items() if _is_model(value)) or "none"
         raise SetupError(
             f"model {source.name}: {path} has no forebay.Model subclass {source.class_name!r}; it has: {hint}",
             code="model_load_error",
         )
     return found
+
+
+def _import_file(path: Path) -> ModuleType:
+    # A name of its own: a model in `json.py` or `onnx.py` must not take the place of the library.
+    name = f"forebay_model_{path.stem}"
+    loader = _Reader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    _look_in(path.parent)
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+def _import_by_name(name: str, path: Path) -> ModuleType:
+    depth = name.count(".") + (path.stem == "__init__")
+    _look_in(path.parents[depth])
+    return importlib.import_module(name)
+
+
+def _look_in(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+class _Reader(importlib.machinery.SourceFileLoader):
+    """Reads the source each time: a compiled file is kept by the second of its time, and a model may be replaced twice
+    within one."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The module's code, compiled from what is in the file now."""
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
+def _is_model(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, Model) and value is not Model
+
+
+def _only_class(source: ModelSource, module: ModuleType) -> type[Model]:
+    own = [value for value in vars(module).values() if _is_model(value) and value.__module__ == module.__name__]
+    if len(own) == 1:
+        found: type[Model] = own[0]
+        return found
+    names = ", ".join(value.__name__ for value in own) or "none"
+    raise SetupError(
+        f"model {source.name}: {source.path} must define exactly one forebay.Model subclass, it has: {names}; "
+        f'name the one to serve in {source.settings_file or "model.toml"}: class = "Name"',
+        code="model_load_error",
+    )
 
 
 def attributes_of(model: type[Model]) -> dict[str, Any]:
@@ -154,3 +210,12 @@ def _external_names(path: Path) -> set[str]:
                 if "\0" not in name:
                     names.add(name)
     return names
+
+
+def files_of(source: ModelSource) -> list[Path]:
+    """The files that a model named by itself is made of, and its settings file where there is one."""
+    path = Path(source.path)
+    files = [path]
+    if source.runtime == "onnx" and path.is_file():
+        files += [path.parent / name for name in sorted(_external_names(path))]
+    return files if source.sidecar is None else [*files, source.sidecar]

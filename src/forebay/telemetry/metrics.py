@@ -17,21 +17,25 @@ SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 
 TABLE = {
-    "forebay_requests": ("counter", "Requests answered, by code (ok or an error code).", ("model", "code")),
-    "forebay_refused": ("counter", "Requests refused at admission, by reason.", ("model", "code")),
-    "forebay_canceled": ("counter", "Requests whose client left before the answer.", ("model",)),
-    "forebay_request_seconds": ("histogram", "From arrival to answer.", ("model",)),
-    "forebay_queue_seconds": ("histogram", "From arrival to the batch being sent.", ("model",)),
-    "forebay_compute_seconds": ("histogram", "An instance's own time for a batch.", ("model",)),
-    "forebay_first_piece_seconds": ("histogram", "From arrival to the first piece of a streamed answer.", ("model",)),
-    "forebay_batch_rows": ("histogram", "Rows of a batch.", ("model",)),
-    "forebay_dispatch": ("counter", "Batches by the reason for their size.", ("model", "reason")),
-    "forebay_padding_rows": ("counter", "Padding added to batches, in rows' worth.", ("model",)),
-    "forebay_in_flight_requests": ("gauge", "Admitted and not yet answered.", ("model",)),
-    "forebay_queue_depth_rows": ("gauge", "Rows that wait in the queue.", ("model",)),
-    "forebay_queue_depth_bytes": ("gauge", "Bytes that wait in the queue.", ("model",)),
-    "forebay_instances_ready": ("gauge", "Instances that can run a batch.", ("model",)),
-    "forebay_instance_deaths": ("counter", "Instances that ended unasked.", ("model",)),
+    "forebay_requests": ("counter", "Requests answered, by code (ok or an error code).", ("model", "version", "code")),
+    "forebay_refused": ("counter", "Requests refused at admission, by reason.", ("model", "version", "code")),
+    "forebay_canceled": ("counter", "Requests whose client left before the answer.", ("model", "version")),
+    "forebay_request_seconds": ("histogram", "From arrival to answer.", ("model", "version")),
+    "forebay_queue_seconds": ("histogram", "From arrival to the batch being sent.", ("model", "version")),
+    "forebay_compute_seconds": ("histogram", "An instance's own time for a batch.", ("model", "version")),
+    "forebay_first_piece_seconds": (
+        "histogram",
+        "From arrival to the first piece of a streamed answer.",
+        ("model", "version"),
+    ),
+    "forebay_batch_rows": ("histogram", "Rows of a batch.", ("model", "version")),
+    "forebay_dispatch": ("counter", "Batches by the reason for their size.", ("model", "version", "reason")),
+    "forebay_padding_rows": ("counter", "Padding added to batches, in rows' worth.", ("model", "version")),
+    "forebay_in_flight_requests": ("gauge", "Admitted and not yet answered.", ("model", "version")),
+    "forebay_queue_depth_rows": ("gauge", "Rows that wait in the queue.", ("model", "version")),
+    "forebay_queue_depth_bytes": ("gauge", "Bytes that wait in the queue.", ("model", "version")),
+    "forebay_instances_ready": ("gauge", "Instances that can run a batch.", ("model", "version")),
+    "forebay_instance_deaths": ("counter", "Instances that ended unasked.", ("model", "version")),
 }
 """Name to kind, help and labels."""
 
@@ -50,6 +54,11 @@ class Histogram:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def absorb(self, other: Histogram) -> None:
+        """Add what another one of the same bounds has counted."""
+        self.counts = [mine + its for mine, its in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
 
     def observe_ages(self, born: list[float], now: float, low: float, high: float, total: float) -> None:
         """Count the ages at `now` of several instants: `low` and `high` are the least and greatest, `total` their sum.
@@ -75,10 +84,11 @@ class Histogram:
 
 
 class ModelMetrics:
-    """The counters of one model; `gauges` reads what is true now."""
+    """The counters of one version of a model; `gauges` reads what is true now."""
 
-    def __init__(self, model: str, gauges: Callable[[], dict[str, float]]) -> None:
+    def __init__(self, model: str, version: str, gauges: Callable[[], dict[str, float]]) -> None:
         self.model = model
+        self.version = version
         self.gauges = gauges
         self.answered: dict[str, int] = {}
         self.refused: dict[str, int] = {}
@@ -91,6 +101,21 @@ class ModelMetrics:
         self.compute_s = Histogram(SECONDS)
         self.first_piece_s = Histogram(SECONDS)
         self.batch_rows = Histogram(ROWS)
+
+    def absorb(self, other: ModelMetrics) -> None:
+        """Add what an engine has counted whose place this one's takes."""
+        for mine, its in (
+            (self.answered, other.answered),
+            (self.refused, other.refused),
+            (self.dispatched, other.dispatched),
+        ):
+            for key, number in its.items():
+                mine[key] = mine.get(key, 0) + number
+        self.canceled += other.canceled
+        self.deaths += other.deaths
+        self.padding_rows += other.padding_rows
+        for histogram in _HISTOGRAMS.values():
+            histogram(self).absorb(histogram(other))
 
 
 def count(table: dict[str, int], key: str) -> None:
@@ -110,6 +135,10 @@ class Metrics(Collector):
         """Export this model's counters from now on."""
         self._models.append(model)
 
+    def remove(self, model: ModelMetrics) -> None:
+        """Forget this model's counters; they need not be there."""
+        self._models = [one for one in self._models if one is not model]
+
     def text(self) -> bytes:
         """The exposition."""
         return generate_latest(self._registry)
@@ -124,19 +153,19 @@ class Metrics(Collector):
             if kind == "gauge":
                 gauge = GaugeMetricFamily(name, text, labels=labels)
                 for model in self._models:
-                    gauge.add_metric([model.model], model.gauges()[name])
+                    gauge.add_metric([model.model, model.version], model.gauges()[name])
                 yield gauge
             elif kind == "histogram":
                 histogram = HistogramMetricFamily(name, text, labels=labels)
                 for model in self._models:
                     found = _HISTOGRAMS[name](model)
-                    histogram.add_metric([model.model], found.buckets(), found.total)
+                    histogram.add_metric([model.model, model.version], found.buckets(), found.total)
                 yield histogram
             else:
                 counter = CounterMetricFamily(name, text, labels=labels)
                 for model in self._models:
                     for values, number in _COUNTERS[name](model):
-                        counter.add_metric([model.model, *values], number)
+                        counter.add_metric([model.model, model.version, *values], number)
                 yield counter
 
 

@@ -19,7 +19,7 @@ def batch(rows: int, requests: int, waste: float = 0.0) -> Batch[Request]:
 
 @pytest.fixture
 def metrics() -> ModelMetrics:
-    return ModelMetrics("m", dict)
+    return ModelMetrics("m", "1", dict)
 
 
 def test_a_batch(metrics: ModelMetrics) -> None:

@@ -35,7 +35,7 @@ def test_an_empty_exposition_names_every_metric_of_the_table() -> None:
 
 def test_counters_gauges_and_histograms_of_two_models() -> None:
     metrics = Metrics()
-    one, two = ModelMetrics("one", lambda: GAUGES), ModelMetrics('two "quoted"\n\\', lambda: GAUGES)
+    one, two = ModelMetrics("one", "1", lambda: GAUGES), ModelMetrics('two "quoted"\n\\', "1", lambda: GAUGES)
     metrics.add(one)
     metrics.add(two)
     count(one.answered, "ok")
@@ -47,19 +47,19 @@ def test_counters_gauges_and_histograms_of_two_models() -> None:
     one.queue_s.observe(0.003)
     one.batch_rows.observe(32)
     found = parsed(metrics)
-    assert found["forebay_requests_total"] == {("ok", "one"): 2, ("model_error", "one"): 1}
-    assert found["forebay_refused_total"] == {("queue_full", 'two "quoted"\n\\'): 1}
-    assert found["forebay_dispatch_total"] == {("one", "idle"): 1}
-    assert found["forebay_canceled_total"][("one",)] == 3
-    assert found["forebay_instance_deaths_total"] == {("one",): 0, ('two "quoted"\n\\',): 4}
-    assert found["forebay_padding_rows_total"][("one",)] == 2.5
-    assert {name: found[name][("one",)] for name in GAUGES} == GAUGES
-    assert found["forebay_queue_seconds_count"] == {("one",): 1, ('two "quoted"\n\\',): 0}
-    assert found["forebay_batch_rows_sum"][("one",)] == 32
+    assert found["forebay_requests_total"] == {("ok", "one", "1"): 2, ("model_error", "one", "1"): 1}
+    assert found["forebay_refused_total"] == {("queue_full", 'two "quoted"\n\\', "1"): 1}
+    assert found["forebay_dispatch_total"] == {("one", "idle", "1"): 1}
+    assert found["forebay_canceled_total"][("one", "1")] == 3
+    assert found["forebay_instance_deaths_total"] == {("one", "1"): 0, ('two "quoted"\n\\', "1"): 4}
+    assert found["forebay_padding_rows_total"][("one", "1")] == 2.5
+    assert {name: found[name][("one", "1")] for name in GAUGES} == GAUGES
+    assert found["forebay_queue_seconds_count"] == {("one", "1"): 1, ('two "quoted"\n\\', "1"): 0}
+    assert found["forebay_batch_rows_sum"][("one", "1")] == 32
 
 
 def test_the_labels_are_those_of_the_table() -> None:
-    metrics, model = Metrics(), ModelMetrics("m", lambda: GAUGES)
+    metrics, model = Metrics(), ModelMetrics("m", "1", lambda: GAUGES)
     metrics.add(model)
     for table in (model.answered, model.refused, model.dispatched):
         count(table, "x")
@@ -68,12 +68,36 @@ def test_the_labels_are_those_of_the_table() -> None:
             assert set(sample.labels) - {"le"} == set(TABLE[family.name][2]), sample.name
 
 
+def test_what_takes_anothers_place_goes_on_counting() -> None:
+    old, new = ModelMetrics("m", "1", lambda: GAUGES), ModelMetrics("m", "1", lambda: GAUGES)
+    for one, value in ((old, 0.003), (new, 20.0)):
+        count(one.answered, "ok")
+        one.canceled, one.deaths, one.padding_rows = 1, 2, 0.5
+        for histogram in (one.request_s, one.queue_s, one.compute_s, one.batch_rows):
+            histogram.observe(value)
+    count(old.answered, "model_error")
+    metrics = Metrics()
+    metrics.add(old)
+    metrics.remove(old)
+    new.absorb(old)
+    metrics.add(new)
+    found = parsed(metrics)
+    assert found["forebay_requests_total"] == {("ok", "m", "1"): 2, ("model_error", "m", "1"): 1}
+    for name, total in (("canceled_total", 2), ("instance_deaths_total", 4), ("padding_rows_total", 1)):
+        assert found[f"forebay_{name}"] == {("m", "1"): total}
+    for name in ("request_seconds", "queue_seconds", "compute_seconds", "batch_rows"):
+        assert found[f"forebay_{name}_count"] == {("m", "1"): 2}
+        assert found[f"forebay_{name}_sum"][("m", "1")] == pytest.approx(20.003)
+    metrics.remove(new)
+    assert "forebay_requests_total" not in parsed(metrics)
+
+
 def test_a_scrape_shows_what_is_true_now() -> None:
     metrics, depth = Metrics(), 1.0
-    metrics.add(ModelMetrics("m", lambda: dict.fromkeys(GAUGES, depth)))
-    assert parsed(metrics)["forebay_queue_depth_rows"][("m",)] == 1
+    metrics.add(ModelMetrics("m", "1", lambda: dict.fromkeys(GAUGES, depth)))
+    assert parsed(metrics)["forebay_queue_depth_rows"][("m", "1")] == 1
     depth = 5.0
-    assert parsed(metrics)["forebay_queue_depth_rows"][("m",)] == 5
+    assert parsed(metrics)["forebay_queue_depth_rows"][("m", "1")] == 5
 
 
 @pytest.mark.parametrize("bounds", [SECONDS, ROWS])

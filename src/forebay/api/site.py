@@ -1,0 +1,79 @@
+"""Everything of one server but the listening: models, the app over them, readiness, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from fastapi import FastAPI
+
+from forebay.api.app import Lifespan, create_app
+from forebay.api.auth import Gate
+from forebay.api.inference import Inference
+from forebay.api.repository_routes import ModelControl
+from forebay.core.settings import ServerSettings
+from forebay.repository.catalog import Catalog
+from forebay.repository.plans import PlanOf
+from forebay.repository.registry import Registry
+from forebay.repository.watch import Watch
+from forebay.telemetry.metrics import Metrics
+
+
+class Site:
+    """Models that are served, and what tells of them. Made inside the event loop's process, before it listens."""
+
+    def __init__(
+        self, settings: ServerSettings, gate: Gate, catalog: Catalog, plan_of: PlanOf, control_refusal: str
+    ) -> None:
+        """`control_refusal`: why models may not be loaded and unloaded over HTTP; empty where they may."""
+        self.settings = settings
+        self.metrics = Metrics()
+        self.inference = Inference({}, settings, gate)
+        self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
+        self.registry = Registry(catalog, plan_of, self.inference, self.metrics)
+        self._catalog = catalog
+        self._control = ModelControl(self.registry, control_refusal)
+        self._watching: asyncio.Task[None] | None = None
+        self._draining = False
+
+    async def start(self) -> None:
+        """Load the models, and begin to watch them where that is set. Raises `SetupError`."""
+        first = await asyncio.to_thread(self._catalog.stamps) if self.settings.watch else {}
+        await self.registry.start()
+        self.inference.not_started = ""
+        if self.settings.watch:
+            watch = Watch(self.registry, self._catalog, self.settings.watch_interval_s)
+            self._watching = asyncio.create_task(watch.run(first))
+
+    def app(self, lifespan: Lifespan | None = None) -> FastAPI:
+        """The app over the models; they may be started before or after."""
+        return create_app(
+            self.inference,
+            metrics_text=self.metrics.text,
+            ready=self.not_ready,
+            lifespan=lifespan,
+            control=self._control,
+        )
+
+    def not_ready(self) -> list[str]:
+        """Why requests are not welcome; empty when they are."""
+        if self._draining:
+            return ["the server is shutting down"]
+        if self.inference.not_started:
+            return [self.inference.not_started]
+        return self.registry.not_ready()
+
+    def drain(self) -> None:
+        """Ready turns false; new requests are refused; admitted ones still run."""
+        self._draining = True
+        if self._watching is not None:
+            self._watching.cancel()
+        self.registry.drain()
+
+    async def close(self) -> None:
+        """Wait for the admitted, at most `drain_timeout_s`, then end every process."""
+        self.drain()
+        if self._watching is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+        await self.registry.close(self.settings.drain_timeout_s)

@@ -1,0 +1,1 @@
+"""Forebay inside somebody else's program: serve a class, an ASGI app, an engine to await."""

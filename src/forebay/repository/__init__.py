@@ -1,0 +1,1 @@
+"""Which versions of which models are served: found on disk, loaded, swapped, unloaded while requests go on."""

@@ -1,0 +1,371 @@
+"""The engines that serve, by model and version: started while the old one serves, swapped, drained, closed.
+
+Everything runs on one event loop; what reads files runs in a thread. Operations on one model run one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import msgspec
+
+from forebay.core.errors import AdmissionError, ForebayError, RequestError, SetupError
+from forebay.engine.engine import Engine
+from forebay.engine.setup import start_engine
+from forebay.models.repository import Stamp, VersionPolicy, digest_of_files, stamp_of
+from forebay.repository.catalog import Catalog, Offer
+from forebay.repository.plans import PlanOf
+from forebay.telemetry.logs import fields
+from forebay.telemetry.metrics import Metrics
+
+log = logging.getLogger("forebay.repository")
+
+HELD_LOOK_S = 0.02
+"""How often it is looked whether a request still arrives for an engine that has been replaced."""
+
+State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+UNLOADED = "unloaded"
+
+
+class Serving(Protocol):
+    """Where requests come from."""
+
+    def publish(self, engine: Engine) -> None:
+        """From now on requests for its model and version go to this engine, in place of any other."""
+        ...
+
+    def retract(self, engine: Engine) -> None:
+        """No new request goes to this engine."""
+        ...
+
+    def holds(self, engine: Engine) -> bool:
+        """Whether a request was let in for this engine and is not submitted yet: its body is still arriving."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a load request asks for beside what is on disk: settings of the model, and which versions."""
+
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    policy: VersionPolicy | None = None
+
+
+@dataclass(slots=True)
+class Held:
+    """One version of a model. `reason` says why it is in its state, or why its last load failed."""
+
+    state: State = "UNAVAILABLE"
+    reason: str = UNLOADED
+    engine: Engine | None = None
+    fingerprint: str = ""
+    ending: Engine | None = None
+    """The engine that is being unloaded."""
+
+
+class Known(NamedTuple):
+    """One line of the index. `version` is empty for a model that has none."""
+
+    name: str
+    version: str
+    state: State
+    reason: str
+
+
+class Registry:
+    """Loads, reloads and unloads models. `load` and `unload` are safe to call at any time, from several places."""
+
+    def __init__(self, catalog: Catalog, plan_of: PlanOf, serving: Serving, metrics: Metrics) -> None:
+        self._catalog = catalog
+        self._plan_of = plan_of
+        self._serving = serving
+        self._metrics = metrics
+        self._models: dict[str, dict[int, Held]] = {}
+        self._policies: dict[str, VersionPolicy] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._operations: set[asyncio.Task[None]] = set()
+        self._endings: dict[asyncio.Task[None], Engine] = {}
+        self._draining = False
+        self.on_ended: Callable[[], object] = bool
+        """Called once an engine has ended."""
+
+    @property
+    def engines(self) -> list[Engine]:
+        """Those that serve, by name and version."""
+        return [held.engine for _, _, held in self._all() if held.engine is not None]
+
+    def _all(self) -> list[tuple[str, int, Held]]:
+        return [
+            (name, version, held)
+            for name, versions in sorted(self._models.items())
+            for version, held in sorted(versions.items())
+        ]
+
+    # -- operations ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load what is there, one after the other: models measured at the same time would measure each other.
+
+        Raises `SetupError` where a model that was named by itself fails. One of a repository that fails is logged, and
+        its reason stands in the index.
+        """
+        for name in self._catalog.first:
+            try:
+                await self.load(name)
+            except (SetupError, RequestError) as error:
+                if self._catalog.is_named(name):
+                    raise
+                log.error("%s", error.message, extra=fields(model=name, code=error.code))
+
+    async def load(self, name: str, asked: Asked | None = None) -> None:
+        """Load a model, or bring it up to date; returns when it serves. Unchanged files are not loaded again.
+
+        The engine in service goes on until the new one is warm, and stays where the new one fails.
+        Raises `RequestError` (model_not_found), `SetupError` (config_error, model_load_error), `AdmissionError`
+        (draining).
+        """
+        await self._known(name)
+        await self._operate(self._load(name, asked or Asked()))
+
+    async def unload(self, name: str) -> None:
+        """Stop serving a model; requests that were let in are answered. Returns as soon as no new one is let in.
+
+        A model that is not loaded stays so. Raises `RequestError` (model_not_found), `AdmissionError` (draining).
+        """
+        await self._known(name)
+        await self._operate(self._unload(name))
+
+    async def _operate(self, operation: Any) -> None:
+        """Runs an operation to its end, whether or not the caller waits for that; `drain` cancels it."""
+        if self._draining:
+            operation.close()
+            raise _stopping()
+        running: asyncio.Task[None] = asyncio.ensure_future(operation)
+        self._operations.add(running)
+        running.add_done_callback(self._operations.discard)
+        await asyncio.wait([running])
+        if running.cancelled():
+            raise _stopping()
+        running.result()
+
+    async def _known(self, name: str) -> None:
+        """So that what strangers ask for leaves no lock behind."""
+        if name not in self._models:
+            await self._find(name)
+
+    async def _load(self, name: str, asked: Asked) -> None:
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            offer = await self._find(name)
+            if offer.problem:
+                for held in self._models[name].values():
+                    held.reason = offer.problem
+                raise SetupError(f"model {name}: {offer.problem}")
+            policy = asked.policy or offer.policy
+            wanted = policy.choose(offer.versions)
+            errors = [error for version in wanted if (error := await self._bring_up(offer, version, asked))]
+            if errors:
+                raise errors[0]
+            for version, held in self._models[name].items():
+                if version not in wanted:
+                    self._let_go(name, version, held, "not in its version_policy")
+            self._policies[name] = policy
+
+    async def _unload(self, name: str) -> None:
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            for version, held in self._models.get(name, {}).items():
+                self._let_go(name, version, held, UNLOADED)
+
+    async def _find(self, name: str) -> Offer:
+        offer = await asyncio.to_thread(self._catalog.find, name)
+        if offer is None:
+            raise RequestError(f"there is no model {name!r} to load", code="model_not_found")
+        self._see(offer)
+        return offer
+
+    def _see(self, offer: Offer) -> None:
+        """Versions that have appeared are known from now on; those that are gone and not in use are forgotten."""
+        known = self._models.setdefault(offer.name, {})
+        for version in offer.versions:
+            known.setdefault(version, Held())
+        for version, held in list(known.items()):
+            if version not in offer.versions and held.engine is None and held.ending is None:
+                del known[version]
+
+    async def _bring_up(self, offer: Offer, version: int, asked: Asked) -> ForebayError | None:
+        """One version, up to date; returns what went wrong."""
+        held = self._models[offer.name].setdefault(version, Held())
+        files = await asyncio.to_thread(offer.files, version)
+        stamp, digest = await asyncio.to_thread(_look, files)
+        fingerprint = f"{digest} {msgspec.json.encode(asked.overrides, order='sorted').decode()}"
+        if held.engine is not None and held.engine.state == "ready" and held.fingerprint == fingerprint:
+            held.reason = ""
+            return None
+        if held.engine is None:
+            held.state, held.reason = "LOADING", "loading"
+        try:
+            engine = await self._started(offer, version, asked, files, stamp)
+        except BaseException as error:
+            held.reason = error.message if isinstance(error, ForebayError) else f"{type(error).__name__}: {error}"
+            if held.engine is None:
+                held.state = "UNAVAILABLE"
+            else:
+                log.warning(
+                    "the load of %s version %d failed, what was loaded stays: %s",
+                    *(offer.name, version, held.reason),
+                    extra=fields(model=offer.name, version=str(version)),
+                )
+            if isinstance(error, SetupError):
+                return error
+            raise
+        self._put(held, engine, fingerprint)
+        return None
+
+    async def _started(self, offer: Offer, version: int, asked: Asked, files: list[Path], stamp: Stamp) -> Engine:
+        """A warm engine of files that nobody wrote to meanwhile."""
+        source = await asyncio.to_thread(offer.source, version)
+        engine = Engine(self._plan_of(source, asked.overrides))
+        try:
+            await start_engine(engine)
+            # Of those that were there: a model may write a file of its own beside them.
+            if await asyncio.to_thread(stamp_of, files) != stamp:
+                raise SetupError(
+                    f"model {source.name}: its files changed while it was loaded from {source.path}; load it again",
+                    code="model_load_error",
+                )
+        except BaseException:
+            await engine.close(0.0)
+            raise
+        return engine
+
+    # -- in and out of service ----------------------------------------------------------------------------------------
+
+    def _put(self, held: Held, engine: Engine, fingerprint: str) -> None:
+        """In one turn of the loop: before it requests go to the old engine, after it to the new one."""
+        old = held.engine
+        held.engine, held.fingerprint = engine, fingerprint
+        held.state, held.reason = "READY", ""
+        for before in (held.ending, old):
+            if before is not None:
+                # Two engines of one version must not be exported twice.
+                self._metrics.remove(before.metrics)
+                before.succeeded_by(engine)
+        held.ending = None
+        self._metrics.add(engine.metrics)
+        self._serving.publish(engine)
+        if old is not None:
+            self._end(old, None, "a newer load of it has taken its place")
+
+    def _let_go(self, name: str, version: int, held: Held, reason: str) -> None:
+        engine = held.engine
+        if engine is None:
+            if held.reason == UNLOADED:
+                held.reason = reason
+            return
+        self._serving.retract(engine)
+        held.engine, held.fingerprint, held.ending = None, "", engine
+        held.state, held.reason = "UNLOADING", "requests that were let in are answered"
+        log.info("%s version %d is unloaded", name, version, extra=fields(model=name, version=str(version)))
+        self._end(engine, held, reason)
+
+    def _end(self, engine: Engine, held: Held | None, reason: str) -> None:
+        ending = asyncio.ensure_future(self._finish(engine, held, reason))
+        self._endings[ending] = engine
+        ending.add_done_callback(self._ended)
+
+    def _ended(self, ending: asyncio.Task[None]) -> None:
+        engine = self._endings.pop(ending, None)
+        asyncio.get_running_loop().call_soon(self.on_ended)
+        if not ending.cancelled() and ending.exception() is not None:
+            name = engine.name if engine is not None else ""
+            log.error("an engine did not end well", exc_info=ending.exception(), extra=fields(model=name))
+
+    async def _finish(self, engine: Engine, held: Held | None, reason: str) -> None:
+        """Let an engine that gets no new requests answer those that it has, then end its processes."""
+        while self._serving.holds(engine):  # noqa: ASYNC110 - an event would cost every request
+            await asyncio.sleep(HELD_LOOK_S)
+        engine.drain(f"this version was unloaded: {reason}")
+        await engine.close(None)
+        if held is not None and held.ending is engine:
+            held.ending = None
+            self._metrics.remove(engine.metrics)
+            if held.state == "UNLOADING":
+                held.state, held.reason = "UNAVAILABLE", reason
+
+    # -- what is told -------------------------------------------------------------------------------------------------
+
+    async def index(self) -> list[Known]:
+        """Every version of every model, loaded or not, with its state; models that have none stand there too."""
+        offers = await asyncio.to_thread(self._catalog.all)
+        for offer in offers.values():
+            self._see(offer)
+        for name in self._models.keys() - offers.keys():
+            self._forget(name)
+        found = [Known(name, str(version), *self._told(held, offers.get(name))) for name, version, held in self._all()]
+        empty = [offer for offer in offers.values() if not self._models.get(offer.name)]
+        return sorted([*found, *(Known(offer.name, "", "UNAVAILABLE", offer.problem) for offer in empty)])
+
+    def _forget(self, name: str) -> None:
+        """A model whose folder is gone, once nothing of it is in use."""
+        lock = self._locks.get(name)
+        busy = lock is not None and lock.locked()
+        if not busy and not any(held.engine or held.ending for held in self._models[name].values()):
+            for table in (self._models, self._locks, self._policies):
+                table.pop(name, None)
+
+    def policy(self, name: str) -> VersionPolicy | None:
+        """By which versions of a model were chosen when it was loaded."""
+        return self._policies.get(name)
+
+    def _told(self, held: Held, offer: Offer | None) -> tuple[State, str]:
+        engine = held.engine
+        if engine is not None and engine.state != "ready":
+            return ("UNLOADING" if engine.state == "draining" else "UNAVAILABLE"), engine.reason
+        if engine is None and held.reason == UNLOADED and offer is not None and offer.problem:
+            return held.state, offer.problem
+        return held.state, held.reason
+
+    def not_ready(self) -> list[str]:
+        """Why requests are not welcome: each model that serves and cannot answer now. A failed load is no reason."""
+        return [
+            f"model {engine.name} version {engine.version}: {engine.state}: {engine.reason}"
+            for engine in self.engines
+            if engine.state != "ready"
+        ]
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Refuse new requests, give up loads that run; what is admitted still runs."""
+        self._draining = True
+        for operation in self._operations:
+            operation.cancel()
+        for engine in (*self.engines, *self._endings.values()):
+            engine.drain()
+
+    async def close(self, grace_s: float) -> None:
+        """Wait for the admitted, at most so long, then end every process."""
+        self.drain()
+        if self._operations:
+            await asyncio.wait(self._operations)
+        endings = dict(self._endings)
+        waits = asyncio.wait(endings, timeout=grace_s) if endings else asyncio.sleep(0)
+        await asyncio.gather(waits, *(engine.close(grace_s) for engine in self.engines))
+        for ending, engine in endings.items():
+            if not ending.done():
+                ending.cancel()
+                await engine.close(0.0)
+
+
+def _look(files: list[Path]) -> tuple[Stamp, str]:
+    """The stamp is taken before anything is read, so that what is written later shows."""
+    stamp = stamp_of(files)
+    return stamp, digest_of_files(files)
+
+
+def _stopping() -> AdmissionError:
+    return AdmissionError("the server is shutting down", code="draining")

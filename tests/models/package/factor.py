@@ -1,0 +1,3 @@
+"""What the model beside it imports."""
+
+FACTOR = 3
