@@ -71,7 +71,7 @@ class InstanceProcess:
 
     def _ready(self, header: frames.LoadHeader) -> frames.ReadyHeader:
         """Load, check, measure or warm up."""
-        runtime = load_runtime(header.source, header.device, header.threads)
+        runtime = load_runtime(header.source, header.device, header.threads, header.options)
         digest = digest_of(header.source)
         samples = measure.Samples(runtime)
         batchable, reason = measure.check_batchable(runtime, samples)
@@ -87,7 +87,9 @@ class InstanceProcess:
             measure.warm_up(runtime, samples, (1, 2, 8) if batchable else (1,))
         self._runtime, self._signature = runtime, signature
         self._arena = Arena(self._arena_fd, header.arena_slot_bytes)
-        return frames.ReadyHeader(runtime.platform, signature, dict(runtime.settings), digest, batchable, reason, costs)
+        return frames.ReadyHeader(
+            runtime.platform, signature, dict(runtime.settings), digest, batchable, reason, costs, runtime.note
+        )
 
     def _run(self, header: frames.RunHeader, payload: memoryview) -> None:
         started = time.perf_counter()

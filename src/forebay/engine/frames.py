@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from forebay.models.signature import Signature
-from forebay.models.source import ModelSource
+from forebay.models.source import LoadOptions, ModelSource
 
 HEAD = struct.Struct("<IBI")
 MAX_FRAME_BYTES = 1 << 31
@@ -74,6 +74,7 @@ class LoadHeader(msgspec.Struct, array_like=True):
     measure_s: float
     arena_slot_bytes: int
     inline_bytes: int
+    options: LoadOptions = LoadOptions()
 
 
 class ReadyHeader(msgspec.Struct, array_like=True):
@@ -86,6 +87,8 @@ class ReadyHeader(msgspec.Struct, array_like=True):
     batchable: bool
     reason: str
     costs: list[tuple[int, int, float]]
+    note: str = ""
+    """What else the log should say of the model."""
 
 
 class LoadFailedHeader(msgspec.Struct, array_like=True):

@@ -16,7 +16,7 @@ from forebay.core.settings import ModelSettings
 from forebay.engine import costs_file, frames
 from forebay.engine.instance import LoadPlan
 from forebay.models.signature import Signature
-from forebay.models.source import ModelSource, digest_of
+from forebay.models.source import LoadOptions, ModelSource, digest_of
 from forebay.telemetry.logs import fields
 
 if TYPE_CHECKING:
@@ -84,7 +84,12 @@ async def _load_first(engine: Engine) -> tuple[frames.ReadyHeader, costs_file.Co
 def _load_plan(plan: Plan, number: int, measure_s: float) -> LoadPlan:
     settings = plan.settings
     device = settings.devices[number % len(settings.devices)]
-    return LoadPlan(plan.source, device, settings.threads, settings.max_batch_rows, measure_s, plan.shared_memory_bytes)
+    options = LoadOptions(
+        settings.max_batch_rows, settings.deterministic, settings.allow_pickle, tuple(settings.trusted_types or ())
+    )
+    return LoadPlan(
+        plan.source, device, settings.threads, settings.max_batch_rows, measure_s, plan.shared_memory_bytes, options
+    )
 
 
 def _learn(latency: LatencyModel, costs: list[tuple[int, int, float]], max_rows: int) -> None:
@@ -159,3 +164,5 @@ def _tell(engine: Engine, header: frames.ReadyHeader, instances: int, seconds: f
         seconds,
         extra=fields(model=engine.name, instances=instances, digest=header.digest),
     )
+    if header.note:
+        log.info("model %s: %s", engine.name, header.note, extra=fields(model=engine.name))

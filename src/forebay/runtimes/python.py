@@ -19,6 +19,7 @@ class PythonRuntime:
     """One object of the user's class."""
 
     platform = "python"
+    note = ""
 
     def __init__(self, source: ModelSource, device: str, threads: int) -> None:
         found = load_class(source)
