@@ -103,8 +103,19 @@ def test_examples_and_settings_are_there_if_empty(both: Runtime) -> None:
     assert dict(both.settings) == {}
 
 
-def test_a_missing_or_broken_file_names_itself(tmp_path: Path, kind: str) -> None:
-    suffix = {"onnx": "onnx", "python": "py"}[kind]
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        ("onnx", "onnx"),
+        ("python", "py"),
+        ("xgboost", "json"),
+        ("xgboost", "ubj"),
+        ("lightgbm", "txt"),
+        ("sklearn", "skops"),
+        ("sklearn", "pkl"),
+    ],
+)
+def test_a_missing_or_broken_file_names_itself(tmp_path: Path, kind: str, suffix: str) -> None:
     path = tmp_path / f"broken.{suffix}"
     path.write_bytes(b"\x00 this is no model")
     with pytest.raises(SetupError, match=r"broken\.") as caught:

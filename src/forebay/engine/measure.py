@@ -107,7 +107,7 @@ def check_batchable(runtime: Runtime, samples: Samples) -> tuple[bool, str]:
         if [run[index].shape[:1] for run in (together, *alone)] != [(2,), (1,), (1,)]:
             return False, f"output {spec.name!r} has {NO_ROWS}"
         for row in range(2):
-            difference = _difference(spec, together[index][row], alone[row][index][0])
+            difference = _difference(spec, together[index][row : row + 1], alone[row][index])
             if difference:
                 return False, f"output {spec.name!r} of a row alone and in a batch of two differs: {difference}"
     return True, ""

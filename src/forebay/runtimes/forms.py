@@ -67,11 +67,12 @@ def onnx_run(graph: bytes, specs: Sequence[TensorSpec], threads: int) -> Run:
     names = [spec.name for spec in specs]
     run = session.run
     one = _one_row(session, specs)
+    one_shape = (1, session.get_inputs()[0].shape[1])
     shapes = [(-1, *spec.row_shape) for spec in specs]
     if [len(node.shape) for node in session.get_outputs()] == [len(shape) for shape in shapes]:
 
         def plain(x: Array) -> list[Array]:
-            if one is not None and len(x) == 1:
+            if one is not None and x.shape == one_shape:
                 return one(x)
             return run(names, {"input": x})  # type: ignore[no-any-return]
 

@@ -11,6 +11,7 @@ estimator's `classes_`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,10 @@ def _convert(estimator: Any, features: int, specs: list[TensorSpec]) -> bytes:
     types = [(tabular.INPUT, FloatTensorType([None, features]))]
     probable = is_classifier(estimator) and hasattr(estimator, "predict_proba")
     options = {id(estimator): {"zipmap": False}} if probable else None
-    model = convert_sklearn(estimator, initial_types=types, options=options, target_opset=17)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it says of scikit-learn's deprecations is not for the operator
+        model = convert_sklearn(estimator, initial_types=types, options=options, target_opset=17)
+    _send_missing_values(model, estimator)
     outputs = [node.name for node in model.graph.output]
     names = {found: spec.name for found, spec in zip(outputs, specs, strict=False)}
     if len(outputs) < len(specs):
@@ -226,3 +230,19 @@ def _convert(estimator: Any, features: int, specs: list[TensorSpec]) -> bytes:
     for node in model.graph.output:
         node.name = names.get(node.name, node.name)
     return bytes(model.SerializeToString())
+
+
+def _send_missing_values(model: Any, estimator: Any) -> None:
+    """Tell a forest's nodes where NaN goes, which skl2onnx leaves out; ids of trees and nodes are scikit-learn's own."""
+    inner = getattr(estimator, "estimators_", None)
+    members = np.ravel(np.asarray(inner, dtype=object)).tolist() if inner is not None else [estimator]
+    left = [getattr(getattr(member, "tree_", None), "missing_go_to_left", None) for member in members]
+    for node in model.graph.node:
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if node.domain != "ai.onnx.ml" or "nodes_missing_value_tracks_true" not in attributes:
+            continue
+        trees, nodes = attributes["nodes_treeids"].ints, attributes["nodes_nodeids"].ints
+        if any(flags is None for flags in left) or max(trees) != len(left) - 1:
+            return
+        tracks = [int(left[tree][place]) for tree, place in zip(trees, nodes, strict=True)]  # type: ignore[index]
+        attributes["nodes_missing_value_tracks_true"].ints[:] = tracks

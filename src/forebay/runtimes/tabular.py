@@ -56,7 +56,8 @@ class TabularRuntime:
             different = forms.disagreement(specs, native(rows), graph.run(rows))
         except Exception as error:  # whatever a converter or a session stumbles over, the model's own library runs it
             reason = str(error) if isinstance(error, NotConvertibleError) else f"{type(error).__name__}: {error}"
-            self._only(own, f"cannot be said in ONNX ({reason[:300]})")
+            line = (reason.strip() or type(error).__name__).splitlines()[0]
+            self._only(own, f"cannot be said in ONNX ({line[:200]})")
             return
         if different:
             self._only(own, f"as ONNX it answers differently: {different}")
