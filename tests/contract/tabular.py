@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,11 @@ def xgb(path: Path, x: Array, y: Array, rounds: int = 12, **parameters: Any) -> 
     return booster
 
 
-def lgb(path: Path, x: Array, y: Array, rounds: int = 12, **parameters: Any) -> lightgbm.Booster:
+def lgb(
+    path: Path, x: Array, y: Array, rounds: int = 12, *, categories: Sequence[int] | None = None, **parameters: Any
+) -> lightgbm.Booster:
     """Train and save a LightGBM Booster."""
-    data = lightgbm.Dataset(x, y, free_raw_data=False)
+    data = lightgbm.Dataset(x, y, free_raw_data=False, categorical_feature=categories or "auto")
     booster = lightgbm.train({"verbose": -1, "num_threads": 1, "num_leaves": 15, **parameters}, data, rounds)
     booster.save_model(path)
     return booster

@@ -16,6 +16,8 @@ from forebay.runtimes.ensemble import Ensemble, Link, NotConvertibleError, Tree
 
 _CATEGORICAL, _DEFAULT_LEFT = 1, 2
 _NO_MISSING, _ZERO_IS_MISSING, _NAN_IS_MISSING = 0, 1, 2
+_ZERO = np.float32(1e-35)
+"""kZeroThreshold of include/LightGBM/meta.h."""
 _IDENTITY = frozenset(
     {"regression", "regression_l1", "huber", "fair", "quantile", "mape", "lambdarank", "rank_xendcg", "custom", ""}
 )
@@ -89,7 +91,7 @@ def _tree(fields: Mapping[str, str], scale: float) -> Tree:
     left, right = (_children(fields[f"{side}_child"], inner) for side in ("left", "right"))
     return Tree(
         feature=np.concatenate([np.array(fields["split_feature"].split(), np.int64), np.zeros(leaves, np.int64)]),
-        threshold=np.concatenate([not_above(threshold), value.astype(np.float32)]),
+        threshold=np.concatenate([around_zero(not_above(threshold)), value.astype(np.float32)]),
         left=np.concatenate([left, none]),
         right=np.concatenate([right, none]),
         nan_left=np.concatenate([_nan_left(fields["decision_type"], threshold), no]),
@@ -105,7 +107,14 @@ def not_above(threshold: Array) -> Array:
     """The largest float32 that is not above each float64: a float32 is <= the one where it is <= the other."""
     with np.errstate(over="ignore"):
         near = threshold.astype(np.float32)
-    return np.where(near > threshold, np.nextafter(near, np.float32(-np.inf)), near)
+        return np.where(near > threshold, np.nextafter(near, np.float32(-np.inf)), near)
+
+
+def around_zero(threshold: Array) -> Array:
+    """Float32 thresholds as LightGBM compares with them: to it, what is no further from 0 than `_ZERO` is 0."""
+    below = np.nextafter(-_ZERO, np.float32(-np.inf))
+    moved = np.where((threshold >= -_ZERO) & (threshold < 0), below, threshold)
+    return np.where((moved >= 0) & (moved < _ZERO), _ZERO, moved)
 
 
 def _nan_left(text: str, threshold: Array) -> Array:

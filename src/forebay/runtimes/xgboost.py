@@ -46,6 +46,10 @@ class XgboostRuntime(tabular.TabularRuntime):
         except (xgboost.core.XGBoostError, OSError, ValueError, TypeError) as error:
             reason = str(error).strip().split("\n")[0]
             raise tabular.load_error(source, f"XGBoost cannot load {source.path}: {reason}") from error
+        if document["learner"]["gradient_booster"]["name"] == "gblinear":
+            raise tabular.load_error(
+                source, f"{source.path} is a linear model (gblinear), which XGBoost cannot run in place; export it as ONNX"
+            )
         features = booster.num_features()
         rounds = _rounds(booster)
         objective = document["learner"]["objective"]["name"]
