@@ -115,7 +115,7 @@ def check_batchable(runtime: Runtime, samples: Samples) -> tuple[bool, str]:
 
 def _difference(spec: TensorSpec, batch: Array, alone: Array) -> str:
     if batch.shape != alone.shape:
-        return f"shapes {list(batch.shape)} and {list(alone.shape)}"
+        return f"shapes {list(batch.shape[1:])} and {list(alone.shape[1:])}"
     if batch.dtype.kind != "f":
         return "" if np.array_equal(batch, alone) else "values"
     with np.errstate(all="ignore"):

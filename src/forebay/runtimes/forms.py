@@ -21,7 +21,7 @@ RELATIVE, ABSOLUTE = 1e-4, 1e-5
 """How far the two forms may differ: relative, and absolute in units of the output's largest value."""
 TIMED_ROWS = 1024
 """Larger batches than this are not timed; the form of the largest one timed runs them."""
-BUDGET_S = 1.0
+BUDGET_S = 0.5
 """Longest time for timing the forms at load."""
 _NEARLY = 0.95
 """Another form has to be this much faster before it takes over: switching for less is noise."""

@@ -46,9 +46,7 @@ class Runtime(Protocol):
         ...
 
 
-def load_runtime(
-    source: ModelSource, device: str, threads: int, options: LoadOptions = NO_OPTIONS
-) -> Runtime:
+def load_runtime(source: ModelSource, device: str, threads: int, options: LoadOptions = NO_OPTIONS) -> Runtime:
     """Load a model by its runtime's name. Raises `SetupError` (`model_load_error`) that names file and cause."""
     if source.runtime == "onnx":
         from forebay.runtimes.onnx import OnnxRuntime

@@ -51,7 +51,6 @@ class SklearnRuntime(tabular.TabularRuntime):
                 f"{type(error).__name__}: {error}; fit it on an array rather than a table with named columns",
             ) from error
 
-
         def native(x: Array) -> list[Array]:
             # As in a notebook, where numbers are float64; some estimators take nothing else.
             return run(x.astype(np.float64))
@@ -136,7 +135,8 @@ def _thresholds(estimator: Any, features: int) -> dict[int, Array]:
         for feature in range(features):
             found.setdefault(feature, []).append(tree.threshold[tree.feature == feature])
     points = {feature: np.concatenate(parts).astype(np.float32) for feature, parts in found.items()}
-    return {feature: values for feature, values in points.items() if len(values)}
+    finite = {feature: values[np.isfinite(values)] for feature, values in points.items()}
+    return {feature: values for feature, values in finite.items() if len(values)}
 
 
 def _native(estimator: Any, rows: Array) -> tuple[list[TensorSpec], forms.Run]:

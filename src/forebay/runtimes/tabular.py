@@ -89,9 +89,7 @@ def load_error(source: ModelSource, message: str) -> SetupError:
 
 def missing_library(source: ModelSource, error: ImportError) -> SetupError:
     """What to install where the extra is missing."""
-    return load_error(
-        source, f'{source.path} needs a library that is not here ({error}); pip install "forebay[trees]"'
-    )
+    return load_error(source, f'{source.path} needs a library that is not here ({error}); pip install "forebay[trees]"')
 
 
 def binary(positive: Array) -> list[Array]:

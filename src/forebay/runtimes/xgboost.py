@@ -48,7 +48,8 @@ class XgboostRuntime(tabular.TabularRuntime):
             raise tabular.load_error(source, f"XGBoost cannot load {source.path}: {reason}") from error
         if document["learner"]["gradient_booster"]["name"] == "gblinear":
             raise tabular.load_error(
-                source, f"{source.path} is a linear model (gblinear), which XGBoost cannot run in place; export it as ONNX"
+                source,
+                f"{source.path} is a linear model (gblinear), which XGBoost cannot run in place; export it as ONNX",
             )
         features = booster.num_features()
         rounds = _rounds(booster)

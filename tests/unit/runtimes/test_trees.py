@@ -175,9 +175,7 @@ def test_early_stopping_is_followed_where_the_file_is_a_scikit_learn_wrappers(tm
     [
         (lambda p: xgb(p, *diabetes(), booster="dart", rate_drop=0.3), "its booster is dart"),
         (
-            lambda p: xgb(
-                p, diabetes()[0], np.stack([diabetes()[1]] * 2, axis=1), multi_strategy="multi_output_tree"
-            ),
+            lambda p: xgb(p, diabetes()[0], np.stack([diabetes()[1]] * 2, axis=1), multi_strategy="multi_output_tree"),
             "its leaves hold vectors",
         ),
     ],
