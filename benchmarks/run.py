@@ -25,7 +25,7 @@ from benchmarks.bench_run import Bench  # noqa: E402
 from benchmarks.plan import FULL, QUICK  # noqa: E402
 from benchmarks.pools import build_example  # noqa: E402
 from benchmarks.servers import ServerFailedError  # noqa: E402
-from benchmarks.workloads import idle, images, minilm, mixed, mlp, one_client, open_loop, shapes  # noqa: E402
+from benchmarks.workloads import idle, images, minilm, mixed, mlp, one_client, open_loop, shapes, trees  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
@@ -37,6 +37,7 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "shapes": shapes.run,
     "idle": idle.run,
     "open_loop": open_loop.run,
+    "trees": trees.run,
 }
 EXAMPLES = {
     "mlp": {"mlp", "one_client", "mixed", "idle"},

@@ -95,6 +95,7 @@ def load(path: Path, **options: Any) -> Any:
 
 def a_model(folder: Path, kind: str) -> tuple[Runtime, ModelSource]:
     """One model of a kind: loaded, and its source."""
+    options: dict[str, Any]
     if kind == "xgboost classifier":
         xgb(folder / "m.ubj", *cancer(), objective="binary:logistic")
         path, options = folder / "m.ubj", {}

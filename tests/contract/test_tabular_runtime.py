@@ -101,6 +101,6 @@ def test_the_note_says_what_runs(runtime: Runtime) -> None:
 
 def test_only_a_cpu_runs_it_and_the_digest_is_that_of_the_file(tmp_path: Path, kind: str) -> None:
     _, source = a_model(tmp_path, kind)
-    with pytest.raises(SetupError, match="device 'cuda:0' is not usable for .*; write cpu"):
+    with pytest.raises(SetupError, match=r"device 'cuda:0' is not usable for .*; write cpu"):
         load_runtime(source, "cuda:0", 1)
     assert len(digest_of(source)) == 64

@@ -192,7 +192,7 @@ def _classifier(estimator: Any, few: Array) -> tuple[list[TensorSpec], forms.Run
 
 
 def _decides_by_probability(estimator: Any) -> bool:
-    """Whether predict is the most probable class by construction. Not so, for one, for SVC and thresholds of its own."""
+    """Whether predict is the most probable class by construction; not so for a tuned threshold, for one."""
     last = estimator[-1] if hasattr(estimator, "steps") else estimator
     return type(last).__module__.split(".")[:2] in (
         ["sklearn", "ensemble"],
@@ -233,7 +233,7 @@ def _convert(estimator: Any, features: int, specs: list[TensorSpec]) -> bytes:
 
 
 def _send_missing_values(model: Any, estimator: Any) -> None:
-    """Tell a forest's nodes where NaN goes, which skl2onnx leaves out; ids of trees and nodes are scikit-learn's own."""
+    """Tell a forest's nodes where NaN goes, which skl2onnx leaves out; its ids of trees and nodes are the forest's."""
     inner = getattr(estimator, "estimators_", None)
     members = np.ravel(np.asarray(inner, dtype=object)).tolist() if inner is not None else [estimator]
     left = [getattr(getattr(member, "tree_", None), "missing_go_to_left", None) for member in members]
@@ -244,5 +244,5 @@ def _send_missing_values(model: Any, estimator: Any) -> None:
         trees, nodes = attributes["nodes_treeids"].ints, attributes["nodes_nodeids"].ints
         if any(flags is None for flags in left) or max(trees) != len(left) - 1:
             return
-        tracks = [int(left[tree][place]) for tree, place in zip(trees, nodes, strict=True)]  # type: ignore[index]
+        tracks = [int(left[tree][place]) for tree, place in zip(trees, nodes, strict=True)]
         attributes["nodes_missing_value_tracks_true"].ints[:] = tracks

@@ -1,4 +1,4 @@
-"""scikit-learn files: what is trusted, what the outputs are called, and that both forms answer as the estimator does."""
+"""scikit-learn files: what is trusted, what outputs are called, and that both forms answer as the estimator does."""
 
 from __future__ import annotations
 
