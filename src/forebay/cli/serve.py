@@ -27,7 +27,9 @@ def serve(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="MODEL...", help="An .onnx file, or a Python model as file.py:Class.", show_default=False
+            metavar="MODEL...",
+            help="A model file (.onnx, .ubj, .txt, .skops, ...), or file.py:Class.",
+            show_default=False,
         ),
     ] = None,
     name: Annotated[

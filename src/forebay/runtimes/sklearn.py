@@ -105,7 +105,7 @@ def _rows(estimator: Any, count: int, features: int) -> Array:
     random = np.random.default_rng(0)
     rows = random.standard_normal((count, features)) * random.choice([0.3, 1.0, 5.0, 50.0], (count, 1))
     rows[::3] = np.abs(rows[::3])
-    rows = rows.astype(np.float32)
+    rows = np.asarray(rows, np.float32)
     for column, points in _thresholds(estimator, features).items():
         chosen = random.random(count) < 0.7
         rows[chosen, column] = random.choice(points, count)[chosen]
@@ -179,8 +179,7 @@ def _classifier(estimator: Any, few: Array) -> tuple[list[TensorSpec], forms.Run
 
     def run(x: Array) -> list[Array]:
         probabilities = np.asarray(estimator.predict_proba(x))
-        # predict would run the whole estimator again; the most probable class is its answer, save where it decides by
-        # something else, which loading finds out.
+        # predict would run the whole estimator again.
         return [classes[probabilities.argmax(axis=1)], probabilities.astype(np.float32, copy=False)]
 
     def run_both(x: Array) -> list[Array]:
