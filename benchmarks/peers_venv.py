@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 REQUIREMENTS = Path(__file__).with_name("requirements-peers.txt")
-SAME_VERSION = ("onnxruntime", "numpy", "tokenizers")
+SAME_VERSION = ("onnxruntime", "numpy", "tokenizers", "xgboost-cpu")
 
 
 def ensure(folder: Path, console: Console, file: Path = REQUIREMENTS) -> Path:

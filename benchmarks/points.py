@@ -46,6 +46,12 @@ def _throughput(results: Results) -> Iterator[Point]:
     for number, what, ratios, name, least, aim in wanted:
         if name in ratios:
             yield _at_least(number, what, ratios[name]["median"], least, aim)
+    trees = results.get("trees") or {}
+    if trees.get("alone"):
+        least_x = min(ratio["median"] for ratio in trees["alone"]["ratios"].values())
+        yield _at_least("trees", "XGBoost, one row, against Booster.inplace_predict", least_x, 10, 20)
+    if found := trees.get("ratios", {}).get("mosec, tuned"):
+        yield _at_least("trees", "XGBoost over HTTP against mosec, tuned, native", found["median"], 1.3, 2)
     loops = [ratio["median"] for name, ratio in minilm.items() if name.startswith("no server")]
     if loops:
         yield _at_least("3", "MiniLM against the best loop without a server", min(loops), 0.93, 0.98)

@@ -12,6 +12,7 @@ from benchmarks.points import points
 TITLES = {
     "mlp": "Small MLP: 16 floats in, 3 out, 64 connections, one instance",
     "minilm": "MiniLM sentence embeddings: texts of 5 to 200 words, 32 clients, all cores",
+    "trees": "XGBoost: 300 trees of depth 6, 28 features, 64 connections, one instance",
     "images": "Pictures of 150 KB, binary, 16 connections",
 }
 Results = Mapping[str, Any]
@@ -33,6 +34,7 @@ def report_lines(results: Results) -> Iterator[str]:
         if results.get(name):
             yield from ("", f"## {title}", "")
             yield from throughput_table(results[name])
+    yield from _trees_alone(results.get("trees"))
     yield from _images_note(results.get("images"))
     yield from _one_client(results.get("one_client"))
     yield from _open_loop(results.get("open_loop"))
@@ -94,6 +96,17 @@ def _others(rates: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ratio(ratio: Mapping[str, float]) -> str:
     return f"{ratio['median']:.2f}x ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+
+
+def _trees_alone(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if not found:
+        return
+    alone = found["alone"]
+    yield from ("", "XGBoost, one row without a server:", "")
+    for name, figures in alone["us"].items():
+        against = f"; {_ratio(alone['ratios'][name])} of Forebay's form" if name in alone["ratios"] else ""
+        yield f"- {name}: {figures['median']:.1f} us{against}"
+    yield f"- {alone['note']}"
 
 
 def _images_note(found: Mapping[str, Any] | None) -> Iterator[str]:

@@ -25,7 +25,18 @@ from benchmarks.bench_run import Bench  # noqa: E402
 from benchmarks.plan import FULL, QUICK  # noqa: E402
 from benchmarks.pools import build_example  # noqa: E402
 from benchmarks.servers import ServerFailedError  # noqa: E402
-from benchmarks.workloads import idle, images, minilm, mixed, mlp, one_client, open_loop, shapes, streaming  # noqa: E402
+from benchmarks.workloads import (  # noqa: E402
+    idle,
+    images,
+    minilm,
+    mixed,
+    mlp,
+    one_client,
+    open_loop,
+    shapes,
+    streaming,
+    trees,
+)
 from rich.console import Console  # noqa: E402
 
 WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
@@ -38,6 +49,7 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "idle": idle.run,
     "open_loop": open_loop.run,
     "streaming": streaming.run,
+    "trees": trees.run,
 }
 EXAMPLES = {
     "mlp": {"mlp", "one_client", "mixed", "idle"},

@@ -119,8 +119,19 @@ def test_a_runtime_that_can_stream_gives_what_run_gives(both: Runtime, kind: str
         np.testing.assert_array_equal(np.concatenate([ended[row][index] for row in range(3)]), whole)
 
 
-def test_a_missing_or_broken_file_names_itself(tmp_path: Path, kind: str) -> None:
-    suffix = {"onnx": "onnx", "python": "py"}[kind]
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        ("onnx", "onnx"),
+        ("python", "py"),
+        ("xgboost", "json"),
+        ("xgboost", "ubj"),
+        ("lightgbm", "txt"),
+        ("sklearn", "skops"),
+        ("sklearn", "pkl"),
+    ],
+)
+def test_a_missing_or_broken_file_names_itself(tmp_path: Path, kind: str, suffix: str) -> None:
     path = tmp_path / f"broken.{suffix}"
     path.write_bytes(b"\x00 this is no model")
     with pytest.raises(SetupError, match=r"broken\.") as caught:

@@ -22,6 +22,9 @@ JsonDepth = Annotated[int, Meta(ge=1, le=512)]
 DEFAULT_TIMEOUT_S = 30.0
 """Seconds that a request without a timeout gets from a model without `slo_ms`."""
 
+TRUST_KEYS = frozenset({"allow_pickle", "trusted_types"})
+"""Keys that say whose files may run code here: the operator's alone, never taken from a file beside the model."""
+
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The web process: where it listens, what it accepts, how long it waits. `[server]` in forebay.toml."""
@@ -111,6 +114,13 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     load_timeout_s: Annotated[
         Positive, Meta(description="Longest time for an instance to load and warm up; then it is killed.")
     ] = 300.0
+    allow_pickle: Annotated[
+        bool, Meta(description="Load .pkl, .pickle and .joblib files, which run code of whoever wrote them.")
+    ] = False
+    trusted_types: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...] | None,
+        Meta(description="Types that a .skops file may make, besides those that skops trusts."),
+    ] = None
 
     @property
     def default_timeout_s(self) -> float:

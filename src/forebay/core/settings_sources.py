@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from forebay.core.errors import SetupError
-from forebay.core.settings import LogSettings, ModelSettings, ServerSettings, Settings
+from forebay.core.settings import TRUST_KEYS, LogSettings, ModelSettings, ServerSettings, Settings
 from forebay.core.settings_values import (
     LOG_KEYS,
     MODEL_KEYS,
@@ -324,6 +324,11 @@ def _sidecar_layer(model: str, file: Path, passed_over: Sequence[str]) -> Layer:
     for key, raw in _read_toml(file).items():
         if key in passed_over:
             continue
+        if key in TRUST_KEYS:
+            raise SetupError(
+                f"{file}: {key} may not stand beside the model, which would vouch for itself; "
+                f"use [models.{model}] in {CONFIG_FILE} or --set {model}.{key}=..."
+            )
         layers.put(model, key, raw, source=f"{file}:{key}", text=False, folder=file.parent)
     return layers.of(model)
 

@@ -99,7 +99,7 @@ def _accepted(name: str, shape: inspect.Type, choices: tuple[str, ...]) -> str:
                 noun = "seconds"
             return f"{noun}, 0 or more" if above is None else f"{noun} above 0"
         case inspect.VarTupleType():
-            return "a list of names, such as cpu or cuda:0,cuda:1"
+            return "a list of names" + (", such as cpu or cuda:0,cuda:1" if name == "devices" else "")
         case inspect.CustomType():
             return "a path"
         case _:

@@ -107,7 +107,7 @@ class InstanceProcess:
 
     def _ready(self, header: frames.LoadHeader) -> frames.ReadyHeader:
         """Load, check, measure or warm up."""
-        runtime = load_runtime(header.source, header.device, header.threads)
+        runtime = load_runtime(header.source, header.device, header.threads, header.options)
         digest = digest_of(header.source)
         samples = measure.Samples(runtime)
         batchable, reason = measure.check_batchable(runtime, samples)
@@ -126,7 +126,7 @@ class InstanceProcess:
             self._streaming = runtime
         self._arena = Arena(self._arena_fd, header.arena_slot_bytes)
         told = (runtime.platform, signature, dict(runtime.settings), digest, batchable, reason, costs)
-        return frames.ReadyHeader(*told, streams=self._streaming is not None)
+        return frames.ReadyHeader(*told, note=runtime.note, streams=self._streaming is not None)
 
     def _run(self, header: frames.RunHeader, payload: memoryview) -> None:
         started = time.perf_counter()

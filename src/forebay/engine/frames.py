@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from forebay.models.signature import Signature
-from forebay.models.source import ModelSource
+from forebay.models.source import LoadOptions, ModelSource
 
 HEAD = struct.Struct("<IBI")
 MAX_FRAME_BYTES = 1 << 31
@@ -116,6 +116,7 @@ class LoadHeader(msgspec.Struct, array_like=True):
     measure_s: float
     arena_slot_bytes: int
     inline_bytes: int
+    options: LoadOptions = LoadOptions()
 
 
 class ReadyHeader(msgspec.Struct, array_like=True):
@@ -129,6 +130,8 @@ class ReadyHeader(msgspec.Struct, array_like=True):
     reason: str
     costs: list[tuple[int, int, float]]
     streams: bool = False
+    note: str = ""
+    """What else the log should say of the model."""
 
 
 class LoadFailedHeader(msgspec.Struct, array_like=True):

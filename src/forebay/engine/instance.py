@@ -19,7 +19,7 @@ import msgspec
 from forebay.engine import frames
 from forebay.engine.arena import SLOT_BYTES, Arena
 from forebay.engine.assemble import Buffer
-from forebay.models.source import ModelSource
+from forebay.models.source import LoadOptions, ModelSource
 from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.engine")
@@ -39,6 +39,7 @@ class LoadPlan(msgspec.Struct, frozen=True):
     measure_s: float
     inline_bytes: int
     load_timeout_s: float = 300.0
+    options: LoadOptions = LoadOptions()
 
 
 class InstanceOwner(Protocol):
@@ -92,7 +93,14 @@ class Instance(asyncio.Protocol):
             loop.add_reader(self._pidfd, self._ended, loop)
         plan = self.plan
         header = frames.LoadHeader(
-            plan.source, plan.device, plan.threads, plan.max_batch_rows, plan.measure_s, SLOT_BYTES, plan.inline_bytes
+            plan.source,
+            plan.device,
+            plan.threads,
+            plan.max_batch_rows,
+            plan.measure_s,
+            SLOT_BYTES,
+            plan.inline_bytes,
+            plan.options,
         )
         self._write(frames.pack(frames.LOAD, header))
 

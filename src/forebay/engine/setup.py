@@ -17,7 +17,7 @@ from forebay.core.settings import ModelSettings
 from forebay.engine import costs_file, frames
 from forebay.engine.instance import LoadPlan
 from forebay.models.signature import Signature
-from forebay.models.source import ModelSource, digest_of
+from forebay.models.source import LoadOptions, ModelSource, digest_of
 from forebay.telemetry.logs import fields
 
 if TYPE_CHECKING:
@@ -107,6 +107,9 @@ def read_labels(file: str | None, source: ModelSource) -> tuple[str, ...]:
 def _load_plan(plan: Plan, number: int, measure_s: float) -> LoadPlan:
     settings = plan.settings
     device = settings.devices[number % len(settings.devices)]
+    options = LoadOptions(
+        settings.max_batch_rows, settings.deterministic, settings.allow_pickle, tuple(settings.trusted_types or ())
+    )
     return LoadPlan(
         plan.source,
         device,
@@ -115,6 +118,7 @@ def _load_plan(plan: Plan, number: int, measure_s: float) -> LoadPlan:
         measure_s,
         plan.shared_memory_bytes,
         settings.load_timeout_s,
+        options,
     )
 
 
@@ -192,3 +196,5 @@ def _tell(engine: Engine, header: frames.ReadyHeader, instances: int, seconds: f
         seconds,
         extra=fields(model=engine.name, version=engine.version, instances=instances, digest=header.digest),
     )
+    if header.note:
+        log.info("model %s: %s", engine.name, header.note, extra=fields(model=engine.name))

@@ -18,6 +18,7 @@ import msgspec
 
 from forebay.core.errors import SetupError
 from forebay.models.base import Model
+from forebay.models.kinds import KNOWN, check_content, runtime_of
 
 _LOCATION = re.compile(rb"\x0a\x08location\x12(?:([\x01-\x7f])|([\x80-\xff])([\x01-\x1f]))", re.DOTALL)
 """The `location` entry of a tensor kept outside its ONNX file, up to the varint length of the file name that follows.
@@ -26,7 +27,8 @@ Source: StringStringEntryProto and TensorProto.external_data in https://github.c
 
 
 class ModelSource(msgspec.Struct, frozen=True):
-    """A model as named by the operator. `runtime` is `onnx` or `python`; `class_name` is empty for a file.
+    """A model as named by the operator. `runtime` is `onnx`, `xgboost`, `lightgbm`, `sklearn` or `python`; `class_name`
+    is empty for a file.
 
     A Python model of a repository may have an empty `class_name`: then it is the file's only subclass of `Model`.
     """
@@ -57,8 +59,20 @@ class ModelSource(msgspec.Struct, frozen=True):
         return attributes_of(load_class(self)) if self.runtime == "python" else {}
 
 
+class LoadOptions(msgspec.Struct, frozen=True):
+    """What the operator's settings say about loading a file. The defaults trust nothing."""
+
+    max_batch_rows: int = 256
+    deterministic: bool = False
+    allow_pickle: bool = False
+    trusted_types: tuple[str, ...] = ()
+    """Types in a .skops file that may be made, besides those that skops itself trusts."""
+
+
 def open_source(text: str, name: str | None = None) -> ModelSource:
-    """Parse a MODEL argument: `file.onnx` or `file.py:Class`. `name` replaces the stem or the class's lower-case name.
+    """Parse a MODEL argument: a model file (see `kinds`) or `file.py:Class`.
+
+    `name` replaces the stem or the class's lower-case name.
 
     Raises `SetupError` (`config_error`) that names the value and the mend.
     """
@@ -70,10 +84,12 @@ def open_source(text: str, name: str | None = None) -> ModelSource:
     path = Path(text)
     if path.suffix == ".py" or head.endswith(".py"):
         raise SetupError(f"model {text!r} names no class; write {text.rstrip(':')}:Class")
-    if path.suffix != ".onnx":
-        raise SetupError(f"model {text!r} is neither an .onnx file nor a Python model (file.py:Class)")
+    runtime = runtime_of(path)
+    if runtime is None:
+        raise SetupError(f"model {text!r} is no file that can be served; that is {KNOWN}")
     _must_exist(path, text)
-    return ModelSource(name or path.stem, "onnx", str(path.resolve()))
+    check_content(path, text)
+    return ModelSource(name or path.stem, runtime, str(path.resolve()))
 
 
 def _must_exist(path: Path, text: str) -> None:

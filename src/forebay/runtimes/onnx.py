@@ -35,6 +35,7 @@ class OnnxRuntime:
 
     platform = "onnxruntime_onnx"
     settings: Mapping[str, Any] = {}  # a file brings no class attributes
+    note = ""
 
     def __init__(self, source: ModelSource, device: str, threads: int) -> None:
         options = ort.SessionOptions()

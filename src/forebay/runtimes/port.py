@@ -8,8 +8,9 @@ from typing import Any, Protocol
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
 from forebay.models.signature import Signature
-from forebay.models.source import ModelSource
+from forebay.models.source import LoadOptions, ModelSource
 
+NO_OPTIONS = LoadOptions()
 _OUT_OF_MEMORY = (
     "Failed to allocate memory",  # ONNX Runtime
     "is smaller than requested bytes",  # its CUDA arena
@@ -30,6 +31,8 @@ class Runtime(Protocol):
     signature: Signature
     settings: Mapping[str, Any]
     """Settings that the model itself brings (class attributes); empty for files."""
+    note: str
+    """What the log should say of how the model is run; usually empty."""
 
     def run(self, inputs: dict[str, Array], rows: int) -> list[Array]:
         """Outputs in the order of the signature, each [rows, ...] where the model batches.
@@ -43,7 +46,7 @@ class Runtime(Protocol):
         ...
 
 
-def load_runtime(source: ModelSource, device: str, threads: int) -> Runtime:
+def load_runtime(source: ModelSource, device: str, threads: int, options: LoadOptions = NO_OPTIONS) -> Runtime:
     """Load a model by its runtime's name. Raises `SetupError` (`model_load_error`) that names file and cause."""
     if source.runtime == "onnx":
         from forebay.runtimes.onnx import OnnxRuntime
@@ -53,6 +56,18 @@ def load_runtime(source: ModelSource, device: str, threads: int) -> Runtime:
         from forebay.runtimes.python import PythonRuntime
 
         return PythonRuntime(source, device, threads)
+    if source.runtime == "xgboost":
+        from forebay.runtimes.xgboost import XgboostRuntime
+
+        return XgboostRuntime(source, device, threads, options)
+    if source.runtime == "lightgbm":
+        from forebay.runtimes.lightgbm import LightgbmRuntime
+
+        return LightgbmRuntime(source, device, threads, options)
+    if source.runtime == "sklearn":
+        from forebay.runtimes.sklearn import SklearnRuntime
+
+        return SklearnRuntime(source, device, threads, options)
     raise SetupError(f"model {source.name}: no runtime is called {source.runtime!r}", code="model_load_error")
 
 

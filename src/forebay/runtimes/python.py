@@ -21,6 +21,7 @@ class PythonRuntime:
     """One object of the user's class."""
 
     platform = "python"
+    note = ""
 
     def __init__(self, source: ModelSource, device: str, threads: int) -> None:
         found = load_class(source)

@@ -323,3 +323,15 @@ def test_class_attribute_refusals(tmp_path: Path, attributes: dict[str, object],
 def test_default_timeout() -> None:
     assert ModelSettings().default_timeout_s == 30.0
     assert ModelSettings(slo_ms=250.0).default_timeout_s == 0.25
+
+
+@pytest.mark.parametrize("line", ["allow_pickle = true", "trusted_types = ['a.B']"])
+def test_a_model_cannot_vouch_for_itself(tmp_path: Path, line: str) -> None:
+    sidecar = tmp_path / "m.toml"
+    sidecar.write_text(line)
+    key = line.split()[0]
+    with pytest.raises(SetupError, match=rf"{key} may not stand beside the model.*--set m\.{key}=") as caught:
+        load(tmp_path).model("m", {}, sidecar)
+    assert caught.value.code == "config_error"
+    assert load(tmp_path, sets=["m.allow_pickle=true"]).model("m", {}, None).allow_pickle
+    assert load(tmp_path, sets=["m.trusted_types=a.B,c.D"]).model("m", {}, None).trusted_types == ("a.B", "c.D")

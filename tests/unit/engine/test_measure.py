@@ -20,6 +20,7 @@ class FunctionRuntime:
     """A runtime around one function of its inputs; remembers what it was asked to run."""
 
     platform = "python"
+    note = ""
 
     def __init__(
         self,

@@ -52,9 +52,13 @@ def test_a_class_is_named_in_lower_case(folder: Path) -> None:
     [
         ("nets.py", r"names no class; write nets\.py:Class"),
         ("nets.py:", r"names no class; write nets\.py:Class"),
-        ("nets.txt", r"neither an \.onnx file nor a Python model \(file\.py:Class\)"),
-        ("net", r"neither an \.onnx file"),
-        ("", r"neither an \.onnx file"),
+        ("nets.bin", r"that is an \.onnx file, a Python model \(file\.py:Class\), or a model of XGBoost \(\.json"),
+        ("net", r"no file that can be served; that is an \.onnx file"),
+        ("", r"no file that can be served; that is an \.onnx file"),
+        ("config.json", r"is not an XGBoost model: it begins with b'\{\"a\": 1\}'; .*save_model\('model\.ubj'\)"),
+        ("notes.txt", r"is not a LightGBM model: it begins with b'hello'; .*save_model\('model\.txt'\)"),
+        ("gone.skops", r"there is no file 'gone\.skops'"),
+        ("empty.skops", r"is not a skops file: it begins with b''"),
         ("gone.onnx", r"there is no file 'gone\.onnx' \(looked in "),
         ("gone.py:Net", r"there is no file 'gone\.py'"),
         ("folder.onnx", r"there is no file 'folder\.onnx'"),
@@ -62,11 +66,34 @@ def test_a_class_is_named_in_lower_case(folder: Path) -> None:
 )
 def test_what_is_no_model_is_told_with_the_mend(folder: Path, text: str, message: str) -> None:
     write(folder, "nets.py")
+    write(folder, "config.json", '{"a": 1}')
+    write(folder, "notes.txt", "hello")
+    write(folder, "empty.skops")
     (folder / "folder.onnx").mkdir()
     with pytest.raises(SetupError, match=message) as caught:
         open_source(text)
     assert caught.value.code == "config_error"
     assert repr(text) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "runtime"),
+    [
+        ("m.json", b'{"learner": {', "xgboost"),
+        ("m.json", b'\n{"version": [3, 0, 0], "learner": {', "xgboost"),
+        ("m.UBJ", b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner{", "xgboost"),
+        ("m.txt", b"tree\nversion=v4\n", "lightgbm"),
+        ("m.lgb", b"tree\r\nversion=v4\r\n", "lightgbm"),
+        ("m.skops", b"PK\x03\x04", "sklearn"),
+        ("m.pkl", b"\x80\x05", "sklearn"),
+        ("m.joblib", b"\x80\x05", "sklearn"),
+    ],
+)
+def test_a_model_file_is_known_by_its_suffix_and_its_beginning(
+    folder: Path, name: str, head: bytes, runtime: str
+) -> None:
+    (folder / name).write_bytes(head)
+    assert open_source(name) == ModelSource("m", runtime, str(folder / name), "")
 
 
 def test_settings_beside_the_model(folder: Path) -> None:
