@@ -23,6 +23,7 @@ from forebay.api.inference import Endpoint, Inference
 from forebay.api.problems import problem, problem_of
 from forebay.api.repository_routes import ModelControl, add_control
 from forebay.api.routing import plain, response_of
+from forebay.api.setting_routes import add_settings
 from forebay.api.torchserve_routes import add_torchserve
 from forebay.core.clock import Clock
 
@@ -91,6 +92,7 @@ def create_app(
     add_documents(app, inference, control)
     if control is not None:
         add_control(app, inference, control)
+    add_settings(app, inference)
     add_health(app, inference, metrics_text, ready)
     _add_schemas(app)
     return app
