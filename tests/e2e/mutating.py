@@ -150,6 +150,7 @@ def _answer(upstream: socket.socket, method: str) -> Reply:
     body = response.read()
     headers = {name.lower(): value for name, value in response.getheaders()}
     headers.pop("content-length", None)
+    headers.pop("transfer-encoding", None)  # the body has been read whole
     closes = headers.pop("connection", "") == "close" or response.will_close
     return Reply(response.status, headers, body, closes=closes)
 

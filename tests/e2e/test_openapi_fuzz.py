@@ -49,14 +49,14 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def fuzz(served: Served, folder: Path, location: str, examples: int, seed: int) -> tuple[int, str]:
+def fuzz(served: Served, folder: Path, location: str, examples: int, seed: int, *more: str) -> tuple[int, str]:
     """Runs the fuzzer; (how many requests it made, what it printed). Fails where it found something."""
     (folder / "schemathesis.toml").write_text(CONFIG)
     command = [str(Path(sys.executable).with_name("schemathesis")), "--no-color"]
     command += ["--config-file", str(folder / "schemathesis.toml"), "run", location]
     command += ["--url", f"http://127.0.0.1:{served.port}", "-n", str(examples), "--seed", str(seed)]
     command += ["--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--request-timeout", "20"]
-    command += ["--continue-on-failure", "--warnings", "off", "--suppress-health-check", "all"]
+    command += ["--continue-on-failure", "--warnings", "off", "--suppress-health-check", "all", *more]
     environ = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.e2e.fuzz_checks", "COLUMNS": "200"}
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
     ran = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=3600, check=False)
@@ -87,8 +87,21 @@ def check(served: Served, folder: Path, examples: int, seed: int) -> int:
 
 @pytest.fixture
 def alone(mlp: Path, lane: str, tmp_path: Path) -> Any:
-    with serving(tmp_path / "server", *quick(str(mlp)), "--express-lane", lane) as served:
+    # Not unloaded by the fuzzer: all else would be a 404 from then on.
+    arguments = (*quick(str(mlp)), "--express-lane", lane, "--model-control", "off")
+    with serving(tmp_path / "server", *arguments) as served:
         yield served
+
+
+@pytest.mark.timeout(400)
+def test_loading_and_unloading_too(mlp: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "server", *quick(str(mlp)), "--model-control", "on") as served:
+        url = f"http://127.0.0.1:{served.port}/openapi.json"
+        cases, _ = fuzz(served, tmp_path, url, 25, 3, "--include-path-regex", "/v2/repository/.*")
+        assert cases > 50
+        assert served.http.post("/v2/repository/models/mlp/load").status_code == 200
+        assert values(served.infer("mlp", [[0.5] * 16]))
+        assert "Traceback" not in served.output, served.output[-4_000:]
 
 
 @pytest.mark.timeout(400)

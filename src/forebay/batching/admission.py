@@ -155,12 +155,13 @@ class Overtaking:
     def delayed(self, wait_s: float, level: int, rows_per_s: float, ageing_s: float) -> float:
         """What a wait becomes for an item of a level when those above it come in meanwhile and go first.
 
-        `rows_per_s` is what the instances can do. An item is overtaken only by what comes within `ageing_s` a level.
+        `rows_per_s` is what the instances can do. An item is overtaken only by what comes within `ageing_s` a level;
+        no more than they can do is let in for long, however fast it came in the last moment.
         """
         load = 0.0
         for above in range(level):
             load += self._rates[above].rows_per_s / rows_per_s
         if load <= 0:
             return wait_s
-        longest = wait_s + load * level * ageing_s
+        longest = wait_s + min(load, 1.0) * level * ageing_s
         return longest if load >= 1 else min(longest, wait_s / (1 - load))

@@ -1,0 +1,185 @@
+"""The engine's side towards its callers: what they may ask of it, and how a request gets in."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from forebay.batching import Batcher
+from forebay.core.errors import AdmissionError, ExecutionError
+from forebay.core.request import Request
+from forebay.engine import assemble
+from forebay.engine.answers import Answers
+from forebay.engine.client import EngineState, EngineStatistics
+from forebay.engine.flight import nobody
+from forebay.engine.record import Recorder
+from forebay.engine.setup import Plan
+from forebay.engine.split import Pieces, lane_and_length, split
+from forebay.engine.streams import Streams
+from forebay.engine.supervisor import Supervisor
+from forebay.models.signature import Signature
+from forebay.telemetry.metrics import ModelMetrics
+
+
+class Door:
+    """See `EngineClient` for what callers may use. The engine is a door with instances behind it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.name = plan.source.name
+        self.version = plan.source.version
+        self.state: EngineState = "starting"
+        self.reason = "loading"
+        self.supervisor: Supervisor
+        self.signature: Signature
+        self.platform = ""
+        self.labels: tuple[str, ...] = ()
+        self.label_file = ""
+        self.batchable = False
+        self.streams = False
+        self.metrics = ModelMetrics(self.name, self.version, self._gauges)
+        self._record = Recorder(self.metrics)
+        self._answers = Answers(self.name, self._record)
+        self._batcher: Batcher[Request]
+        self._streams = Streams(self.name, self._answers, self._record, time.monotonic)
+        self._fixed = False
+        self._loop = asyncio.get_running_loop()
+        self._clock = time.monotonic  # uvloop's own clock counts whole milliseconds
+        self._pump_due = False
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are admitted and not answered yet."""
+        return self._answers.in_flight
+
+    @property
+    def max_batch_rows(self) -> int:
+        """The hard cap; 0 where the model does not batch."""
+        return self._batcher.policy.max_batch_rows if self.signature.batched and self.batchable else 0
+
+    @property
+    def best_rows(self) -> int:
+        """Rows at which a row costs least, by what has been measured."""
+        return self._batcher.piece_rows(0)
+
+    @property
+    def default_timeout_s(self) -> float:
+        """Seconds that a request without its own timeout gets."""
+        return self.plan.settings.default_timeout_s
+
+    @property
+    def instances(self) -> int:
+        """Instances that there should be."""
+        return self.supervisor.wanted
+
+    @property
+    def max_queue_delay_ms(self) -> float:
+        """How long a row may wait for company while an instance is free."""
+        return self.plan.settings.max_queue_delay_ms
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; see `EngineClient.submit`."""
+        if self.state != "ready":
+            self._refuse(request)
+        if self._fixed and request.rows == 1:
+            self._offer(request)
+        elif request.rows == 0:
+            self._loop.call_soon(self._answer_empty, request)
+        else:
+            lane_and_length(self.signature, self.plan.pads, request)
+            limit = self._batcher.piece_rows(request.length)
+            if self.batchable and request.rows > limit:
+                self._offer_pieces(request, limit)
+            else:
+                self._offer(request)
+        self._answers.in_flight += 1
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        if not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _offer(self, request: Request) -> None:
+        refusal = self._batcher.offer(request, self._clock())
+        if refusal is not None:
+            self._record.refused(refusal.code)
+            raise AdmissionError(self._why(refusal.code), code=refusal.code, retry_after_s=refusal.retry_after_s)
+
+    def _offer_pieces(self, request: Request, limit: int) -> None:
+        if self._batcher.depth_rows + request.rows > self._batcher.policy.max_queue_rows:
+            self._record.refused("queue_full")  # before the work of splitting it
+            raise AdmissionError(f"{self._why('queue_full')}, the request has {request.rows}", code="queue_full")
+        request.pieces = pieces = Pieces(split(self.signature, request, limit, self._piece_done))
+        decoding_s = self._clock() - request.arrived
+        for place, piece in enumerate(pieces.items):
+            piece.behind_s = decoding_s + self._batcher.behind_s(place, limit, request.length)
+            try:
+                self._offer(piece)
+            except AdmissionError:
+                self._drop(request)
+                raise
+
+    def _refuse(self, request: Request) -> None:
+        code = "draining" if self.state == "draining" else "model_not_ready"
+        self._record.refused(code)
+        raise AdmissionError(f"model {self.name!r} is {self.state}: {self.reason}", code=code)
+
+    def _why(self, code: str) -> str:
+        if code == "queue_full":
+            return f"the queue of model {self.name!r} is full: {self._batcher.depth_rows} rows wait"
+        return f"model {self.name!r} is too busy to answer before the request's deadline"
+
+    def _answer_empty(self, request: Request) -> None:
+        if request.on_done is nobody:
+            return
+        request.outputs = assemble.empty_outputs(self.signature)
+        now = self._clock()
+        self._answers.whole(request, now, now)
+
+    def cancel(self, request: Request) -> None:
+        """The caller left; see `EngineClient.cancel`."""
+        if request.on_done is nobody:
+            return
+        request.on_done = nobody
+        self._drop(request)
+        self._answers.canceled()
+
+    def _drop(self, request: Request) -> None:
+        for piece in request.pieces.items if request.pieces is not None else (request,):
+            piece.on_done = nobody
+            self._batcher.discard(piece)
+        if self.streams:
+            self._streams.dismiss(self.supervisor.instances.values())
+
+    def statistics(self) -> EngineStatistics:
+        """Counts since the start."""
+        return self._record.statistics
+
+    def _piece_done(self, piece: Request) -> None:
+        """One piece of a split request is answered; the whole is once all are, or once one has failed."""
+        request: Request = piece.pieces
+        if request.on_done is nobody:
+            return
+        pieces: Pieces = request.pieces
+        pieces.left -= 1
+        if piece.error is not None:
+            self._drop(request)
+            self._answers.fail(request, piece.error)
+        elif pieces.left == 0:
+            try:
+                request.outputs = assemble.join(self.signature, pieces.items)
+            except ValueError as error:
+                message = f"the outputs of a split request do not fit together: {error}"
+                self._answers.fail(request, ExecutionError(message, code="output_mismatch"))
+                return
+            request.batch_rows, request.queue_s = piece.batch_rows, piece.queue_s
+            request.dispatch_reason, request.padding_waste = piece.dispatch_reason, piece.padding_waste
+            self._answers.whole(request, request.arrived + piece.queue_s, self._clock())
+
+    def _pump(self) -> None:
+        """Send what may be sent."""
+        raise NotImplementedError
+
+    def _gauges(self) -> dict[str, float]:
+        raise NotImplementedError
