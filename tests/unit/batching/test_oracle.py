@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 import pytest
 
 from forebay.batching import Policy
@@ -46,11 +48,16 @@ def test_our_derivation_is_the_published_bound(load: float, ratio: float) -> Non
     )
 
 
-def ratio_to_bound(load: float, ratio: float, requests: int) -> float:
+def ratio_to_bound(load: float, ratio: float, requests: int, seed: int = 1) -> float:
     per_row_s = 0.001
     fixed_s, rate = ratio * per_row_s, load / per_row_s
     scenario = Scenario(
-        Linear(fixed_s, per_row_s), lambda rng: poisson(rate, rng), seconds=requests / rate, slo_s=1e6, policy=NO_CAP
+        Linear(fixed_s, per_row_s),
+        lambda rng: poisson(rate, rng),
+        seconds=requests / rate,
+        slo_s=1e6,
+        policy=NO_CAP,
+        seed=seed,
     )
     return simulate_scenario(scenario).mean_s / mean_bound(rate, per_row_s, fixed_s)
 
@@ -72,4 +79,6 @@ def test_mean_latency_at_lower_loads(load: float, ratio: float) -> None:
 @pytest.mark.parametrize("load", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
 def test_mean_latency_everywhere(load: float, ratio: float) -> None:
     least = 0.97 if load in (0.7, 0.9) else 0.9
-    assert least <= ratio_to_bound(load, ratio, 300_000) <= 1.01
+    # At high load a run's mean wanders by some per cent even so: busy periods are long.
+    seeds = range(1, 6) if load > 0.8 else (1,)
+    assert least <= mean(ratio_to_bound(load, ratio, 300_000, seed) for seed in seeds) <= 1.01
