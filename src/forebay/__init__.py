@@ -39,6 +39,8 @@ _PLACES = {
 
 def __getattr__(name: str) -> Any:
     """Imports the public names when they are first asked for: `forebay --help` need not wait for numpy."""
+    if name == "testing":
+        return import_module("forebay.testing")
     if name in _PLACES:
         return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'forebay' has no attribute {name!r}")

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import tritonclient.http as triton
 from tests.e2e import repository
-from tests.e2e.repository import ask, control, drop, index, put, settings, states
+from tests.e2e.repository import WAITS, ask, control, drop, index, put, settings, states
 from tests.e2e.server import MODELS, Served, body, eventually, gone, model, quick, run_once, serving
 from tests.e2e.wire import request, wire
 from tritonclient.utils import InferenceServerException
@@ -331,7 +331,40 @@ def test_strangers_may_not_load_or_unload(models: Path, tmp_path: Path) -> None:
         assert ask(served) == 1
 
 
+def test_the_latest_version_is_loaded_first(models: Path, tmp_path: Path) -> None:
+    """Or requests without a version would be answered by an older one meanwhile."""
+    settings(models, 'version_policy = "all"\n')
+    put(models, 2, load=WAITS)
+    with serving(tmp_path, *repository.arguments(models)) as served, ThreadPoolExecutor(1) as pool:
+        assert control(served, "unload").status_code == 200
+        (tmp_path / "loading").unlink()
+        (tmp_path / "wait").touch()
+        loading = pool.submit(control, served, "load")
+        eventually((tmp_path / "loading").exists, "version 2 is loading")
+        assert served.infer("told", [1.0]).status_code == 404
+        (tmp_path / "wait").unlink()
+        assert loading.result().status_code == 200
+        assert ask(served) == 2
+        assert set(index(served)) == {"1", "2"}
+
+
+def test_settings_for_a_model_that_may_come_later_are_no_error(models: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, *repository.arguments(models, "--set", "sentiment.threads=1")) as served:
+        assert served.logged("settings for model 'sentiment', which is not served")
+        assert ask(served) == 1
+
+
 def test_a_web_page_of_another_site_may_not_unload(served: Served) -> None:
+    foreign: list[dict[str, str]] = [
+        {"sec-fetch-site": "cross-site"},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        # A name of the page's own that was made to point to this machine.
+        {"origin": "http://evil.example", "host": "evil.example", "sec-fetch-site": "same-origin"},
+    ]
+    for headers in foreign:
+        answer = served.http.post("/v2/repository/models/told/unload", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), headers
     answer = served.http.post("/v2/repository/models/told/unload", headers={"sec-fetch-site": "cross-site"})
     assert answer.status_code == 403
     assert ask(served) == 1

@@ -200,6 +200,15 @@ def is_loopback(host: str) -> bool:
         return bare.lower() == "localhost"
 
 
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address, or localhost: nobody else can make it point elsewhere."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    return True
+
+
 def control_refusal(server: ServerSettings, keys: Keys, *, listens: bool = True) -> str:
     """Why models may not be loaded and unloaded over HTTP; empty where they may.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 from fastapi import FastAPI
 
@@ -34,7 +35,8 @@ class Site:
         self._catalog = catalog
         self._control = ModelControl(self.registry, control_refusal)
         self._watching: asyncio.Task[None] | None = None
-        self._draining = False
+        self._drain_ends = 0.0
+        """When the drain must have ended; 0 before it began."""
 
     async def start(self) -> None:
         """Load the models, and begin to watch them where that is set. Raises `SetupError`."""
@@ -57,7 +59,7 @@ class Site:
 
     def not_ready(self) -> list[str]:
         """Why requests are not welcome; empty when they are."""
-        if self._draining:
+        if self._drain_ends:
             return ["the server is shutting down"]
         if self.inference.not_started:
             return [self.inference.not_started]
@@ -65,7 +67,7 @@ class Site:
 
     def drain(self) -> None:
         """Ready turns false; new requests are refused; admitted ones still run."""
-        self._draining = True
+        self._drain_ends = self._drain_ends or time.monotonic() + self.settings.drain_timeout_s
         if self._watching is not None:
             self._watching.cancel()
         self.registry.drain()
@@ -76,4 +78,4 @@ class Site:
         if self._watching is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watching
-        await self.registry.close(self.settings.drain_timeout_s)
+        await self.registry.close(max(0.0, self._drain_ends - time.monotonic()))

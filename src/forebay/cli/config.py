@@ -66,7 +66,7 @@ def read_models(loaded: LoadedSettings, models: list[str]) -> None:
         for source in catalog.sources():
             in_repository = bool(source.settings_file)
             loaded.model(source.name, source.class_attributes(), source.sidecar, in_repository=in_repository)
-        loaded.check_models(catalog.first)
+        loaded.check_models(catalog.first, others_may_come=catalog.may_grow)
         return
     for name in loaded.model_names():
         loaded.model(name, {}, None)

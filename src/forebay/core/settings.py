@@ -108,7 +108,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(min_length=1, description="Devices, e.g. cpu or cuda:0; instances are dealt to them in turn."),
     ] = ("cpu",)
     labels: Annotated[
-        str | None, Meta(description="File of class names, one a line, for the classification extension.")
+        Path | None, Meta(description="File of class names, one a line, for the classification extension.")
     ] = None
     warm_up_s: Annotated[NotNegative, Meta(description="Longest time for measuring the model at load.")] = 2.0
     load_timeout_s: Annotated[

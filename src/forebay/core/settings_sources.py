@@ -136,19 +136,28 @@ class LoadedSettings:
         self._served[name] = layer
         return _model_settings(layer)
 
-    def check_models(self, served: Iterable[str]) -> None:
-        """Raises `SetupError` where a source has settings for a model that is not served, or for two at once."""
+    def check_models(self, served: Iterable[str], *, others_may_come: bool = False) -> list[str]:
+        """Raises `SetupError` where a source has settings for a model that is not served, or for two at once.
+
+        others_may_come: a model that is not served yet is no error, unless its name is nearly that of one that is; what
+        would be an error is returned.
+        """
         names = sorted(served)
+        unserved: list[str] = []
         for source in self._models:
             for name, place in source.places.items():
                 if name == _EVERY_MODEL:
                     continue
                 meant = [model for model in names if source.fits(name, model)]
                 if not meant:
-                    known = f"; served: {', '.join(names) or 'none'}{did_you_mean(name, names)}"
-                    raise SetupError(f"{place}: settings for model {name!r}, which is not served{known}")
+                    meant_is = did_you_mean(name, names)
+                    known = f"; served: {', '.join(names) or 'none'}{meant_is}"
+                    unserved.append(f"{place}: settings for model {name!r}, which is not served{known}")
+                    if meant_is or not others_may_come:
+                        raise SetupError(unserved[-1])
                 if len(meant) > 1:
                     raise SetupError(f"{place}: this name fits more than one model: {', '.join(meant)}; use --set")
+        return unserved
 
     def model_names(self) -> list[str]:
         """The models that some source has settings for, as that source writes them."""

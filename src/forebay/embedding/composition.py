@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from forebay.embedding.classes import check_not_in_instance, model_of_class
 from forebay.models.base import Model
 from forebay.repository.catalog import Catalog, NamedModel
 from forebay.repository.plans import planner
+
+log = logging.getLogger("forebay")
 
 ModelArgument = str | Path | type[Model] | NamedModel
 """A class, or what the command line takes: `model.onnx`, `file.py:Class`, a repository's folder."""
@@ -83,7 +86,8 @@ def site_of(loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False) 
     # Settings are read once more when a model is loaded, and when a Python model's class attributes are known.
     for source in catalog.named:
         loaded.model(source.name, {}, source.sidecar)
-    loaded.check_models(catalog.first)
+    for unserved in loaded.check_models(catalog.first, others_may_come=catalog.may_grow):
+        log.warning("%s", unserved)
     server = loaded.settings.server
     keys = Keys.load(server.api_keys, loaded.api_key_lines)
     gate = Gate(keys, Quota(server.requests_per_s, monotonic))
@@ -97,8 +101,8 @@ def run(loaded: LoadedSettings, catalog: Catalog) -> None:
     from forebay.api.server import Web
     from forebay.telemetry.logs import start_logging
 
-    site = site_of(loaded, catalog, listens=True)
     start_logging(loaded.settings.log)
+    site = site_of(loaded, catalog, listens=True)
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(Web(site).serve())
 

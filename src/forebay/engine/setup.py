@@ -52,7 +52,7 @@ async def start_engine(engine: Engine) -> None:
     header, costs, latency = await _load_first(engine)
     settings = plan.settings
     engine.labels = await asyncio.to_thread(read_labels, settings.labels, plan.source)
-    engine.label_file = Path(settings.labels or "").name
+    engine.label_file = settings.labels.name if settings.labels is not None else ""
     plan.pads = bool(settings.pad) and header.batchable
     engine.signature, engine.platform = header.signature, header.platform
     engine.streams = header.streams
@@ -86,8 +86,9 @@ async def _load_first(engine: Engine) -> tuple[frames.ReadyHeader, costs_file.Co
         await engine.supervisor.stop(0)
 
 
-def read_labels(file: str | None, source: ModelSource) -> tuple[str, ...]:
-    """The class names in a model's label file, one a line; a relative path counts from the model's folder.
+def read_labels(file: Path | None, source: ModelSource) -> tuple[str, ...]:
+    """The class names in a model's label file, one a line. A relative path that no settings file has made absolute
+    counts from the model's folder.
 
     Raises `SetupError` (`config_error`) where it cannot be read.
     """

@@ -86,6 +86,11 @@ def open_source(text: str, name: str | None = None) -> ModelSource:
         raise SetupError(f"model {text!r} names no class; write {text.rstrip(':')}:Class")
     runtime = runtime_of(path)
     if runtime is None:
+        if not path.exists():
+            raise SetupError(
+                f"model {text!r}: there is no file or folder {str(path)!r} (looked in {Path.cwd()}); "
+                f"a model is {KNOWN}, or a repository folder"
+            )
         raise SetupError(f"model {text!r} is no file that can be served; that is {KNOWN}")
     _must_exist(path, text)
     check_content(path, text)

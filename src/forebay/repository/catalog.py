@@ -131,6 +131,11 @@ class Catalog:
         """The models that were there at the start: named ones, then those of repositories."""
         return self._first
 
+    @property
+    def may_grow(self) -> bool:
+        """Whether models may come that were not there at the start: there is a repository."""
+        return bool(self._repositories)
+
     def is_named(self, name: str) -> bool:
         """Whether the operator has named this very model: it must load, or nothing is served."""
         return name in self._named

@@ -166,7 +166,8 @@ class Registry:
                     held.reason = offer.problem
                 raise SetupError(f"model {name}: {offer.problem}")
             policy = asked.policy or offer.policy
-            wanted = policy.choose(offer.versions)
+            # The latest first: requests without a version must not be given an older one meanwhile.
+            wanted = sorted(policy.choose(offer.versions), reverse=True)
             errors = [error for version in wanted if (error := await self._bring_up(offer, version, asked))]
             if errors:
                 raise errors[0]

@@ -260,6 +260,19 @@ def test_settings_of_a_model_that_is_not_served(tmp_path: Path) -> None:
     )
 
 
+def test_a_model_that_may_come_later_may_have_settings(tmp_path: Path) -> None:
+    loaded = load(tmp_path, sets=["later.threads=2"])
+    (told,) = loaded.check_models(["mlp"], others_may_come=True)
+    assert told.startswith("--set later.threads: settings for model 'later', which is not served")
+    assert loaded.check_models(["mlp", "later"], others_may_come=True) == []
+
+
+def test_a_path_in_a_settings_file_counts_from_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.toml").write_text("labels = 'labels.txt'")
+    assert load(tmp_path).model("m", {}, tmp_path / "model.toml").labels == tmp_path / "labels.txt"
+    assert load(tmp_path, sets=["m.labels=labels.txt"]).model("m", {}, None).labels == Path("labels.txt")
+
+
 @pytest.mark.parametrize(
     "sources", [{"toml": "[models.x]"}, {"environ": {"FOREBAY_MODELS__X__PAD": "1"}}, {"flags": {"models.x.pad": True}}]
 )
