@@ -52,8 +52,14 @@ def test_a_class_is_named_in_lower_case(folder: Path) -> None:
     [
         ("nets.py", r"names no class; write nets\.py:Class"),
         ("nets.py:", r"names no class; write nets\.py:Class"),
-        ("nets.bin", r"that is an \.onnx file, a Python model \(file\.py:Class\), or a model of XGBoost \(\.json"),
-        ("net", r"no file that can be served; that is an \.onnx file"),
+        (
+            "nets.bin",
+            r"there is no file or folder 'nets\.bin'.*; a model is an \.onnx file, a Python model \(file\.py:Class\), or a model of XGBoost \(\.json",
+        ),
+        (
+            "net",
+            r"there is no file or folder 'net' \(looked in .*; a model is an \.onnx file, .*or a repository folder",
+        ),
         ("", r"no file that can be served; that is an \.onnx file"),
         ("config.json", r"is not an XGBoost model: it begins with b'\{\"a\": 1\}'; .*save_model\('model\.ubj'\)"),
         ("notes.txt", r"is not a LightGBM model: it begins with b'hello'; .*save_model\('model\.txt'\)"),
