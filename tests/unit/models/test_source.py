@@ -52,10 +52,7 @@ def test_a_class_is_named_in_lower_case(folder: Path) -> None:
     [
         ("nets.py", r"names no class; write nets\.py:Class"),
         ("nets.py:", r"names no class; write nets\.py:Class"),
-        (
-            "nets.bin",
-            r"there is no file or folder 'nets\.bin'.*; a model is an \.onnx file, a Python model \(file\.py:Class\), or ",
-        ),
+        ("nets.bin", r"there is no file or folder 'nets\.bin'.*; a model is an \.onnx file, a Python model "),
         (
             "net",
             r"there is no file or folder 'net' \(looked in .*; a model is an \.onnx file, .*or a repository folder",
