@@ -1,4 +1,4 @@
-"""Two predictors over measured points: interpolation between them, and a smooth least-squares fit."""
+"""Predictors over measured points: straight lines for a fixed shape, a smooth surface where lengths vary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import Final
 OPTIMISM: Final = 0.2
 """Assumed cost of a further row, as a share of one row alone, while only one batch size was measured."""
 TRUST_AFTER: Final = 10
+ROW_EDGES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 RIDGE: Final = 1e-6
+COUNT_MOST: Final = 20
+"""More observations than this make a point no more trustworthy."""
+TREND_COUNT: Final = 10.0
+"""The trend itself counts as so many observations of no error."""
+LEAST_TREND_S: Final = 1e-9
+REACH_ROWS_OCTAVES: Final = 1.5
+REACH_LENGTH_OCTAVES: Final = 1.0
+"""How far from its own place a point corrects the trend; its weight falls in a straight line to nothing there."""
 
 
 class Point:
@@ -39,100 +48,124 @@ class Point:
 
 
 class Interpolation:
-    """Straight lines between the points: first by rows within each length, then by length."""
+    """Straight lines between the points of a fixed shape, by rows."""
 
-    __slots__ = ("_lengths", "_lines", "_tables")
+    __slots__ = ("_rows", "_seconds")
 
     def __init__(self, points: Sequence[Point]) -> None:
-        groups: dict[int, dict[float, Point]] = {}
-        for point in points:
-            groups.setdefault(length_cell(point.length), {})[point.rows] = point
-        rows_of = [sorted(groups[cell].values(), key=lambda p: p.rows) for cell in sorted(groups)]
-        self._lengths = [sum(p.length for p in group) / len(group) for group in rows_of]
-        self._tables: dict[int, list[float]] = {}
-        self._lines = [([p.rows for p in group], [p.seconds for p in group]) for group in rows_of]
+        ordered = sorted({point.rows: point for point in points}.values(), key=lambda point: point.rows)
+        self._rows = [point.rows for point in ordered]
+        self._seconds = [point.seconds for point in ordered]
 
     def predict(self, rows: float, length: float) -> float:
-        """Seconds; 0 when there are no points."""
-        lengths = self._lengths
-        if not lengths:
-            return 0.0
-        at = bisect_right(lengths, length)
-        if at == 0:
-            return self._along(0, rows)
-        if at == len(lengths):
-            last = self._along(at - 1, rows)
-            # Beyond the longest seen: at least in proportion, the better guess for padded rows.
-            return last * (length / lengths[-1]) if lengths[-1] > 0 else last
-        share = (length - lengths[at - 1]) / (lengths[at] - lengths[at - 1])
-        return self._along(at - 1, rows) * (1 - share) + self._along(at, rows) * share
+        """Seconds, whatever the length; 0 when there are no points."""
+        return _polyline(self._rows, self._seconds, rows)
 
     def tabulate(self, max_rows: int, length: float) -> list[float]:
         """`predict` for 0, 1, ... `max_rows` rows, faster than one by one."""
-        lengths = self._lengths
-        at = bisect_right(lengths, length)
-        if at == 0 or at == len(lengths):
-            line = self._line(max(0, at - 1), max_rows)
-            factor = length / lengths[-1] if at and lengths[-1] > 0 else 1.0
-            return line if factor == 1.0 else [seconds * factor for seconds in line]
-        share = (length - lengths[at - 1]) / (lengths[at] - lengths[at - 1])
-        pairs = zip(self._line(at - 1, max_rows), self._line(at, max_rows), strict=True)
-        return [low * (1 - share) + high * share for low, high in pairs]
-
-    def _line(self, index: int, max_rows: int) -> list[float]:
-        known = self._tables.get(index)
-        if known is None or len(known) != max_rows + 1:
-            known = self._tables[index] = _tabulate(*self._lines[index], max_rows)
-        return known
-
-    def _along(self, index: int, rows: float) -> float:
-        return _polyline(*self._lines[index], rows)
+        return _tabulate(self._rows, self._seconds, max_rows)
 
 
-class Fit:
-    """Least squares of relative error. A fixed shape: a line by rows. Else for each measured number of rows a
-    quadratic in the length, and straight lines between those."""
+class Line:
+    """One straight line through all points of a fixed shape, by rows: least squares of relative error."""
 
-    __slots__ = ("_line", "_longest", "_rows", "_shapes", "_shortest")
+    __slots__ = ("_weights",)
 
     def __init__(self, points: Sequence[Point]) -> None:
-        self._line: list[float] = []
-        self._rows: list[float] = []
-        self._shapes: list[list[float]] = []
-        self._shortest = min((p.length for p in points), default=0.0)
-        self._longest = max((p.length for p in points), default=0.0)
-        if all(point.length <= 0 for point in points):
-            if len(points) >= 2:
-                self._line = _least_squares([((1.0, p.rows), p) for p in points])
-            return
-        groups: dict[int, list[Point]] = {}
-        for point in points:
-            groups.setdefault(row_cell(point.rows), []).append(point)
-        for cell in sorted(groups):
-            group = groups[cell]
-            shape = _least_squares([((1.0, p.length, p.length * p.length), p) for p in group]) if len(group) > 3 else []
-            if shape:
-                self._rows.append(sum(p.rows * p.count for p in group) / sum(p.count for p in group))
-                self._shapes.append(shape)
+        several = len({point.rows for point in points}) > 1
+        self._weights = _least_squares([((1.0, p.rows), p) for p in points]) if several else []
 
     def predict(self, rows: float, length: float) -> float:
-        """Seconds; 0 when there were too few points to fit."""
-        if self._line:
-            return self._line[0] + self._line[1] * rows
-        return _polyline(self._rows, self._heights(length), rows)
+        """Seconds, whatever the length; 0 when there were too few points to fit."""
+        return self._weights[0] + self._weights[1] * rows if self._weights else 0.0
 
     def tabulate(self, max_rows: int, length: float) -> list[float]:
         """`predict` for 0, 1, ... `max_rows` rows."""
-        if self._line:
-            fixed, per_row = self._line
-            return [fixed + per_row * rows for rows in range(max_rows + 1)]
-        return _tabulate(self._rows, self._heights(length), max_rows)
+        return [self.predict(rows, length) for rows in range(max_rows + 1)]
 
-    def _heights(self, length: float) -> list[float]:
-        # A quadratic is not to be trusted beyond what was seen: there, as the interpolation does it.
+
+class Surface:
+    """Where lengths vary: one smooth trend over rows and length for all points, and about each point a correction.
+
+    The trend is a sum of parts that no model goes without (a fixed one, and parts that grow with the length, the rows,
+    the padded cells, and the rows times the length squared, as attention does), none of them negative, by least squares
+    of relative error. So what short rows cost in large batches tells about long ones, and a size that was never run is
+    never taken to be free. The corrections are a kernel-weighted mean of the relative errors nearby (Nadaraya 1964,
+    Watson 1964), drawn towards none where little was measured.
+    """
+
+    __slots__ = ("_longest", "_points", "_shortest", "_weights")
+
+    def __init__(self, points: Sequence[Point]) -> None:
+        """At least one point is needed."""
+        self._shortest = min(point.length for point in points)
+        self._longest = max(point.length for point in points)
+        self._weights = _parts(points, self._longest)
+        self._points = [
+            (
+                math.log2(p.rows),
+                math.log2(max(1.0, p.length)),
+                min(p.count, COUNT_MOST),
+                math.log(p.seconds / self._trend(p.rows, p.length)),
+            )
+            for p in points
+        ]
+
+    def predict(self, rows: float, length: float) -> float:
+        """Seconds."""
+        return self._heights((rows,), length)[0]
+
+    def tabulate(self, max_rows: int, length: float) -> list[float]:
+        """`predict` for 0, 1, ... `max_rows` rows; straight lines between the edges of the grid."""
+        edges = ROW_EDGES[: bisect_left(ROW_EDGES, max_rows) + 1]
+        return _tabulate(edges, self._heights(edges, length), max_rows)
+
+    def _heights(self, rows: Sequence[float], length: float) -> list[float]:
+        # The trend is not to be trusted beyond what was seen: there at least in proportion, as for padded rows.
         at = min(max(length, self._shortest), self._longest)
         beyond = length / self._longest if length > self._longest > 0 else 1.0
-        return [(a + at * (b + at * c)) * beyond for a, b, c in self._shapes]
+        log_length = math.log2(max(1.0, at))
+        near = [
+            (place, count * (1 - abs(where - log_length) / REACH_LENGTH_OCTAVES), error)
+            for place, where, count, error in self._points
+            if abs(where - log_length) < REACH_LENGTH_OCTAVES
+        ]
+        heights: list[float] = []
+        for count in rows:
+            place, weights, errors = math.log2(count), TREND_COUNT, 0.0
+            for where, weight, error in near:
+                share = 1 - abs(where - place) / REACH_ROWS_OCTAVES
+                if share > 0:
+                    weights += share * weight
+                    errors += share * weight * error
+            heights.append(beyond * self._trend(count, at) * math.exp(errors / weights))
+        return heights
+
+    def _trend(self, rows: float, length: float) -> float:
+        fixed, by_length, by_row, by_cell, by_square = self._weights
+        return max(
+            LEAST_TREND_S, fixed + length * by_length + rows * (by_row + length * (by_cell + length * by_square))
+        )
+
+
+def _parts(points: Sequence[Point], longest: float) -> list[float]:
+    """The weights of `Surface`'s parts. Where one would be negative, it is 0 and the others are fitted without it."""
+    parts = list(range(5))
+
+    def features(rows: float, length: float) -> tuple[float, ...]:
+        return (1.0, length, rows, rows * length, rows * length * length)
+
+    usual = features(8.0, longest)
+    weights = [0.0] * 5
+    while parts:
+        found = _least_squares([(tuple(features(p.rows, p.length)[part] for part in parts), p) for p in points])
+        worst = min(range(len(parts)), key=lambda i: found[i] * usual[parts[i]]) if found else 0
+        if found and found[worst] >= 0:
+            for part, weight in zip(parts, found, strict=True):
+                weights[part] = weight
+            break
+        del parts[worst if found else -1]
+    return weights
 
 
 def _polyline(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
@@ -168,7 +201,7 @@ def _least_squares(rows: Sequence[tuple[tuple[float, ...], Point]]) -> list[floa
     scale = [max(abs(features[i]) for features, _ in rows) or 1.0 for i in range(size)]
     matrix = [[0.0] * (size + 1) for _ in range(size)]
     for features, point in rows:
-        weight = min(point.count, 20) / (point.seconds * point.seconds)
+        weight = min(point.count, COUNT_MOST) / (point.seconds * point.seconds)
         scaled = [feature / most for feature, most in zip(features, scale, strict=True)]
         for i in range(size):
             for j in range(size):
@@ -201,9 +234,6 @@ def _eliminate(matrix: list[list[float]]) -> list[float]:
 def length_cell(length: float) -> int:
     """Index of the grid cell for a length: two an octave, 0 for a fixed shape."""
     return 0 if length <= 0 else 1 + round(2 * math.log2(length))
-
-
-ROW_EDGES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 
 
 def row_cell(rows: float) -> int:

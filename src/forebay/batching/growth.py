@@ -11,9 +11,9 @@ from forebay.batching.latency import LatencyModel
 
 T = TypeVar("T", bound=Item)
 
-HOLD_OUT: Final = 1.3
-"""How much dearer than with its own kind an item may be and still join. With 1.0 batches stay small, as nothing is ever
-quite as cheap as the ideal; with 2.0 short items pay for the padding of long ones."""
+HOLD_OUT: Final = 1.1
+"""How much dearer than with its own kind an item may be and still join. With 1.0 batches stay small where costs are
+noisy, as nothing is ever quite as cheap as the ideal; with 2.0 short items pay for the padding of long ones."""
 
 PROBE: Final = 2.0
 """A batch that is to find out whether batches pay takes twice the best rows, if they seem to cost at most twice as much

@@ -1,8 +1,9 @@
 """How long a batch takes, by rows and padded length, learned from what the instances measured.
 
 Observations are kept as a few cells (rows x length, both on a geometric grid), each the running mean of what fell into
-it. Two predictors are built from the cells: a straight interpolation between them, and a smooth fit. Both are judged on
-every new observation before it is learned; the one that has been nearer lately answers.
+it. Where lengths vary, one smooth surface through the cells answers. For a fixed shape two predictors are built:
+straight lines from cell to cell, and one line through all. Both are judged on new observations before these are
+learned; the one that has been nearer lately answers.
 
 How fast the machine is just now (its neighbours, its clock, its temperature) is one factor for all sizes, the pace: how
 the latest batches compare with the means of their own cells. A slow spell moves every prediction at once and leaves the
@@ -17,7 +18,7 @@ from bisect import bisect_left, bisect_right
 from itertools import accumulate
 from typing import Any, Final
 
-from forebay.batching.fit import ROW_EDGES, Fit, Interpolation, Point, length_cell, row_cell
+from forebay.batching.fit import ROW_EDGES, Interpolation, Line, Point, Surface, length_cell, row_cell
 
 PRIOR_S: Final = 0.001
 """Assumed time of one row before anything was measured: small, so that nothing is refused for want of data."""
@@ -64,14 +65,6 @@ class Curve:
         self.enough_rows = next(rows for rows, cost in enumerate(per_row, 1) if cost <= near)
         """The fewest rows at which a row costs nearly as little."""
 
-    def scaled(self, factor: float) -> Curve:
-        """The same shape at another pace."""
-        curve: Curve = object.__new__(Curve)
-        curve.seconds = [value * factor for value in self.seconds]
-        curve.unit_s = self.unit_s * factor
-        curve.best_rows, curve.enough_rows = self.best_rows, self.enough_rows
-        return curve
-
     def rows_within(self, seconds: float) -> int:
         """The most rows that take at most `seconds`; 0 if not even one does."""
         return bisect_right(self.seconds, seconds, 1) - 1
@@ -86,10 +79,10 @@ class LatencyModel:
         "_curves",
         "_errors",
         "_farthest",
-        "_fit",
         "_grid",
+        "_line",
         "_pace_log",
-        "_shapes",
+        "_surface",
         "_unseen",
         "band",
         "max_rows",
@@ -107,11 +100,10 @@ class LatencyModel:
         self.pace = 1.0
         """How much longer than in the cells a batch of any size takes just now."""
         self._cells: dict[tuple[int, int], Point] = {}
-        self._shapes: dict[int, Curve] = {}
-        """Curves at pace 1."""
         self._curves: dict[int, Curve] = {}
-        self._fit = Fit([])
         self._grid = Interpolation([])
+        self._line = Line([])
+        self._surface: Surface | None = None
         self._errors = [0.0, 0.0]
         self._unseen = 0
         self._farthest = sys.maxsize
@@ -124,7 +116,6 @@ class LatencyModel:
         """Make sure that curves reach `rows`."""
         if rows > self.max_rows:
             self.max_rows = rows
-            self._shapes.clear()
             self._curves.clear()
             self.version += 1
 
@@ -135,13 +126,9 @@ class LatencyModel:
         key = length if length < 64 else round_length(length)
         curve = self._curves.get(key)
         if curve is None:
-            shape = self._shapes.get(key)
-            if shape is None:
-                if len(self._shapes) > 512:
-                    self._shapes.clear()
-                    self._curves.clear()
-                shape = self._shapes[key] = Curve(self._tabulate(key), self._known_rows(key))
-            curve = self._curves[key] = shape if self.pace == 1.0 else shape.scaled(self.pace)
+            if len(self._curves) > 512:
+                self._curves.clear()
+            curve = self._curves[key] = Curve(self._tabulate(key), self._known_rows(key))
         return curve
 
     def predict(self, rows: int, length: int = 0) -> float:
@@ -176,59 +163,65 @@ class LatencyModel:
             self._refresh()
             return
         self._judge(rows, length, seconds)
-        if cell.count >= KNOWN_AFTER:
-            self._learn_pace(cell, rows, length, seconds)
+        # Pace and cells move against each other: what one gives up the other has taken over, so both count at once.
+        due = cell.count >= KNOWN_AFTER and self._learn_pace(cell, rows, length, seconds)
         cell.learn(rows, length, seconds, LEARN)
         self._unseen += 1
-        if cell.count <= 4 or self._unseen >= min(REFRESH_MOST, max(REFRESH_LEAST, self.observations // 8)):
+        if due or cell.count <= 4 or self._unseen >= min(REFRESH_MOST, max(REFRESH_LEAST, self.observations // 8)):
             self._refresh()
 
     def _judge(self, rows: int, length: int, seconds: float) -> None:
-        """Score the band, and at times both predictors, on an observation that they have not seen."""
+        """Score the band, and at times both predictors of a fixed shape, on an observation that they have not seen."""
         residual = math.log(seconds / self.predict(rows, length))
         band_log = self._band_log
         step = 0.2 * band_log + 0.0005
         band_log += 0.95 * step if residual > band_log else -0.05 * step
         self._band_log = band_log = 0.5 if band_log > 0.5 else 0.002 if band_log < 0.002 else band_log
         self.band = math.exp(band_log * Q95_TO_99)
-        if self.observations < 64 or not self.observations % 8:
-            for index, guess in enumerate((self._grid.predict(rows, length), self._fit.predict(rows, length))):
+        if self._surface is None and (self.observations < 64 or not self.observations % 8):
+            for index, guess in enumerate((self._grid.predict(rows, length), self._line.predict(rows, length))):
                 miss = min(1.0, abs(math.log(seconds / max(guess * self.pace, 1e-9))))
                 self._errors[index] += 0.05 * (miss - self._errors[index])
 
-    def _learn_pace(self, cell: Point, rows: int, length: int, seconds: float) -> None:
-        """Compare an observation with what its own cell has seen, so that an error of shape is not taken for speed."""
+    def _learn_pace(self, cell: Point, rows: int, length: int, seconds: float) -> bool:
+        """Compare an observation with what its own cell has seen, so that an error of shape is not taken for speed.
+        Returns whether the pace has changed enough to be noted."""
         expected = cell.seconds
         if rows != cell.rows or length != cell.length:
             expected *= self.predict(rows, length) / self.predict(round(cell.rows), round(cell.length))
         step = math.log(seconds / expected) - self._pace_log
         step = PACE_STEP_MOST if step > PACE_STEP_MOST else max(step, -PACE_STEP_MOST)
         self._pace_log = pace_log = self._pace_log + PACE_WEIGHT * step
-        if not -PACE_NOTED < pace_log - math.log(self.pace) < PACE_NOTED:
-            self.pace = math.exp(pace_log)
-            self._curves.clear()
-            self.version += 1
+        if -PACE_NOTED < pace_log - math.log(self.pace) < PACE_NOTED:
+            return False
+        self.pace = math.exp(pace_log)
+        return True
 
     def _refresh(self) -> None:
         points = list(self._cells.values())
-        self._fit = Fit(points)
-        self._grid = Interpolation(points)
-        self._shapes.clear()
+        if any(point.length for point in points):
+            self._surface = Surface(points)
+        else:
+            self._grid, self._line = Interpolation(points), Line(points)
         self._curves.clear()
         self._unseen = 0
         self._farthest = int(REACH * max((point.length for point in points), default=0.0)) or sys.maxsize
         self.version += 1
 
-    def _predictor(self) -> Fit | Interpolation:
-        grid_miss, fit_miss = self._errors
-        return self._fit if fit_miss < grid_miss else self._grid
+    def _predictor(self) -> Interpolation | Line | Surface:
+        if self._surface is not None:
+            return self._surface
+        grid_miss, line_miss = self._errors
+        return self._line if line_miss < grid_miss else self._grid
 
     def _tabulate(self, length: int) -> list[float]:
+        """Seconds for 0, 1, ... rows at the present pace, never falling."""
         if not self._cells:
             return [PRIOR_S * (0.8 + 0.2 * rows) for rows in range(self.max_rows + 1)]
         seconds = self._predictor().tabulate(self.max_rows, length)
         seconds[0] = 0.0
-        return list(accumulate((value if value > 1e-7 else 1e-7 for value in seconds), max))
+        pace = self.pace
+        return list(accumulate((pace * value if value > 1e-7 else 1e-7 for value in seconds), max))
 
     def _known_rows(self, length: int) -> int:
         """Twice the most rows that were measured at about this length or above. Costs often rise faster than rows, so

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.batching.costs import Linear, minilm
-from forebay.batching.fit import Fit, Interpolation, Point
+from forebay.batching.fit import ROW_EDGES, Interpolation, Line, Point, Surface
 from forebay.batching.latency import Curve, LatencyModel, round_length
 
 
@@ -224,10 +224,14 @@ POINTS = st.lists(
 
 @given(POINTS, st.sampled_from([0, 4, 16, 100, 500]))
 def test_a_table_of_predictions_is_the_predictions(points: list[Point], length: int) -> None:
-    for predictor in (Interpolation(points), Fit(points)):
+    for predictor in (Interpolation(points), Line(points)):
         table = predictor.tabulate(70, length)
         for rows in range(1, 71):
             assert table[rows] == pytest.approx(predictor.predict(rows, length), rel=1e-6, abs=1e-9)
+    surface = Surface(points)
+    table = surface.tabulate(70, length)
+    for rows in (edge for edge in ROW_EDGES if edge <= 70):
+        assert table[rows] == pytest.approx(max(surface.predict(rows, length), 0.1 * min(table[1:3])), rel=1e-6)
 
 
 @given(
