@@ -87,9 +87,9 @@ class Line:
 class Surface:
     """Where lengths vary: one smooth trend over rows and length for all points, and about each point a correction.
 
-    The trend is a sum of parts that no model goes without (a fixed one, and parts that grow with the length, the rows,
-    the padded cells, and the rows times the length squared, as attention does), none of them negative, by least squares
-    of relative error. So what short rows cost in large batches tells about long ones, and a size that was never run is
+    The trend is a sum of parts, none of them negative, by least squares of relative error: a fixed one, and parts that
+    grow with the rows, with the padded cells (rows x length), with these times the length, as attention does, and with
+    these times the logarithm of the rows, as where a processor's caches overflow. So what short rows cost in large batches tells about long ones, and a size that was never run is
     never taken to be free. The corrections are a kernel-weighted mean of the relative errors nearby (Nadaraya 1964,
     Watson 1964), drawn towards none where little was measured.
     """
@@ -142,10 +142,9 @@ class Surface:
         return heights
 
     def _trend(self, rows: float, length: float) -> float:
-        fixed, by_length, by_row, by_cell, by_square = self._weights
-        return max(
-            LEAST_TREND_S, fixed + length * by_length + rows * (by_row + length * (by_cell + length * by_square))
-        )
+        fixed, by_row, by_cell, by_square, by_log = self._weights
+        cell = by_cell + length * by_square + math.log2(rows) * by_log
+        return max(LEAST_TREND_S, fixed + rows * (by_row + length * cell))
 
 
 def _parts(points: Sequence[Point], longest: float) -> list[float]:
@@ -153,7 +152,7 @@ def _parts(points: Sequence[Point], longest: float) -> list[float]:
     parts = list(range(5))
 
     def features(rows: float, length: float) -> tuple[float, ...]:
-        return (1.0, length, rows, rows * length, rows * length * length)
+        return (1.0, rows, rows * length, rows * length * length, rows * length * math.log2(rows))
 
     usual = features(8.0, longest)
     weights = [0.0] * 5

@@ -80,7 +80,7 @@ class InProportion(Surface):
     """No fixed part: what was measured speaks for other numbers of rows in proportion."""
 
     def _trend(self, rows: float, length: float) -> float:
-        _, _, by_row, by_cell, _ = self._weights
+        _, by_row, by_cell, _, _ = self._weights
         return max(1e-9, rows * (by_row + length * by_cell))
 
 
