@@ -89,9 +89,10 @@ class Surface:
 
     The trend is a sum of parts, none of them negative, by least squares of relative error: a fixed one, and parts that
     grow with the rows, with the padded cells (rows x length), with these times the length, as attention does, and with
-    these times the logarithm of the rows, as where a processor's caches overflow. So what short rows cost in large batches tells about long ones, and a size that was never run is
-    never taken to be free. The corrections are a kernel-weighted mean of the relative errors nearby (Nadaraya 1964,
-    Watson 1964), drawn towards none where little was measured.
+    these times the logarithm of the rows, as where a processor's caches overflow. So what short rows cost in large
+    batches tells about long ones, and a size that was never run is never taken to be free. The corrections are a
+    kernel-weighted mean of the relative errors nearby (Nadaraya 1964, Watson 1964), drawn towards none where little was
+    measured.
     """
 
     __slots__ = ("_longest", "_points", "_shortest", "_weights")
