@@ -14,7 +14,7 @@ ROW_EDGES: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256,
 RIDGE: Final = 1e-6
 COUNT_MOST: Final = 20
 """More observations than this make a point no more trustworthy."""
-TREND_COUNT: Final = 10.0
+TREND_COUNT: Final = 40.0
 """The trend itself counts as so many observations of no error."""
 LEAST_TREND_S: Final = 1e-9
 REACH_ROWS_OCTAVES: Final = 1.5
