@@ -61,6 +61,17 @@ def test_float32_values_survive_exactly() -> None:
     np.testing.assert_array_equal(np.array(data, np.float32).reshape(16, 2), batch)
 
 
+def test_float32_leaves_in_the_digits_of_a_float32_in_every_form() -> None:
+    batch = np.array([[0.1, 1 / 3]], np.float32)
+    encoder = AnswerEncoder("m", "1", ONE)
+    texts = [
+        encoder.encode(finished(ONE, [batch], 1))[1],
+        encoder.encode(finished(ONE, [batch], 1, id="x", wire=ReplyForm(shorthand=True)))[1],
+        encoder.plain(finished(ONE, [batch], 1)),
+    ]
+    assert [b"[0.1,0.33333334]" in text for text in texts if text is not None] == [True] * 3
+
+
 def test_nan_and_infinities_leave_as_tokens() -> None:
     batch = np.array([[math.nan, math.inf], [-math.inf, 1.5]], np.float32)
     body = AnswerEncoder("m", "1", ONE).encode(finished(ONE, [batch], 2))[1]
