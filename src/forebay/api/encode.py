@@ -46,28 +46,28 @@ class AnswerEncoder:
         self._text = [spec.datatype == "BYTES" for spec in signature.outputs]
         # Everything before the values of a one-output answer, by its shape. Bounded: shapes may come from clients.
         self._heads: dict[tuple[int, ...], bytes] = {}
-        only = signature.outputs[0] if self._single else None
-        self._one_number_row = (
-            only is not None
-            and signature.batched
-            and only.datatype not in ("BYTES", "BOOL")
-            and not only.variable
-            and 0 not in only.row_shape
+        self._number_rows = signature.batched and all(
+            spec.datatype not in ("BYTES", "BOOL") and not spec.variable and 0 not in spec.row_shape
+            for spec in signature.outputs
         )
-        self._row_head = (
-            self._remember((1, *only.row_shape)) + b"[" if only is not None and self._one_number_row else b""
-        )
+        # What stands before, between and behind the values of one row.
+        starts = [
+            b'%b%b,"data":[' % (tensor, _dumps((1, *spec.row_shape)))
+            for tensor, spec in zip(self._tensors, signature.outputs, strict=True)
+        ]
+        self._row_head = b'{%b,"outputs":[%b' % (self._model, b"".join(starts[:1]))
+        self._between = [b"]}," + start for start in starts[1:]]
 
     def plain(self, request: Request) -> bytes | None:
-        """The JSON of the most usual answer: one row, one output of finite numbers, nothing asked for. Else None."""
+        """The JSON of the most usual answer: one row, outputs of finite numbers, nothing asked for. Else None."""
         outputs = request.outputs
-        if outputs is None or not self._one_number_row or request.rows != 1:
+        if outputs is None or not self._number_rows or request.rows != 1:
             return None
-        if request.wire is not None or request.id or request.explain:
+        if request.wire is not None or request.id or request.explain or request.requested is not None:
             return None
         texts = outputs.texts
         if texts is False:
-            texts = outputs.row_texts()
+            texts = outputs.row_texts(self._between)
         if not isinstance(texts, list):
             return None
         return b"%b%b]}]}" % (self._row_head, texts[request.row_start])

@@ -29,13 +29,21 @@ class Outputs:
         self.rows = rows
         self.texts: list[bytes] | bool | None = False  # what `row_texts` made; False: not asked for yet
 
-    def row_texts(self) -> list[bytes] | None:
-        """The values of the first output, row by row, as JSON without brackets: one encoding for the whole batch.
+    def row_texts(self, between: Sequence[bytes] = ()) -> list[bytes] | None:
+        """The values of the outputs, row by row, as JSON without brackets: one encoding for the whole batch.
 
-        None where there is no number in a row, or one that JSON cannot carry.
+        `between`: what stands between each output and the next. None where there is no number in a row, or one that
+        JSON cannot carry.
         """
-        self.texts = write_rows(self.arrays[0])
-        return self.texts
+        texts = write_rows(self.arrays[0])
+        for separator, array in zip(between, self.arrays[1:], strict=False):
+            column = write_rows(array)
+            if texts is None or column is None:
+                texts = None
+                break
+            texts = list(map(separator.join, zip(texts, column, strict=True)))
+        self.texts = texts
+        return texts
 
 
 class Listener:

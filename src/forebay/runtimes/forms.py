@@ -35,7 +35,7 @@ _OUTGROWN = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """An ONNX model for rows of so many features. `widen` makes its input from them; None: it takes them as they are."""
+    """An ONNX model for rows of so many features. `widen` makes its input of them; None: it takes them as they are."""
 
     content: bytes
     features: int

@@ -103,3 +103,9 @@ def test_rows_as_json_text() -> None:
 @pytest.mark.parametrize("array", [np.array([[1.0], [np.inf]]), np.empty((2, 0)), np.empty((0, 2))])
 def test_rows_that_have_no_plain_json_text(array: Array) -> None:
     assert outputs(array, "FP64", len(array)).row_texts() is None
+
+
+def test_rows_of_several_outputs_as_json_text() -> None:
+    batch = Outputs(["n", "y"], ["INT64", "FP32"], [np.array([7, 8]), np.array([[0.1, 2], [3, 4]], "<f4")], 2)
+    assert batch.row_texts([b" and "]) == [b"7 and 0.1,2.0", b"8 and 3.0,4.0"]
+    assert Outputs(["n", "y"], ["INT64", "FP32"], [np.array([7]), np.array([[np.nan]])], 1).row_texts([b","]) is None
