@@ -30,6 +30,10 @@ def test_an_xgboost_file_answers_with_label_and_probabilities(tmp_path: Path, su
             {"name": "label", "datatype": "INT64", "shape": [-1]},
             {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},
         ]
+        told = served.http.get("/v2/models/cells/config").json()["parameters"]
+        assert told["forebay.forms"]["string_value"].startswith("runs as ")
+        assert served.logged(told["forebay.forms"]["string_value"])
+        assert served.logged(told["forebay.batching"]["string_value"])
         second = booster.inplace_predict(x)
         for rows in (slice(3, 4), slice(0, 200)):
             answer = served.http.post("/v2/models/cells/infer", json=ask(x[rows])).json()

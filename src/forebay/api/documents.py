@@ -136,7 +136,7 @@ class ModelConfig(msgspec.Struct):
     default_model_filename: str = ""
     cc_model_filenames: dict[str, str] = {}
     metric_tags: dict[str, str] = {}
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, dict[str, str]] = {}
     model_warmup: list[Any] = []
     model_transaction_policy: dict[str, bool] = msgspec.field(default_factory=lambda: {"decoupled": False})
 
@@ -162,6 +162,7 @@ def model_config(engine: EngineClient, policy: VersionPolicy | None = None) -> M
         ],
         instance_group=[InstanceGroup(f"{engine.name}_0", engine.instances)],
         dynamic_batching=DynamicBatching(round(engine.max_queue_delay_ms * 1e3)) if batched else msgspec.UNSET,
+        parameters={f"forebay.{name}": {"string_value": text} for name, text in engine.facts.items()},
     )
 
 

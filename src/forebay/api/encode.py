@@ -1,12 +1,11 @@
 """From a finished `Request` to the body of its answer: protocol v2 as JSON or JSON and binary, or the one-row form.
 
-NaN and infinities leave as the tokens NaN, Infinity and -Infinity, as Python's json writes them. BYTES leave as JSON
-strings; what is not UTF-8 can only leave in binary form.
+Numbers leave as `core/json_numbers.py` writes them. BYTES leave as JSON strings; what is not UTF-8 can only leave in
+binary form.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +16,9 @@ from forebay.api.classification import classify
 from forebay.api.elements import show
 from forebay.api.parameters import ReplyForm
 from forebay.core.errors import RequestError
-from forebay.core.request import Request, output_array, output_buffer, output_shape, output_values
-from forebay.core.tensors import element_count, pack_bytes
+from forebay.core.json_numbers import write_numbers
+from forebay.core.request import Request, output_array, output_buffer, output_shape
+from forebay.core.tensors import Array, element_count, pack_bytes
 from forebay.models.signature import Signature
 
 HeaderPairs = Sequence[tuple[bytes, bytes]]
@@ -46,28 +46,28 @@ class AnswerEncoder:
         self._text = [spec.datatype == "BYTES" for spec in signature.outputs]
         # Everything before the values of a one-output answer, by its shape. Bounded: shapes may come from clients.
         self._heads: dict[tuple[int, ...], bytes] = {}
-        only = signature.outputs[0] if self._single else None
-        self._one_number_row = (
-            only is not None
-            and signature.batched
-            and only.datatype not in ("BYTES", "BOOL")
-            and not only.variable
-            and 0 not in only.row_shape
+        self._number_rows = signature.batched and all(
+            spec.datatype not in ("BYTES", "BOOL") and not spec.variable and 0 not in spec.row_shape
+            for spec in signature.outputs
         )
-        self._row_head = (
-            self._remember((1, *only.row_shape)) + b"[" if only is not None and self._one_number_row else b""
-        )
+        # What stands before, between and behind the values of one row.
+        starts = [
+            b'%b%b,"data":[' % (tensor, _dumps((1, *spec.row_shape)))
+            for tensor, spec in zip(self._tensors, signature.outputs, strict=True)
+        ]
+        self._row_head = b'{%b,"outputs":[%b' % (self._model, b"".join(starts[:1]))
+        self._between = [b"]}," + start for start in starts[1:]]
 
     def plain(self, request: Request) -> bytes | None:
-        """The JSON of the most usual answer: one row, one output of finite numbers, nothing asked for. Else None."""
+        """The JSON of the most usual answer: one row, outputs of finite numbers, nothing asked for. Else None."""
         outputs = request.outputs
-        if outputs is None or not self._one_number_row or request.rows != 1:
+        if outputs is None or not self._number_rows or request.rows != 1:
             return None
-        if request.wire is not None or request.id or request.explain:
+        if request.wire is not None or request.id or request.explain or request.requested is not None:
             return None
         texts = outputs.texts
         if texts is False:
-            texts = outputs.row_texts()
+            texts = outputs.row_texts(self._between)
         if not isinstance(texts, list):
             return None
         return b"%b%b]}]}" % (self._row_head, texts[request.row_start])
@@ -144,9 +144,14 @@ class AnswerEncoder:
             head += b',"parameters":' + _dumps(explanation(request))
         members: list[bytes] = []
         for index in self._requested(request):
-            shape = output_shape(request, index, self._batched)
-            values = nest(self._readable(request, index), shape[1:] if self._batched else shape)
-            members.append(b"%b:%b" % (_dumps(self._signature.outputs[index].name), _write(request, index, values)))
+            array = output_array(request, index, self._batched)
+            if self._batched:
+                array = array.reshape(array.shape[1:])
+            if self._text[index]:
+                value = _dumps(nest(self._readable(array, index), array.shape))
+            else:
+                value = write_numbers(array)
+            members.append(b"%b:%b" % (_dumps(self._signature.outputs[index].name), value))
         return b'%b,"output":{%b}}' % (head, b",".join(members))
 
     def _requested(self, request: Request) -> Sequence[int]:
@@ -154,15 +159,13 @@ class AnswerEncoder:
 
     def _values(self, request: Request, index: int) -> bytes:
         """The elements of one output as a flat JSON list."""
-        return _write(request, index, self._readable(request, index))
+        array = output_array(request, index, self._batched).reshape(-1)
+        return _dumps(self._readable(array, index)) if self._text[index] else write_numbers(array)
 
-    def _readable(self, request: Request, index: int) -> list[Any]:
-        """The elements of one output as JSON values. Raises `RequestError` for BYTES that are not UTF-8."""
-        values = output_values(request, index, self._batched)
-        if not self._text[index]:
-            return values
+    def _readable(self, array: Array, index: int) -> list[str]:
+        """The elements of BYTES as text. Raises `RequestError` for what is not UTF-8."""
         texts: list[str] = []
-        for position, value in enumerate(values):
+        for position, value in enumerate(array.reshape(-1).tolist()):
             try:
                 texts.append(value if isinstance(value, str) else bytes(value).decode())
             except UnicodeDecodeError:
@@ -182,14 +185,6 @@ def explanation(request: Request) -> dict[str, Any]:
         "dispatch_reason": request.dispatch_reason,
         "padding_waste": round(request.padding_waste, 4),
     }
-
-
-def _write(request: Request, index: int, values: Any) -> bytes:
-    outputs = request.outputs
-    assert outputs is not None
-    if outputs.finite(index):
-        return _dumps(values)
-    return json.dumps(values, separators=(",", ":")).encode()
 
 
 def nest(values: list[Any], shape: Sequence[int]) -> Any:

@@ -6,8 +6,6 @@ one row. An output of one element a row (row shape [] or all ones) is a plain va
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ from forebay.api.encode import explanation, nest
 from forebay.api.general import check_depth, parse_json, read_value
 from forebay.api.parameters import NO_OPTIONS, check_text, read_parameters
 from forebay.core.errors import RequestError
+from forebay.core.json_numbers import write_numbers
 from forebay.core.request import Outputs, Payload, Request, output_array
 from forebay.core.tensors import NUMPY_TYPES, Array
 from forebay.models.signature import Signature
@@ -130,12 +129,14 @@ class GenerateForm:
 
     def _members(self, outputs: Outputs, arrays: Sequence[Array], batched: bool) -> Iterable[bytes]:
         for name, array in zip(outputs.names, arrays, strict=True):
-            values = array.reshape(-1).tolist()
+            if batched:
+                array = array.reshape(array.shape[1:])
+            if name in self._single:
+                array = array.reshape(())
             if array.dtype == object:
-                values = [_text(name, value) for value in values]
-            value = values[0] if name in self._single else nest(values, array.shape[1:] if batched else array.shape)
-            finite = array.dtype.kind != "f" or all(map(math.isfinite, values))
-            text = _encode(value) if finite else json.dumps(value, separators=(",", ":")).encode()
+                text = _encode(nest([_text(name, value) for value in array.reshape(-1).tolist()], array.shape))
+            else:
+                text = write_numbers(array)
             yield b"%b:%b" % (_encode(name), text)
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from forebay.api import openapi
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.event_stream import EventStream
-from forebay.api.infer_routes import Waiting, let_in, read_body
+from forebay.api.infer_routes import Waiting, as_wanted, let_in, read_body
 from forebay.api.inference import Inference
 from forebay.api.problems import Answer
 from forebay.api.routing import MODEL_PATHS, Operation, add
@@ -34,7 +34,8 @@ def add_generate(app: FastAPI, inference: Inference, clock: Clock) -> Mapping[by
         answered = await waiting.answer()
         if answered.error is not None:
             return endpoint.refuse(answered.error)
-        return Answer(200, JSON_HEADERS, endpoint.generate.whole(answered))
+        answer = Answer(200, JSON_HEADERS, endpoint.generate.whole(answered))
+        return await as_wanted(answer, http, inference)
 
     async def generate_stream(http: HttpRequest) -> Answer | Response:
         arrived = clock()

@@ -35,10 +35,7 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock) -> PlainOper
             body = await read_body(http, inference)
             request = await _read(endpoint, body, arrived, headers, waiting, inference.server.decode_off_loop_bytes)
             waiting.submit(endpoint.engine, request)
-        answer = endpoint.answer(await waiting.answer())
-        if len(answer.body) >= inference.compress_from_bytes:
-            return await _between_others(coded(answer, http.scope["headers"]))
-        return answer
+        return await as_wanted(endpoint.answer(await waiting.answer()), http, inference)
 
     described = openapi.inference_responses()
     summary = "Run the model on some rows"
@@ -168,6 +165,13 @@ class Waiting:
         if answered is None:
             raise ClientGone
         return answered
+
+
+async def as_wanted(answer: Answer, http: HttpRequest, inference: Inference) -> Answer:
+    """A large answer in the content coding that the request wants."""
+    if len(answer.body) >= inference.compress_from_bytes:
+        return await _between_others(coded(answer, http.scope["headers"]))
+    return answer
 
 
 async def _between_others(steps: Generator[None, None, T]) -> T:

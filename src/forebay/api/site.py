@@ -12,6 +12,7 @@ from forebay.api.app import Lifespan, create_app
 from forebay.api.auth import Gate
 from forebay.api.inference import Inference
 from forebay.api.repository_routes import ModelControl
+from forebay.core.clock import Clock
 from forebay.core.settings import ServerSettings
 from forebay.repository.catalog import Catalog
 from forebay.repository.plans import PlanOf
@@ -24,9 +25,16 @@ class Site:
     """Models that are served, and what tells of them. Made inside the event loop's process, before it listens."""
 
     def __init__(
-        self, settings: ServerSettings, gate: Gate, catalog: Catalog, plan_of: PlanOf, control_refusal: str
+        self,
+        settings: ServerSettings,
+        gate: Gate,
+        catalog: Catalog,
+        plan_of: PlanOf,
+        control_refusal: str,
+        clock: Clock = time.monotonic,
     ) -> None:
-        """`control_refusal`: why models may not be loaded and unloaded over HTTP; empty where they may."""
+        """`control_refusal`: why models may not be loaded and unloaded over HTTP; empty where they may. `clock`: times
+        the drain."""
         self.settings = settings
         self.metrics = Metrics()
         self.inference = Inference({}, settings, gate)
@@ -35,6 +43,7 @@ class Site:
         self._catalog = catalog
         self._control = ModelControl(self.registry, control_refusal)
         self._watching: asyncio.Task[None] | None = None
+        self._clock = clock
         self._drain_ends = 0.0
         """When the drain must have ended; 0 before it began."""
 
@@ -67,7 +76,7 @@ class Site:
 
     def drain(self) -> None:
         """Ready turns false; new requests are refused; admitted ones still run."""
-        self._drain_ends = self._drain_ends or time.monotonic() + self.settings.drain_timeout_s
+        self._drain_ends = self._drain_ends or self._clock() + self.settings.drain_timeout_s
         if self._watching is not None:
             self._watching.cancel()
         self.registry.drain()
@@ -78,4 +87,4 @@ class Site:
         if self._watching is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watching
-        await self.registry.close(max(0.0, self._drain_ends - time.monotonic()))
+        await self.registry.close(max(0.0, self._drain_ends - self._clock()))

@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from forebay.cli.errors import EXIT_SETUP, show_error
 from forebay.cli.flags import GivenSettings, shown_value, takes_settings
+from forebay.core.errors import SetupError
 from forebay.core.settings_sources import LoadedSettings, Row
 from forebay.repository.catalog import Catalog
 
@@ -37,7 +39,8 @@ def show(
     """Show the settings in effect and where each came from.
 
     Takes the same models and flags as serve, and refuses what serve would refuse. A Python model's file is imported to
-    read its class attributes.
+    read its class attributes. A model of a repository that serve would leave out is left out and named on stderr, and
+    the exit code is 2.
 
     Examples:
 
@@ -48,28 +51,40 @@ def show(
       FOREBAY_SERVER__PORT=9000 forebay config show --json
     """
     loaded = given.load(os.environ)
-    read_models(loaded, models or [])
+    wrong = read_models(loaded, models or [])
     rows = loaded.rows()
     if as_json:
         typer.echo(rows_as_json(rows))
     else:
         print_table(rows)
+    for error in wrong:
+        show_error(error)
+    if wrong:
+        raise typer.Exit(EXIT_SETUP)
 
 
-def read_models(loaded: LoadedSettings, models: list[str]) -> None:
+def read_models(loaded: LoadedSettings, models: list[str]) -> list[SetupError]:
     """Adds the models to the settings. None given: those that the sources name, without what lies beside a model.
 
-    Raises `SetupError` for a model that cannot be opened, and for settings of one that is not among those given.
+    Returns why models of a repository are left out: serve would go on without them. Raises `SetupError` for any other
+    model that cannot be opened, and for settings of one that is not among those given.
     """
-    if models:
-        catalog = Catalog.open(models, None)
-        for source in catalog.sources():
+    if not models:
+        for name in loaded.model_names():
+            loaded.model(name, {}, None)
+        return []
+    catalog = Catalog.open(models, None)
+    sources, wrong = catalog.sources()
+    for source in sources:
+        try:
             in_repository = bool(source.settings_file)
             loaded.model(source.name, source.class_attributes(), source.sidecar, in_repository=in_repository)
-        loaded.check_models(catalog.first, others_may_come=catalog.may_grow)
-        return
-    for name in loaded.model_names():
-        loaded.model(name, {}, None)
+        except SetupError as error:
+            if catalog.is_named(source.name):
+                raise
+            wrong.append(error)
+    loaded.check_models(catalog.first, others_may_come=catalog.may_grow)
+    return wrong
 
 
 def rows_as_json(rows: list[Row]) -> str:

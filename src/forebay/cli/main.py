@@ -9,10 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from forebay import __version__
+from forebay.cli.errors import EXIT_SETUP, show_error
 from forebay.core.errors import SetupError
-
-EXIT_SETUP = 2
-"""Exit code of a start that failed: wrong settings, a model that does not load."""
 
 
 class Subcommand(NamedTuple):
@@ -91,6 +89,5 @@ def main() -> None:
     try:
         app(prog_name="forebay")
     except SetupError as error:
-        message = " ".join(error.message.split())
-        typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+        show_error(error)
         raise SystemExit(EXIT_SETUP) from None

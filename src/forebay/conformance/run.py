@@ -25,8 +25,9 @@ def discover(exchange: Exchange, model: str | None, example: Any = None, may_unl
     """Reads metadata, builds a valid request and sends it twice.
 
     `model` None: the only one of the repository index. `example`: an inference request whose inputs to use. Raises
-    `SetupError` where the server does not answer, the model is not known, or the example is none.
+    `SetupError` where the server does not answer or wants another key, the model is not known, or the example is none.
     """
+    exchange = _let_in(exchange)
     server = exchange(Sent("GET", "/v2"))
     if server.failure:
         raise SetupError(f"no server answers: {server.failure}")
@@ -50,6 +51,21 @@ def discover(exchange: Exchange, model: str | None, example: Any = None, may_unl
         return subject
     settle(subject, exchange(subject.infer()), exchange(subject.infer()))
     return subject
+
+
+def _let_in(exchange: Exchange) -> Exchange:
+    """The same, but `SetupError` where the server refuses who asks: every check would only say so again."""
+
+    def checked(sent: Sent) -> Got:
+        got = exchange(sent)
+        if got.status == 401:
+            raise SetupError(
+                f"the server refuses {sent.method} {sent.path} without a key that it knows: {got.show()}; give one "
+                "with --api-key or FOREBAY_API_KEY"
+            )
+        return got
+
+    return checked
 
 
 def _only_model(exchange: Exchange) -> str:

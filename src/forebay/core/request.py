@@ -9,19 +9,17 @@ import msgspec
 import numpy as np
 
 from forebay.core.errors import ForebayError
+from forebay.core.json_numbers import write_rows
 from forebay.core.tensors import NUMPY_TYPES, Array, bytes_array, element_count, pack_bytes, unpack_bytes
 
 Payload = list[float] | bytes | bytearray | memoryview
 """One input's elements, row-major: Python floats straight from JSON (FP32, FP64), or the protocol's binary form."""
 
 
-_encode_json: Callable[[Any], bytes] = msgspec.json.Encoder().encode
-
-
 class Outputs:
-    """The outputs of one batch, split to its requests by row. Each list and buffer is made at most once a batch."""
+    """The outputs of one batch, split to its requests by row."""
 
-    __slots__ = ("_flat", "_json", "arrays", "datatypes", "names", "rows", "texts")
+    __slots__ = ("arrays", "datatypes", "names", "rows", "texts")
 
     def __init__(self, names: Sequence[str], datatypes: Sequence[str], arrays: Sequence[Array], rows: int) -> None:
         """`arrays[i]` has shape [rows, ...] (or any shape where the model does not batch: then `rows` is 1)."""
@@ -29,37 +27,23 @@ class Outputs:
         self.datatypes = datatypes
         self.arrays = arrays
         self.rows = rows
-        self._flat: list[list[Any] | None] = [None] * len(names)
-        self._json: list[bool | None] = [None] * len(names)
         self.texts: list[bytes] | bool | None = False  # what `row_texts` made; False: not asked for yet
 
-    def flat(self, index: int) -> list[Any]:
-        """All elements of output `index`, row-major, as Python values (BYTES: `bytes`)."""
-        values = self._flat[index]
-        if values is None:
-            values = self._flat[index] = self.arrays[index].reshape(-1).tolist()
-        return values
+    def row_texts(self, between: Sequence[bytes] = ()) -> list[bytes] | None:
+        """The values of the outputs, row by row, as JSON without brackets: one encoding for the whole batch.
 
-    def row_texts(self) -> list[bytes] | None:
-        """The values of the first output, row by row, as JSON without brackets: one encoding for the whole batch.
-
-        None where there is no number in a row, or one that JSON cannot carry.
+        `between`: what stands between each output and the next. None where there is no number in a row, or one that
+        JSON cannot carry.
         """
-        array = self.arrays[0]
-        if array.size and self.finite(0):
-            values = array.reshape(array.shape[0], -1).tolist()
-            self.texts = _encode_json(values)[2:-2].split(b"],[")
-        else:
-            self.texts = None
-        return self.texts
-
-    def finite(self, index: int) -> bool:
-        """Whether JSON can carry output `index` without NaN and infinity tokens."""
-        known = self._json[index]
-        if known is None:
-            array = self.arrays[index]
-            known = self._json[index] = array.dtype.kind != "f" or bool(np.isfinite(array).all())
-        return known
+        texts = write_rows(self.arrays[0])
+        for separator, array in zip(between, self.arrays[1:], strict=False):
+            column = write_rows(array)
+            if texts is None or column is None:
+                texts = None
+                break
+            texts = list(map(separator.join, zip(texts, column, strict=True)))
+        self.texts = texts
+        return texts
 
 
 class Listener:
@@ -144,16 +128,6 @@ def output_shape(request: Request, index: int, batched: bool) -> list[int]:
     assert request.outputs is not None
     shape = request.outputs.arrays[index].shape
     return [request.rows, *shape[1:]] if batched else list(shape)
-
-
-def output_values(request: Request, index: int, batched: bool) -> list[Any]:
-    """One output's elements for this request, row-major, as Python values."""
-    assert request.outputs is not None
-    flat = request.outputs.flat(index)
-    if not batched or request.outputs.rows == request.rows:
-        return flat
-    width = len(flat) // request.outputs.rows
-    return flat[request.row_start * width : (request.row_start + request.rows) * width]
 
 
 def output_array(request: Request, index: int, batched: bool) -> Array:

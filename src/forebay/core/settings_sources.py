@@ -178,12 +178,13 @@ def load_settings(
     flags: Mapping[str, object],
     sets: Sequence[str],
     folder: Path | None = Path(),
+    flag_source: Callable[[str], str] | None = None,
 ) -> LoadedSettings:
     """Reads every source but those that lie beside a model. Raises `SetupError` at the first thing that is wrong.
 
     config_file: must exist; None takes `forebay.toml` in `folder` where there is one; folder None: there is none.
     flags: dotted key (`server.port`, `data_dir`, `models.*.devices`) to value; None means not given.
-    sets: `NAME.key=value` each.
+    sets: `NAME.key=value` each. flag_source: what errors call the source of a flag; None: its name on the command line.
     """
     plain: Layer = {key: Setting(known.default, "default") for key, known in _PLAIN_KEYS.items()}
     file = config_file if config_file is not None else folder / CONFIG_FILE if folder is not None else None
@@ -192,7 +193,7 @@ def load_settings(
     if file is not None and (config_file is not None or file.is_file()):
         plain |= _read_file(file, by_file)
     from_env = _read_environ(environ, by_env)
-    from_flags = _read_flags(flags, by_flag)
+    from_flags = _read_flags(flags, by_flag, flag_source or flag_name)
     for text in sets:
         _read_set(text, by_set)
     key_lines = environ.get(KEY_LINES_VARIABLE)
@@ -301,12 +302,12 @@ def _unknown_variable(variable: str, parts: str) -> SetupError:
     return SetupError(f"environment: unknown variable {variable!r}{hint or forms}")
 
 
-def _read_flags(flags: Mapping[str, object], models: ModelLayers) -> Layer:
+def _read_flags(flags: Mapping[str, object], models: ModelLayers, source_of: Callable[[str], str]) -> Layer:
     layer: Layer = {}
     for dotted, raw in flags.items():
         if raw is None:
             continue
-        source = flag_name(dotted)
+        source = source_of(dotted)
         if dotted in _PLAIN_KEYS:
             layer[dotted] = read_value(_PLAIN_KEYS[dotted], raw, source=source, text=isinstance(raw, str))
         elif dotted.startswith("models.") and dotted.count(".") >= 2:

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 
 from forebay.embedding.composition import ModelArgument, catalog_of, run, settings_of, site_of
 from forebay.embedding.engine import EmbeddedEngine
+from forebay.embedding.keywords import python_words
 
 
 def create_app(
@@ -28,12 +29,14 @@ def create_app(
     app it needs `lifespan_of`, since Starlette runs the lifespan of the outermost app only. The arguments are those of
     `serve`. Raises `SetupError`; so does the start of the lifespan, where a model does not load.
     """
-    site = site_of(settings_of(settings, model_settings, config, environ), catalog_of(models, name))
+    with python_words():
+        site = site_of(settings_of(settings, model_settings, config, environ), catalog_of(models, name))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            await site.start()
+            with python_words():
+                await site.start()
             yield
         finally:
             await site.close()
@@ -72,4 +75,5 @@ def serve(
 
     Call it under `if __name__ == "__main__":` where the class is in the same file. Raises `SetupError`.
     """
-    run(settings_of(settings, model_settings, config, environ), catalog_of(models, name))
+    with python_words():
+        run(settings_of(settings, model_settings, config, environ), catalog_of(models, name))

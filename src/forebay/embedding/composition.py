@@ -18,8 +18,9 @@ from forebay.api.auth import Gate, Keys, Quota, check_bind, control_refusal
 from forebay.api.site import Site
 from forebay.core.errors import SetupError
 from forebay.core.settings_sources import LoadedSettings, load_settings
-from forebay.core.settings_values import LOG_KEYS, MODEL_KEYS, ROOT_KEYS, SERVER_KEYS, unknown_key
+from forebay.core.settings_values import unknown_key
 from forebay.embedding.classes import check_not_in_instance, model_of_class
+from forebay.embedding.keywords import DOTTED, keyword_of
 from forebay.models.base import Model
 from forebay.repository.catalog import Catalog, NamedModel
 from forebay.repository.plans import planner
@@ -28,13 +29,6 @@ log = logging.getLogger("forebay")
 
 ModelArgument = str | Path | type[Model] | NamedModel
 """A class, or what the command line takes: `model.onnx`, `file.py:Class`, a repository's folder."""
-
-_DOTTED = (
-    {name: f"server.{name}" for name in SERVER_KEYS}
-    | {f"log_{name}": f"log.{name}" for name in LOG_KEYS}
-    | {name: name for name in ROOT_KEYS}
-    | {name: f"models.*.{name}" for name in MODEL_KEYS}
-)
 
 
 def catalog_of(models: Sequence[ModelArgument], name: str | None) -> Catalog:
@@ -64,9 +58,9 @@ def settings_of(
     """
     flags: dict[str, object] = {}
     for key, value in given.items():
-        if key not in _DOTTED:
-            raise unknown_key(key, _DOTTED, source="keyword argument", kind="setting")
-        flags[_DOTTED[key]] = list(value) if isinstance(value, tuple) else value
+        if key not in DOTTED:
+            raise unknown_key(key, DOTTED, source="keyword argument", kind="setting")
+        flags[DOTTED[key]] = list(value) if isinstance(value, tuple) else value
     for model, settings in (models or {}).items():
         flags.update({f"models.{model}.{key}": value for key, value in settings.items()})
     return load_settings(
@@ -75,6 +69,7 @@ def settings_of(
         flags=flags,
         sets=(),
         folder=None,
+        flag_source=keyword_of,
     )
 
 

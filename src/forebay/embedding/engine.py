@@ -18,6 +18,7 @@ from forebay.core.errors import RequestError
 from forebay.core.request import Request, output_array
 from forebay.core.tensors import NUMPY_TYPES, Array, to_buffer
 from forebay.embedding.composition import ModelArgument, catalog_of, settings_of, site_of
+from forebay.embedding.keywords import python_words
 from forebay.models.signature import Signature, TensorSpec
 
 Inputs = Mapping[str, Any]
@@ -99,7 +100,8 @@ class EmbeddedEngine:
 
     async def load(self, model: str) -> None:
         """Load a model, or bring it up to date with its files. Raises `RequestError`, `SetupError`."""
-        await self._site.registry.load(model)
+        with python_words():
+            await self._site.registry.load(model)
 
     async def unload(self, model: str) -> None:
         """Stop serving a model; what was let in is answered. Raises `RequestError`."""
@@ -125,9 +127,11 @@ async def open_engine(
 
     The arguments are those of `forebay.serve`. Raises `SetupError`.
     """
-    site = site_of(settings_of(settings, model_settings, config, environ), catalog_of(models, name))
+    with python_words():
+        site = site_of(settings_of(settings, model_settings, config, environ), catalog_of(models, name))
     try:
-        await site.start()
+        with python_words():
+            await site.start()
         yield EmbeddedEngine(site)
     finally:
         await site.close()

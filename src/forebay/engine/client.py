@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -76,6 +76,11 @@ class EngineClient(Protocol):
     @property
     def label_file(self) -> str:
         """The file that `labels` came from, without its folder; empty where there is none."""
+        ...
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What was found out about the model when it was loaded, in words by subject."""
         ...
 
     @property

@@ -35,6 +35,7 @@ class Door:
         self.platform = ""
         self.labels: tuple[str, ...] = ()
         self.label_file = ""
+        self.facts: dict[str, str] = {}
         self.batchable = False
         self.streams = False
         self.metrics = ModelMetrics(self.name, self.version, self._gauges)

@@ -25,6 +25,7 @@ from forebay.engine.split import is_fixed
 from forebay.engine.supervisor import Supervisor
 from forebay.engine.suspects import Suspects
 from forebay.telemetry.logs import fields
+from forebay.telemetry.metrics import ModelMetrics
 
 log = logging.getLogger("forebay.engine")
 
@@ -42,6 +43,7 @@ class Engine(Door):
         self._suspects = Suspects(self._send, self._answers.fail, self._piece_done, self.supervisor.guard.forgive)
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = NEVER
+        self._succeeded = False
 
     # -- out to the instances -----------------------------------------------------------------------------------------
 
@@ -277,6 +279,7 @@ class Engine(Door):
 
     def succeeded_by(self, other: Engine) -> None:
         """Another engine takes this one's place, counters included: what this one still answers counts there."""
+        self._succeeded = True
         self._record.move_to(other.metrics)
         self.metrics = other.metrics
 
@@ -295,3 +298,8 @@ class Engine(Door):
         self._fail_all(AdmissionError(f"{self.reason}; this request was not got to", code="draining"))
         if self.costs is not None and self.latency.observations:
             self.costs.save(self.latency)
+        if self._succeeded:
+            # Nothing is counted any more. This engine may stay for ever, since what start-up made is frozen, and the
+            # counters of the one that took its place lead to that one and to all after it.
+            self.metrics = ModelMetrics(self.name, self.version, dict)
+            self._record.part(self.metrics)

@@ -24,6 +24,10 @@ class Recorder:
         metrics.absorb(self._metrics)
         self._metrics = metrics
 
+    def part(self, metrics: ModelMetrics) -> None:
+        """Count in `metrics` from now on, and leave where it is what was counted so far."""
+        self._metrics = metrics
+
     def executed(self, batch: Batch[Request], busy_s: float) -> None:
         """A batch came back."""
         metrics, statistics = self._metrics, self.statistics

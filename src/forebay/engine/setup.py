@@ -187,6 +187,7 @@ def _tell(engine: Engine, header: frames.ReadyHeader, instances: int, seconds: f
             batching += f", best about {engine.best_rows}"
     else:
         batching = f"no batching ({header.reason or 'set off'})"
+    engine.facts["batching"] = batching
     log.info(
         "model %s version %s is ready: %s; %d instances, %s; %.1f s",
         engine.name,
@@ -198,4 +199,5 @@ def _tell(engine: Engine, header: frames.ReadyHeader, instances: int, seconds: f
         extra=fields(model=engine.name, version=engine.version, instances=instances, digest=header.digest),
     )
     if header.note:
+        engine.facts["forms"] = header.note
         log.info("model %s: %s", engine.name, header.note, extra=fields(model=engine.name))

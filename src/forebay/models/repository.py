@@ -18,6 +18,7 @@ import msgspec
 
 from forebay.core.errors import SetupError
 from forebay.core.settings_values import shown
+from forebay.models.kinds import runtime_of
 from forebay.models.source import ModelSource, open_source
 
 SETTINGS_FILE = "model.toml"
@@ -97,6 +98,36 @@ class ModelFolder:
 def is_repository(text: str) -> bool:
     """Whether a MODEL argument is a folder."""
     return Path(text).is_dir()
+
+
+def check_no_model(folder: Path) -> None:
+    """Raises `SetupError` for the folder of one model, or of a model's files, given in place of a repository."""
+    models = read_repository(folder)
+    versions = sorted((name for name in models if _VERSION.fullmatch(name)), key=int)
+    if not models and (files := _model_files(folder)):
+        raise SetupError(
+            f"{folder} is no repository: it holds no model folders, but {', '.join(files)}; serve the files by their "
+            "names, or see docs/repository.md for the layout of a repository"
+        )
+    if len(versions) == len(models) and any(not one.versions and _model_files(one.path) for one in models.values()):
+        raise SetupError(
+            f"{folder} is the folder of one model (it holds version {', '.join(versions)}), not a repository; serve "
+            f"the folder above it, {folder.parent}, or one version's model file with --name {folder.name}"
+        )
+
+
+def _model_files(folder: Path) -> list[str]:
+    """The names of the files in a folder that must be models; none where it cannot be read."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and entry.name[0] not in "._")
+    except OSError:
+        return []
+    return [name for name in names if name == "model.py" or _is_model(Path(name))]
+
+
+def _is_model(file: Path) -> bool:
+    """Whether a name says that a file is a model; notes.txt and config.json need not be."""
+    return runtime_of(file) is not None and (file.stem == "model" or file.suffix.lower() not in (".txt", ".json"))
 
 
 def read_repository(folder: Path) -> dict[str, ModelFolder]:

@@ -13,6 +13,7 @@ from forebay.models.repository import (
     ModelFolder,
     Stamp,
     VersionPolicy,
+    check_no_model,
     is_repository,
     read_model,
     read_repository,
@@ -102,6 +103,8 @@ class Catalog:
             raise SetupError(f"--name {name} goes with exactly one MODEL, not {len(arguments)}")
         folders = [text for text in arguments if isinstance(text, str) and is_repository(text)]
         repositories = [Path(text).resolve() for text in folders]
+        for repository in repositories:
+            check_no_model(repository)
         if name is not None and repositories:
             raise SetupError(f"--name {name} goes with a model, and {arguments[0]} is a repository; rename its folders")
         single = [one for one in arguments if one not in folders]
@@ -116,15 +119,20 @@ class Catalog:
         """The models that the operator has named one by one."""
         return [model.opened for model in self._named.values()]
 
-    def sources(self) -> list[ModelSource]:
-        """One of each model: of a repository's the latest version that would be served. Raises `SetupError`."""
-        found = self.named
+    def sources(self) -> tuple[list[ModelSource], list[SetupError]]:
+        """One of each model: of a repository's the latest version that would be served. Then what keeps others of the
+        repositories from being served: they do not keep the rest from it."""
+        found, wrong = self.named, []
         for name, offer in self.all().items():
-            if not self.is_named(name):
+            if self.is_named(name):
+                continue
+            try:
                 if offer.problem:
                     raise SetupError(f"model {name}: {offer.problem}")
                 found.append(offer.source(offer.policy.choose(offer.versions)[-1]))
-        return found
+            except SetupError as error:
+                wrong.append(error)
+        return found, wrong
 
     @property
     def first(self) -> list[str]:

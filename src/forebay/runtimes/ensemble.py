@@ -36,6 +36,8 @@ class Tree:
     right: Array
     nan_left: Array
     """bool [nodes]: a missing value (NaN) goes left."""
+    cover: Array | None = None
+    """float [nodes]: how much of the training data came through a node; None where the file does not say."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -17,6 +18,9 @@ from forebay.models.signature import TensorSpec
 Run = Callable[[Array], list[Array]]
 """float32 [rows, features] to the outputs of the signature, in order."""
 
+Widen = Callable[[Array], Callable[[Array], None]]
+"""Given an array for rows as a graph wants them, what fills it from rows as they come."""
+
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 """How far the two forms may differ: relative, and absolute in units of the output's largest value."""
 TIMED_ROWS = 1024
@@ -27,6 +31,15 @@ _NEARLY = 0.95
 """Another form has to be this much faster before it takes over: switching for less is noise."""
 _OUTGROWN = 1.2
 """How much more a row has to cost in a larger batch before batches are run in pieces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """An ONNX model for rows of so many features. `widen` makes its input of them; None: it takes them as they are."""
+
+    content: bytes
+    features: int
+    widen: Widen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +68,7 @@ class Choice:
         return ", ".join(parts) if len(parts) > 1 else self.forms[0].name
 
 
-def onnx_run(graph: bytes, specs: Sequence[TensorSpec], threads: int) -> Run:
+def onnx_run(graph: Graph, specs: Sequence[TensorSpec], threads: int) -> Run:
     """The graph in ONNX Runtime, outputs by the names of `specs`. Its input is called `input`."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -63,39 +76,50 @@ def onnx_run(graph: bytes, specs: Sequence[TensorSpec], threads: int) -> Run:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False  # the outputs are small; the arena costs more than it saves
     options.log_severity_level = 3
-    session = ort.InferenceSession(graph, options, ["CPUExecutionProvider"])
+    session = ort.InferenceSession(graph.content, options, ["CPUExecutionProvider"])
     names = [spec.name for spec in specs]
-    run = session.run
-    one = _one_row(session, specs)
-    one_shape = (1, session.get_inputs()[0].shape[1])
+    run, widen = session.run, graph.widen
+    width = session.get_inputs()[0].shape[1]
+    one = _one_row(session, specs, widen)
+    one_shape = (1, graph.features)
     shapes = [(-1, *spec.row_shape) for spec in specs]
-    if [len(node.shape) for node in session.get_outputs()] == [len(shape) for shape in shapes]:
-
-        def plain(x: Array) -> list[Array]:
-            if one is not None and x.shape == one_shape:
-                return one(x)
-            return run(names, {"input": x})  # type: ignore[no-any-return]
-
-        return plain
     # One value a row is [rows, 1] in ONNX, [rows] here.
-    return lambda x: [array.reshape(shape) for array, shape in zip(run(names, {"input": x}), shapes, strict=True)]
+    same = [len(node.shape) for node in session.get_outputs()] == [len(shape) for shape in shapes]
+
+    def plain(x: Array) -> list[Array]:
+        if x.shape == one_shape and one is not None:
+            return one(x)
+        if widen is not None:
+            if x.shape[1] != graph.features:  # numpy would repeat a single column
+                raise ValueError(f"a row has {graph.features} features, not {x.shape[1]}")
+            wide = np.empty((len(x), width), np.float32)
+            widen(wide)(x)
+            x = wide
+        outputs: list[Array] = run(names, {"input": x})
+        return outputs if same else [array.reshape(to) for array, to in zip(outputs, shapes, strict=True)]
+
+    return plain
 
 
-def _one_row(session: Any, specs: Sequence[TensorSpec]) -> Run | None:
+def _one_row(session: Any, specs: Sequence[TensorSpec], widen: Widen | None) -> Run | None:
     """One row through buffers that are bound once: a tenth quicker where trees take 10 us. None for text labels."""
     if any(spec.datatype == "BYTES" for spec in specs):
         return None
     (node,) = session.get_inputs()
     x = np.zeros((1, node.shape[1]), np.float32)
+    # ONNX may say [1, 1] for what is [1] here: it is the same memory.
+    ranks = {found.name: len(found.shape) for found in session.get_outputs()}
     outputs = [np.zeros((1, *spec.row_shape), NUMPY_TYPES[spec.datatype]) for spec in specs]
     binding = session.io_binding()
     binding.bind_input("input", "cpu", 0, np.float32, x.shape, x.ctypes.data)
     for spec, array in zip(specs, outputs, strict=True):
-        binding.bind_output(spec.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        shape = array.shape if ranks[spec.name] == array.ndim else (1, array.size)
+        binding.bind_output(spec.name, "cpu", 0, array.dtype.type, shape, array.ctypes.data)
     run = session.run_with_iobinding
+    fill = widen(x) if widen is not None else functools.partial(np.copyto, x)
 
     def one(row: Array) -> list[Array]:
-        x[:] = row
+        fill(row)
         run(binding)
         return [array.copy() for array in outputs]
 

@@ -21,8 +21,9 @@ from forebay.core.tensors import Array
 from forebay.models.signature import TensorSpec
 from forebay.models.source import LoadOptions, ModelSource
 from forebay.runtimes import forms, tabular
-from forebay.runtimes.ensemble import Ensemble, NotConvertibleError, telling_rows, to_onnx
+from forebay.runtimes.ensemble import Ensemble, NotConvertibleError, telling_rows
 from forebay.runtimes.lightgbm_trees import Header, read_ensemble
+from forebay.runtimes.likely import quickest_graph
 
 
 class LightgbmRuntime(tabular.TabularRuntime):
@@ -50,10 +51,10 @@ class LightgbmRuntime(tabular.TabularRuntime):
         except NotConvertibleError as error:
             reason = str(error)
 
-        def convert() -> bytes:
+        def convert() -> forms.Graph:
             if ensemble is None:
                 raise NotConvertibleError(reason)
-            return to_onnx(ensemble)
+            return quickest_graph(ensemble)
 
         count = tabular.COMPARED_ROWS
         rows = telling_rows(ensemble, count) if ensemble else _small_numbers(count, header.features)

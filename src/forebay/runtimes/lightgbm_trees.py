@@ -86,7 +86,7 @@ def _tree(fields: Mapping[str, str], scale: float) -> Tree:
     none = np.full(leaves, -1, np.int64)
     no = np.zeros(leaves, np.bool_)
     if not inner:
-        return Tree(np.zeros(1, np.int64), value.astype(np.float32), none, none, no)
+        return Tree(np.zeros(1, np.int64), value.astype(np.float32), none, none, no, np.ones(1))
     threshold = np.array(fields["threshold"].split(), np.float64)
     left, right = (_children(fields[f"{side}_child"], inner) for side in ("left", "right"))
     return Tree(
@@ -95,7 +95,14 @@ def _tree(fields: Mapping[str, str], scale: float) -> Tree:
         left=np.concatenate([left, none]),
         right=np.concatenate([right, none]),
         nan_left=np.concatenate([_nan_left(fields["decision_type"], threshold), no]),
+        cover=_cover(fields, inner, leaves),
     )
+
+
+def _cover(fields: Mapping[str, str], inner: int, leaves: int) -> Array | None:
+    """Rows of training by node; None where the file lacks them."""
+    counts = [*fields.get("internal_count", "").split(), *fields.get("leaf_count", "").split()]
+    return np.array(counts, np.float64) if len(counts) == inner + leaves else None
 
 
 def _children(text: str, inner: int) -> Array:

@@ -55,7 +55,14 @@ class SklearnRuntime(tabular.TabularRuntime):
             # As in a notebook, where numbers are float64; some estimators take nothing else.
             return run(x.astype(np.float64))
 
-        self._settle(specs, native, lambda: _convert(estimator, int(features), specs), rows, threads, options)
+        self._settle(
+            specs,
+            native,
+            lambda: forms.Graph(_convert(estimator, int(features), specs), int(features)),
+            rows,
+            threads,
+            options,
+        )
 
 
 def load_estimator(source: ModelSource, options: LoadOptions) -> Any:

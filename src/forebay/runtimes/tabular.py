@@ -42,7 +42,7 @@ class TabularRuntime:
         self,
         specs: Sequence[TensorSpec],
         native: forms.Run,
-        convert: Callable[[], bytes],
+        convert: Callable[[], forms.Graph],
         rows: Array,
         threads: int,
         options: LoadOptions,

@@ -23,7 +23,8 @@ from forebay.core.tensors import Array
 from forebay.models.signature import TensorSpec
 from forebay.models.source import LoadOptions, ModelSource
 from forebay.runtimes import forms, tabular
-from forebay.runtimes.ensemble import Ensemble, NotConvertibleError, telling_rows, to_onnx
+from forebay.runtimes.ensemble import Ensemble, NotConvertibleError, telling_rows
+from forebay.runtimes.likely import quickest_graph
 from forebay.runtimes.xgboost_trees import link_of, read_ensemble
 
 
@@ -63,10 +64,10 @@ class XgboostRuntime(tabular.TabularRuntime):
             reason = str(error)
         del document  # tens of times the size of the file
 
-        def convert() -> bytes:
+        def convert() -> forms.Graph:
             if ensemble is None:
                 raise NotConvertibleError(reason)
-            return to_onnx(ensemble)
+            return quickest_graph(ensemble)
 
         count = tabular.COMPARED_ROWS
         rows = telling_rows(ensemble, count) if ensemble else _zeros_and_ones(count, features)

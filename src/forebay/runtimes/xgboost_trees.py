@@ -88,6 +88,7 @@ def _tree(tree: Mapping[str, Any]) -> Tree:
         left=np.asarray(tree["left_children"], np.int64),
         right=np.asarray(tree["right_children"], np.int64),
         nan_left=np.asarray(tree["default_left"], np.bool_),
+        cover=np.asarray(tree["sum_hessian"], np.float64) if "sum_hessian" in tree else None,
     )
 
 

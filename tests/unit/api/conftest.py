@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class FunctionEngine:
     default_timeout_s = 30.0
     labels: Sequence[str] = ()
     label_file = ""
+    facts: Mapping[str, str] = MappingProxyType({"batching": "batches of up to 64 rows"})
 
     def __init__(self, name: str, signature: Signature, function: Function) -> None:
         self.name = name

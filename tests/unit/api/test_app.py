@@ -302,6 +302,7 @@ async def test_configuration(client: httpx.AsyncClient) -> None:
     assert (config["input"][0]["data_type"], config["input"][0]["dims"]) == ("TYPE_STRING", [1])
     assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 500
     assert config["instance_group"][0]["count"] == 2
+    assert config["parameters"] == {"forebay.batching": {"string_value": "batches of up to 64 rows"}}
     whole = (await client.get("/v2/models/whole/versions/1/config")).json()
     assert (whole["max_batch_size"], whole["input"][0]["dims"]) == (0, [2, -1])
     assert "dynamic_batching" not in whole

@@ -61,6 +61,32 @@ def test_float32_values_survive_exactly() -> None:
     np.testing.assert_array_equal(np.array(data, np.float32).reshape(16, 2), batch)
 
 
+def test_float32_leaves_in_the_digits_of_a_float32_in_every_form() -> None:
+    batch = np.array([[0.1, 1 / 3]], np.float32)
+    encoder = AnswerEncoder("m", "1", ONE)
+    texts = [
+        encoder.encode(finished(ONE, [batch], 1))[1],
+        encoder.encode(finished(ONE, [batch], 1, id="x", wire=ReplyForm(shorthand=True)))[1],
+        encoder.plain(finished(ONE, [batch], 1)),
+    ]
+    assert [b"[0.1,0.33333334]" in text for text in texts if text is not None] == [True] * 3
+
+
+PAIR = Signature(
+    ONE.inputs, (TensorSpec("n", "INT64", ()), TensorSpec("p", "FP32", (2, 1)), TensorSpec("q", "FP64", (1,)))
+)
+
+
+def test_the_short_way_of_several_outputs_says_what_the_long_one_says() -> None:
+    arrays = [np.array([7, 8]), np.array([[[0.5], [1]], [[0.1], [2]]], np.float32), np.array([[1.5], [2.5]])]
+    encoder = AnswerEncoder("m", "1", PAIR)
+    request = finished(PAIR, arrays, 1, 1)
+    assert encoder.plain(request) == encoder.encode(request)[1]
+    assert [one["data"] for one in json.loads(encoder.encode(request)[1])["outputs"]] == [[8], [0.1, 2.0], [2.5]]
+    assert encoder.plain(finished(PAIR, arrays, 1, 1, requested=(1,))) is None
+    assert encoder.plain(finished(PAIR, [*arrays[:2], np.array([[1.5], [np.nan]])], 1, 0)) is None
+
+
 def test_nan_and_infinities_leave_as_tokens() -> None:
     batch = np.array([[math.nan, math.inf], [-math.inf, 1.5]], np.float32)
     body = AnswerEncoder("m", "1", ONE).encode(finished(ONE, [batch], 2))[1]

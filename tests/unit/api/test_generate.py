@@ -64,6 +64,17 @@ async def test_generate(http: httpx.AsyncClient) -> None:
     assert answer.json()["t"] == [[1, 4], [2, 5], [3, 6]]
 
 
+async def test_a_large_answer_has_the_coding_that_is_asked_for(make_inference: MakeInference) -> None:
+    app = app_of(make_inference(compress_from_bytes=100))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        for length, accept, coding in ((500, "gzip", "gzip"), (500, "identity", None), (5, "gzip", None)):
+            sent = {"text": "a" * length}
+            answer = await http.post("/v2/models/text/generate", json=sent, headers={"accept-encoding": accept})
+            assert answer.json()["upper"] == "A" * length
+            assert answer.headers.get("content-encoding") == coding
+            assert ("vary" in answer.headers) == (length == 500)
+
+
 async def test_members_that_are_no_inputs_are_parameters_and_parameters_may_hold_inputs(
     http: httpx.AsyncClient, engines: Engines
 ) -> None:

@@ -96,6 +96,19 @@ def test_and_no_earlier() -> None:
     assert without.mean_s > 1.3 * ours.mean_s
 
 
+def test_but_never_to_an_instance_whose_answers_take_nobody_knows_how_long() -> None:
+    """A model that streams: its batches end when the longest answer does. Its engine turns the early leave off."""
+    cost, instances, rows = Linear(0.2, 0.01), 4, 16
+    rate = 0.6 * instances * rows / cost.seconds(rows, 0)
+    policy = Policy(max_batch_rows=rows, hands_over_early=False)
+    scenario = Scenario(
+        cost, open_loop(rate), seconds=60, instances=instances, hand_over_s=0.001, policy=policy, noise=Noise(0.6)
+    )
+    ours = simulate_scenario(scenario)
+    without = simulate_scenario(replace(scenario, policy=replace(policy, hands_over_early=True)))
+    assert without.mean_s > 1.1 * ours.mean_s
+
+
 class FirstComeFirstServed(B):
     def _key(self, item: SimItem) -> float:
         return item.arrived

@@ -81,6 +81,29 @@ def test_settings_of_a_model_not_given_are_refused(folder: Path) -> None:
         show("mlp_file.py:Mlp", "--set", "mpl.threads=3")
 
 
+def test_a_bad_model_of_a_repository_is_named_and_the_others_are_shown(folder: Path) -> None:
+    for name, text in (("bad", "threads = 'many'"), ("good", "threads = 3"), ("worse", "class = 1")):
+        version = folder / "models" / name / "1"
+        version.mkdir(parents=True)
+        (version / "model.py").write_text(MODEL)
+        (version.parent / "model.toml").write_text(text)
+    done = CliRunner().invoke(config.app, ["show", "--json", "models"], catch_exceptions=False)
+    rows = {row["key"]: row["value"] for row in json.loads(done.stdout)}
+    assert rows["models.good.threads"] == 3
+    assert not any(key.startswith(("models.bad.", "models.worse.")) for key in rows)
+    assert done.exit_code == 2
+    worse, bad = done.stderr.splitlines()
+    assert "threads cannot be 'many'" in bad
+    assert worse.startswith("error: model worse: ")
+
+
+def test_a_bad_model_that_is_named_itself_stops_all(folder: Path) -> None:
+    (folder / "mlp_file.py").write_text(MODEL)
+    (folder / "model.toml").write_text("threads = 'many'")
+    with pytest.raises(SetupError, match="threads cannot be 'many'"):
+        show("mlp_file.py:Mlp")
+
+
 def test_table_for_people(folder: Path) -> None:
     done = CliRunner().invoke(config.app, ["show", "--port", "9"], catch_exceptions=False)
     lines = [line.split() for line in done.stdout.splitlines()]

@@ -54,6 +54,13 @@ def test_a_valid_request_is_built_from_metadata() -> None:
     assert subject.deterministic
 
 
+@pytest.mark.parametrize("refused", ["v2", "index", "m", "infer"])
+def test_a_key_that_is_refused_is_told_as_that(refused: str) -> None:
+    answers: dict[str, Any] = {refused: Got(401, (), b'{"error":"unknown API key"}')}
+    with pytest.raises(SetupError, match=r"refuses .*/.* 401 .*unknown API key.*--api-key"):
+        discover(server(None, **answers), None)
+
+
 def test_an_example_goes_before_metadata() -> None:
     example = {"inputs": [{"name": "q", "shape": [1], "datatype": "INT64", "data": [7]}]}
     seen: list[Sent] = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,6 +45,22 @@ async def busy(answers: Answers, gate: Gate) -> Request:
     item = answers.submit(100.0)
     await eventually(lambda: len(gate.calls) > before)
     return item
+
+
+async def test_an_engine_that_has_ended_holds_no_engine_that_came_after_it(tmp_path: Path) -> None:
+    """What start-up made is frozen and never collected: else the first engine would keep every later one."""
+    async with engine_of(tmp_path) as (first, answers):
+        await answers.all(answers.submit(1.0))
+        async with engine_of(tmp_path) as (second, _):
+            first.succeeded_by(second)
+            assert first.metrics is second.metrics
+            await first.close(0.0)
+            assert second.metrics.answered == {"ok": 1}
+        gone = weakref.ref(second)
+        del second, _
+        await asyncio.sleep(0)
+        gc.collect()
+        assert gone() is None
 
 
 async def test_requests_get_their_own_answers_and_are_counted(tmp_path: Path) -> None:

@@ -32,7 +32,36 @@ def test_named_models_come_first(places: tuple[Path, Path, Path]) -> None:
     catalog = Catalog.open([str(one), str(two), str(file)], None)
     assert catalog.first == ["net", "a", "b"]
     assert [catalog.is_named(name) for name in catalog.first] == [True, False, False]
-    assert {source.name: source.version for source in catalog.sources()} == {"net": "1", "a": "2", "b": "1"}
+    sources, wrong = catalog.sources()
+    assert {source.name: source.version for source in sources} == {"net": "1", "a": "2", "b": "1"}
+    assert wrong == []
+
+
+def test_what_cannot_be_served_does_not_hide_the_rest(places: tuple[Path, Path, Path]) -> None:
+    one, _, _ = places
+    (one / "empty").mkdir()
+    (one / "hollow" / "1").mkdir(parents=True)
+    sources, wrong = Catalog.open([str(one)], None).sources()
+    assert [source.name for source in sources] == ["a"]
+    assert [error.message.partition(":")[0] for error in wrong] == ["model empty", "model hollow"]
+
+
+def test_the_folder_of_one_model_is_no_repository(places: tuple[Path, Path, Path]) -> None:
+    one, _, _ = places
+    mend = f"holds version 1, 2.*not a repository; serve the folder above it, {one}, or .* --name a"
+    with pytest.raises(SetupError, match=mend):
+        Catalog.open([str(one / "a")], None)
+    with pytest.raises(SetupError, match=r"is no repository: .* but model.onnx; serve the files by their names"):
+        Catalog.open([str(one / "a" / "1")], None)
+
+
+def test_a_repository_may_be_empty_or_have_models_with_a_number_for_a_name(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("models to come")
+    assert Catalog.open([str(tmp_path)], None).first == []
+    put(tmp_path, "7", 1)
+    assert Catalog.open([str(tmp_path)], None).first == ["7"]
+    (tmp_path / "8").mkdir()
+    assert Catalog.open([str(tmp_path)], None).first == ["7", "8"]
 
 
 def test_a_name_belongs_to_one_model(places: tuple[Path, Path, Path]) -> None:
