@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from forebay.engine.client import Duration, EngineClient
+from forebay.engine.client import Duration, EngineClient, Tuning
 from forebay.models.repository import VersionPolicy
 from forebay.models.signature import TensorSpec
 
@@ -27,6 +27,10 @@ EXTENSIONS = (
     "schedule_policy",
     "statistics",
 )
+
+
+TUNING_PREFIX = "tuning_"
+"""Of the parameters in a model's configuration that tell how far the measuring of instances and threads is."""
 
 
 class ServerMetadata(msgspec.Struct):
@@ -162,7 +166,15 @@ def model_config(engine: EngineClient, policy: VersionPolicy | None = None) -> M
         ],
         instance_group=[InstanceGroup(f"{engine.name}_0", engine.instances)],
         dynamic_batching=DynamicBatching(round(engine.max_queue_delay_ms * 1e3)) if batched else msgspec.UNSET,
+        parameters=_told_of(engine.tuning) if engine.tuning is not None else {},
     )
+
+
+def _told_of(tuning: Tuning) -> dict[str, Any]:
+    """In the form of Triton's parameters, whose values are text."""
+    rates = " ".join(f"{size}={rate:.6g}" for size, rate in tuning.rows_per_s.items())
+    told = {"state": tuning.state, "chosen": tuning.chosen, "rows_per_s": rates, "reason": tuning.reason}
+    return {TUNING_PREFIX + name: {"string_value": text} for name, text in told.items()}
 
 
 def _triton_type(datatype: str) -> str:

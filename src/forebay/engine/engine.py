@@ -15,11 +15,12 @@ from forebay.batching import Batch, Batcher, LatencyModel
 from forebay.core.errors import AdmissionError, DeadlineExceeded, ExecutionError, ForebayError
 from forebay.core.request import Request
 from forebay.engine import assemble, frames
-from forebay.engine.costs_file import CostsFile
+from forebay.engine.costs_file import ChoiceFile, CostsFile
 from forebay.engine.door import Door
 from forebay.engine.flight import Flight
 from forebay.engine.instance import Instance
 from forebay.engine.isolate import Group
+from forebay.engine.kept_inputs import KeptInputs
 from forebay.engine.setup import Plan
 from forebay.engine.split import is_fixed
 from forebay.engine.supervisor import Supervisor
@@ -39,6 +40,9 @@ class Engine(Door):
         self.supervisor = Supervisor(self, self._instance_up)
         self.latency: LatencyModel
         self.costs: CostsFile | None = None
+        self.choices: ChoiceFile | None = None
+        self.kept_inputs: KeptInputs | None = None
+        """Live inputs to measure with; None where nothing is measured."""
         self._suspects = Suspects(self._send, self._answers.fail, self._piece_done, self.supervisor.guard.forgive)
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = NEVER
@@ -66,6 +70,8 @@ class Engine(Door):
         flight = Flight(batch, group)
         try:
             parts, counts, payloads = assemble.gather(self.signature, batch.items)
+            if self.kept_inputs is not None:
+                self.kept_inputs.take(self.signature, batch.items[0])
             listened = self._streams.depart(flight) if self.streams else ()
             instance.send(flight, batch.rows, counts, parts, payloads, listened)
         except Exception as error:  # such as more than 2 GiB, or a payload that is none: its own batch fails
@@ -279,6 +285,16 @@ class Engine(Door):
         """Another engine takes this one's place, counters included: what this one still answers counts there."""
         self._record.move_to(other.metrics)
         self.metrics = other.metrics
+
+    def goes_on_for(self, other: Engine) -> None:
+        """This is the same model as another engine, only of another size: its statistics and kept inputs go on here."""
+        self._record.statistics = other._record.statistics
+        self.kept_inputs = other.kept_inputs
+
+    def running_since(self) -> list[float]:
+        """When each batch began that is running now."""
+        flights = [instance.oldest() for instance in self.supervisor.instances.values()]
+        return [flight.began for flight in flights if flight is not None]
 
     def drain(self, reason: str = "the server is shutting down") -> None:
         """Refuse new requests; what is admitted still runs."""

@@ -15,7 +15,7 @@ from forebay.core.errors import ForebayError
 from forebay.core.request import Outputs, Request, payload_array
 from forebay.core.settings import ServerSettings
 from forebay.core.tensors import Array
-from forebay.engine.client import EngineState, EngineStatistics
+from forebay.engine.client import EngineState, EngineStatistics, Tuning
 from forebay.models.signature import Signature, TensorSpec
 
 Function = Callable[..., Sequence[Array]]
@@ -31,6 +31,7 @@ class FunctionEngine:
     default_timeout_s = 30.0
     labels: Sequence[str] = ()
     label_file = ""
+    tuning: Tuning | None = None
 
     def __init__(self, name: str, signature: Signature, function: Function) -> None:
         self.name = name

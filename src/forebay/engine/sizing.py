@@ -1,0 +1,226 @@
+"""How many instances, of how many threads each: what there is to try, and which of it is taken.
+
+Pure: the caller brings the clock and the measuring. What is tried is grouped by threads, since processes of the same
+thread count serve every number of instances; two groups are loaded at a time at most. In each round all that is
+compared is measured once, one right after the other, so that a slow spell of the machine hits all alike, and only
+figures of one round are compared with each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Final, NamedTuple, Protocol
+
+BUDGET_S: Final = 20.0
+"""Longest time for measuring one model, loading the candidates included."""
+LEAST_ROUNDS: Final = 3
+MOST_ROUNDS: Final = 7
+FEWEST_ROUNDS: Final = 2
+"""Where time runs out: fewer than this decide nothing."""
+MARGIN: Final = 0.03
+"""Two settings whose throughput differs by less are alike; the smaller one is then taken."""
+FAR: Final = 0.08
+"""What is behind by more than this after the least rounds is not measured any further."""
+
+
+class Size(NamedTuple):
+    """So many instances, each of so many threads."""
+
+    instances: int
+    threads: int
+
+    @property
+    def cost(self) -> tuple[int, int]:
+        """What it takes of the machine, to be compared: threads in all, then processes."""
+        return self.instances * self.threads, self.instances
+
+    def __str__(self) -> str:
+        return f"{self.instances}x{self.threads}"
+
+
+class TrialError(Exception):
+    """A candidate cannot be measured; the message says why."""
+
+
+class World(Protocol):
+    """Where candidates run."""
+
+    async def load(self, size: Size) -> None:
+        """Have so many processes of so many threads ready. Raises `TrialError`."""
+        ...
+
+    async def rate(self, size: Size) -> float:
+        """Rows a second over a short while, of what was loaded with at least as many instances. Raises `TrialError`."""
+        ...
+
+    async def unload(self, threads: int) -> None:
+        """End the processes of this thread count."""
+        ...
+
+
+@dataclass(slots=True)
+class Finding:
+    """What came of a search. `rates`: rows a second, the median of what was measured. `reason`: what else is to say."""
+
+    chosen: Size
+    rates: dict[Size, float] = field(default_factory=dict)
+    reason: str = ""
+
+
+def candidates(
+    cores: int, usual: Size, *, instances: int | None, threads: int | None, most_instances: int
+) -> list[list[Size]]:
+    """What to try, in groups of one thread count; the first group holds `usual`. One candidate in all: nothing to try.
+
+    instances, threads: what the operator has fixed. most_instances: as many fit into memory.
+    """
+    counts = [threads] if threads is not None else _thread_counts(cores)
+    groups: list[list[Size]] = []
+    for count in counts:
+        full = max(1, min(cores // count, most_instances))
+        # One less leaves a core to the web process, which is all that a light model needs.
+        numbers = {full, full - 1, full // 2, 1 if full <= 4 else 0} if instances is None else {instances}
+        if count == usual.threads:
+            numbers.add(usual.instances)
+        elif instances is not None and instances * count > cores:
+            continue
+        groups.append([Size(number, count) for number in sorted(numbers, reverse=True) if number > 0])
+    groups.sort(key=lambda group: (usual not in group, group[0].threads))
+    return groups
+
+
+def _thread_counts(cores: int) -> list[int]:
+    return sorted({1 << power for power in range(cores.bit_length()) if 1 << power <= cores} | {cores})
+
+
+async def search(
+    groups: Sequence[Sequence[Size]],
+    usual: Size,
+    world: World,
+    clock: Callable[[], float],
+    end: float,
+    tell: Callable[[Mapping[Size, float]], None],
+) -> Finding:
+    """Measure the candidates and say which one to take; `usual` where nothing could be found out.
+
+    end: the instant on `clock` at which it must be over. tell: hears the rates of each round, in rows a second.
+    """
+    found = _Search(usual, world, clock, end, tell)
+    for place, group in enumerate(groups):
+        if not await found.try_group(group, first=place == 0):
+            break
+    return found.finding()
+
+
+class _Search:
+    def __init__(
+        self,
+        usual: Size,
+        world: World,
+        clock: Callable[[], float],
+        end: float,
+        tell: Callable[[Mapping[Size, float]], None],
+    ) -> None:
+        self._usual = self._best = usual
+        self._world, self._clock, self._end, self._tell = world, clock, end, tell
+        self._rates: dict[Size, list[float]] = {}
+        self._reasons: list[str] = []
+
+    def finding(self) -> Finding:
+        rates = {size: median(taken) for size, taken in self._rates.items()}
+        return Finding(self._best, rates, "; ".join(self._reasons))
+
+    async def try_group(self, group: Sequence[Size], *, first: bool) -> bool:
+        """Measure a group against the best so far. Whether to go on with the next one."""
+        largest = max(group)
+        before = self._best
+        if self._clock() >= self._end:
+            self._reasons.append(f"time ran out before {largest}")
+            return False
+        try:
+            await self._world.load(largest)
+        except TrialError as error:
+            self._reasons.append(f"{largest} failed: {error}")
+            # Without the usual one there is nothing to compare with; of the others each stands for itself.
+            return not first
+        rounds, complete = await self._measure([before, *(size for size in group if size != before)])
+        if len(rounds) >= FEWEST_ROUNDS:
+            self._best = choose(rounds, before)
+        ahead = any(ratio_of(rounds, size, before) >= 1 - FAR for size in group if rounds)
+        for threads in {size.threads for size in (before, *group)} - {self._best.threads}:
+            await self._world.unload(threads)
+        # More threads are hardly better where some more were clearly worse.
+        return complete and (first or ahead)
+
+    async def _measure(self, contenders: list[Size]) -> tuple[list[dict[Size, float]], bool]:
+        """Rounds, and whether they were enough to decide."""
+        rounds: list[dict[Size, float]] = []
+        best = contenders[0]
+        longest_s = 0.0
+        while len(rounds) < MOST_ROUNDS and len(contenders) > 1:
+            rates: dict[Size, float] = {}
+            # Forwards and backwards in turns: what comes later in a round has no lasting advantage.
+            for size in list(contenders) if len(rounds) % 2 == 0 else list(reversed(contenders)):
+                began = self._clock()
+                missing = max(1, FEWEST_ROUNDS - len(rounds)) * len(contenders) - len(rates)
+                if began + missing * longest_s > self._end:
+                    late = "time ran out" if self._rates else "it is too slow to be measured in time"
+                    self._reasons.append(f"{late} at {size}")
+                    return rounds, False
+                try:
+                    rates[size] = await self._world.rate(size)
+                except TrialError as error:
+                    self._reasons.append(f"{size} failed: {error}")
+                    if size == best:
+                        return rounds, False
+                    contenders.remove(size)
+                longest_s = max(longest_s, self._clock() - began)
+            rounds.append(rates)
+            for size, rate in rates.items():
+                self._rates.setdefault(size, []).append(rate)
+            self._tell(rates)
+            if len(rounds) >= LEAST_ROUNDS:
+                leader = max(contenders, key=lambda size: ratio_of(rounds, size, best))
+                contenders = [one for one in contenders if one == best or ratio_of(rounds, one, leader) >= 1 - FAR]
+                if _is_clear(rounds, contenders, leader):
+                    break
+        return rounds, True
+
+
+def ratio_of(rounds: Sequence[Mapping[Size, float]], one: Size, other: Size) -> float:
+    """Throughput of one over the other's: the median of what each round says; 0 where none has both."""
+    ratios = [rates[one] / rates[other] for rates in rounds if rates.get(one) and rates.get(other)]
+    return median(ratios) if ratios else 0.0
+
+
+def _is_clear(rounds: Sequence[Mapping[Size, float]], contenders: Sequence[Size], leader: Size) -> bool:
+    """Whether further rounds would hardly change the choice: every other one was behind in all rounds, or is smaller
+    and was as good in all but one."""
+    for size in contenders:
+        ratios = [rates[size] / rates[leader] for rates in rounds if rates.get(size) and rates.get(leader)]
+        if size == leader or max(ratios, default=0.0) < 1 - MARGIN:
+            continue
+        if size.cost > leader.cost and max(ratios) < 1 + MARGIN:
+            continue
+        if size.cost < leader.cost and sorted(ratios)[min(1, len(ratios) - 1)] > 1 - MARGIN:
+            continue
+        return False
+    return True
+
+
+def choose(rounds: Sequence[Mapping[Size, float]], before: Size) -> Size:
+    """The one to take: the smallest of those that are as good as the best, as far as the rounds can tell.
+
+    Few rounds tell less: then only what is far better takes the place of the one from before.
+    """
+    known = {size for rates in rounds for size in rates}
+    if before not in known:
+        return before
+    leader = max(known, key=lambda size: ratio_of(rounds, size, before))
+    margin = MARGIN if len(rounds) >= LEAST_ROUNDS else 2 * MARGIN
+    if len(rounds) < LEAST_ROUNDS and ratio_of(rounds, leader, before) < 1 + margin:
+        return before
+    alike = [size for size in known if ratio_of(rounds, size, leader) >= 1 - margin]
+    return min(alike, key=lambda size: size.cost)
