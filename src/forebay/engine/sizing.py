@@ -8,6 +8,7 @@ figures of one round are compared with each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -16,13 +17,17 @@ from typing import Final, NamedTuple, Protocol
 BUDGET_S: Final = 20.0
 """Longest time for measuring one model, loading the candidates included."""
 LEAST_ROUNDS: Final = 3
-MOST_ROUNDS: Final = 7
+MOST_ROUNDS: Final = 15
 FEWEST_ROUNDS: Final = 2
 """Where time runs out: fewer than this decide nothing."""
 MARGIN: Final = 0.03
 """Two settings whose throughput differs by less are alike; the smaller one is then taken."""
 FAR: Final = 0.08
-"""What is behind by more than this after the least rounds is not measured any further."""
+"""More threads are not tried further where fewer are ahead by more than this."""
+SURE: Final = 2.0
+"""A comparison is settled when it holds by so many standard errors of the median."""
+LEAST_ERROR: Final = 0.01
+"""Few rounds may agree by chance: no error is taken to be smaller."""
 
 
 class Size(NamedTuple):
@@ -109,7 +114,7 @@ async def search(
     """
     found = _Search(usual, world, clock, end, tell)
     for place, group in enumerate(groups):
-        if not await found.try_group(group, first=place == 0):
+        if not await found.try_group(group, len(groups) - place, first=place == 0):
             break
     return found.finding()
 
@@ -132,8 +137,8 @@ class _Search:
         rates = {size: median(taken) for size, taken in self._rates.items()}
         return Finding(self._best, rates, "; ".join(self._reasons))
 
-    async def try_group(self, group: Sequence[Size], *, first: bool) -> bool:
-        """Measure a group against the best so far. Whether to go on with the next one."""
+    async def try_group(self, group: Sequence[Size], groups_left: int, *, first: bool) -> bool:
+        """Measure a group against the best so far. Whether to go on with the next one; this one counts as left."""
         largest = max(group)
         before = self._best
         if self._clock() >= self._end:
@@ -145,19 +150,21 @@ class _Search:
             self._reasons.append(f"{largest} failed: {error}")
             # Without the usual one there is nothing to compare with; of the others each stands for itself.
             return not first
-        rounds, complete = await self._measure([before, *(size for size in group if size != before)])
+        # The groups that follow have as much time each.
+        end = self._clock() + (self._end - self._clock()) / groups_left
+        rounds, complete = await self._measure([before, *(size for size in group if size != before)], end)
         if len(rounds) >= FEWEST_ROUNDS:
             self._best = choose(rounds, before)
-        ahead = any(ratio_of(rounds, size, before) >= 1 - FAR for size in group if rounds)
+        ahead = any(ratio_of(rounds, size, before) >= 1 - FAR for size in group)
         for threads in {size.threads for size in (before, *group)} - {self._best.threads}:
             await self._world.unload(threads)
         # More threads are hardly better where some more were clearly worse.
         return complete and (first or ahead)
 
-    async def _measure(self, contenders: list[Size]) -> tuple[list[dict[Size, float]], bool]:
-        """Rounds, and whether they were enough to decide."""
+    async def _measure(self, contenders: list[Size], end: float) -> tuple[list[dict[Size, float]], bool]:
+        """Rounds, and whether they were enough to decide. The first contender is the one to beat."""
         rounds: list[dict[Size, float]] = []
-        best = contenders[0]
+        before = contenders[0]
         longest_s = 0.0
         while len(rounds) < MOST_ROUNDS and len(contenders) > 1:
             rates: dict[Size, float] = {}
@@ -165,15 +172,15 @@ class _Search:
             for size in list(contenders) if len(rounds) % 2 == 0 else list(reversed(contenders)):
                 began = self._clock()
                 missing = max(1, FEWEST_ROUNDS - len(rounds)) * len(contenders) - len(rates)
-                if began + missing * longest_s > self._end:
-                    late = "time ran out" if self._rates else "it is too slow to be measured in time"
-                    self._reasons.append(f"{late} at {size}")
-                    return rounds, False
+                if began + missing * longest_s > end:
+                    if len(rounds) < FEWEST_ROUNDS:
+                        self._reasons.append(f"it is too slow for {size} to be measured in time")
+                    return rounds, len(rounds) >= FEWEST_ROUNDS
                 try:
                     rates[size] = await self._world.rate(size)
                 except TrialError as error:
                     self._reasons.append(f"{size} failed: {error}")
-                    if size == best:
+                    if size == before:
                         return rounds, False
                     contenders.remove(size)
                 longest_s = max(longest_s, self._clock() - began)
@@ -182,32 +189,37 @@ class _Search:
                 self._rates.setdefault(size, []).append(rate)
             self._tell(rates)
             if len(rounds) >= LEAST_ROUNDS:
-                leader = max(contenders, key=lambda size: ratio_of(rounds, size, best))
-                contenders = [one for one in contenders if one == best or ratio_of(rounds, one, leader) >= 1 - FAR]
-                if _is_clear(rounds, contenders, leader):
+                leader = max(contenders, key=lambda size: ratio_of(rounds, size, before))
+                verdicts = {size: verdict_of(rounds, size, leader) for size in contenders if size != leader}
+                if None not in verdicts.values():
                     break
+                contenders = [size for size in contenders if size == before or verdicts.get(size, True) is not False]
         return rounds, True
+
+
+def verdict_of(rounds: Sequence[Mapping[Size, float]], size: Size, leader: Size) -> bool | None:
+    """Whether a size is as good as the leader (True) or not good enough to be taken (False); None: not settled yet.
+
+    A smaller one is good enough within the margin; a larger one would have to be better.
+    """
+    logs = [math.log(rates[size] / rates[leader]) for rates in rounds if rates.get(size) and rates.get(leader)]
+    if not logs:
+        return False
+    middle = median(logs)
+    # Of the median, for a normal distribution; from the median deviation, which a stall does not move.
+    error = 1.2533 * 1.4826 * median(abs(value - middle) for value in logs) / math.sqrt(len(logs))
+    reach = SURE * max(LEAST_ERROR, error)
+    if middle + reach < math.log(1 - MARGIN) or (size.cost > leader.cost and middle + reach < MARGIN):
+        return False
+    if size.cost < leader.cost and middle - reach > math.log(1 - MARGIN):
+        return True
+    return None
 
 
 def ratio_of(rounds: Sequence[Mapping[Size, float]], one: Size, other: Size) -> float:
     """Throughput of one over the other's: the median of what each round says; 0 where none has both."""
     ratios = [rates[one] / rates[other] for rates in rounds if rates.get(one) and rates.get(other)]
     return median(ratios) if ratios else 0.0
-
-
-def _is_clear(rounds: Sequence[Mapping[Size, float]], contenders: Sequence[Size], leader: Size) -> bool:
-    """Whether further rounds would hardly change the choice: every other one was behind in all rounds, or is smaller
-    and was as good in all but one."""
-    for size in contenders:
-        ratios = [rates[size] / rates[leader] for rates in rounds if rates.get(size) and rates.get(leader)]
-        if size == leader or max(ratios, default=0.0) < 1 - MARGIN:
-            continue
-        if size.cost > leader.cost and max(ratios) < 1 + MARGIN:
-            continue
-        if size.cost < leader.cost and sorted(ratios)[min(1, len(ratios) - 1)] > 1 - MARGIN:
-            continue
-        return False
-    return True
 
 
 def choose(rounds: Sequence[Mapping[Size, float]], before: Size) -> Size:
@@ -223,4 +235,4 @@ def choose(rounds: Sequence[Mapping[Size, float]], before: Size) -> Size:
     if len(rounds) < LEAST_ROUNDS and ratio_of(rounds, leader, before) < 1 + margin:
         return before
     alike = [size for size in known if ratio_of(rounds, size, leader) >= 1 - margin]
-    return min(alike, key=lambda size: size.cost)
+    return min(alike, key=lambda size: (size.cost[0], size != before, size.cost[1]))

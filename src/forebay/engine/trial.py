@@ -32,18 +32,20 @@ from forebay.engine.setup import Plan, start_engine
 from forebay.engine.sizing import Finding, Size, TrialError
 from forebay.engine.trial_frames import FOUND, MEASURED, TRY, Found, Measured, Order
 
-NICENESS = 10
+NICENESS = 5
 """Requests that are served meanwhile come first."""
 CALLERS = 64
 """Requests that are kept waiting, for each candidate alike; more where there are more cores than that can feed."""
 CALLERS_A_CORE = 4
+TURNS = 8
+"""Callers that are answered together send again in so many turns of the loop."""
 HTTP_S = 12e-6
 """What a small request costs the web process beside the engine: the head, the JSON, the socket. Spent here by waiting,
 so that a light model is not given instances that would only take the web process's cores."""
-SLICE_S = 0.4
+SLICE_S = 0.25
 """Time counted for one figure, where the model is fast."""
 LONGEST_SLICE_S = 3.0
-WARM_S = 0.1
+WARM_S = 0.05
 ENOUGH_BATCHES = 6
 """Batches of each instance in one figure; in a slice of the longest time the fewest will do."""
 FEWEST_BATCHES = 2
@@ -89,9 +91,23 @@ class Load:
         self._next = 0
         self._waiting: dict[int, Request] = {}
         self._stopped = False
+        self._loop = asyncio.get_running_loop()
+        self._ready = callers
+        """Callers that have their answer and will send."""
+        self._some = max(1, callers // TURNS)
         self.error: ForebayError | None = None
-        for _ in range(callers):
+        self._loop.call_soon(self._send_some)
+
+    def _send_some(self) -> None:
+        """Not all at once: over HTTP requests arrive a few at a time too, and the engine sends batches in between."""
+        if self._stopped or self.error is not None:
+            return
+        count = min(self._ready, self._some)
+        self._ready -= count
+        for _ in range(count):
             self._send()
+        if self._ready:
+            self._loop.call_soon(self._send_some)
 
     def _send(self) -> None:
         place = self._next
@@ -119,8 +135,9 @@ class Load:
     def _done(self, place: int, request: Request) -> None:
         self._waiting.pop(place, None)
         self.error = self.error or request.error
-        if not self._stopped and self.error is None:
-            self._send()
+        if not self._ready:
+            self._loop.call_soon(self._send_some)
+        self._ready += 1
 
     def stop(self) -> None:
         """Nobody waits any more: what is queued is dropped."""
