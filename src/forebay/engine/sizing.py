@@ -197,18 +197,26 @@ class _Search:
         return rounds, True
 
 
+def compare(rounds: Sequence[Mapping[Size, float]], one: Size, other: Size) -> tuple[float, float] | None:
+    """How much more one does than the other (natural logarithm), and how far off that may be; None: never together."""
+    logs = [math.log(rates[one] / rates[other]) for rates in rounds if rates.get(one) and rates.get(other)]
+    if not logs:
+        return None
+    middle = median(logs)
+    # Of the median, for a normal distribution; from the median deviation, which a stall does not move.
+    error = 1.2533 * 1.4826 * median(abs(value - middle) for value in logs) / math.sqrt(len(logs))
+    return middle, SURE * max(LEAST_ERROR, error)
+
+
 def verdict_of(rounds: Sequence[Mapping[Size, float]], size: Size, leader: Size) -> bool | None:
     """Whether a size is as good as the leader (True) or not good enough to be taken (False); None: not settled yet.
 
     A smaller one is good enough within the margin; a larger one would have to be better.
     """
-    logs = [math.log(rates[size] / rates[leader]) for rates in rounds if rates.get(size) and rates.get(leader)]
-    if not logs:
+    compared = compare(rounds, size, leader)
+    if compared is None:
         return False
-    middle = median(logs)
-    # Of the median, for a normal distribution; from the median deviation, which a stall does not move.
-    error = 1.2533 * 1.4826 * median(abs(value - middle) for value in logs) / math.sqrt(len(logs))
-    reach = SURE * max(LEAST_ERROR, error)
+    middle, reach = compared
     if middle + reach < math.log(1 - MARGIN) or (size.cost > leader.cost and middle + reach < MARGIN):
         return False
     if size.cost < leader.cost and middle - reach > math.log(1 - MARGIN):
@@ -223,16 +231,19 @@ def ratio_of(rounds: Sequence[Mapping[Size, float]], one: Size, other: Size) -> 
 
 
 def choose(rounds: Sequence[Mapping[Size, float]], before: Size) -> Size:
-    """The one to take: the smallest of those that are as good as the best, as far as the rounds can tell.
+    """The one to take: the best of those that are surely better than the one from before, else that one; and in its
+    place the smallest that is as good within the margin.
 
-    Few rounds tell less: then only what is far better takes the place of the one from before.
+    Few rounds tell less: then the margin to be better by is twice as large, and nothing smaller is taken.
     """
     known = {size for rates in rounds for size in rates}
-    if before not in known:
-        return before
-    leader = max(known, key=lambda size: ratio_of(rounds, size, before))
-    margin = MARGIN if len(rounds) >= LEAST_ROUNDS else 2 * MARGIN
-    if len(rounds) < LEAST_ROUNDS and ratio_of(rounds, leader, before) < 1 + margin:
-        return before
-    alike = [size for size in known if ratio_of(rounds, size, leader) >= 1 - margin]
-    return min(alike, key=lambda size: (size.cost[0], size != before, size.cost[1]))
+    few = len(rounds) < LEAST_ROUNDS
+    leader, lead = before, math.log(1 + (2 * MARGIN if few else MARGIN))
+    for size in known - {before}:
+        compared = compare(rounds, size, before)
+        if compared is not None and compared[0] > lead and compared[0] > compared[1]:
+            leader, lead = size, compared[0]
+    if few or before not in known:
+        return leader
+    alike = [size for size in known if ratio_of(rounds, size, leader) >= 1 - MARGIN]
+    return min(alike, key=lambda size: (size.cost[0], size != before, size.cost[1]), default=leader)

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any
 
 from forebay.core.errors import ForebayError
 from forebay.engine.client import Tuning
@@ -38,6 +39,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 15.0, 600.0
 
 Swap = Callable[[Engine, Finding], Awaitable[None]]
 """Put an engine of this size in an engine's place. Raises `ForebayError` where that cannot be."""
+Run = Callable[[Order, Callable[[Mapping[Size, float]], None]], Coroutine[Any, Any, Finding]]
+"""Measure; see `run_trial`."""
 
 
 class Demand:
@@ -66,10 +69,21 @@ class Demand:
 class Tuner:
     """Measures the models that are `auto`, one after the other, for as long as there are any."""
 
-    def __init__(self, swap: Swap, engines: Callable[[], list[Engine]], is_loading: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        swap: Swap,
+        engines: Callable[[], list[Engine]],
+        is_loading: Callable[[], bool],
+        *,
+        run: Run = run_trial,
+        demand: Demand | None = None,
+        look_s: float = LOOK_S,
+    ) -> None:
         """engines: all that serve. is_loading: whether a model is being loaded, which measures too."""
         self._swap, self._engines, self._is_loading = swap, engines, is_loading
-        self._demand = Demand(time.monotonic, time.process_time)
+        self._run_trial = run
+        self._demand = demand or Demand(time.monotonic, time.process_time)
+        self._look_s = look_s
         self._due: list[Engine] = []
         self._wake = asyncio.Event()
         """Something has become due."""
@@ -148,7 +162,7 @@ class Tuner:
 
     async def _until_next_look(self) -> None:
         if self._due:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(self._look_s)
             return
         self._wake.clear()
         with contextlib.suppress(TimeoutError):
@@ -201,7 +215,7 @@ class Tuner:
             *(engine.name, BUDGET_S, "inputs of its last requests" if order.kept else "examples or made-up inputs"),
             extra=fields(model=engine.name),
         )
-        self._trial = asyncio.ensure_future(run_trial(order, lambda rates: _tell(engine, rates)))
+        self._trial = asyncio.ensure_future(self._run_trial(order, lambda rates: _tell(engine, rates)))
         found = await self._watched_trial(engine, self._trial)
         if self._measured is not engine:
             return
@@ -217,7 +231,7 @@ class Tuner:
         share = 0.0
         try:
             while share <= BUSY_SHARE:
-                done, _ = await asyncio.wait([trial], timeout=LOOK_S)
+                done, _ = await asyncio.wait([trial], timeout=self._look_s)
                 if done:
                     return None if trial.cancelled() else trial.result()
                 share = self._demand.look(self._engines(), engine.plan.usable_cores)
