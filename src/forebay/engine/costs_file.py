@@ -121,7 +121,7 @@ class ChoiceFile(_MeasuredFile):
 
     def save(self, found: Finding) -> None:
         """Keep what was found."""
-        rates = {str(size): round(rate, 3) for size, rate in found.rates.items()}
+        rates = {str(size): float(f"{rate:.6g}") for size, rate in found.rates.items()}
         self._put({"batches": self._batches, "chosen": str(found.chosen), "rows_per_s": rates, "reason": found.reason})
 
 
