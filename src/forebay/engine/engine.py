@@ -70,8 +70,6 @@ class Engine(Door):
         flight = Flight(batch, group)
         try:
             parts, counts, payloads = assemble.gather(self.signature, batch.items)
-            if self.kept_inputs is not None:
-                self.kept_inputs.take(self.signature, batch.items[0])
             listened = self._streams.depart(flight) if self.streams else ()
             instance.send(flight, batch.rows, counts, parts, payloads, listened)
         except Exception as error:  # such as more than 2 GiB, or a payload that is none: its own batch fails
@@ -190,6 +188,8 @@ class Engine(Door):
             self._suspects.passed(flight.group)
         self._pump()
         self._record.executed(batch, header.busy_s)
+        if self.kept_inputs is not None:
+            self.kept_inputs.offer(self.signature, batch.items[0])
         self._answers.deliver(batch, outputs, now)
 
     def on_streamed(self, instance: Instance, kind: int, header: bytes, payload: memoryview) -> None:
@@ -202,6 +202,8 @@ class Engine(Door):
         self._streams.check_closed(instance.flights[closed.batch_id])
         flight = self._land(instance, closed.batch_id, now)
         if closed.complete:
+            if self.kept_inputs is not None:
+                self.kept_inputs.offer(self.signature, flight.batch.items[0])
             self._batcher.finished(flight.batch, now, closed.busy_s)
         else:
             self._batcher.aborted(flight.batch, now)

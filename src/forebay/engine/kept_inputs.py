@@ -14,6 +14,8 @@ from forebay.models.signature import Signature
 
 MOST = 64
 MOST_BYTES = 16 << 20
+EVERY = 32
+"""Once enough are kept, a request of one in so many batches takes the place of the oldest."""
 MOST_ROWS = 64
 """Larger requests are not kept: what is measured is how many small ones there may be."""
 
@@ -32,14 +34,23 @@ class KeptRequest(msgspec.Struct, array_like=True):
 
 
 class KeptInputs:
-    """The inputs of the last requests, one of a batch at most, so that it costs next to nothing."""
+    """The inputs of requests that were answered well, one of a batch at most, so that it costs next to nothing."""
 
     def __init__(self) -> None:
         self._kept: deque[KeptRequest] = deque()
         self._bytes = 0
+        self._passed_over = 0
+        self._full = False
 
-    def take(self, signature: Signature, request: Request) -> None:
-        """Copy what it brings, before its memory is used again. The oldest make room."""
+    def offer(self, signature: Signature, request: Request) -> None:
+        """A request of a batch that has come back, while its memory is not used again yet."""
+        self._passed_over += 1
+        if not self._full or self._passed_over >= EVERY:
+            self._passed_over = 0
+            self._take(signature, request)
+
+    def _take(self, signature: Signature, request: Request) -> None:
+        """Copy what it brings. The oldest make room."""
         if request.rows > MOST_ROWS or request.nbytes > MOST_BYTES:
             return
         pairs = zip(request.inputs, signature.inputs, strict=True)
@@ -49,6 +60,7 @@ class KeptInputs:
         self._bytes += kept.nbytes
         while len(self._kept) > MOST or self._bytes > MOST_BYTES:
             self._bytes -= self._kept.popleft().nbytes
+            self._full = True
 
     def all(self) -> list[KeptRequest]:
         """Those that are kept, oldest first."""

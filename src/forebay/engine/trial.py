@@ -164,6 +164,8 @@ class Bench:
             instances=size.instances,
             threads=size.threads,
             warm_up_s=min(order.settings.warm_up_s, WARM_UP_MOST_S),
+            max_queue_rows=1_000_000,
+            max_queue_bytes=1 << 40,
         )
         plan = Plan(
             order.source,

@@ -29,7 +29,8 @@ log = logging.getLogger("forebay.repository")
 
 LOOK_S = 1.0
 """How often it is looked whether the machine is idle enough."""
-DRIFT_LOOK_S = 10.0
+DRIFT_LOOKS = 10
+"""How often it is looked whether costs have changed, in multiples of that."""
 IDLE_SHARE = 0.15
 """Measuring begins while requests take less of the machine than this."""
 BUSY_SHARE = 0.4
@@ -51,14 +52,14 @@ class Demand:
         self._clock, self._process_s = clock, process_s
         self._seen: tuple[float, float, float] | None = None
 
-    def look(self, engines: Iterable[Engine], cores: int) -> float:
-        """The share since the last look, 0 to 1; 1 at the first one, which tells nothing."""
+    def look(self, engines: Iterable[Engine], cores: int) -> float | None:
+        """The share since the last look, 0 to 1; None at the first one."""
         engines = list(engines)
         now, web_s = self._clock(), self._process_s()
         busy_s = sum(engine.metrics.compute_s.total * engine.plan.threads for engine in engines)
         last, self._seen = self._seen, (now, web_s, busy_s)
         if last is None or now <= last[0]:
-            return 1.0
+            return None
         # A batch counts when it has ended; those that have run since before the last look are at work all along.
         long = sum(engine.plan.threads for engine in engines for began in engine.running_since() if began <= last[0])
         took_s = now - last[0]
@@ -78,12 +79,14 @@ class Tuner:
         run: Run = run_trial,
         demand: Demand | None = None,
         look_s: float = LOOK_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """engines: all that serve. is_loading: whether a model is being loaded, which measures too."""
         self._swap, self._engines, self._is_loading = swap, engines, is_loading
         self._run_trial = run
         self._demand = demand or Demand(time.monotonic, time.process_time)
-        self._look_s = look_s
+        self._look_s, self._drift_look_s = look_s, DRIFT_LOOKS * look_s
+        self._clock = clock
         self._due: list[Engine] = []
         self._wake = asyncio.Event()
         """Something has become due."""
@@ -113,6 +116,8 @@ class Tuner:
     def drop(self, engine: Engine) -> None:
         """An engine is in service no more."""
         self._watched.pop(engine, None)
+        if self._told_postponed is engine:
+            self._told_postponed = None
         if engine in self._due:
             self._due.remove(engine)
         if self._measured is engine:
@@ -138,17 +143,17 @@ class Tuner:
 
     def _watch(self, engine: Engine) -> None:
         pause_s = self._pauses_s.get((engine.name, engine.version), FIRST_DRIFT_PAUSE_S)
-        self._watched[engine] = Drift(engine.latency, time.monotonic(), pause_s)
+        self._watched[engine] = Drift(engine.latency, self._clock(), pause_s)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        looked_at = time.monotonic()
+        looked_at = self._clock()
         while True:
             await self._until_next_look()
             try:
-                now = time.monotonic()
-                if now - looked_at >= DRIFT_LOOK_S:
+                now = self._clock()
+                if now - looked_at >= self._drift_look_s:
                     looked_at = now
                     self._look_for_drift(now)
                 if self._due:
@@ -166,7 +171,7 @@ class Tuner:
             return
         self._wake.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), DRIFT_LOOK_S)
+            await asyncio.wait_for(self._wake.wait(), self._drift_look_s)
 
     def _look_for_drift(self, now: float) -> None:
         for engine, drift in self._watched.items():
@@ -186,12 +191,12 @@ class Tuner:
         share = self._demand.look(self._engines(), engine.plan.usable_cores)
         if engine.state != "ready":
             self._due.append(self._due.pop(0))
-        elif self._is_loading() or now < self._not_before:
+        elif share is None or self._is_loading() or now < self._not_before:
             return
         elif share < IDLE_SHARE:
             self._measured = self._due.pop(0)
             await self._measure(engine)
-        elif self._told_postponed is not engine and share < 1.0:
+        elif self._told_postponed is not engine:
             self._told_postponed = engine
             log.info(
                 "model %s: instances and threads are measured once requests leave the machine idle; %.0f %% is in use",
@@ -207,7 +212,7 @@ class Tuner:
             self._keep(engine, {}, f"nothing is measured: {order}")
             return
         if engine.costs is not None and engine.latency.observations:
-            await asyncio.to_thread(engine.costs.save, engine.latency)  # candidates begin with what is known
+            engine.costs.save(engine.latency)  # candidates begin with what is known
         chosen = engine.tuning.chosen if engine.tuning is not None else ""
         engine.tuning = Tuning("measuring", chosen)
         log.info(
@@ -234,13 +239,13 @@ class Tuner:
                 done, _ = await asyncio.wait([trial], timeout=self._look_s)
                 if done:
                     return None if trial.cancelled() else trial.result()
-                share = self._demand.look(self._engines(), engine.plan.usable_cores)
+                share = self._demand.look(self._engines(), engine.plan.usable_cores) or 0.0
         finally:
             self._trial = None
             if not trial.done():
                 trial.cancel()
                 await asyncio.wait([trial])
-        self._not_before = time.monotonic() + self._pause_s
+        self._not_before = self._clock() + self._pause_s
         log.info(
             "model %s: measuring is put off for %g s at least, requests take %.0f %% of the machine",
             *(engine.name, self._pause_s, 100 * share),
@@ -265,7 +270,8 @@ class Tuner:
             engine.tuning = tuning_of(found)
             self._watch(engine)
         if engine.choices is not None:
-            await asyncio.to_thread(engine.choices.save, found)
+            # Not in a thread: the engine that has gone writes to the same file.
+            engine.choices.save(found)
         log.info(
             "model %s: %s of %s serve it best%s",
             engine.name,

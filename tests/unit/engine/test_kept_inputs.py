@@ -17,8 +17,8 @@ SIGNATURE = Signature((TensorSpec("x", "FP32", (2,)),), (TensorSpec("y", "FP32",
 def test_what_is_kept_is_a_copy_in_binary_form() -> None:
     kept = KeptInputs()
     memory = bytearray(struct.pack("<2f", 1, 2))
-    kept.take(SIGNATURE, request([memoryview(memory)], [(2,)], 1))
-    kept.take(SIGNATURE, request([[3.0, 4.0, 5.0, 6.0]], [(2,)], 2))
+    kept.offer(SIGNATURE, request([memoryview(memory)], [(2,)], 1))
+    kept.offer(SIGNATURE, request([[3.0, 4.0, 5.0, 6.0]], [(2,)], 2))
     memory[:] = bytes(8)
     first, second = kept.all()
     assert (first.payloads, first.shapes, first.rows) == ([struct.pack("<2f", 1, 2)], [(2,)], 1)
@@ -27,20 +27,22 @@ def test_what_is_kept_is_a_copy_in_binary_form() -> None:
 
 def test_the_oldest_make_room_by_number_and_by_bytes() -> None:
     kept = KeptInputs()
-    for value in range(kept_inputs.MOST + 10):
-        kept.take(SIGNATURE, request([[float(value), 0.0]], [(2,)], 1))
+    for value in range(kept_inputs.MOST + 10 * kept_inputs.EVERY):
+        kept.offer(SIGNATURE, request([[float(value), 0.0]], [(2,)], 1))
     assert len(kept.all()) == kept_inputs.MOST
-    assert struct.unpack("<2f", kept.all()[0].payloads[0])[0] == 10
+    firsts = [struct.unpack("<2f", item.payloads[0])[0] for item in kept.all()]
+    assert len(set(firsts)) == kept_inputs.MOST
+    assert sum(value >= kept_inputs.MOST for value in firsts) == 10, "from then on one in so many"
     large = bytes(kept_inputs.MOST_BYTES // 2)
-    for _ in range(3):
-        kept.take(SIGNATURE, request([large], [(len(large) // 4,)], 1))
+    for _ in range(3 * kept_inputs.EVERY):
+        kept.offer(SIGNATURE, request([large], [(len(large) // 4,)], 1))
     assert sum(item.nbytes for item in kept.all()) <= kept_inputs.MOST_BYTES
 
 
 def test_very_large_requests_are_passed_over() -> None:
     kept = KeptInputs()
-    kept.take(SIGNATURE, request([[0.0] * 2 * 65], [(2,)], 65))
-    kept.take(SIGNATURE, request([bytes(kept_inputs.MOST_BYTES + 4)], [(1,)], 1))
+    kept.offer(SIGNATURE, request([[0.0] * 2 * 65], [(2,)], 65))
+    kept.offer(SIGNATURE, request([bytes(kept_inputs.MOST_BYTES + 4)], [(1,)], 1))
     assert kept.all() == []
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +37,7 @@ class Told(Demand):
 class World:
     """A tuner over some engines, with trials that end when the test says so."""
 
-    def __init__(self, *engines: Engine) -> None:
+    def __init__(self, *engines: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self.demand = Told()
         self.orders: list[Order] = []
         self.cancelled = 0
@@ -44,7 +46,13 @@ class World:
         self.swap_error: SetupError | None = None
         self.loading = False
         self.tuner = Tuner(
-            self._swap, lambda: list(engines), lambda: self.loading, run=self._run, demand=self.demand, look_s=0.005
+            self._swap,
+            lambda: list(engines),
+            lambda: self.loading,
+            run=self._run,
+            demand=self.demand,
+            look_s=0.005,
+            clock=clock,
         )
         for engine in engines:
             self.tuner.notice(engine)
@@ -228,6 +236,30 @@ async def test_live_inputs_are_measured_with_where_there_are_some(engine: Engine
     await world.tuner.close()
 
 
+async def test_costs_that_have_changed_for_long_are_measured_anew_once(tmp_path: Path) -> None:
+    plan = plan_of(tiny(tmp_path), tmp_path, instances="auto", threads="auto")
+    plan.cores, plan.found = CORES, Finding(Size(2, 1), RATES)
+
+    def feed(engine: Engine, factor: float) -> None:
+        for _ in range(300):
+            engine.latency.observe(1, 0, factor * 0.001)
+
+    async with running(plan) as settled:
+        feed(settled, 1.0)
+        minutes = itertools.count(0.0, 60.0)
+        world = World(settled, clock=lambda: next(minutes))
+        await asyncio.sleep(0.5)
+        assert world.orders == [], "costs are as they were"
+        feed(settled, 3.0)
+        await world.measures()
+        assert world.orders[0].usual == Size(2, 1)
+        world.outcome.set_result(Finding(Size(2, 1), RATES))
+        await eventually(lambda: state(settled) == "settled")
+        await asyncio.sleep(0.5)
+        assert len(world.orders) == 1, "what it costs now is what is to be expected"
+        await world.tuner.close()
+
+
 def machine(compute_s: float, began: Iterable[float] = (), threads: int = 1) -> Engine:
     made: Any = SimpleNamespace(
         metrics=SimpleNamespace(compute_s=SimpleNamespace(total=compute_s)),
@@ -240,7 +272,7 @@ def machine(compute_s: float, began: Iterable[float] = (), threads: int = 1) -> 
 def test_demand_is_the_share_of_the_cores_that_requests_take() -> None:
     now, web_s = 100.0, 5.0
     demand = Demand(lambda: now, lambda: web_s)
-    assert demand.look([machine(3.0)], 4) == 1.0, "one look tells nothing"
+    assert demand.look([machine(3.0)], 4) is None, "one look tells nothing"
     now, web_s = 102.0, 5.5
     assert demand.look([machine(4.0, threads=2)], 4) == pytest.approx((5.0 + 0.5) / 8)
     now, web_s = 104.0, 5.5
