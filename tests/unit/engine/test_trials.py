@@ -16,7 +16,7 @@ from tests.unit.engine.started import Gate, eventually, plan_of, running, tiny
 from forebay.core.settings import ModelSettings
 from forebay.engine import setup
 from forebay.engine.kept_inputs import KeptRequest
-from forebay.engine.sizing import Size
+from forebay.engine.sizing import Finding, Size
 from forebay.engine.trial_frames import Order
 from forebay.engine.trials import order_for, run_trial
 from forebay.models.source import ModelSource
@@ -147,7 +147,7 @@ async def test_what_was_found_is_what_an_engine_starts_with(tmp_path: Path) -> N
     async with running(plan) as engine:
         assert (engine.instances, engine.plan.threads) == (4, 1)
         assert engine.choices is not None
-        engine.choices.save(setup.Finding(Size(2, 2), {Size(2, 2): 5.0}))
+        engine.choices.save(Finding(Size(2, 2), {Size(2, 2): 5.0}))
     again = plan_of(plan.source, tmp_path, instances="auto", threads="auto")
     again.cores = 4
     async with running(again) as engine:
