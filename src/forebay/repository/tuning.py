@@ -96,6 +96,7 @@ class Tuner:
         self._measured: Engine | None = None
         self._trial: asyncio.Task[Finding] | None = None
         self._running: asyncio.Task[None] | None = None
+        self._stopped = False
         self._told_postponed: Engine | None = None
         self._pause_s = FIRST_PAUSE_S
         self._not_before = 0.0
@@ -104,7 +105,7 @@ class Tuner:
 
     def notice(self, engine: Engine) -> None:
         """An engine is in service now."""
-        if engine.tuning is None or not engine.plan.is_measured:
+        if engine.tuning is None or not engine.plan.is_measured or self._stopped:
             return
         if engine.tuning.state == "waiting":
             self._add(engine)
@@ -127,8 +128,10 @@ class Tuner:
 
     def stop(self) -> None:
         """Measure nothing any more."""
-        if self._running is not None:
+        # Once only: another cancellation would disturb the first one's clearing up.
+        if self._running is not None and not self._stopped:
             self._running.cancel()
+        self._stopped = True
 
     async def close(self) -> None:
         """`stop`, and wait until no process of it is left."""

@@ -210,8 +210,13 @@ async def test_an_engine_that_goes_ends_its_measuring_and_makes_room_for_the_nex
 async def test_closing_ends_a_trial(engine: Engine) -> None:
     world = World(engine)
     await world.measures()
+    world.tuner.stop()
+    world.tuner.stop()
     await world.tuner.close()
     assert world.cancelled == 1
+    world.tuner.notice(engine)
+    await asyncio.sleep(0.05)
+    assert len(world.orders) == 1
 
 
 async def test_with_one_core_nothing_is_measured(tmp_path: Path) -> None:
