@@ -99,7 +99,7 @@ def test_what_is_measured_takes_over_without_a_failed_request_and_is_remembered(
         counted = served.metric("forebay_requests_total", "threaded"), statistics["inference_count"]
         assert counted == (asked, asked), "counts go on, and hold nothing of the measuring"
         assert served.logged(MEASURING)
-        assert served.logged("serve it best")
+        assert served.logged("serves it best")
         eventually(lambda: not trials(served), "the process that measured has ended")
     assert set(caller.seen) == {1.0, float(best)}
     for folder in (second, third):

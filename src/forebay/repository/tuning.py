@@ -276,10 +276,11 @@ class Tuner:
             # Not in a thread: the engine that has gone writes to the same file.
             engine.choices.save(found)
         log.info(
-            "model %s: %s of %s serve it best%s",
+            "model %s: %s of %s serve%s it best%s",
             engine.name,
             _counted(found.chosen.instances, "instance"),
             _counted(found.chosen.threads, "thread"),
+            "s" if found.chosen.instances == 1 else "",
             f" ({found.reason})" if found.reason else "",
             extra=fields(model=engine.name, instances=found.chosen.instances),
         )
