@@ -40,8 +40,9 @@ CALLERS_A_CORE = 4
 TURNS = 8
 """Callers that are answered together send again in so many turns of the loop."""
 HTTP_S = 12e-6
-"""What a small request costs the web process beside the engine: the head, the JSON, the socket. Spent here by waiting,
-so that a light model is not given instances that would only take the web process's cores."""
+HTTP_BYTE_S = 1e-9
+"""What a request costs the web process beside the engine, and a byte of it: the head, the body, the socket. Spent here by
+waiting, so that a light model is not given instances that would only take the web process's cores."""
 SLICE_S = 0.25
 """Time counted for one figure, where the model is fast."""
 LONGEST_SLICE_S = 3.0
@@ -113,8 +114,8 @@ class Load:
         place = self._next
         self._next += 1
         kept = self._inputs[place % len(self._inputs)]
-        begun = time.perf_counter()
-        while time.perf_counter() - begun < HTTP_S:
+        until = time.perf_counter() + HTTP_S + kept.nbytes * HTTP_BYTE_S
+        while time.perf_counter() < until:
             pass
         now = time.monotonic()
         request = Request(

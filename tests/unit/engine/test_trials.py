@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import psutil
 import pytest
-from tests.unit.engine.started import Gate, eventually, plan_of, running, tiny
+from tests.unit.engine.started import MODEL, Gate, eventually, plan_of, running, tiny
 
 from forebay.core.settings import ModelSettings
 from forebay.engine import setup
@@ -62,6 +62,16 @@ async def test_it_measures_every_candidate_and_leaves_nothing_behind(tmp_path: P
     assert all(set(rates) == set(GROUPS[0]) for rates in rounds[:3])
     await eventually(lambda: not measuring())
     assert list((tmp_path / "latency").iterdir()), "what candidates cost is kept"
+
+
+@pytest.mark.parametrize(
+    "answer", ["return x * 2, np.full(len(x), len(x))", "yield x * 2, np.full(len(x), 1)"], ids=["alone", "streams"]
+)
+async def test_it_measures_models_that_do_not_batch_and_models_that_stream(tmp_path: Path, answer: str) -> None:
+    source = tiny(tmp_path, text=MODEL.replace("return x * 2, np.full(len(x), len(x))", answer))
+    found = await run_trial(order_of(source, tmp_path, budget_s=4.0), lambda rates: None)
+    assert found.reason == ""
+    assert set(found.rates) == set(GROUPS[0])
 
 
 async def test_it_measures_with_the_inputs_of_live_requests(tmp_path: Path) -> None:
