@@ -41,8 +41,8 @@ TURNS = 8
 """Callers that are answered together send again in so many turns of the loop."""
 HTTP_S = 12e-6
 HTTP_BYTE_S = 1e-9
-"""What a request costs the web process beside the engine, and a byte of it: the head, the body, the socket. Spent here by
-waiting, so that a light model is not given instances that would only take the web process's cores."""
+"""What a request costs the web process beside the engine, and each byte of it: head, body, socket. Spent by waiting, so
+that a light model is not given instances that would only take the web process's cores."""
 SLICE_S = 0.25
 """Time counted for one figure, where the model is fast."""
 LONGEST_SLICE_S = 3.0
