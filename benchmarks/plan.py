@@ -28,6 +28,9 @@ class Plan:
     shapes_s: float
     first_pieces: int
     """Streams of one turn."""
+    sizing_rounds: int
+    sizing_s: float
+    """One timed turn of one setting; MiniLM's are twice as long."""
 
 
 FULL = Plan(
@@ -44,6 +47,8 @@ FULL = Plan(
     idle_s=20.0,
     shapes_s=10.0,
     first_pieces=3000,
+    sizing_rounds=10,
+    sizing_s=2.0,
 )
 QUICK = Plan(
     rounds=2,
@@ -59,4 +64,6 @@ QUICK = Plan(
     idle_s=5.0,
     shapes_s=4.0,
     first_pieces=1000,
+    sizing_rounds=4,
+    sizing_s=2.0,
 )

@@ -52,6 +52,9 @@ def _throughput(results: Results) -> Iterator[Point]:
         yield _at_least("trees", "XGBoost, one row, against Booster.inplace_predict", least_x, 10, 20)
     if found := trees.get("ratios", {}).get("mosec, tuned"):
         yield _at_least("trees", "XGBoost over HTTP against mosec, tuned, native", found["median"], 1.3, 2)
+    for model, figures in (results.get("sizing") or {}).items():
+        what = f"auto on {model}, against the best of every setting"
+        yield _at_least("auto", what, figures["of_best"]["median"], 0.93, 0.98)
     loops = [ratio["median"] for name, ratio in minilm.items() if name.startswith("no server")]
     if loops:
         yield _at_least("3", "MiniLM against the best loop without a server", min(loops), 0.93, 0.98)

@@ -40,6 +40,7 @@ def report_lines(results: Results) -> Iterator[str]:
     yield from _open_loop(results.get("open_loop"))
     yield from _mixed(results.get("mixed"))
     yield from _rest(results)
+    yield from _sizing(results.get("sizing"))
     yield from _points(results)
 
 
@@ -171,6 +172,22 @@ def _rest(results: Results) -> Iterator[str]:
         yield (
             f"p50 over the model's own time, one client: {added['median']:.3f} ms "
             f"({added['lowest']:.3f} to {added['highest']:.3f})."
+        )
+
+
+def _sizing(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if not found:
+        return
+    yield from ("", "## `instances` and `threads` by measurement", "")
+    yield "Closed loop over HTTP; each cell is rows/s of instances x threads. The last column compares round by round."
+    yield from ("", "| model | every setting | auto took | auto, rows/s | auto / best, median (lowest to highest) |")
+    yield "|---|---|---|--:|--:|"
+    for model, figures in found.items():
+        rates = figures["rates"]
+        grid = ", ".join(f"{name} {rate['median']:,.0f}" for name, rate in rates.items() if name != "auto")
+        yield (
+            f"| {model} | {grid} | {figures['chosen']['tuning_chosen']} | {rates['auto']['median']:,.0f} | "
+            f"{_ratio(figures['of_best'])} of {figures['best']} |"
         )
 
 

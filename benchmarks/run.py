@@ -34,6 +34,7 @@ from benchmarks.workloads import (  # noqa: E402
     one_client,
     open_loop,
     shapes,
+    sizing,
     streaming,
     trees,
 )
@@ -50,11 +51,12 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "open_loop": open_loop.run,
     "streaming": streaming.run,
     "trees": trees.run,
+    "sizing": sizing.run,
 }
 EXAMPLES = {
-    "mlp": {"mlp", "one_client", "mixed", "idle"},
-    "images": {"images", "mixed"},
-    "minilm": {"minilm", "idle", "open_loop"},
+    "mlp": {"mlp", "one_client", "mixed", "idle", "sizing"},
+    "images": {"images", "mixed", "sizing"},
+    "minilm": {"minilm", "idle", "open_loop", "sizing"},
 }
 """Which workloads need which of the examples built; building does nothing where the files are up to date."""
 

@@ -29,9 +29,9 @@ CHOSEN = "Forebay's form, 1 thread"
 
 def run(bench: Bench) -> Json:
     """Microseconds a row without a server, and requests a second of every contender, in turns."""
-    model, inputs = _build(bench.scratch)
+    model, inputs = build(bench.scratch)
     alone = _alone(bench, model, inputs[:ALONE_ROWS].astype(np.float32))
-    contenders = {contender.name: contender for contender in bench.chosen(_contenders(bench, model, inputs))}
+    contenders = {contender.name: contender for contender in bench.chosen(tree_contenders(bench, model, inputs))}
     taken = bench.take_turns(
         "trees",
         list(contenders),
@@ -42,7 +42,7 @@ def run(bench: Bench) -> Json:
     return {**throughput_result(taken, "req/s"), "alone": alone}
 
 
-def _build(folder: Path) -> tuple[Path, Array]:
+def build(folder: Path) -> tuple[Path, Array]:
     """Train on one part of a made-up set; the other part is asked for, float64 of six digits after the point."""
     import xgboost
     from sklearn.datasets import make_classification
@@ -99,7 +99,7 @@ def _timed(call: Callable[[Array], Array], rows: Array) -> tuple[float, Array]:
     return float(np.median(taken) * 1e6), answers
 
 
-def _contenders(bench: Bench, model: Path, inputs: Array) -> list[Contender]:
+def tree_contenders(bench: Bench, model: Path, inputs: Array) -> list[Contender]:
     """Forebay, mosec tuned and as documented with the native model; one instance of one thread each."""
     import xgboost
 

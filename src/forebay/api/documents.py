@@ -29,6 +29,10 @@ EXTENSIONS = (
 )
 
 
+PARAMETER_PREFIX = "forebay."
+"""Of the parameters in a model's configuration that tell how far the measuring of instances and threads is."""
+
+
 class ServerMetadata(msgspec.Struct):
     """`GET /v2`."""
 
@@ -162,8 +166,19 @@ def model_config(engine: EngineClient, policy: VersionPolicy | None = None) -> M
         ],
         instance_group=[InstanceGroup(f"{engine.name}_0", engine.instances)],
         dynamic_batching=DynamicBatching(round(engine.max_queue_delay_ms * 1e3)) if batched else msgspec.UNSET,
-        parameters={f"forebay.{name}": {"string_value": text} for name, text in engine.facts.items()},
+        parameters=_told_of(engine),
     )
+
+
+def _told_of(engine: EngineClient) -> dict[str, Any]:
+    """What was found out about a model, in the form of Triton's parameters, whose values are text."""
+    told = dict(engine.facts)
+    tuning = engine.tuning
+    if tuning is not None:
+        rates = " ".join(f"{size}={rate:.6g}" for size, rate in tuning.rows_per_s.items())
+        found = {"state": tuning.state, "chosen": tuning.chosen, "rows_per_s": rates, "reason": tuning.reason}
+        told |= {f"tuning_{name}": text for name, text in found.items()}
+    return {f"{PARAMETER_PREFIX}{name}": {"string_value": text} for name, text in told.items()}
 
 
 def _triton_type(datatype: str) -> str:

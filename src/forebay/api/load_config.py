@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from forebay.api.documents import ModelConfig
+from forebay.api.documents import PARAMETER_PREFIX, ModelConfig
 from forebay.api.elements import show
 from forebay.core.errors import RequestError, SetupError
 from forebay.models.repository import VersionPolicy, read_policy
-from forebay.repository.registry import Asked
+from forebay.repository.states import Asked
 
 _TAKEN = "max_batch_size, instance_group, dynamic_batching, version_policy"
 
@@ -38,7 +38,7 @@ def asked_of(text: str, model: str, served: ModelConfig | None) -> Asked:
     overrides: dict[str, object] = {}
     policy: VersionPolicy | None = None
     for member, value in config.items():
-        if member == "name":
+        if member == "name" or (member == "parameters" and _is_told(value)):
             continue
         if member == "version_policy":
             policy = _policy(value)
@@ -47,6 +47,11 @@ def asked_of(text: str, model: str, served: ModelConfig | None) -> Asked:
         elif value != now.get(member) and not _is_empty(value):
             raise RequestError(f"config: {show(member)} cannot be changed by a load request; it may set {_TAKEN}")
     return Asked(overrides, policy)
+
+
+def _is_told(parameters: Any) -> bool:
+    """Whether they are what the served configuration tells of `auto`, which moves on while it is measured."""
+    return isinstance(parameters, dict) and all(name.startswith(PARAMETER_PREFIX) for name in parameters)
 
 
 def _is_empty(value: Any) -> bool:

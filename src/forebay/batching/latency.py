@@ -231,6 +231,25 @@ class LatencyModel:
         most = max((point.rows for point in self._cells.values() if point.length >= NEAR * length), default=0.5)
         return max(1, min(self.max_rows, int(2 * most)))
 
+    def change_since(self, then: LatencyModel) -> tuple[float, int]:
+        """How much costlier batches are than they were (natural logarithm), and from how many batches that is known.
+
+        `then`: a copy from earlier. Sizes count by how often they have been run since.
+        """
+        total, batches = 0.0, 0
+        for key, cell in self._cells.items():
+            before = then._cells.get(key)
+            since = cell.count - before.count if before is not None else 0
+            if before is None or since <= KNOWN_AFTER:
+                continue
+            now_s = cell.seconds * self.pace
+            shape = then.predict(round(cell.rows), round(cell.length)) / then.predict(
+                round(before.rows), round(before.length)
+            )
+            total += since * math.log(now_s / (before.seconds * then.pace * shape))
+            batches += since
+        return (total / batches if batches else 0.0), batches
+
     def to_json(self) -> dict[str, Any]:
         """The measured cells, for the file that outlives the process."""
         cells = [[p.rows, p.length, p.seconds, p.count] for _, p in sorted(self._cells.items())]

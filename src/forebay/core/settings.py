@@ -19,6 +19,8 @@ NotNegative = Annotated[float, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 JsonDepth = Annotated[int, Meta(ge=1, le=512)]
 
+Auto = Literal["auto"]
+
 DEFAULT_TIMEOUT_S = 30.0
 """Seconds that a request without a timeout gets from a model without `slo_ms`."""
 
@@ -81,9 +83,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One model. Class attributes, `model.toml`, `[models.NAME]`, environment, flags: later wins."""
 
     instances: Annotated[
-        Count | None, Meta(description="Loaded copies, a process each; none: one per core within memory.")
+        Count | Auto | None,
+        Meta(description="Loaded copies, a process each; none: one per core within memory; auto: by measurement."),
     ] = None
-    threads: Annotated[Count, Meta(description="Threads of each instance.")] = 1
+    threads: Annotated[Count | Auto, Meta(description="Threads of each instance; auto: by measurement.")] = 1
     max_batch_rows: Annotated[Count, Meta(description="Most rows in one batch.")] = 256
     max_queue_delay_ms: Annotated[
         NotNegative, Meta(description="How long a row may wait for company while an instance is free.")

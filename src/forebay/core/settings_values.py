@@ -70,13 +70,17 @@ def _struct_type(tree: type[msgspec.Struct]) -> inspect.StructType:
 
 
 def _key(name: str, annotated: Any, shape: inspect.Metadata, default: object) -> Key:
-    inner, optional = shape.type, False
+    inner, optional, word = shape.type, False, ""
     if isinstance(inner, inspect.UnionType):
-        optional = True
-        (inner,) = (part for part in inner.types if not isinstance(part, inspect.NoneType))
+        parts = [part for part in inner.types if not isinstance(part, inspect.NoneType)]
+        optional = len(parts) < len(inner.types)
+        inner = parts[0]
+        for other in parts[1:]:  # a number, or a word in its place
+            assert isinstance(other, inspect.LiteralType)
+            word = f", or {other.values[0]}"
     # The annotation keeps the order in which the choices were written; `inspect` sorts them.
     choices = get_args(get_args(annotated)[0]) if isinstance(inner, inspect.LiteralType) else ()
-    accepted = _accepted(name, inner, choices) + (", or none" if optional else "")
+    accepted = _accepted(name, inner, choices) + word + (", or none" if optional else "")
     meaning = (shape.extra_json_schema or {})["description"]
     return Key(name, annotated, default, meaning, accepted, choices, optional, isinstance(inner, inspect.VarTupleType))
 

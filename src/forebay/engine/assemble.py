@@ -26,7 +26,7 @@ def gather(signature: Signature, items: Sequence[Request]) -> tuple[list[InputPa
     groups: list[list[Buffer]] = []
     counts: list[int] = []
     for index, spec in enumerate(signature.inputs):
-        buffers = _buffers([item.inputs[index] for item in items], spec.datatype)
+        buffers = buffers_of([item.inputs[index] for item in items], spec.datatype)
         shapes: list[Sequence[int]] = [items[0].shapes[index]]
         if spec.variable and any(item.shapes[index] != shapes[0] for item in items):
             shapes = [item.shapes[index] for item in items]
@@ -36,7 +36,8 @@ def gather(signature: Signature, items: Sequence[Request]) -> tuple[list[InputPa
     return parts, counts, groups
 
 
-def _buffers(payloads: list[Payload], datatype: str) -> list[Buffer]:
+def buffers_of(payloads: list[Payload], datatype: str) -> list[Buffer]:
+    """Payloads as they go into a frame; lists that stand side by side are packed together."""
     flat: list[float] = []
     if set(map(type, payloads)) == _LISTS:
         for payload in payloads:

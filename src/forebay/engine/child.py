@@ -48,6 +48,7 @@ class InstanceProcess:
         self._runtime: Runtime | None = None
         self._streaming: StreamingRuntime | None = None
         self._signature: Signature | None = None
+        self._samples: measure.Samples | None = None
         self._arena: Arena | None = None
         self._inline_bytes = 0
 
@@ -59,6 +60,8 @@ class InstanceProcess:
                 kind, header, payload = self._frames.popleft()
                 if kind == frames.RUN:
                     self._run(self._run_header.decode(header), payload)
+                elif kind == frames.SHOW:
+                    self._show(msgspec.msgpack.decode(header, type=frames.ShowHeader))
                 elif kind == frames.LOAD and not self._load(msgspec.msgpack.decode(header, type=frames.LoadHeader)):
                     return
                 # A CANCEL that is found here came too late: its batch is over.
@@ -121,12 +124,35 @@ class InstanceProcess:
             costs = measure.measure(runtime, samples, int(limit), measure_s)
         else:
             measure.warm_up(runtime, samples, (1, 2, 8) if batchable else (1,))
-        self._runtime, self._signature = runtime, signature
+        self._runtime, self._signature, self._samples = runtime, signature, samples
         if isinstance(runtime, StreamingRuntime) and runtime.streams:
             self._streaming = runtime
         self._arena = Arena(self._arena_fd, header.arena_slot_bytes)
         told = (runtime.platform, signature, dict(runtime.settings), digest, batchable, reason, costs)
         return frames.ReadyHeader(*told, note=runtime.note, streams=self._streaming is not None)
+
+    def _show(self, header: frames.ShowHeader) -> None:
+        """Inputs like those that the model was measured with at load."""
+        assert self._samples is not None
+        assert self._signature is not None
+        shown: list[list[frames.InputPart]] = []
+        payloads: list[bytes] = []
+        size, reason = 0, ""
+        skip = 1 if self._signature.batched else 0
+        try:
+            for inputs in self._samples.singly(header.most):
+                arrays = [inputs[spec.name] for spec in self._signature.inputs]
+                buffers = [to_buffer(a, spec.datatype) for a, spec in zip(arrays, self._signature.inputs, strict=True)]
+                size += sum(map(len, buffers))
+                if shown and size > header.most_bytes:
+                    break
+                shown.append(
+                    [frames.InputPart([a.shape[skip:]], len(b), -1) for a, b in zip(arrays, buffers, strict=True)]
+                )
+                payloads += buffers
+        except Exception as error:  # the examples are the author's
+            shown, payloads, reason = [], [], _sendable(f"{type(error).__name__}: {error}")
+        self._sock.sendall(frames.pack(frames.SHOWN, frames.ShownHeader(shown, reason), payloads))
 
     def _run(self, header: frames.RunHeader, payload: memoryview) -> None:
         started = time.perf_counter()
@@ -246,7 +272,8 @@ def _padded(spec: TensorSpec, part: frames.InputPart, header: frames.RunHeader, 
     return array
 
 
-def _die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
+    """This process ends when the one that started it does (Linux)."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -257,7 +284,7 @@ def _die_with_parent(parent: int) -> None:
 def main() -> None:
     """Entry point of the instance process."""
     fd, arena_fd, parent = (int(text) for text in sys.argv[1:4])
-    _die_with_parent(parent)
+    die_with_parent(parent)
     # Ctrl-C and a service manager's SIGTERM reach the whole group; the engine drains first, then closes the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

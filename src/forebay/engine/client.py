@@ -45,6 +45,17 @@ class EngineStatistics(msgspec.Struct):
     batches: dict[int, BatchSizeStatistics] = msgspec.field(default_factory=dict)
 
 
+class Tuning(msgspec.Struct):
+    """How far the search for the best number of instances and threads is. Sizes are written 2x1: 2 instances of 1."""
+
+    state: Literal["waiting", "measuring", "settled"]
+    chosen: str = ""
+    """Empty where nothing was found out: then it is the default."""
+    rows_per_s: dict[str, float] = msgspec.field(default_factory=dict)
+    """By size, as measured without HTTP."""
+    reason: str = ""
+
+
 class EngineClient(Protocol):
     """One model, ready to answer. All calls are made on the event loop; a submitted request belongs to the engine."""
 
@@ -89,6 +100,10 @@ class EngineClient(Protocol):
     def instances(self) -> int: ...
     @property
     def max_queue_delay_ms(self) -> float: ...
+    @property
+    def tuning(self) -> Tuning | None:
+        """None where instances and threads are not `auto`."""
+        ...
 
     def submit(self, request: Request) -> None:
         """Queue it. Raises `AdmissionError`; else `request.on_done(request)` is called once, later."""

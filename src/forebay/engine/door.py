@@ -10,7 +10,7 @@ from forebay.core.errors import AdmissionError, ExecutionError
 from forebay.core.request import Request
 from forebay.engine import assemble
 from forebay.engine.answers import Answers
-from forebay.engine.client import EngineState, EngineStatistics
+from forebay.engine.client import EngineState, EngineStatistics, Tuning
 from forebay.engine.flight import nobody
 from forebay.engine.record import Recorder
 from forebay.engine.setup import Plan
@@ -38,6 +38,8 @@ class Door:
         self.facts: dict[str, str] = {}
         self.batchable = False
         self.streams = False
+        self.digest = ""
+        self.tuning: Tuning | None = None
         self.metrics = ModelMetrics(self.name, self.version, self._gauges)
         self._record = Recorder(self.metrics)
         self._answers = Answers(self.name, self._record)

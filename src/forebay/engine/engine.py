@@ -15,11 +15,12 @@ from forebay.batching import Batch, Batcher, LatencyModel
 from forebay.core.errors import AdmissionError, DeadlineExceeded, ExecutionError, ForebayError
 from forebay.core.request import Request
 from forebay.engine import assemble, frames
-from forebay.engine.costs_file import CostsFile
+from forebay.engine.costs_file import ChoiceFile, CostsFile
 from forebay.engine.door import Door
 from forebay.engine.flight import Flight
 from forebay.engine.instance import Instance
 from forebay.engine.isolate import Group
+from forebay.engine.kept_inputs import KeptInputs
 from forebay.engine.setup import Plan
 from forebay.engine.split import is_fixed
 from forebay.engine.supervisor import Supervisor
@@ -40,6 +41,9 @@ class Engine(Door):
         self.supervisor = Supervisor(self, self._instance_up)
         self.latency: LatencyModel
         self.costs: CostsFile | None = None
+        self.choices: ChoiceFile | None = None
+        self.kept_inputs: KeptInputs | None = None
+        """Live inputs to measure with; None where nothing is measured."""
         self._suspects = Suspects(self._send, self._answers.fail, self._piece_done, self.supervisor.guard.forgive)
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = NEVER
@@ -186,6 +190,8 @@ class Engine(Door):
             self._suspects.passed(flight.group)
         self._pump()
         self._record.executed(batch, header.busy_s)
+        if self.kept_inputs is not None:
+            self.kept_inputs.offer(self.signature, batch.items[0])
         self._answers.deliver(batch, outputs, now)
 
     def on_streamed(self, instance: Instance, kind: int, header: bytes, payload: memoryview) -> None:
@@ -198,6 +204,8 @@ class Engine(Door):
         self._streams.check_closed(instance.flights[closed.batch_id])
         flight = self._land(instance, closed.batch_id, now)
         if closed.complete:
+            if self.kept_inputs is not None:
+                self.kept_inputs.offer(self.signature, flight.batch.items[0])
             self._batcher.finished(flight.batch, now, closed.busy_s)
         else:
             self._batcher.aborted(flight.batch, now)
@@ -282,6 +290,16 @@ class Engine(Door):
         self._succeeded = True
         self._record.move_to(other.metrics)
         self.metrics = other.metrics
+
+    def goes_on_for(self, other: Engine) -> None:
+        """This is the same model as another engine, only of another size: its statistics and kept inputs go on here."""
+        self._record.statistics = other._record.statistics
+        self.kept_inputs = other.kept_inputs
+
+    def running_since(self) -> list[float]:
+        """When each batch began that is running now."""
+        flights = [instance.oldest() for instance in self.supervisor.instances.values()]
+        return [flight.began for flight in flights if flight is not None]
 
     def drain(self, reason: str = "the server is shutting down") -> None:
         """Refuse new requests; what is admitted still runs."""

@@ -18,9 +18,10 @@ from forebay.models.source import LoadOptions, ModelSource
 HEAD = struct.Struct("<IBI")
 MAX_FRAME_BYTES = 1 << 31
 
-LOAD, RUN, DECODE, CANCEL = 1, 2, 3, 4
+LOAD, RUN, DECODE, CANCEL, SHOW = 1, 2, 3, 4, 5
 READY, DONE, FAILED, LOAD_FAILED, DECODED = 11, 12, 13, 14, 15
 PIECE, PROGRESS, ENDED, CLOSED = 16, 17, 18, 19
+SHOWN = 20
 STREAMED = frozenset((PIECE, PROGRESS, ENDED, CLOSED))
 """What comes of a batch of a model that streams, instead of DONE: pieces, progress, the ends of rows, its own end."""
 
@@ -132,6 +133,20 @@ class ReadyHeader(msgspec.Struct, array_like=True):
     streams: bool = False
     note: str = ""
     """What else the log should say of the model."""
+
+
+class ShowHeader(msgspec.Struct, array_like=True):
+    """SHOW: give inputs to measure with: at most so many requests of one row, and bytes (one request always)."""
+
+    most: int
+    most_bytes: int
+
+
+class ShownHeader(msgspec.Struct, array_like=True):
+    """SHOWN: the inputs of some requests; the payloads follow request by request. `reason`: why there are none."""
+
+    requests: list[list[InputPart]]
+    reason: str = ""
 
 
 class LoadFailedHeader(msgspec.Struct, array_like=True):

@@ -75,6 +75,7 @@ class Instance(asyncio.Protocol):
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = False
         self._pidfd = -1
+        self._shown: asyncio.Future[tuple[frames.ShownHeader, memoryview]] | None = None
 
     @property
     def pid(self) -> int:
@@ -113,7 +114,7 @@ class Instance(asyncio.Protocol):
         command = [sys.executable, "-m", "forebay.engine.child"]
         command += [str(theirs.fileno()), str(self.arena.fd), str(os.getpid())]
         try:
-            with theirs, _signals_blocked():
+            with theirs, signals_blocked():
                 self._process = subprocess.Popen(
                     command,
                     pass_fds=(theirs.fileno(), self.arena.fd),
@@ -163,6 +164,12 @@ class Instance(asyncio.Protocol):
         """Nobody waits for these rows any more."""
         self._write(frames.pack(frames.CANCEL, frames.CancelHeader(batch_id, rows)))
 
+    async def show(self, most: int, most_bytes: int) -> tuple[frames.ShownHeader, memoryview]:
+        """Inputs of some requests of one row, to measure with. Raises `ConnectionError` where it dies over that."""
+        self._shown = asyncio.get_running_loop().create_future()
+        self._write(frames.pack(frames.SHOW, frames.ShowHeader(most, most_bytes)))
+        return await self._shown
+
     def oldest(self) -> Any:
         """The flight that is running; the other one waits behind it."""
         return next(iter(self.flights.values()), None)
@@ -193,6 +200,8 @@ class Instance(asyncio.Protocol):
                 self._owner.on_streamed(self, kind, header, payload)
             elif kind == frames.FAILED:
                 self._owner.on_failed(self, msgspec.msgpack.decode(header, type=frames.FailedHeader))
+            elif kind == frames.SHOWN and self._shown is not None:
+                self._shown.set_result((msgspec.msgpack.decode(header, type=frames.ShownHeader), payload))
             elif kind == frames.READY:
                 self.ready = True
                 self._owner.on_ready(self, msgspec.msgpack.decode(header, type=frames.ReadyHeader))
@@ -204,6 +213,8 @@ class Instance(asyncio.Protocol):
         self.ready = False
         self._transport = None
         self._forget_process(asyncio.get_running_loop())
+        if self._shown is not None and not self._shown.done():
+            self._shown.set_exception(ConnectionError("its process died"))
         if self._closing:
             return
         code = self._reap_now()
@@ -263,7 +274,7 @@ class Instance(asyncio.Protocol):
 
 
 @contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """A process started in here does not see Ctrl-C and SIGTERM, which may be sent to the whole group, until it is
     ready to ignore them (see `child.main`)."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))

@@ -48,6 +48,16 @@ class Samples:
         given = any(spec.datatype == "BYTES" and spec.name in e for spec in self._specs for e in self._examples)
         return 0 if given else self.lengths[0]
 
+    def singly(self, count: int) -> list[dict[str, Array]]:
+        """About so many batches of one row each, over all lengths."""
+        lengths = self.lengths if self.usual_length else (0,)
+        if not self._batched:
+            return [self.rows(1, length) for length in lengths]
+        each = -(-count // len(lengths))
+        batches = [self.rows(each, length) for length in lengths]
+        # Lengths in turns, so that the first few are a fair sample too.
+        return [{name: array[i : i + 1] for name, array in batch.items()} for i in range(each) for batch in batches]
+
     def rows(self, count: int, length: int) -> dict[str, Array]:
         """A batch of `count` rows of about `length` on the variable axis. The first two differ, save given ones."""
         return {spec.name: self._column(spec, count, length) for spec in self._specs}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ from forebay.batching import Batcher, LatencyModel, Policy
 from forebay.core.errors import SetupError
 from forebay.core.settings import ModelSettings
 from forebay.engine import costs_file, frames
+from forebay.engine.client import Tuning
 from forebay.engine.instance import LoadPlan
+from forebay.engine.kept_inputs import KeptInputs
+from forebay.engine.sizing import Finding
 from forebay.models.signature import Signature
 from forebay.models.source import LoadOptions, ModelSource, digest_of
 from forebay.telemetry.logs import fields
@@ -43,6 +47,30 @@ class Plan:
     """Settings with the model's class attributes merged in."""
     pads: bool = False
     cores: int = 0
+    found: Finding | None = None
+    """What a measurement has found, where `instances` or `threads` is `auto`; None: not known yet."""
+
+    @property
+    def usable_cores(self) -> int:
+        """Cores that this process may use."""
+        return self.cores or len(os.sched_getaffinity(0))
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the operator leaves instances or threads to measurement."""
+        return "auto" in (self.settings.instances, self.settings.threads)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether that is done: on a device it is not, since a second copy may not fit beside the one in service."""
+        return self.is_auto and set(self.settings.devices) == {"cpu"}
+
+    @property
+    def threads(self) -> int:
+        """Threads of each instance."""
+        if isinstance(self.settings.threads, int):
+            return self.settings.threads
+        return self.found.chosen.threads if self.found is not None else 1
 
 
 async def start_engine(engine: Engine) -> None:
@@ -51,6 +79,7 @@ async def start_engine(engine: Engine) -> None:
     began = time.monotonic()
     header, costs, latency = await _load_first(engine)
     settings = plan.settings
+    engine.digest = header.digest
     engine.labels = await asyncio.to_thread(read_labels, settings.labels, plan.source)
     engine.label_file = settings.labels.name if settings.labels is not None else ""
     plan.pads = bool(settings.pad) and header.batchable
@@ -62,11 +91,13 @@ async def start_engine(engine: Engine) -> None:
         _learn(latency, header.costs, settings.max_batch_rows)
     engine.latency = latency
     engine.costs = costs
-    wanted: int = int(settings.instances or 0) or await asyncio.to_thread(_default_instances, engine, plan)
+    wanted = await _wanted_instances(engine, plan)
     others = [engine.supervisor.start(number, _load_plan(plan, number, 0.0)) for number in range(1, wanted)]
     await asyncio.gather(*others)
     policy = _policy(settings, engine.batchable, plan.pads, streams=header.streams)
     engine.open(Batcher(policy, latency, TIMER_S))
+    if plan.is_auto:
+        _note_tuning(engine, plan)
     _tell(engine, header, wanted, time.monotonic() - began)
 
 
@@ -74,16 +105,57 @@ async def _load_first(engine: Engine) -> tuple[frames.ReadyHeader, costs_file.Co
     """Load instance 0. A class that asks for other threads or devices than it was loaded with is loaded once more."""
     plan = engine.plan
     digest = await asyncio.to_thread(digest_of, plan.source)
+    given = plan.found
+    await _recall(engine, digest, given)
     while True:
-        used = plan.settings
-        costs = costs_file.CostsFile(plan.data_dir, plan.source, digest, used.threads)
+        used, threads = plan.settings, plan.threads
+        costs = costs_file.CostsFile(plan.data_dir, plan.source, digest, threads)
         latency = await asyncio.to_thread(costs.load, used.max_batch_rows)
         measure_s = 0.0 if latency is not None else used.warm_up_s
         header = await engine.supervisor.start(0, _load_plan(plan, 0, measure_s))
         plan.settings = plan.resolve(dict(header.settings))
-        if (plan.settings.threads, plan.settings.devices[0]) == (used.threads, used.devices[0]):
+        await _recall(engine, digest, given)
+        if (plan.threads, plan.settings.devices[0]) == (threads, used.devices[0]):
             return header, costs, latency
         await engine.supervisor.stop(0)
+
+
+async def _recall(engine: Engine, digest: str, given: Finding | None) -> None:
+    """What was found by an earlier measurement under the settings as they are known now; what is given comes first."""
+    plan = engine.plan
+    engine.choices = None
+    plan.found = given
+    if plan.is_measured:
+        cores = plan.usable_cores
+        engine.choices = costs_file.ChoiceFile(plan.data_dir, plan.source, digest, plan.settings, cores)
+        plan.found = given or await asyncio.to_thread(engine.choices.load)
+
+
+async def _wanted_instances(engine: Engine, plan: Plan) -> int:
+    fixed = plan.settings.instances
+    if isinstance(fixed, int):
+        return fixed
+    if plan.found is None:
+        return await asyncio.to_thread(_default_instances, engine, plan)
+    # There may be less memory now than when it was measured.
+    return min(plan.found.chosen.instances, 1 + await asyncio.to_thread(room_for, engine))
+
+
+def _note_tuning(engine: Engine, plan: Plan) -> None:
+    if not plan.is_measured:
+        devices = ", ".join(plan.settings.devices)
+        reason = f"not measured on {devices}, where a second copy may not fit beside the one in service"
+        engine.tuning = Tuning("settled", reason=reason)
+        log.info("model %s: auto is the default: %s", engine.name, reason, extra=fields(model=engine.name))
+        return
+    engine.kept_inputs = KeptInputs()
+    engine.tuning = Tuning("waiting") if plan.found is None else tuning_of(plan.found)
+
+
+def tuning_of(found: Finding) -> Tuning:
+    """What is told of a finding."""
+    rates = {str(size): rate for size, rate in sorted(found.rates.items())}
+    return Tuning("settled", str(found.chosen), rates, found.reason)
 
 
 def read_labels(file: Path | None, source: ModelSource) -> tuple[str, ...]:
@@ -114,7 +186,7 @@ def _load_plan(plan: Plan, number: int, measure_s: float) -> LoadPlan:
     return LoadPlan(
         plan.source,
         device,
-        settings.threads,
+        plan.threads,
         settings.max_batch_rows,
         measure_s,
         plan.shared_memory_bytes,
@@ -147,12 +219,16 @@ def _default_instances(engine: Engine, plan: Plan) -> int:
     devices = plan.settings.devices
     if devices != ("cpu",):
         return len(devices)
-    cores = max(1, (plan.cores or len(os.sched_getaffinity(0))) // plan.settings.threads)
-    need_bytes = plan.settings.memory_bytes or _resident_bytes(engine.supervisor.instances[0].pid)
+    return min(max(1, plan.usable_cores // plan.threads), 1 + room_for(engine))
+
+
+def room_for(engine: Engine) -> int:
+    """How many more instances fit into the memory that is available; reads files."""
+    need_bytes = engine.plan.settings.memory_bytes or _resident_bytes(engine.supervisor.instances[0].pid)
     available_bytes = _available_bytes()
     if need_bytes and available_bytes:
-        return max(1, min(cores, 1 + int(available_bytes * MEMORY_SHARE // need_bytes)))
-    return cores
+        return int(available_bytes * MEMORY_SHARE // need_bytes)
+    return sys.maxsize - 1
 
 
 def _resident_bytes(pid: int) -> int:

@@ -6,20 +6,23 @@ Everything runs on one event loop; what reads files runs in a thread. Operations
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any
 
 import msgspec
 
 from forebay.core.errors import AdmissionError, ForebayError, RequestError, SetupError
 from forebay.engine.engine import Engine
 from forebay.engine.setup import start_engine
+from forebay.engine.sizing import Finding
 from forebay.models.repository import Stamp, VersionPolicy, digest_of_files, stamp_of
 from forebay.repository.catalog import Catalog, Offer
 from forebay.repository.plans import PlanOf
+from forebay.repository.states import UNLOADED, Asked, Held, Known, Serving, State
+from forebay.repository.tuning import Tuner
 from forebay.telemetry.logs import fields
 from forebay.telemetry.metrics import Metrics
 
@@ -27,54 +30,6 @@ log = logging.getLogger("forebay.repository")
 
 HELD_LOOK_S = 0.02
 """How often it is looked whether a request still arrives for an engine that has been replaced."""
-
-State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
-UNLOADED = "unloaded"
-
-
-class Serving(Protocol):
-    """Where requests come from."""
-
-    def publish(self, engine: Engine) -> None:
-        """From now on requests for its model and version go to this engine, in place of any other."""
-        ...
-
-    def retract(self, engine: Engine) -> None:
-        """No new request goes to this engine."""
-        ...
-
-    def holds(self, engine: Engine) -> bool:
-        """Whether a request was let in for this engine and is not submitted yet: its body is still arriving."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a load request asks for beside what is on disk: settings of the model, and which versions."""
-
-    overrides: Mapping[str, object] = field(default_factory=dict)
-    policy: VersionPolicy | None = None
-
-
-@dataclass(slots=True)
-class Held:
-    """One version of a model. `reason` says why it is in its state, or why its last load failed."""
-
-    state: State = "UNAVAILABLE"
-    reason: str = UNLOADED
-    engine: Engine | None = None
-    fingerprint: str = ""
-    ending: Engine | None = None
-    """The engine that is being unloaded."""
-
-
-class Known(NamedTuple):
-    """One line of the index. `version` is empty for a model that has none."""
-
-    name: str
-    version: str
-    state: State
-    reason: str
 
 
 class Registry:
@@ -91,6 +46,8 @@ class Registry:
         self._operations: set[asyncio.Task[None]] = set()
         self._endings: dict[asyncio.Task[None], Engine] = {}
         self._draining = False
+        self._started_all = False
+        self._tuner = Tuner(self._resize, lambda: self.engines, self._is_loading)
         self.on_ended: Callable[[], object] = bool
         """Called once an engine has ended."""
 
@@ -108,6 +65,9 @@ class Registry:
 
     # -- operations ---------------------------------------------------------------------------------------------------
 
+    def _is_loading(self) -> bool:
+        return not self._started_all or any(lock.locked() for lock in self._locks.values())
+
     async def start(self) -> None:
         """Load what is there, one after the other: models measured at the same time would measure each other.
 
@@ -121,6 +81,7 @@ class Registry:
                 if self._catalog.is_named(name):
                     raise
                 log.error("%s", error.message, extra=fields(model=name, code=error.code))
+        self._started_all = True
 
     async def load(self, name: str, asked: Asked | None = None) -> None:
         """Load a model, or bring it up to date; returns when it serves. Unchanged files are not loaded again.
@@ -226,6 +187,32 @@ class Registry:
         self._put(held, engine, fingerprint)
         return None
 
+    async def _resize(self, engine: Engine, found: Finding) -> None:
+        """Put an engine with as many instances and threads as were found best in an engine's place, if it still has it.
+
+        Raises `SetupError`, `AdmissionError` (draining).
+        """
+        await self._operate(self._put_sized(engine, found))
+
+    async def _put_sized(self, engine: Engine, found: Finding) -> None:
+        async with self._locks.setdefault(engine.name, asyncio.Lock()):
+            held = self._models.get(engine.name, {}).get(int(engine.version))
+            if held is None or held.engine is not engine:
+                return
+            settings = engine.plan.settings
+            sized = Engine(dataclasses.replace(engine.plan, found=found, resolve=lambda _: settings))
+            try:
+                await start_engine(sized)
+                if sized.digest != engine.digest:
+                    raise SetupError(
+                        f"model {engine.name}: its files changed meanwhile; load it again", code="model_load_error"
+                    )
+            except BaseException:
+                await sized.close(0.0)
+                raise
+            sized.goes_on_for(engine)
+            self._put(held, sized, held.fingerprint)
+
     async def _started(self, offer: Offer, version: int, asked: Asked, files: list[Path], stamp: Stamp) -> Engine:
         """A warm engine of files that nobody wrote to meanwhile."""
         source = await asyncio.to_thread(offer.source, version)
@@ -258,6 +245,7 @@ class Registry:
         held.ending = None
         self._metrics.add(engine.metrics)
         self._serving.publish(engine)
+        self._tuner.notice(engine)
         if old is not None:
             self._end(old, None, "a newer load of it has taken its place")
 
@@ -274,6 +262,7 @@ class Registry:
         self._end(engine, held, reason)
 
     def _end(self, engine: Engine, held: Held | None, reason: str) -> None:
+        self._tuner.drop(engine)
         ending = asyncio.ensure_future(self._finish(engine, held, reason))
         self._endings[ending] = engine
         ending.add_done_callback(self._ended)
@@ -343,6 +332,7 @@ class Registry:
     def drain(self) -> None:
         """Refuse new requests, give up loads that run; what is admitted still runs."""
         self._draining = True
+        self._tuner.stop()
         for operation in self._operations:
             operation.cancel()
         for engine in (*self.engines, *self._endings.values()):
@@ -351,6 +341,7 @@ class Registry:
     async def close(self, grace_s: float) -> None:
         """Wait for the admitted, at most so long, then end every process."""
         self.drain()
+        await self._tuner.close()
         if self._operations:
             await asyncio.wait(self._operations)
         endings = dict(self._endings)

@@ -16,7 +16,7 @@ from forebay.core.errors import ForebayError
 from forebay.core.request import Outputs, Request, payload_array
 from forebay.core.settings import ServerSettings
 from forebay.core.tensors import Array
-from forebay.engine.client import EngineState, EngineStatistics
+from forebay.engine.client import EngineState, EngineStatistics, Tuning
 from forebay.models.signature import Signature, TensorSpec
 
 Function = Callable[..., Sequence[Array]]
@@ -33,6 +33,7 @@ class FunctionEngine:
     labels: Sequence[str] = ()
     label_file = ""
     facts: Mapping[str, str] = MappingProxyType({"batching": "batches of up to 64 rows"})
+    tuning: Tuning | None = None
 
     def __init__(self, name: str, signature: Signature, function: Function) -> None:
         self.name = name

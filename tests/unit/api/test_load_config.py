@@ -12,7 +12,9 @@ from tests.unit.api.conftest import FunctionEngine
 from forebay.api.documents import model_config
 from forebay.api.load_config import asked_of
 from forebay.core.errors import RequestError
+from forebay.engine.client import Tuning
 from forebay.models.repository import VersionPolicy
+from forebay.models.signature import Signature
 
 
 def asked(config: Any, engine: FunctionEngine | None = None) -> Any:
@@ -90,3 +92,16 @@ def test_the_present_configuration_is_one_that_can_be_asked_for(engines: dict[st
     config["output"][0]["data_type"] = "TYPE_STRING"
     with pytest.raises(RequestError, match="output"):
         asked(config, engine)
+
+
+def test_what_is_told_of_measuring_may_come_back_later() -> None:
+    engine = FunctionEngine("mlp", Signature((), ()), lambda: ())
+    engine.tuning = Tuning("measuring", "", {"2x1": 123456.7})
+    config = msgspec.to_builtins(model_config(engine))
+    assert config["parameters"]["forebay.tuning_state"] == {"string_value": "measuring"}
+    assert config["parameters"]["forebay.tuning_rows_per_s"] == {"string_value": "2x1=123457"}
+    sent = {"parameters": config["parameters"]}
+    engine.tuning = Tuning("settled", "2x1")
+    assert asked(sent, engine).overrides == {}
+    with pytest.raises(RequestError, match="parameters"):
+        asked({"parameters": {**config["parameters"], "mine": {"string_value": "1"}}}, engine)

@@ -171,3 +171,14 @@ def test_all_processes_of_a_server_are_seen_and_stopped() -> None:
             os.kill(pid, 15)
         stop(process)
     assert session_processes(process.pid) == []
+
+
+def test_the_report_says_what_auto_took_and_what_it_reached() -> None:
+    rates = {"1x1": spread([90.0, 110.0]), "2x1": spread([200.0, 210.0]), "auto": spread([198.0, 207.9])}
+    found = {"chosen": {"tuning_chosen": "2x1"}, "rates": rates, "best": "2x1", "of_best": spread([0.98, 1.0])}
+    results = {"machine": {}, "sizing": {"minilm": found}}
+    lines = [line for line in report._sizing(results["sizing"]) if line.startswith("| minilm")]
+    assert lines == ["| minilm | 1x1 100, 2x1 205 | 2x1 | 203 | 0.99x (0.98 to 1.00) of 2x1 |"]
+    assert [(point.number, point.measured, point.least_met, point.aim_met) for point in points(results)] == [
+        ("auto", "0.99x", True, True)
+    ]

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from forebay.batching import LatencyModel
-from forebay.engine.costs_file import CostsFile, cpu_name
+from forebay.core.settings import ModelSettings
+from forebay.engine.costs_file import ChoiceFile, CostsFile, cpu_name
+from forebay.engine.sizing import Finding, Size
 from forebay.models.source import ModelSource
 
 
@@ -157,3 +159,58 @@ def test_a_folder_in_the_files_place_leaves_nothing_behind(
 
 def test_the_processor_has_a_name() -> None:
     assert cpu_name()
+
+
+AUTO = ModelSettings(instances="auto", threads="auto")
+FOUND = Finding(Size(1, 2), {Size(2, 1): 10.0, Size(1, 2): 12.5}, "2x2 failed: no memory")
+
+
+def choices(data_dir: Path, source: ModelSource, settings: ModelSettings = AUTO, cores: int = 2) -> ChoiceFile:
+    return ChoiceFile(data_dir, source, "d1", settings, cores)
+
+
+def test_a_choice_is_kept_beside_the_costs(data_dir: Path, source: ModelSource) -> None:
+    CostsFile(data_dir, source, "d1", 2).save(learned())
+    assert choices(data_dir, source).load() is None
+    choices(data_dir, source).save(FOUND)
+    assert choices(data_dir, source).load() == FOUND
+    assert CostsFile(data_dir, source, "d1", 2).load(64) is not None
+    assert [path.name for path in (data_dir / "latency").iterdir()] == ["d1.json"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "cores"),
+    [
+        (AUTO, 4),
+        (ModelSettings(instances="auto", threads=2), 2),
+        (ModelSettings(instances=1, threads="auto"), 2),
+        (ModelSettings(instances="auto", threads="auto", max_batch_rows=1), 2),
+        (ModelSettings(instances="auto", threads="auto", batching="off"), 2),
+    ],
+)
+def test_a_choice_is_good_for_what_it_was_measured_with(
+    data_dir: Path, source: ModelSource, settings: ModelSettings, cores: int
+) -> None:
+    choices(data_dir, source).save(FOUND)
+    assert choices(data_dir, source, settings, cores).load() is None
+
+
+def test_a_choice_may_be_shipped_beside_the_model(data_dir: Path, source: ModelSource, tmp_path: Path) -> None:
+    choices(data_dir, source).save(FOUND)
+    (data_dir / "latency" / "d1.json").replace(Path(source.path).with_name("latency.json"))
+    assert choices(tmp_path / "elsewhere", source).load() == FOUND
+
+
+@pytest.mark.parametrize("chosen", ["2", "0x1", "x", "2x-1", 7, None, "99999x1"])
+def test_a_choice_that_cannot_be_is_measured_again(
+    data_dir: Path, source: ModelSource, chosen: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = choices(data_dir, source)
+    file.save(FOUND)
+    document = json.loads(file.path.read_text())
+    (entry,) = document.values()
+    entry["chosen"] = chosen
+    file.path.write_text(json.dumps(document))
+    with caplog.at_level(logging.WARNING):
+        assert file.load() is None
+    assert "measured again" in caplog.text

@@ -17,6 +17,7 @@ from forebay.core.request import Outputs
 from forebay.core.tensors import Array
 from forebay.engine import arena, assemble, frames
 from forebay.engine.instance import Instance, LoadPlan
+from forebay.engine.kept_inputs import kept_of
 from forebay.models.signature import Signature
 from forebay.models.source import ModelSource
 
@@ -217,3 +218,22 @@ async def test_a_model_that_does_not_load_says_why(tmp_path: Path, old: str, new
     async with started(source) as (_, owner):
         assert owner.ready == []
         assert reason in owner.lost[0]
+
+
+async def test_it_shows_inputs_to_measure_with(tmp_path: Path) -> None:
+    async with started(tiny(tmp_path)) as (instance, owner):
+        header, payload = await instance.show(6, 1 << 20)
+        kept = kept_of(header.requests, payload)
+        assert len(kept) == 6
+        assert {len(item.payloads[0]) for item in kept} == {4 * item.shapes[0][0] for item in kept}
+        header, _ = await instance.show(6, 1)
+        assert len(header.requests) == 1, "one always, however large"
+        send(instance, owner, np.array([1.0]))
+        await eventually(lambda: owner.done)
+
+
+async def test_a_death_ends_the_wait_for_inputs(tmp_path: Path) -> None:
+    async with started(tiny(tmp_path)) as (instance, _):
+        instance.kill("a test")
+        with pytest.raises(ConnectionError):
+            await instance.show(6, 1 << 20)

@@ -271,3 +271,17 @@ def test_bytes_that_are_nested_or_empty_are_found_in_examples() -> None:
     )
     rows = measure.Samples(runtime).rows(3, 0)["t"]
     assert rows.reshape(-1).tolist() == [b"deep", b"", b"a"]
+
+
+def test_single_rows_over_all_lengths_in_turns() -> None:
+    samples = measure.Samples(FunctionRuntime(lengths, [TEXT]))
+    singles = samples.singly(8)
+    assert [len(single["t"][0][0]) for single in singles] == [*measure.TEXT_LENGTHS_BYTES] * 2
+    assert singles[0]["t"].shape[0] == 1
+    fixed = measure.Samples(FunctionRuntime(lambda x: x)).singly(3)
+    assert [single["x"].shape for single in fixed] == [(1, 3)] * 3
+    assert not np.array_equal(fixed[0]["x"], fixed[1]["x"])
+    given = measure.Samples(FunctionRuntime(lengths, [TEXT], examples=[{"t": "one"}, {"t": "three"}])).singly(3)
+    assert [single["t"].tolist() for single in given] == [[[b"one"]], [[b"three"]], [[b"one"]]]
+    whole = measure.Samples(FunctionRuntime(lambda x: x, [TensorSpec("x", "FP32", (-1, 2))], batched=False))
+    assert all(single["x"].ndim == 2 for single in whole.singly(5))

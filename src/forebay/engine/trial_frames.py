@@ -1,0 +1,40 @@
+"""What a measuring process is asked and what it tells; `frames` says how a frame looks."""
+
+from __future__ import annotations
+
+import msgspec
+
+from forebay.core.settings import ModelSettings
+from forebay.engine.kept_inputs import KeptRequest
+from forebay.engine.sizing import Size
+from forebay.models.source import ModelSource
+
+TRY, MEASURED, FOUND = 31, 32, 33
+
+
+class Order(msgspec.Struct, array_like=True):
+    """TRY: what to measure. `usual` is what serves now; `kept`: inputs of live requests, none where there were none."""
+
+    source: ModelSource
+    settings: ModelSettings
+    data_dir: str
+    shared_memory_bytes: int
+    cores: int
+    usual: Size
+    groups: list[list[Size]]
+    budget_s: float
+    kept: list[KeptRequest]
+
+
+class Measured(msgspec.Struct, array_like=True):
+    """MEASURED: rows a second of one round."""
+
+    rates: list[tuple[Size, float]]
+
+
+class Found(msgspec.Struct, array_like=True):
+    """FOUND: the end."""
+
+    chosen: Size
+    rates: list[tuple[Size, float]]
+    reason: str

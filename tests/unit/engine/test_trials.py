@@ -1,0 +1,166 @@
+"""The process that measures, for real: on a small model, to its end, and cut short."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+import pytest
+from tests.unit.engine.started import MODEL, Gate, eventually, plan_of, running, tiny
+
+from forebay.core.settings import ModelSettings
+from forebay.engine import setup
+from forebay.engine.kept_inputs import KeptRequest
+from forebay.engine.sizing import Finding, Size
+from forebay.engine.trial_frames import Order
+from forebay.engine.trials import order_for, run_trial
+from forebay.models.source import ModelSource
+
+GROUPS = [[Size(2, 1), Size(1, 1)]]
+
+
+def order_of(source: ModelSource, data_dir: Path, **changes: Any) -> Order:
+    order = Order(
+        source=source,
+        settings=ModelSettings(instances="auto", threads="auto", warm_up_s=0.0),
+        data_dir=str(data_dir),
+        shared_memory_bytes=1 << 16,
+        cores=2,
+        usual=Size(2, 1),
+        groups=GROUPS,
+        budget_s=20.0,
+        kept=[],
+    )
+    return msgspec.structs.replace(order, **changes)
+
+
+def measuring() -> list[psutil.Process]:
+    """The processes that this one has started, and theirs."""
+    return [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+
+
+def quick(source: ModelSource) -> ModelSource:
+    """The tiny model as one whose rows may share a batch."""
+    path = Path(source.path)
+    text = path.read_text().replace('"y": ("FP32", [-1]), "rows": ("INT32", [])', '"y": ("FP32", [-1])')
+    path.write_text(text.replace("return x * 2, np.full(len(x), len(x))", "return x * 2"))
+    return source
+
+
+async def test_it_measures_every_candidate_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    rounds: list[Mapping[Size, float]] = []
+    found = await run_trial(order_of(quick(tiny(tmp_path)), tmp_path), rounds.append)
+    assert found.chosen in GROUPS[0]
+    assert (set(found.rates), found.reason) == (set(GROUPS[0]), "")
+    assert all(rate > 0 for rate in found.rates.values())
+    assert len(rounds) >= 3
+    assert all(set(rates) == set(GROUPS[0]) for rates in rounds[:3])
+    await eventually(lambda: not measuring())
+    assert list((tmp_path / "latency").iterdir()), "what candidates cost is kept"
+
+
+@pytest.mark.parametrize(
+    "answer", ["return x * 2, np.full(len(x), len(x))", "yield x * 2, np.full(len(x), 1)"], ids=["alone", "streams"]
+)
+async def test_it_measures_models_that_do_not_batch_and_models_that_stream(tmp_path: Path, answer: str) -> None:
+    source = tiny(tmp_path, text=MODEL.replace("return x * 2, np.full(len(x), len(x))", answer))
+    found = await run_trial(order_of(source, tmp_path, budget_s=4.0), lambda rates: None)
+    assert found.reason == ""
+    assert set(found.rates) == set(GROUPS[0])
+
+
+async def test_it_measures_with_the_inputs_of_live_requests(tmp_path: Path) -> None:
+    source = quick(tiny(tmp_path))
+    path = Path(source.path)
+    marker = '        with open(os.path.join(HERE, "calls")'
+    path.write_text(
+        path.read_text().replace(
+            marker,
+            f'        if 77 in x:\n            open(os.path.join(HERE, "seen"), "w").close()\n{marker}',
+        )
+    )
+    kept = [KeptRequest([(2,)], [np.array([77.0, 1.0], "<f4").tobytes()])]
+    await run_trial(order_of(source, tmp_path, kept=kept), lambda rates: None)
+    assert (tmp_path / "seen").exists()
+
+
+async def test_inputs_that_the_model_refuses_are_the_reason(tmp_path: Path) -> None:
+    kept = [KeptRequest([(1,)], [np.array([-1.0], "<f4").tobytes()])]
+    found = await run_trial(order_of(quick(tiny(tmp_path)), tmp_path, kept=kept), lambda rates: None)
+    assert (found.chosen, found.rates) == (Size(2, 1), {})
+    assert "minus one" in found.reason
+
+
+async def test_a_model_that_does_not_load_is_the_reason(tmp_path: Path) -> None:
+    source = tiny(tmp_path, text="raise ValueError('no weights')")
+    found = await run_trial(order_of(source, tmp_path), lambda rates: None)
+    assert (found.chosen, found.rates) == (Size(2, 1), {})
+    assert "no weights" in found.reason
+    await eventually(lambda: not measuring())
+
+
+async def test_a_model_that_never_answers_costs_its_time_and_no_more(tmp_path: Path) -> None:
+    source = quick(tiny(tmp_path))
+    Gate(tmp_path).close()
+    found = await run_trial(order_of(source, tmp_path, budget_s=1.5), lambda rates: None)
+    assert (found.chosen, found.rates) == (Size(2, 1), {})
+    assert "in time" in found.reason
+    await eventually(lambda: not measuring())
+
+
+async def test_cancelling_ends_every_process_of_it(tmp_path: Path) -> None:
+    rounds: list[Mapping[Size, float]] = []
+    trial = asyncio.ensure_future(run_trial(order_of(quick(tiny(tmp_path)), tmp_path), rounds.append))
+    await eventually(lambda: rounds)
+    assert measuring()
+    trial.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trial
+    await eventually(lambda: not measuring())
+
+
+async def test_the_death_of_the_process_is_a_finding(tmp_path: Path) -> None:
+    rounds: list[Mapping[Size, float]] = []
+    trial = asyncio.ensure_future(run_trial(order_of(quick(tiny(tmp_path)), tmp_path), rounds.append))
+    await eventually(lambda: rounds)
+    for child in psutil.Process().children():
+        if "forebay.engine.trial" in child.cmdline():
+            child.kill()
+    found = await trial
+    assert (found.chosen, found.rates, "has died" in found.reason) == (Size(2, 1), {}, True)
+    await eventually(lambda: not measuring())
+
+
+async def test_an_order_is_made_for_what_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(tiny(tmp_path), tmp_path, instances="auto", threads=2, labels=None)
+    plan.cores = 4
+    async with running(plan) as engine:
+        order = order_for(engine)
+        assert isinstance(order, Order)
+        assert (order.usual, order.groups) == (Size(2, 2), [[Size(2, 2), Size(1, 2)]])
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(order), type=Order).groups == order.groups
+        monkeypatch.setattr(setup, "_available_bytes", lambda: 1 << 20)
+        assert "memory for 0 more instances" in str(order_for(engine))
+        plan.cores = 2
+        plan.settings = msgspec.structs.replace(plan.settings, instances=2)
+        assert "only 2x2 is possible" in str(order_for(engine))
+
+
+async def test_what_was_found_is_what_an_engine_starts_with(tmp_path: Path) -> None:
+    plan = plan_of(tiny(tmp_path), tmp_path, instances="auto", threads="auto")
+    plan.cores = 4
+    async with running(plan) as engine:
+        assert (engine.instances, engine.plan.threads) == (4, 1)
+        assert engine.choices is not None
+        engine.choices.save(Finding(Size(2, 2), {Size(2, 2): 5.0}))
+    again = plan_of(plan.source, tmp_path, instances="auto", threads="auto")
+    again.cores = 4
+    async with running(again) as engine:
+        assert (engine.instances, engine.plan.threads) == (2, 2)
+        assert engine.tuning is not None
+        assert (engine.tuning.state, engine.tuning.chosen) == ("settled", "2x2")
