@@ -28,6 +28,8 @@ class Plan:
     shapes_s: float
     first_pieces: int
     """Streams of one turn."""
+    fair_rounds: int
+    fair_s: float
 
 
 FULL = Plan(
@@ -44,6 +46,8 @@ FULL = Plan(
     idle_s=20.0,
     shapes_s=10.0,
     first_pieces=3000,
+    fair_rounds=3,
+    fair_s=15.0,
 )
 QUICK = Plan(
     rounds=2,
@@ -59,4 +63,6 @@ QUICK = Plan(
     idle_s=5.0,
     shapes_s=4.0,
     first_pieces=1000,
+    fair_rounds=1,
+    fair_s=8.0,
 )

@@ -26,6 +26,7 @@ from benchmarks.plan import FULL, QUICK  # noqa: E402
 from benchmarks.pools import build_example  # noqa: E402
 from benchmarks.servers import ServerFailedError  # noqa: E402
 from benchmarks.workloads import (  # noqa: E402
+    fairness,
     idle,
     images,
     minilm,
@@ -50,11 +51,12 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "open_loop": open_loop.run,
     "streaming": streaming.run,
     "trees": trees.run,
+    "fairness": fairness.run,
 }
 EXAMPLES = {
-    "mlp": {"mlp", "one_client", "mixed", "idle"},
-    "images": {"images", "mixed"},
-    "minilm": {"minilm", "idle", "open_loop"},
+    "mlp": {"mlp", "one_client", "mixed", "idle", "fairness"},
+    "images": {"images", "mixed", "fairness"},
+    "minilm": {"minilm", "idle", "open_loop", "fairness"},
 }
 """Which workloads need which of the examples built; building does nothing where the files are up to date."""
 

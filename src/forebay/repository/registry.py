@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import msgspec
 
 from forebay.core.errors import AdmissionError, ForebayError, RequestError, SetupError
+from forebay.engine.cores import Cores
 from forebay.engine.engine import Engine
 from forebay.engine.setup import start_engine
 from forebay.models.repository import Stamp, VersionPolicy, digest_of_files, stamp_of
@@ -80,11 +81,15 @@ class Known(NamedTuple):
 class Registry:
     """Loads, reloads and unloads models. `load` and `unload` are safe to call at any time, from several places."""
 
-    def __init__(self, catalog: Catalog, plan_of: PlanOf, serving: Serving, metrics: Metrics) -> None:
+    def __init__(
+        self, catalog: Catalog, plan_of: PlanOf, serving: Serving, metrics: Metrics, cores: Cores | None = None
+    ) -> None:
+        """`cores`: what its engines share by weight; None: the operating system sees to that."""
         self._catalog = catalog
         self._plan_of = plan_of
         self._serving = serving
         self._metrics = metrics
+        self._cores = cores
         self._models: dict[str, dict[int, Held]] = {}
         self._policies: dict[str, VersionPolicy] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -241,6 +246,9 @@ class Registry:
         except BaseException:
             await engine.close(0.0)
             raise
+        settings = engine.plan.settings
+        if self._cores is not None and set(settings.devices) == {"cpu"}:
+            self._cores.join(engine, settings.weight, settings.threads)
         return engine
 
     # -- in and out of service ----------------------------------------------------------------------------------------
@@ -290,12 +298,17 @@ class Registry:
         while self._serving.holds(engine):  # noqa: ASYNC110 - an event would cost every request
             await asyncio.sleep(HELD_LOOK_S)
         engine.drain(f"this version was unloaded: {reason}")
-        await engine.close(None)
+        await self._close(engine, None)
         if held is not None and held.ending is engine:
             held.ending = None
             self._metrics.remove(engine.metrics)
             if held.state == "UNLOADING":
                 held.state, held.reason = "UNAVAILABLE", reason
+
+    async def _close(self, engine: Engine, grace_s: float | None) -> None:
+        await engine.close(grace_s)
+        if self._cores is not None:
+            self._cores.leave(engine)
 
     # -- what is told -------------------------------------------------------------------------------------------------
 
@@ -355,11 +368,11 @@ class Registry:
             await asyncio.wait(self._operations)
         endings = dict(self._endings)
         waits = asyncio.wait(endings, timeout=grace_s) if endings else asyncio.sleep(0)
-        await asyncio.gather(waits, *(engine.close(grace_s) for engine in self.engines))
+        await asyncio.gather(waits, *(self._close(engine, grace_s) for engine in self.engines))
         for ending, engine in endings.items():
             if not ending.done():
                 ending.cancel()
-                await engine.close(0.0)
+                await self._close(engine, 0.0)
 
 
 def _look(files: list[Path]) -> tuple[Stamp, str]:
