@@ -8,9 +8,11 @@ and 3:1. The generators share the server's cores.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,6 +143,7 @@ def _kept(run: Json, able_per_s: float) -> float:
 
 
 def _light(server: Server, pool: SplitPool, rate: float, seconds: float, seed: int, warm_s: float = 2.0) -> Json:
+    start, busy_s, server_s, own_s = time.perf_counter(), busy_core_s(), server.cpu_s(), time.process_time()
     result, _ = open_loop(
         server,
         pool,
@@ -153,7 +156,16 @@ def _light(server: Server, pool: SplitPool, rate: float, seconds: float, seed: i
         check=None,
         seed=seed,
     )
-    return load_json(result)
+    figures = load_json(result)
+    ours_s = server.cpu_s() - server_s + time.process_time() - own_s
+    figures["other_cores"] = (busy_core_s() - busy_s - ours_s) / (time.perf_counter() - start)
+    return figures
+
+
+def busy_core_s() -> float:
+    """Core seconds that the whole machine has worked, from /proc (Linux)."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -173,7 +185,8 @@ def _tell(bench: Bench, label: str, runs: dict[str, list[Json]]) -> None:
     bench.tell(
         f"{label}: p99 alone {_p99(alone):.2f} ms, beside {_p99(beside):.2f} ms, {_p99(beside) / _p99(alone):.2f}x; "
         f"p50 {alone['latency_ms']['p50']:.2f} and {beside['latency_ms']['p50']:.2f}; generator late p99 "
-        f"{alone['lateness_ms']['p99']:.1f} and {beside['lateness_ms']['p99']:.1f} ms; light {beside['statuses']}; "
+        f"{alone['lateness_ms']['p99']:.1f} and {beside['lateness_ms']['p99']:.1f} ms; others {alone['other_cores']:.2f} and "
+        f"{beside['other_cores'] - heavy['cpu_share']:.2f} cores; light {beside['statuses']}; "
         f"heavy {heavy['goodput_per_s']:.0f}/s, {heavy['statuses']}"
     )
 

@@ -15,7 +15,7 @@ from forebay.api.documents import ModelConfig
 from forebay.api.elements import show
 from forebay.core.errors import RequestError, SetupError
 from forebay.models.repository import VersionPolicy, read_policy
-from forebay.repository.registry import Asked
+from forebay.repository.on_demand import Asked
 
 _TAKEN = "max_batch_size, instance_group, dynamic_batching, version_policy"
 

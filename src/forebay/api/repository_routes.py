@@ -23,7 +23,8 @@ from forebay.api.load_config import asked_of
 from forebay.api.problems import Answer
 from forebay.api.routing import Operation, add, document
 from forebay.core.errors import RequestError
-from forebay.repository.registry import Asked, Registry
+from forebay.repository.on_demand import Asked
+from forebay.repository.registry import Registry
 
 _SAME_PLACE = ("same-origin", "none")
 

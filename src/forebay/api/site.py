@@ -34,7 +34,10 @@ class Site:
         self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
         shares = settings.fair_cores == "auto" and not unshareable()
         cores = Cores(usable_cores()) if shares else None
-        self.registry = Registry(catalog, plan_of, self.inference, self.metrics, cores)
+        limit_bytes = settings.memory_limit_bytes
+        self.registry = Registry(catalog, plan_of, self.inference, self.metrics, cores, limit_bytes)
+        if limit_bytes is not None:
+            self.inference.on_demand = self.registry.on_demand
         self._catalog = catalog
         self._control = ModelControl(self.registry, control_refusal)
         self._watching: asyncio.Task[None] | None = None

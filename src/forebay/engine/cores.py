@@ -14,15 +14,27 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from forebay.batching.fairness import QUANTUM_S, Claim, Fairness, Member
 from forebay.engine.flight import Flight
-from forebay.engine.instance import Instance
 
 CpuClock = Callable[[int], float]
 """Seconds of processor time that the process of this id has used. Raises `OSError` where there is none."""
+
+
+class Worker(Protocol):
+    """An instance, as far as it uses cores; see `Instance`."""
+
+    paused_at: float
+    flights: dict[int, Any]
+
+    @property
+    def pid(self) -> int: ...
+    def oldest(self) -> Any: ...
+    def pause(self, now: float) -> None: ...
+    def resume(self, now: float) -> float: ...
 
 
 class Sharer(Protocol):
@@ -30,7 +42,7 @@ class Sharer(Protocol):
 
     turns: Turns | None
 
-    def instances_at_work(self) -> list[Instance]: ...
+    def instances_at_work(self) -> Sequence[Worker]: ...
 
 
 def cpu_clock(pid: int) -> float:
@@ -55,7 +67,7 @@ class Turn:
 
     __slots__ = ("began_core_s", "claim", "instance", "paused_s", "seen_core_s")
 
-    def __init__(self, instance: Instance, claim: Claim, core_s: float) -> None:
+    def __init__(self, instance: Worker, claim: Claim, core_s: float) -> None:
         self.instance = instance
         self.claim = claim
         self.seen_core_s = core_s
@@ -76,7 +88,7 @@ class Cores:
         self._clock = clock
         self._core_clock = core_clock
         self._members: dict[Sharer, Member] = {}
-        self._turns: dict[Instance, Turn] = {}
+        self._turns: dict[Worker, Turn] = {}
         self._tick: asyncio.TimerHandle | None = None
         self._chosen = False
         """Whether the last settlement was a choice, so that some may be paused."""
@@ -116,7 +128,7 @@ class Cores:
 
     # -- what the engines tell ----------------------------------------------------------------------------------------
 
-    def begin(self, instance: Instance, member: Member) -> None:
+    def begin(self, instance: Worker, member: Member) -> None:
         """An instance got a batch; more than one is no news."""
         if instance in self._turns:
             return
@@ -125,7 +137,7 @@ class Cores:
             self._turns[instance] = Turn(instance, self._fairness.begin(member), core_s)
             self._changed = True
 
-    def landed(self, instance: Instance, busy_s: float) -> None:
+    def landed(self, instance: Worker, busy_s: float) -> None:
         """A batch came back, `busy_s` seconds after the instance began with it, pauses included."""
         turn = self._turns.get(instance)
         if turn is None:
@@ -140,7 +152,7 @@ class Cores:
         if not instance.flights:
             self.end(instance)
 
-    def end(self, instance: Instance) -> None:
+    def end(self, instance: Worker) -> None:
         """An instance works no longer, or is gone."""
         turn = self._turns.pop(instance, None)
         if turn is not None:
@@ -203,15 +215,15 @@ class Turns:
         self._cores = cores
         self._member = member
 
-    def began(self, instance: Instance) -> None:
+    def began(self, instance: Worker) -> None:
         """A batch was sent to it."""
         self._cores.begin(instance, self._member)
 
-    def landed(self, instance: Instance, busy_s: float) -> None:
+    def landed(self, instance: Worker, busy_s: float) -> None:
         """A batch came back from it."""
         self._cores.landed(instance, busy_s)
 
-    def lost(self, instance: Instance) -> None:
+    def lost(self, instance: Worker) -> None:
         """It is gone."""
         self._cores.end(instance)
 
