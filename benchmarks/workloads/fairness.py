@@ -38,6 +38,8 @@ LIGHT_RATE_MOST = 1000.0
 """Requests a second: more than that is the generator's own load on these cores."""
 CLIENTS = 32
 LATE_BOUND_MS = 5.0
+OTHERS_MOST = 0.15
+"""Cores that programs other than these may use in a round that counts."""
 WEIGHTS = ((1.0, 1.0), (3.0, 1.0))
 
 
@@ -121,14 +123,25 @@ def _pair(bench: Bench, heavy: Subject, light: Subject) -> Json:
                 runs["beside"].append(_light(server, pool, light_rate, seconds, number))
             runs["beside"][-1]["heavy"] = sent
             _tell(bench, label, runs)
+    rounds = [pair for pair in zip(*runs.values(), strict=True) if not any(map(_void, pair))]
     return {
         "heavy_able_per_s": able[heavy.name].throughput_per_s,
         "light_rate_per_s": light_rate,
-        "p99_ratio": spread([_p99(b) / _p99(a) for a, b in zip(*runs.values(), strict=True)]),
-        "heavy_goodput": spread([_kept(run, able[heavy.name].throughput_per_s) for run in runs["beside"]]),
-        "heavy_deadline_share": spread([run["heavy"]["deadline"] / run["heavy"]["sent"] for run in runs["beside"]]),
+        "p99_ratio": _spread([_p99(beside) / _p99(alone) for alone, beside in rounds]),
+        "heavy_kept": _spread([_kept(beside, able[heavy.name].throughput_per_s) for _, beside in rounds]),
+        "heavy_deadline_share": _spread([run["heavy"]["deadline"] / run["heavy"]["sent"] for _, run in rounds]),
+        "void_rounds": len(runs["alone"]) - len(rounds),
         "runs": runs,
     }
+
+
+def _spread(values: list[float]) -> Json | None:
+    return spread(values) if values else None
+
+
+def _void(run: Json) -> bool:
+    others = run["other_cores"] - (run["heavy"]["cpu_share"] if "heavy" in run else 0.0)
+    return bool(run["void"]) or others > OTHERS_MOST
 
 
 def _p99(run: Json) -> float:
@@ -185,8 +198,8 @@ def _tell(bench: Bench, label: str, runs: dict[str, list[Json]]) -> None:
     bench.tell(
         f"{label}: p99 alone {_p99(alone):.2f} ms, beside {_p99(beside):.2f} ms, {_p99(beside) / _p99(alone):.2f}x; "
         f"p50 {alone['latency_ms']['p50']:.2f} and {beside['latency_ms']['p50']:.2f}; generator late p99 "
-        f"{alone['lateness_ms']['p99']:.1f} and {beside['lateness_ms']['p99']:.1f} ms; others {alone['other_cores']:.2f} and "
-        f"{beside['other_cores'] - heavy['cpu_share']:.2f} cores; light {beside['statuses']}; "
+        f"{alone['lateness_ms']['p99']:.1f} and {beside['lateness_ms']['p99']:.1f} ms; "
+        f"others {alone['other_cores']:.2f} and {beside['other_cores'] - heavy['cpu_share']:.2f} cores; light {beside['statuses']}; "
         f"heavy {heavy['goodput_per_s']:.0f}/s, {heavy['statuses']}"
     )
 

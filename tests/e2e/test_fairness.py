@@ -149,5 +149,3 @@ def test_off_leaves_it_to_the_operating_system(models: list[str], tmp_path: Path
             while len(heavy) < 40 or len(light) < 40:
                 assert not stopped(served)
         assert {answer.status_code for answer in (*heavy, *light)} == {200}
-
-

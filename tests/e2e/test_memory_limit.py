@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.e2e import repository
 from tests.e2e.repository import ask, control, index, put, settings
@@ -119,7 +120,7 @@ def test_a_load_that_finds_no_room_is_refused_for_now(models: Path, tmp_path: Pa
         assert ask(served, name="third") == 3
 
 
-def _ways(served: Served) -> list[Callable[[], repository.httpx.Response]]:
+def _ways(served: Served) -> list[Callable[[], httpx.Response]]:
     return [lambda: served.infer("third", [1.0]), lambda: control(served, "load", "third")]
 
 

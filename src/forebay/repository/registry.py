@@ -9,9 +9,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any
 
 import msgspec
 
@@ -22,6 +21,7 @@ from forebay.engine.engine import Engine
 from forebay.engine.setup import start_engine
 from forebay.models.repository import Stamp, VersionPolicy, digest_of_files, stamp_of
 from forebay.repository.catalog import Catalog, Offer
+from forebay.repository.held import UNLOADED, Held, Known, Serving, State
 from forebay.repository.memory import MemoryLimit
 from forebay.repository.on_demand import Asked, OnDemand, Parked
 from forebay.repository.plans import PlanOf
@@ -32,46 +32,6 @@ log = logging.getLogger("forebay.repository")
 
 HELD_LOOK_S = 0.02
 """How often it is looked whether a request still arrives for an engine that has been replaced."""
-
-State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
-UNLOADED = "unloaded"
-
-
-class Serving(Protocol):
-    """Where requests come from."""
-
-    def publish(self, engine: Engine) -> None:
-        """From now on requests for its model and version go to this engine, in place of any other."""
-        ...
-
-    def retract(self, engine: Engine) -> None:
-        """No new request goes to this engine."""
-        ...
-
-    def holds(self, engine: Engine) -> bool:
-        """Whether a request was let in for this engine and is not submitted yet: its body is still arriving."""
-        ...
-
-
-@dataclass(slots=True)
-class Held:
-    """One version of a model. `reason` says why it is in its state, or why its last load failed."""
-
-    state: State = "UNAVAILABLE"
-    reason: str = UNLOADED
-    engine: Engine | None = None
-    fingerprint: str = ""
-    ending: Engine | None = None
-    """The engine that is being unloaded."""
-
-
-class Known(NamedTuple):
-    """One line of the index. `version` is empty for a model that has none."""
-
-    name: str
-    version: str
-    state: State
-    reason: str
 
 
 class Registry:

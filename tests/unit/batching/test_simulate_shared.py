@@ -30,9 +30,7 @@ LONG = Tenant(
     Linear(0.04, 0.001), poisson(3 * 2 * 16 / 0.056), slo_s=0.5, policy=Policy(max_batch_rows=16), noise=Noise(0.05)
 )
 """Batches of 56 ms, asked for three times what two cores can do."""
-SINGLY = Tenant(
-    Linear(0.012), poisson(3 * 2 / 0.012), slo_s=0.5, policy=Policy(batching=False), noise=Noise(0.3)
-)
+SINGLY = Tenant(Linear(0.012), poisson(3 * 2 / 0.012), slo_s=0.5, policy=Policy(batching=False), noise=Noise(0.3))
 """12 ms each, one at a time, three times too many."""
 LIGHT = Tenant(Linear(0.01), poisson(0.35 * 1 / 0.01), policy=Policy(batching=False), noise=Noise(0.3))
 """35 % of its half of the machine."""
