@@ -199,7 +199,8 @@ def _tell(bench: Bench, label: str, runs: dict[str, list[Json]]) -> None:
         f"{label}: p99 alone {_p99(alone):.2f} ms, beside {_p99(beside):.2f} ms, {_p99(beside) / _p99(alone):.2f}x; "
         f"p50 {alone['latency_ms']['p50']:.2f} and {beside['latency_ms']['p50']:.2f}; generator late p99 "
         f"{alone['lateness_ms']['p99']:.1f} and {beside['lateness_ms']['p99']:.1f} ms; "
-        f"others {alone['other_cores']:.2f} and {beside['other_cores'] - heavy['cpu_share']:.2f} cores; light {beside['statuses']}; "
+        f"others {alone['other_cores']:.2f} and {beside['other_cores'] - heavy['cpu_share']:.2f} cores; "
+        f"light {beside['statuses']}; "
         f"heavy {heavy['goodput_per_s']:.0f}/s, {heavy['statuses']}"
     )
 

@@ -104,7 +104,7 @@ def test_a_model_in_use_is_not_unloaded(models: Path, tmp_path: Path) -> None:
 def test_a_load_that_finds_no_room_is_refused_for_now(models: Path, tmp_path: Path) -> None:
     with serving(tmp_path, *arguments(models)) as served:
         clients = [
-            threading.Thread(target=lambda name=name: ask(served, rows=[6000.0], name=name))  # type: ignore[misc]
+            threading.Thread(target=lambda name=name: ask(served, rows=[6000.0], name=name))
             for name in ("first", "second")
         ]
         for client in clients:
