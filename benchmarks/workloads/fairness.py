@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,15 +123,19 @@ def _pair(bench: Bench, heavy: Subject, light: Subject) -> Json:
                 runs["beside"].append(_light(server, pool, light_rate, seconds, number))
             runs["beside"][-1]["heavy"] = sent
             _tell(bench, label, runs)
-    rounds = [pair for pair in zip(*runs.values(), strict=True) if not any(map(_void, pair))]
+    able_per_s = able[heavy.name].throughput_per_s
+    return {"light_rate_per_s": light_rate, **pair_result(runs["alone"], runs["beside"], able_per_s), "runs": runs}
+
+
+def pair_result(alone: Sequence[Json], beside: Sequence[Json], able_per_s: float) -> Json:
+    """The figures of one pair over its valid rounds; `able_per_s`: what the heavy one does alone."""
+    rounds = [pair for pair in zip(alone, beside, strict=True) if not any(map(_void, pair))]
     return {
-        "heavy_able_per_s": able[heavy.name].throughput_per_s,
-        "light_rate_per_s": light_rate,
-        "p99_ratio": _spread([_p99(beside) / _p99(alone) for alone, beside in rounds]),
-        "heavy_kept": _spread([_kept(beside, able[heavy.name].throughput_per_s) for _, beside in rounds]),
-        "heavy_deadline_share": _spread([run["heavy"]["deadline"] / run["heavy"]["sent"] for _, run in rounds]),
-        "void_rounds": len(runs["alone"]) - len(rounds),
-        "runs": runs,
+        "heavy_able_per_s": able_per_s,
+        "p99_ratio": _spread([_p99(two) / _p99(one) for one, two in rounds]),
+        "heavy_kept": _spread([two["heavy"]["goodput_per_s"] / able_per_s for _, two in rounds]),
+        "heavy_deadline_share": _spread([two["heavy"]["deadline"] / two["heavy"]["sent"] for _, two in rounds]),
+        "void_rounds": len(alone) - len(rounds),
     }
 
 
@@ -147,12 +151,6 @@ def _void(run: Json) -> bool:
 def _p99(run: Json) -> float:
     p99_ms: float = run["latency_ms"]["p99"]
     return p99_ms
-
-
-def _kept(run: Json, able_per_s: float) -> float:
-    """What the heavy one still does, of what it could do alone."""
-    goodput_per_s: float = run["heavy"]["goodput_per_s"]
-    return goodput_per_s / able_per_s
 
 
 def _light(server: Server, pool: SplitPool, rate: float, seconds: float, seed: int, warm_s: float = 2.0) -> Json:

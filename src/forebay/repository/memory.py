@@ -92,7 +92,7 @@ class MemoryLimit:
             )
         end = time.monotonic() + IDLE_WAIT_S
         while True:
-            loaded = await asyncio.to_thread(self._loaded, engine)
+            loaded = await self._loaded(engine)
             room = make_room(loaded, need_bytes, self.limit_bytes)
             if room.over_bytes <= 0 and (self.unloads or not room.unload):
                 break
@@ -110,21 +110,19 @@ class MemoryLimit:
         for name in room.unload:
             await self._unload(name, f"unloaded to make room for {engine.name} ({LIMIT}); the next request loads it")
 
-    def _loaded(self, without: Engine) -> list[Loaded]:
+    async def _loaded(self, without: Engine) -> list[Loaded]:
         """What holds memory now, by model. Versions of one model count together."""
-        found: dict[str, Loaded] = {}
+        by_model: dict[str, list[Engine]] = {}
         for engine in self._engines():
-            if engine is without:
-                continue
-            used = max(engine.statistics().last_inference_ms / 1e3, self._loaded_at.get(engine, 0.0))
-            in_use = engine.in_flight > 0 or engine.state == "draining" or engine.name == without.name
-            held = self._measure(_pids(engine))
-            known = found.get(engine.name)
-            if known is not None:
-                held += known.held_bytes
-                used, in_use = max(used, known.last_used), in_use or known.in_use
-            found[engine.name] = Loaded(engine.name, held, used, in_use)
-        return list(found.values())
+            if engine is not without:
+                by_model.setdefault(engine.name, []).append(engine)
+        found: list[Loaded] = []
+        for name, engines in by_model.items():
+            used = max(max(one.statistics().last_inference_ms / 1e3, self._loaded_at.get(one, 0.0)) for one in engines)
+            in_use = any(one.in_flight > 0 or one.state == "draining" for one in engines) or name == without.name
+            pids = [pid for one in engines for pid in _pids(one)]
+            found.append(Loaded(name, await asyncio.to_thread(self._measure, pids), used, in_use))
+        return found
 
 
 def _size_bytes(files: Sequence[Path]) -> int:

@@ -244,7 +244,8 @@ class Registry:
                 await self._memory.after(engine)
         except AdmissionError:
             await engine.close(0.0)
-            self.on_demand.park(source.name, Parked(asked, engine.plan.settings.default_timeout_s))
+            if not any(held.engine for held in self._models[source.name].values()):
+                self.on_demand.park(source.name, Parked(asked, engine.default_timeout_s))
             raise
         except BaseException:
             await engine.close(0.0)
@@ -309,9 +310,11 @@ class Registry:
                 held.state, held.reason = "UNAVAILABLE", reason
 
     async def _close(self, engine: Engine, grace_s: float | None) -> None:
-        await engine.close(grace_s)
-        if self._cores is not None:
-            self._cores.leave(engine)
+        try:
+            await engine.close(grace_s)
+        finally:
+            if self._cores is not None:
+                self._cores.leave(engine)
 
     # -- what is told -------------------------------------------------------------------------------------------------
 
