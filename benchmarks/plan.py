@@ -31,6 +31,8 @@ class Plan:
     sizing_rounds: int
     sizing_s: float
     """One timed turn of one setting; MiniLM's are twice as long."""
+    fair_rounds: int
+    fair_s: float
 
 
 FULL = Plan(
@@ -49,6 +51,8 @@ FULL = Plan(
     first_pieces=3000,
     sizing_rounds=10,
     sizing_s=2.0,
+    fair_rounds=3,
+    fair_s=15.0,
 )
 QUICK = Plan(
     rounds=2,
@@ -66,4 +70,6 @@ QUICK = Plan(
     first_pieces=1000,
     sizing_rounds=4,
     sizing_s=2.0,
+    fair_rounds=1,
+    fair_s=8.0,
 )

@@ -89,5 +89,9 @@ def _rest(results: Results) -> Iterator[Point]:
     if streaming := results.get("streaming"):
         what = "first piece of a streaming model, over the model's own time"
         yield _at_most("7", what, streaming["added_ms"]["median"], 1, 0.3, " ms")
+    for pair, found in ((results.get("fairness") or {}).get("pairs") or {}).items():
+        if found["p99_ratio"] is not None:
+            what = f"{pair}, the first at 3x overload: the other's p99 against alone"
+            yield _at_most("8", what, found["p99_ratio"]["median"], 2, 1.3, "x")
     for label, added in ((results.get("mixed") or {}).get("added_p99_ms") or {}).items():
         yield _at_most("13", f"MLP client's p99 with {label}: added", added["median"], 5, 2, " ms")

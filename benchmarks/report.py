@@ -39,6 +39,7 @@ def report_lines(results: Results) -> Iterator[str]:
     yield from _one_client(results.get("one_client"))
     yield from _open_loop(results.get("open_loop"))
     yield from _mixed(results.get("mixed"))
+    yield from _fairness(results.get("fairness"))
     yield from _rest(results)
     yield from _sizing(results.get("sizing"))
     yield from _points(results)
@@ -156,6 +157,31 @@ def _mixed(found: Mapping[str, Any] | None) -> Iterator[str]:
     yield from ("| load | client's p99, ms, median (lowest to highest) |", "|---|--:|")
     for label, p99 in found["p99_ms"].items():
         yield f"| {label} | {p99['median']:.2f} ({p99['lowest']:.2f} to {p99['highest']:.2f}) |"
+
+
+def _fairness(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if not found:
+        return
+    yield from ("", "## Two models, the first at three times its capacity", "")
+    yield (
+        "The second gets 35 % of its fair share. Kept: what the first still does, of what it does alone. "
+        "A round is void where others used the machine, or the generator was late."
+    )
+    yield from ("", "| models | the second's p99 against alone | the first: kept | the first: 504 | void rounds |")
+    yield "|---|--:|--:|--:|--:|"
+    for pair, figures in found["pairs"].items():
+        if figures["p99_ratio"] is None:
+            yield f"| {pair} | | | | {figures['void_rounds']} |"
+            continue
+        kept, late = figures["heavy_kept"], figures["heavy_deadline_share"]
+        yield (
+            f"| {pair} | {_ratio(figures['p99_ratio'])} | {kept['median']:.0%} | {late['median']:.1%} | "
+            f"{figures['void_rounds']} |"
+        )
+    yield ""
+    for shared in found["weights"]:
+        first, second = shared["weights"]
+        yield f"- both overloaded, weights {first:g}:{second:g}: the first gets {shared['first_share']:.1%}"
 
 
 def _rest(results: Results) -> Iterator[str]:

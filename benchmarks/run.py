@@ -26,6 +26,7 @@ from benchmarks.plan import FULL, QUICK  # noqa: E402
 from benchmarks.pools import build_example  # noqa: E402
 from benchmarks.servers import ServerFailedError  # noqa: E402
 from benchmarks.workloads import (  # noqa: E402
+    fairness,
     idle,
     images,
     minilm,
@@ -52,11 +53,12 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "streaming": streaming.run,
     "trees": trees.run,
     "sizing": sizing.run,
+    "fairness": fairness.run,
 }
 EXAMPLES = {
-    "mlp": {"mlp", "one_client", "mixed", "idle", "sizing"},
-    "images": {"images", "mixed", "sizing"},
-    "minilm": {"minilm", "idle", "open_loop", "sizing"},
+    "mlp": {"mlp", "one_client", "mixed", "idle", "sizing", "fairness"},
+    "images": {"images", "mixed", "sizing", "fairness"},
+    "minilm": {"minilm", "idle", "open_loop", "sizing", "fairness"},
 }
 """Which workloads need which of the examples built; building does nothing where the files are up to date."""
 

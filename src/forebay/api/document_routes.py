@@ -66,7 +66,7 @@ def add_documents(app: FastAPI, inference: Inference, control: ModelControl | No
             ("/config", config, "ModelConfig", "A model's configuration, in Triton's form"),
             ("/stats", statistics, "StatisticsDocument", "A model's statistics"),
         ):
-            described = openapi.responses(openapi.ref(schema), 401, 404, 429, 500)
+            described = openapi.responses(openapi.ref(schema), 401, 404, 429, 500, 503)
             extra = openapi.operation(*names)
             add(app, base + suffix, of_model(build), described, summary, "metadata", extra=extra)
 

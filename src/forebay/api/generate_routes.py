@@ -28,7 +28,9 @@ def add_generate(app: FastAPI, inference: Inference, clock: Clock) -> Mapping[by
     async def generate(http: HttpRequest) -> Answer:
         arrived = clock()
         waiting = Waiting(http)
-        with let_in(http, dict(http.scope["headers"]), inference) as endpoint:
+        headers = dict(http.scope["headers"])
+        await inference.awake(http.path_params["model"], headers.get(b"authorization"))
+        with let_in(http, headers, inference) as endpoint:
             body = await read_body(http, inference)
             waiting.submit(endpoint.engine, endpoint.generate.read(body, arrived, waiting.end))
         answered = await waiting.answer()
@@ -41,7 +43,9 @@ def add_generate(app: FastAPI, inference: Inference, clock: Clock) -> Mapping[by
         arrived = clock()
         if http.scope.get("http_version") == "1.0":
             raise RequestError("generate_stream needs HTTP/1.1", code="unsupported")
-        with let_in(http, dict(http.scope["headers"]), inference) as endpoint:
+        headers = dict(http.scope["headers"])
+        await inference.awake(http.path_params["model"], headers.get(b"authorization"))
+        with let_in(http, headers, inference) as endpoint:
             body = await read_body(http, inference)
             stream = EventStream(endpoint, http)
             stream.submit(endpoint.generate.read(body, arrived, stream.on_done))

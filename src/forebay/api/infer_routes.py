@@ -31,6 +31,7 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock) -> PlainOper
         arrived = clock()
         headers = dict(http.scope["headers"])
         waiting = Waiting(http)
+        await inference.awake(http.path_params["model"], headers.get(b"authorization"))
         with let_in(http, headers, inference) as endpoint:
             body = await read_body(http, inference)
             request = await _read(endpoint, body, arrived, headers, waiting, inference.server.decode_off_loop_bytes)

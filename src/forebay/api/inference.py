@@ -9,7 +9,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Generator, Mapping
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 from forebay.api.auth import Gate
@@ -172,6 +172,18 @@ def log_unforeseen(error: BaseException, model: str = "") -> None:
     log.error("request failed: %s", type(error).__name__, exc_info=error, extra=fields(model=model, code="internal"))
 
 
+class Wakes(Protocol):
+    """Models that are loaded when they are asked for."""
+
+    def covers(self, model: str) -> bool:
+        """Whether a request would load this model."""
+        ...
+
+    async def wake(self, model: str) -> None:
+        """Wait until it is loaded. Raises `AdmissionError` (model_not_ready)."""
+        ...
+
+
 def _order(version: str) -> tuple[int, str]:
     return int(version) if version.isdecimal() else 0, version
 
@@ -201,6 +213,8 @@ class Inference:
         """Each tells whether it has a request that was let in for an endpoint and is not submitted yet."""
         self.not_started = ""
         """Why there is no model yet; empty once there has been a start."""
+        self.on_demand: Wakes | None = None
+        """Models that were unloaded to make room; None: none ever is."""
         for engine in engines.values():
             self.publish(engine)
 
@@ -254,6 +268,15 @@ class Inference:
         found = self._versions.get(model, {})
         return [found[version].engine for version in sorted(found, key=_order)]
 
+    async def awake(self, model: str, authorization: bytes | None = None) -> None:
+        """Before `find`, on ways that can wait: loads a model again that was unloaded to make room.
+
+        Raises `AdmissionError` (unauthorized, over_quota, model_not_ready).
+        """
+        if self.on_demand is not None and self.on_demand.covers(model):
+            self.gate.enter(authorization)
+            await self.on_demand.wake(model)
+
     def find(self, model: str, version: str | None = None) -> Endpoint:
         """The endpoint of a model. Raises `RequestError` (model_not_found) for an unknown model or version, and
         `AdmissionError` (model_not_ready) before the start."""
@@ -261,6 +284,11 @@ class Inference:
         if endpoint is None:
             if self.not_started:
                 raise AdmissionError(self.not_started, code="model_not_ready")
+            if self.on_demand is not None and self.on_demand.covers(model):
+                raise AdmissionError(
+                    f"model {show(model)} is unloaded to make room for others; the next request for inference loads it",
+                    code="model_not_ready",
+                )
             raise RequestError(f"there is no model {show(model)}", code="model_not_found")
         if version is None or version == endpoint.engine.version:
             return endpoint

@@ -36,6 +36,7 @@ _REASONS = {
     429: "The key's quota is used up; try again after `Retry-After` seconds.",
     500: "The model failed on this request, or the server did.",
     501: "The request asks for something that is not supported.",
+    507: "A model is larger than `server.memory_limit_bytes`.",
     503: "Refused now: queue full, deadline out of reach, not ready, draining. Try again after `Retry-After` seconds.",
     504: "The deadline passed; `stage` says where.",
 }

@@ -29,6 +29,7 @@ STATUSES: dict[str, int] = {
     "out_of_memory": 500,
     "instance_crashed": 500,
     "model_load_error": 500,
+    "memory_limit": 507,
     "internal": 500,
     "unsupported": 501,
     "queue_full": 503,

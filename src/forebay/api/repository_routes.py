@@ -100,7 +100,7 @@ def add_control(app: FastAPI, inference: Inference, control: ModelControl) -> No
         await control.registry.unload(http.path_params["model"])
         return document({})
 
-    described = openapi.responses({"type": "object"}, 400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 503)
+    described = openapi.responses({"type": "object"}, 400, 401, 403, 404, 408, 413, 415, 429, 500, 501, 503, 507)
     path = "/v2/repository/models/{model}"
     operations: tuple[tuple[str, Operation, str, Any], ...] = (
         ("/load", load, "Load a model, or bring it up to date", {"config": {"type": "string"}}),

@@ -14,6 +14,7 @@ from forebay.api.inference import Inference
 from forebay.api.repository_routes import ModelControl
 from forebay.core.clock import Clock
 from forebay.core.settings import ServerSettings
+from forebay.engine.cores import Cores, unshareable, usable_cores
 from forebay.repository.catalog import Catalog
 from forebay.repository.plans import PlanOf
 from forebay.repository.registry import Registry
@@ -39,7 +40,12 @@ class Site:
         self.metrics = Metrics()
         self.inference = Inference({}, settings, gate)
         self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
-        self.registry = Registry(catalog, plan_of, self.inference, self.metrics)
+        shares = settings.fair_cores == "auto" and not unshareable()
+        cores = Cores(usable_cores()) if shares else None
+        limit_bytes = settings.memory_limit_bytes
+        self.registry = Registry(catalog, plan_of, self.inference, self.metrics, cores, limit_bytes)
+        if limit_bytes is not None:
+            self.inference.on_demand = self.registry.on_demand
         self._catalog = catalog
         self._control = ModelControl(self.registry, control_refusal)
         self._watching: asyncio.Task[None] | None = None

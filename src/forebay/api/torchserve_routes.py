@@ -20,9 +20,9 @@ from forebay.api.encode import JSON_HEADERS
 from forebay.api.general import parse_json
 from forebay.api.infer_routes import read_body
 from forebay.api.inference import Inference
-from forebay.api.problems import Answer
+from forebay.api.problems import Answer, problem_of
 from forebay.api.routing import PlainOperation, add, document
-from forebay.core.errors import RequestError
+from forebay.core.errors import AdmissionError, RequestError
 from forebay.models.signature import Signature
 
 PATHS = ("/predictions/{model}", "/predictions/{model}/{version}")
@@ -47,7 +47,13 @@ def add_torchserve(
         return document({"status": "Unhealthy"}, 500) if list(ready()) else document({"status": "Healthy"})
 
     async def predict(http: HttpRequest) -> Answer:
-        answer = await infer(as_inference(http, inference))
+        authorization = http.headers.get("authorization", "").encode("latin-1") or None
+        try:
+            # Its signature is needed to read the body.
+            await inference.awake(http.path_params["model"], authorization)
+            answer = await infer(as_inference(http, inference))
+        except AdmissionError as error:
+            answer = problem_of(error)
         assert isinstance(answer, Answer)  # inference does not stream
         return prediction(answer)
 

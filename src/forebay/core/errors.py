@@ -6,7 +6,7 @@ ForebayError
   AdmissionError     unauthorized, over_quota, queue_full, deadline_unreachable, model_not_ready, draining
   DeadlineExceeded   deadline_exceeded, with the stage in which the deadline passed
   ExecutionError     model_error, output_mismatch, out_of_memory, instance_crashed
-  SetupError         config_error, model_load_error (at start-up, and where a model is loaded later)
+  SetupError         config_error, model_load_error, memory_limit (at start-up, and where a model is loaded later)
 
 `code` is stable and part of the wire contract. The mapping to HTTP lives only in `api`.
 """
@@ -95,4 +95,4 @@ class SetupError(ForebayError):
     """
 
     code = "config_error"
-    CODES = ("config_error", "model_load_error")
+    CODES = ("config_error", "model_load_error", "memory_limit")

@@ -62,6 +62,14 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["auto", "on", "off"],
         Meta(description="Load and unload over HTTP; auto: with API keys, or where only this machine can call."),
     ] = "auto"
+    fair_cores: Annotated[
+        Literal["auto", "off"],
+        Meta(description="Models share the cores by weight; off: the operating system decides."),
+    ] = "auto"
+    memory_limit_bytes: Annotated[
+        ByteCount | None,
+        Meta(description="Memory of all models; the least recently used are unloaded above it; none: no limit."),
+    ] = None
     watch: Annotated[bool, Meta(description="Load and unload as the files of repositories change.")] = False
     watch_interval_s: Annotated[
         Positive, Meta(description="Time between two looks at the files; two alike make a change settled.")

@@ -59,7 +59,10 @@ class EmbeddedEngine:
         `ExecutionError`, as over HTTP.
         """
         inference = self._site.inference
-        endpoint = inference.find(self._only() if model is None else model, version)
+        name = self._only() if model is None else model
+        if inference.on_demand is not None and inference.on_demand.covers(name):
+            await inference.on_demand.wake(name)
+        endpoint = inference.find(name, version)
         inference.admit(endpoint)
         engine = endpoint.engine
         signature = engine.signature

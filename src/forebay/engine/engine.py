@@ -15,6 +15,7 @@ from forebay.batching import Batch, Batcher, LatencyModel
 from forebay.core.errors import AdmissionError, DeadlineExceeded, ExecutionError, ForebayError
 from forebay.core.request import Request
 from forebay.engine import assemble, frames
+from forebay.engine.cores import Turns
 from forebay.engine.costs_file import ChoiceFile, CostsFile
 from forebay.engine.door import Door
 from forebay.engine.flight import Flight
@@ -31,6 +32,8 @@ from forebay.telemetry.metrics import ModelMetrics
 log = logging.getLogger("forebay.engine")
 
 NEVER = float("inf")
+PAUSED_LOOK_S = 1.0
+"""When to look again whether an instance hangs that is paused for others."""
 
 
 class Engine(Door):
@@ -44,6 +47,8 @@ class Engine(Door):
         self.choices: ChoiceFile | None = None
         self.kept_inputs: KeptInputs | None = None
         """Live inputs to measure with; None where nothing is measured."""
+        self.turns: Turns | None = None
+        """Set while other engines share the cores."""
         self._suspects = Suspects(self._send, self._answers.fail, self._piece_done, self.supervisor.guard.forgive)
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = NEVER
@@ -66,6 +71,8 @@ class Engine(Door):
             due = batcher.wake_at(now)
             if due is not None and due < self._wake_at:
                 self._arm(due)
+        if self.turns is not None:
+            self.turns.settle()
 
     def _send(self, batch: Batch[Request], group: Group[Request] | None) -> None:
         instance = self.supervisor.instances[batch.instance]
@@ -79,6 +86,8 @@ class Engine(Door):
             self._suspects.accuse(flight, ExecutionError(f"the batch could not be sent: {error}", code="model_error"))
             self._pump_soon()
             return
+        if self.turns is not None:
+            self.turns.began(instance)
         if flight.deadline < self._wake_at:
             self._arm(flight.deadline)
 
@@ -122,6 +131,8 @@ class Engine(Door):
         due = flight.deadline
         if not flight.overdue or flight.hung or not running:
             return due
+        if instance.paused_at:
+            return min(due, now + PAUSED_LOOK_S)
         if now < flight.hang_at():
             return min(due, flight.hang_at())
         flight.hung = True
@@ -139,9 +150,11 @@ class Engine(Door):
             return DeadlineExceeded(f"model {self.name!r} was still running at the deadline", stage="executing")
         return DeadlineExceeded(f"model {self.name!r} was busy until the deadline", stage="queued")
 
-    def _land(self, instance: Instance, batch_id: int, now: float) -> Flight:
+    def _land(self, instance: Instance, batch_id: int, now: float, busy_s: float) -> Flight:
         """Take a flight that came back off its instance; the one that waited behind it begins."""
         flight: Flight = instance.flights.pop(batch_id)
+        if self.turns is not None:
+            self.turns.landed(instance, busy_s)
         if instance.flights:
             following: Flight = instance.oldest()
             following.began = now
@@ -159,6 +172,10 @@ class Engine(Door):
         if self.state == "starting":
             return  # setup adds them once the first has told what the model is
         self.add_instance(instance.number)
+
+    def instances_at_work(self) -> list[Instance]:
+        """Those that hold a batch."""
+        return [instance for instance in self.supervisor.instances.values() if instance.flights]
 
     def add_instance(self, number: int) -> None:
         """From now on this instance gets batches."""
@@ -184,7 +201,7 @@ class Engine(Door):
         # An answer that is none raises here, and the instance is lost with the flight still on it.
         batch: Batch[Request] = instance.flights[header.batch_id].batch
         outputs = assemble.scatter(self.signature, header.outputs, payload, instance.arena.view, batch.rows)
-        flight = self._land(instance, header.batch_id, now)
+        flight = self._land(instance, header.batch_id, now, header.busy_s)
         self._batcher.finished(batch, now, header.busy_s)
         if flight.group is not None:
             self._suspects.passed(flight.group)
@@ -202,7 +219,7 @@ class Engine(Door):
         now = self._clock()
         closed = msgspec.msgpack.decode(header, type=frames.ClosedHeader)
         self._streams.check_closed(instance.flights[closed.batch_id])
-        flight = self._land(instance, closed.batch_id, now)
+        flight = self._land(instance, closed.batch_id, now, closed.busy_s)
         if closed.complete:
             if self.kept_inputs is not None:
                 self.kept_inputs.offer(self.signature, flight.batch.items[0])
@@ -217,7 +234,7 @@ class Engine(Door):
     def on_failed(self, instance: Instance, header: frames.FailedHeader) -> None:
         """A batch raised: find the guilty, run the others again."""
         now = self._clock()
-        flight = self._land(instance, header.batch_id, now)
+        flight = self._land(instance, header.batch_id, now, header.busy_s)
         self._batcher.aborted(flight.batch, now)
         self._record.failed(header.busy_s)
         error = ExecutionError(header.message, code=header.code)
@@ -235,6 +252,8 @@ class Engine(Door):
         self.metrics.deaths += 1
         flights: list[Flight] = list(instance.flights.values())
         instance.flights.clear()
+        if self.turns is not None:
+            self.turns.lost(instance)
         error = ExecutionError(f"the model's process died: {reason}", code="instance_crashed")
         for flight in flights:
             self._streams.give_up(flight, error)

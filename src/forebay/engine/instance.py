@@ -67,6 +67,8 @@ class Instance(asyncio.Protocol):
         """Why the engine killed it, if it did: such a death says nothing about the model."""
         self.killed = False
         """Whether somebody else killed the process (SIGKILL), known once it is lost."""
+        self.paused_at = 0.0
+        """When it was paused (seconds on the caller's clock); 0: it is not."""
         self._owner = owner
         self._next_id = 0
         self._reader = frames.FrameReader()
@@ -253,12 +255,33 @@ class Instance(asyncio.Protocol):
         if self._process is not None:
             self._process.kill()
 
+    def pause(self, now: float) -> None:
+        """SIGSTOP: it stands still until `resume`, whatever it is doing. One that is paused stays so."""
+        if not self.paused_at and self._signal(signal.SIGSTOP):
+            self.paused_at = now
+
+    def resume(self, now: float) -> float:
+        """SIGCONT, if it was paused; returns for how many seconds it was."""
+        if not self.paused_at:
+            return 0.0
+        paused_s, self.paused_at = now - self.paused_at, 0.0
+        self._signal(signal.SIGCONT)
+        return paused_s
+
+    def _signal(self, number: signal.Signals) -> bool:
+        """Whether there was a process to send it to. One that was reaped has left its id to others."""
+        if self._process is None or self._process.returncode is not None:
+            return False
+        os.kill(self._process.pid, number)
+        return True
+
     async def close(self) -> None:
         """Let the process end by itself (its socket closes), kill it if it does not; `on_lost` does not follow.
 
         One that is still loading, or runs something that nobody waits for, has nothing to end well.
         """
         self._closing = True
+        self.resume(self.paused_at)
         if self._process is not None and (self.flights or not self.ready):
             self._process.kill()
         if self._transport is not None:

@@ -66,6 +66,13 @@ class Plan:
         return self.is_auto and set(self.settings.devices) == {"cpu"}
 
     @property
+    def instances(self) -> int:
+        """How many are asked for, or were found to be best; 0: as many as there are cores for."""
+        if isinstance(self.settings.instances, int):
+            return self.settings.instances
+        return self.found.chosen.instances if self.found is not None else 0
+
+    @property
     def threads(self) -> int:
         """Threads of each instance."""
         if isinstance(self.settings.threads, int):

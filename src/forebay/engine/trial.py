@@ -64,8 +64,8 @@ class MeasuredEngine(Engine):
         super().__init__(plan)
         self.ends: dict[int, list[tuple[float, int]]] = {}
 
-    def _land(self, instance: Instance, batch_id: int, now: float) -> Flight:
-        flight = super()._land(instance, batch_id, now)
+    def _land(self, instance: Instance, batch_id: int, now: float, busy_s: float) -> Flight:
+        flight = super()._land(instance, batch_id, now, busy_s)
         self.ends.setdefault(instance.number, []).append((now, flight.batch.rows))
         return flight
 

@@ -6,21 +6,25 @@ Everything runs on one event loop; what reads files runs in a thread. Operations
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from forebay.core.errors import AdmissionError, ForebayError, RequestError, SetupError
+from forebay.core.settings import DEFAULT_TIMEOUT_S
+from forebay.engine.cores import Cores
 from forebay.engine.engine import Engine
-from forebay.engine.setup import start_engine
 from forebay.engine.sizing import Finding
 from forebay.models.repository import Stamp, VersionPolicy, digest_of_files, stamp_of
 from forebay.repository.catalog import Catalog, Offer
+from forebay.repository.memory import MemoryLimit
+from forebay.repository.on_demand import OnDemand, Parked
 from forebay.repository.plans import PlanOf
+from forebay.repository.starts import Starts
 from forebay.repository.states import UNLOADED, Asked, Held, Known, Serving, State
 from forebay.repository.tuning import Tuner
 from forebay.telemetry.logs import fields
@@ -35,7 +39,17 @@ HELD_LOOK_S = 0.02
 class Registry:
     """Loads, reloads and unloads models. `load` and `unload` are safe to call at any time, from several places."""
 
-    def __init__(self, catalog: Catalog, plan_of: PlanOf, serving: Serving, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        plan_of: PlanOf,
+        serving: Serving,
+        metrics: Metrics,
+        cores: Cores | None = None,
+        memory_limit_bytes: int | None = None,
+    ) -> None:
+        """cores: what its engines share by weight; None: the operating system sees to that. memory_limit_bytes: of all
+        models; None: no limit."""
         self._catalog = catalog
         self._plan_of = plan_of
         self._serving = serving
@@ -45,6 +59,17 @@ class Registry:
         self._locks: dict[str, asyncio.Lock] = {}
         self._operations: set[asyncio.Task[None]] = set()
         self._endings: dict[asyncio.Task[None], Engine] = {}
+        self._asked: dict[str, Asked] = {}
+        self.on_demand = OnDemand(self.load)
+        self._memory: MemoryLimit | None = None
+        if memory_limit_bytes is not None:
+            self._memory = MemoryLimit(
+                memory_limit_bytes,
+                lambda: [*self.engines, *self._endings.values()],
+                lambda: list(self._endings),
+                self._park,
+            )
+        self._starts = Starts(cores, self._memory)
         self._draining = False
         self._started_all = False
         self._tuner = Tuner(self._resize, lambda: self.engines, self._is_loading)
@@ -74,6 +99,8 @@ class Registry:
         Raises `SetupError` where a model that was named by itself fails. One of a repository that fails is logged, and
         its reason stands in the index.
         """
+        if self._memory is not None:
+            self._memory.unloads = False
         for name in self._catalog.first:
             try:
                 await self.load(name)
@@ -81,14 +108,20 @@ class Registry:
                 if self._catalog.is_named(name):
                     raise
                 log.error("%s", error.message, extra=fields(model=name, code=error.code))
+            except AdmissionError as error:
+                if self._draining:
+                    raise
+                log.warning("%s; the first request for it loads it", error.message, extra=fields(model=name))
+        if self._memory is not None:
+            self._memory.unloads = True
         self._started_all = True
 
     async def load(self, name: str, asked: Asked | None = None) -> None:
         """Load a model, or bring it up to date; returns when it serves. Unchanged files are not loaded again.
 
         The engine in service goes on until the new one is warm, and stays where the new one fails.
-        Raises `RequestError` (model_not_found), `SetupError` (config_error, model_load_error), `AdmissionError`
-        (draining).
+        Raises `RequestError` (model_not_found), `SetupError` (config_error, model_load_error, memory_limit),
+        `AdmissionError` (draining; model_not_ready where there is no room in memory).
         """
         await self._known(name)
         await self._operate(self._load(name, asked or Asked()))
@@ -135,12 +168,25 @@ class Registry:
             for version, held in self._models[name].items():
                 if version not in wanted:
                     self._let_go(name, version, held, "not in its version_policy")
-            self._policies[name] = policy
+            self._policies[name], self._asked[name] = policy, asked
+            self.on_demand.forget(name)
 
     async def _unload(self, name: str) -> None:
         async with self._locks.setdefault(name, asyncio.Lock()):
+            self.on_demand.forget(name)
             for version, held in self._models.get(name, {}).items():
                 self._let_go(name, version, held, UNLOADED)
+
+    async def _park(self, name: str, reason: str) -> None:
+        """Unload a model that is not in use, to be loaded again when it is asked for; its memory is given back then."""
+        versions = self._models[name]
+        engines = [held.engine for held in versions.values() if held.engine is not None]
+        self.on_demand.park(name, Parked(self._asked.get(name, Asked()), _timeout_s(engines)))
+        for version, held in versions.items():
+            self._let_go(name, version, held, reason)
+        ending = [task for task, engine in self._endings.items() if engine in engines]
+        if ending:
+            await asyncio.wait(ending)
 
     async def _find(self, name: str) -> Offer:
         offer = await asyncio.to_thread(self._catalog.find, name)
@@ -170,7 +216,9 @@ class Registry:
         if held.engine is None:
             held.state, held.reason = "LOADING", "loading"
         try:
-            engine = await self._started(offer, version, asked, files, stamp)
+            async with self._memory.loading() if self._memory is not None else contextlib.nullcontext():
+                engine = await self._started(offer, version, asked, files, stamp)
+                self._put(held, engine, fingerprint)
         except BaseException as error:
             held.reason = error.message if isinstance(error, ForebayError) else f"{type(error).__name__}: {error}"
             if held.engine is None:
@@ -184,8 +232,18 @@ class Registry:
             if isinstance(error, SetupError):
                 return error
             raise
-        self._put(held, engine, fingerprint)
         return None
+
+    async def _started(self, offer: Offer, version: int, asked: Asked, files: list[Path], stamp: Stamp) -> Engine:
+        source = await asyncio.to_thread(offer.source, version)
+        engine = Engine(self._plan_of(source, asked.overrides))
+        try:
+            await self._starts.start(engine, files, stamp)
+        except AdmissionError:
+            if not any(held.engine for held in self._models[offer.name].values()):
+                self.on_demand.park(offer.name, Parked(asked, engine.default_timeout_s))
+            raise
+        return engine
 
     async def _resize(self, engine: Engine, found: Finding) -> None:
         """Put an engine with as many instances and threads as were found best in an engine's place, if it still has it.
@@ -199,36 +257,10 @@ class Registry:
             held = self._models.get(engine.name, {}).get(int(engine.version))
             if held is None or held.engine is not engine:
                 return
-            settings = engine.plan.settings
-            sized = Engine(dataclasses.replace(engine.plan, found=found, resolve=lambda _: settings))
-            try:
-                await start_engine(sized)
-                if sized.digest != engine.digest:
-                    raise SetupError(
-                        f"model {engine.name}: its files changed meanwhile; load it again", code="model_load_error"
-                    )
-            except BaseException:
-                await sized.close(0.0)
-                raise
-            sized.goes_on_for(engine)
-            self._put(held, sized, held.fingerprint)
-
-    async def _started(self, offer: Offer, version: int, asked: Asked, files: list[Path], stamp: Stamp) -> Engine:
-        """A warm engine of files that nobody wrote to meanwhile."""
-        source = await asyncio.to_thread(offer.source, version)
-        engine = Engine(self._plan_of(source, asked.overrides))
-        try:
-            await start_engine(engine)
-            # Of those that were there: a model may write a file of its own beside them.
-            if await asyncio.to_thread(stamp_of, files) != stamp:
-                raise SetupError(
-                    f"model {source.name}: its files changed while it was loaded from {source.path}; load it again",
-                    code="model_load_error",
-                )
-        except BaseException:
-            await engine.close(0.0)
-            raise
-        return engine
+            async with self._memory.loading() if self._memory is not None else contextlib.nullcontext():
+                sized = await self._starts.sized(engine, found)
+                sized.goes_on_for(engine)
+                self._put(held, sized, held.fingerprint)
 
     # -- in and out of service ----------------------------------------------------------------------------------------
 
@@ -279,7 +311,7 @@ class Registry:
         while self._serving.holds(engine):  # noqa: ASYNC110 - an event would cost every request
             await asyncio.sleep(HELD_LOOK_S)
         engine.drain(f"this version was unloaded: {reason}")
-        await engine.close(None)
+        await self._starts.end(engine, None)
         if held is not None and held.ending is engine:
             held.ending = None
             self._metrics.remove(engine.metrics)
@@ -346,11 +378,15 @@ class Registry:
             await asyncio.wait(self._operations)
         endings = dict(self._endings)
         waits = asyncio.wait(endings, timeout=grace_s) if endings else asyncio.sleep(0)
-        await asyncio.gather(waits, *(engine.close(grace_s) for engine in self.engines))
+        await asyncio.gather(waits, *(self._starts.end(engine, grace_s) for engine in self.engines))
         for ending, engine in endings.items():
             if not ending.done():
                 ending.cancel()
-                await engine.close(0.0)
+                await self._starts.end(engine, 0.0)
+
+
+def _timeout_s(engines: Sequence[Engine]) -> float:
+    return max((engine.default_timeout_s for engine in engines), default=DEFAULT_TIMEOUT_S)
 
 
 def _look(files: list[Path]) -> tuple[Stamp, str]:

@@ -29,6 +29,7 @@ from benchmarks.pools import (
 )
 from benchmarks.servers import session_processes, stop
 from benchmarks.turns import parse_wrk
+from benchmarks.workloads.fairness import pair_result
 from benchmarks.workloads.mixed import added_p99
 from benchmarks.workloads.open_loop import summary
 
@@ -115,6 +116,36 @@ def test_a_void_run_takes_its_pair_out_of_the_added_p99() -> None:
 
     runs = {"alone": [run(1), run(2, "late"), run(1)], "big": [run(3), run(9), run(4)]}
     assert added_p99(runs)["big"] == {"median": 2.5, "lowest": 2, "highest": 3, "rounds": 2}
+
+
+def light_run(p99_ms: float, **more: Any) -> dict[str, Any]:
+    return {"latency_ms": {"p99": p99_ms}, "void": "", "other_cores": 0.05, **more}
+
+
+def test_a_round_in_which_others_used_the_machine_does_not_count() -> None:
+    heavy = {"goodput_per_s": 50.0, "deadline": 1, "sent": 100, "cpu_share": 0.1}
+    alone = [light_run(2.0), light_run(2.0), light_run(2.0)]
+    beside = [light_run(3.0, heavy=heavy), light_run(9.0, heavy=heavy), light_run(9.0, heavy=heavy)]
+    beside[1]["other_cores"] = 0.6
+    beside[2]["void"] = "the generator sent late"
+    found = pair_result(alone, beside, able_per_s=100.0)
+    assert found["p99_ratio"] == {"median": 1.5, "lowest": 1.5, "highest": 1.5, "rounds": 1}
+    assert (found["heavy_kept"]["median"], found["heavy_deadline_share"]["median"]) == (0.5, 0.01)
+    assert found["void_rounds"] == 2
+
+
+def test_two_models_are_a_point_and_stand_in_the_report() -> None:
+    heavy = {"goodput_per_s": 50.0, "deadline": 1, "sent": 100, "cpu_share": 0.1}
+    pair = pair_result([light_run(2.0)], [light_run(3.0, heavy=heavy)], able_per_s=100.0)
+    void = pair_result([light_run(2.0, void="late")], [light_run(3.0, heavy=heavy)], able_per_s=100.0)
+    weights = [{"weights": [3.0, 1.0], "rates_per_s": [75.0, 25.0], "first_share": 0.75}]
+    fairness = {"pairs": {"a and b": pair, "c and d": void}, "weights": weights}
+    (point,) = (point for point in points({**results(), "fairness": fairness}) if point.number == "8")
+    assert (point.measured, point.least_met, point.aim_met) == ("1.50x", True, False)
+    text = "\n".join(report.report_lines({**results(), "fairness": fairness}))
+    assert "| a and b | 1.50x (1.50 to 1.50) | 50% | 1.0% | 0 |" in text
+    assert "| c and d | | | | 1 |" in text
+    assert "weights 3:1: the first gets 75.0%" in text
 
 
 def results() -> dict[str, Any]:

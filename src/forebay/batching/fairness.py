@@ -1,0 +1,131 @@
+"""Which of the instances that are at work may use the cores now, where several models want more than there are. Pure.
+
+Each model has an account of the core seconds that it was given, divided by its weight. While there are cores for all,
+all run. While there are not, those of the model with the lowest account go first, one core at a time, and the others
+are paused where they are; so an overloaded model is stopped in the middle of a long batch for a short one of another.
+Nothing is left idle: a model alone takes all.
+
+This is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) with preemption and on several cores. What a model
+did not ask for is not saved up, but for `CREDIT_S`: the lag that lets a light model run a burst at once (as the warp of
+Duda and Cheriton's borrowed virtual time, SOSP 1999, does), and the longest time that another is stopped for it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CREDIT_S: Final = 0.1
+"""Seconds of the whole machine that a model may lag behind the one that has had most."""
+QUANTUM_S: Final = 0.01
+"""How long a choice holds: accounts nearer to each other than what one core earns in it count as even."""
+COMPUTES_FROM: Final = 0.25
+"""An instance that is on a core for less than this share of its time waits for something else, a device or the network:
+it takes as little as it uses. Above, it takes all its threads: it may be short of them because others run."""
+LEARN: Final = 0.1
+SPARE_CORES: Final = 0.5
+"""One more instance may run while so much of a core is free."""
+
+
+class Member:
+    """A model that shares the cores. `served`: core seconds it was given, over its weight."""
+
+    __slots__ = ("claims", "cores", "served", "threads", "used", "weight")
+
+    def __init__(self, weight: float, threads: int) -> None:
+        self.weight = weight
+        self.threads = threads
+        self.served = 0.0
+        self.claims: list[Claim] = []
+        self.cores = float(threads)
+        """What one instance of it takes."""
+        self.used = float(threads)
+        """Cores that one instance was seen to use while it ran, on average."""
+
+    def saw(self, core_s: float, ran_s: float) -> None:
+        """An instance used `core_s` of the cores in `ran_s` seconds in which it was not paused."""
+        if ran_s <= 0:
+            return
+        self.used += LEARN * (min(core_s / ran_s, float(self.threads)) - self.used)
+        self.cores = float(self.threads) if self.used >= COMPUTES_FROM else self.used
+
+
+class Claim:
+    """An instance that is at work, and whether it `runs` or is to be paused."""
+
+    __slots__ = ("member", "runs")
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.runs = True
+
+
+class Fairness:
+    """The accounts of all models, and the choice."""
+
+    def __init__(self, cores: int) -> None:
+        self.cores = cores
+        self._members: list[Member] = []
+        self._most = 0.0
+        """The highest account there has been."""
+
+    def join(self, weight: float, threads: int) -> Member:
+        """A model takes part from now on. `weight` is its share, relative to others; `threads` are an instance's."""
+        member = Member(weight, threads)
+        member.served = self._most
+        self._members.append(member)
+        return member
+
+    def leave(self, member: Member) -> None:
+        """A model takes part no longer; its claims are forgotten."""
+        self._members.remove(member)
+
+    def begin(self, member: Member) -> Claim:
+        """An instance of a model begins to work."""
+        claim = Claim(member)
+        member.claims.append(claim)
+        return claim
+
+    def end(self, claim: Claim) -> None:
+        """It is done, or gone."""
+        claim.member.claims.remove(claim)
+
+    def charge(self, claim: Claim, core_s: float) -> None:
+        """An instance has used so much since it was charged last."""
+        member = claim.member
+        member.served += core_s / member.weight
+        if member.served > self._most:
+            self._most = member.served
+
+    def crowded(self) -> bool:
+        """Whether more is asked for than there is, so that a choice is needed; if not, all claims run."""
+        wanted = 0.0
+        for member in self._members:
+            wanted += member.cores * len(member.claims)
+        return wanted >= self.cores + SPARE_CORES
+
+    def choose(self) -> None:
+        """Set `runs` of every claim. All that was used is charged before."""
+        busy = [member for member in self._members if member.claims]
+        least = self._most - CREDIT_S * self.cores / (sum(member.weight for member in busy) or 1.0)
+        for member in busy:
+            member.served = max(member.served, least)
+        waiting = [(member.served, place, member, member.claims.copy()) for place, member in enumerate(busy)]
+        placed = 0.0
+        while waiting:
+            account, place, member, claims = waiting.pop(waiting.index(min(waiting, key=_account)))
+            claim = claims.pop(0)
+            claim.runs = placed <= self.cores - SPARE_CORES
+            if claim.runs:
+                placed += member.cores
+            if claims:
+                waiting.append((account + member.cores * QUANTUM_S / member.weight, place, member, claims))
+
+    def all_run(self) -> None:
+        """There is enough for everybody."""
+        for member in self._members:
+            for claim in member.claims:
+                claim.runs = True
+
+
+def _account(entry: tuple[float, int, Member, list[Claim]]) -> tuple[float, int]:
+    return entry[0], entry[1]

@@ -1,0 +1,165 @@
+"""Who may use the cores: shares by weight, bursts of the light, nothing idle, nobody stopped for long."""
+
+from __future__ import annotations
+
+import pytest
+
+from forebay.batching.fairness import CREDIT_S, QUANTUM_S, Claim, Fairness, Member
+
+CORES = 2
+
+
+def busy(fairness: Fairness, weight: float = 1.0, instances: int = CORES, threads: int = 1) -> Member:
+    """A model all of whose instances are at work."""
+    member = fairness.join(weight, threads)
+    for _ in range(instances):
+        fairness.begin(member)
+    return member
+
+
+def running(member: Member) -> int:
+    return sum(claim.runs for claim in member.claims)
+
+
+def pass_time(fairness: Fairness, members: list[Member], seconds: float, step_s: float = QUANTUM_S) -> dict[int, float]:
+    """Let the chosen run, and choose anew after each step; core seconds by place in `members`."""
+    used = dict.fromkeys(range(len(members)), 0.0)
+    for _ in range(round(seconds / step_s)):
+        fairness.choose()
+        for place, member in enumerate(members):
+            for claim in member.claims:
+                if claim.runs:
+                    fairness.charge(claim, step_s)
+                    used[place] += step_s
+    return used
+
+
+def test_a_model_alone_takes_all_cores() -> None:
+    fairness = Fairness(CORES)
+    member = busy(fairness)
+    fairness.join(1.0, 1)
+    assert not fairness.crowded()
+    fairness.choose()
+    assert running(member) == CORES
+
+
+def test_what_one_leaves_the_others_take() -> None:
+    fairness = Fairness(CORES)
+    one, two = busy(fairness, instances=1), busy(fairness, instances=2)
+    assert fairness.crowded()
+    used = pass_time(fairness, [one, two], 5.0)
+    assert used[0] == pytest.approx(5.0, rel=0.02)
+    assert sum(used.values()) == pytest.approx(CORES * 5.0)
+    fairness.end(one.claims[0])
+    assert not fairness.crowded()
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0), (1.0, 10.0), (2.0, 1.0, 1.0)])
+@pytest.mark.parametrize("cores", [1, 2, 4])
+def test_shares_are_by_weight(weights: tuple[float, ...], cores: int) -> None:
+    fairness = Fairness(cores)
+    members = [busy(fairness, weight, instances=cores) for weight in weights]
+    used = pass_time(fairness, members, 60.0)
+    assert sum(used.values()) == pytest.approx(cores * 60.0)
+    for place, weight in enumerate(weights):
+        assert used[place] / sum(used.values()) == pytest.approx(weight / sum(weights), abs=0.01)
+
+
+def test_one_that_comes_back_goes_first_with_all_its_instances() -> None:
+    fairness = Fairness(CORES)
+    light = fairness.join(1.0, 1)
+    heavy = busy(fairness)
+    pass_time(fairness, [heavy], 10.0)
+    claims = [fairness.begin(light) for _ in range(CORES)]
+    fairness.choose()
+    assert [claim.runs for claim in claims] == [True, True]
+    assert running(heavy) == 0
+
+
+def test_nothing_is_saved_up_beyond_the_credit() -> None:
+    fairness = Fairness(CORES)
+    light = fairness.join(1.0, 1)
+    heavy = busy(fairness)
+    pass_time(fairness, [heavy], 1000.0)  # the light one asked for nothing all that time
+    for _ in range(CORES):
+        fairness.begin(light)
+    stopped_s = 0.0
+    while not running(heavy):
+        stopped_s += QUANTUM_S
+        pass_time(fairness, [light, heavy], QUANTUM_S)
+        assert stopped_s < 1, "the heavy one is starved"
+    assert stopped_s <= CREDIT_S + 2 * QUANTUM_S
+
+
+def test_one_who_worked_alone_does_not_pay_for_it_later() -> None:
+    fairness = Fairness(CORES)
+    light = fairness.join(1.0, 1)
+    heavy = busy(fairness)
+    pass_time(fairness, [heavy], 1000.0)
+    for claim in list(heavy.claims):
+        fairness.end(claim)
+    for _ in range(CORES):
+        fairness.begin(light)
+    pass_time(fairness, [light], 1.0)
+    for _ in range(CORES):
+        fairness.begin(heavy)
+    used = pass_time(fairness, [light, heavy], 10.0)
+    assert used[0] == pytest.approx(used[1], rel=0.05)
+
+
+def test_one_that_few_instances_hold_back_saves_up_nothing_against_newcomers() -> None:
+    fairness = Fairness(4)
+    single, heavy, late = busy(fairness, instances=1), busy(fairness, instances=4), fairness.join(1.0, 1)
+    pass_time(fairness, [single, heavy], 100.0)  # one core of four: less than its half, by its own limit
+    for _ in range(4):
+        fairness.begin(late)
+    used = pass_time(fairness, [single, heavy, late], 10.0)
+    assert used[1] == pytest.approx(used[2], rel=0.1)
+
+
+def test_an_instance_with_threads_takes_as_many_cores() -> None:
+    fairness = Fairness(CORES)
+    wide, narrow = busy(fairness, instances=1, threads=2), busy(fairness, instances=1)
+    assert fairness.crowded()
+    fairness.charge(narrow.claims[0], 1.0)
+    fairness.choose()
+    assert (running(wide), running(narrow)) == (1, 0)
+
+
+def test_one_that_waits_for_a_device_takes_no_core() -> None:
+    fairness = Fairness(CORES)
+    device, heavy = busy(fairness, instances=4), busy(fairness)
+    for _ in range(50):
+        device.saw(core_s=0.001, ran_s=0.1)
+    assert not fairness.crowded()
+    fairness.choose()
+    assert (running(device), running(heavy)) == (4, 2)
+
+
+def test_one_that_is_short_of_cores_is_not_taken_for_one_that_waits() -> None:
+    fairness = Fairness(CORES)
+    member, other = busy(fairness), busy(fairness)
+    for _ in range(50):
+        member.saw(core_s=0.04, ran_s=0.1)
+    assert fairness.crowded()
+    fairness.choose()
+    assert running(member) + running(other) == CORES
+
+
+def test_what_a_model_that_left_had_is_free_at_once() -> None:
+    fairness = Fairness(CORES)
+    member, gone = busy(fairness), busy(fairness)
+    fairness.leave(gone)
+    assert not fairness.crowded()
+    fairness.choose()
+    assert running(member) == CORES
+
+
+def test_with_enough_for_all_everybody_runs() -> None:
+    fairness = Fairness(CORES)
+    members = [busy(fairness), busy(fairness)]
+    fairness.choose()
+    claims: list[Claim] = [claim for member in members for claim in member.claims]
+    assert not all(claim.runs for claim in claims)
+    fairness.all_run()
+    assert all(claim.runs for claim in claims)

@@ -1,0 +1,253 @@
+"""Cores shared by engines: who is paused, what is charged, and that nobody stays paused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from forebay.engine.cores import Cores, Turns, cpu_clock
+
+
+class Clocks:
+    """Set by hand: the time, and what each process has used."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.used: dict[int, float] = {}
+
+    def __call__(self) -> float:
+        return self.now
+
+    def core_s(self, pid: int) -> float:
+        if pid not in self.used:
+            raise OSError(pid)
+        return self.used[pid]
+
+
+class Worker:
+    """An instance that only notes what is done to it."""
+
+    def __init__(self, pid: int, clocks: Clocks) -> None:
+        self.pid = pid
+        self.paused_at = 0.0
+        self.flights: dict[int, Any] = {}
+        self._clocks = clocks
+        clocks.used[pid] = 0.0
+
+    def oldest(self) -> Any:
+        return next(iter(self.flights.values()), None)
+
+    def pause(self, now: float) -> None:
+        self.paused_at = self.paused_at or now
+
+    def resume(self, now: float) -> float:
+        paused_s, self.paused_at = (now - self.paused_at if self.paused_at else 0.0), 0.0
+        return paused_s
+
+    def work(self, seconds: float) -> None:
+        """So long on a core."""
+        self._clocks.used[self.pid] += seconds
+
+
+class Engine:
+    """Two workers; tells what an engine tells."""
+
+    def __init__(self, first_pid: int, clocks: Clocks) -> None:
+        self.turns: Turns | None = None
+        self.workers = [Worker(first_pid + place, clocks) for place in range(2)]
+        self._clocks = clocks
+
+    def instances_at_work(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.flights]
+
+    def send(self, place: int) -> None:
+        worker = self.workers[place]
+        worker.flights[len(worker.flights)] = SimpleNamespace(began=self._clocks.now)
+        if self.turns is not None:
+            self.turns.began(worker)
+            self.turns.settle()
+
+    def answer(self, place: int, busy_s: float) -> None:
+        worker = self.workers[place]
+        worker.flights.pop(next(iter(worker.flights)))
+        if self.turns is not None:
+            self.turns.landed(worker, busy_s)
+            self.turns.settle()
+
+    @property
+    def paused(self) -> list[bool]:
+        return [bool(worker.paused_at) for worker in self.workers]
+
+
+@pytest.fixture
+def clocks() -> Clocks:
+    return Clocks()
+
+
+@pytest.fixture
+async def cores(clocks: Clocks) -> Cores:
+    return Cores(2, clocks, clocks.core_s)
+
+
+def two(cores: Cores, clocks: Clocks, weight: float = 1.0) -> tuple[Engine, Engine]:
+    """An engine that has had much, and one that has had nothing."""
+    heavy, light = Engine(10, clocks), Engine(20, clocks)
+    cores.join(heavy, 1.0, 1)
+    cores.join(light, weight, 1)
+    for place in range(2):
+        heavy.send(place)
+        heavy.workers[place].work(10.0)
+    for place in range(2):
+        heavy.answer(place, 10.0)
+    return heavy, light
+
+
+async def test_an_engine_alone_is_told_nothing(cores: Cores, clocks: Clocks) -> None:
+    engine = Engine(10, clocks)
+    cores.join(engine, 1.0, 1)
+    assert engine.turns is None
+
+
+async def test_the_one_that_has_had_more_is_paused_until_the_other_is_done(cores: Cores, clocks: Clocks) -> None:
+    heavy, light = two(cores, clocks)
+    heavy.send(0)
+    heavy.send(1)
+    assert heavy.paused == [False, False]
+    light.send(0)
+    assert sorted(heavy.paused) == [False, True]
+    assert light.paused == [False, False]
+    light.send(1)
+    assert heavy.paused == [True, True]
+    light.answer(0, 0.001)
+    light.answer(1, 0.001)
+    assert heavy.paused == [False, False]
+
+
+async def test_a_pause_does_not_make_a_batch_hang(cores: Cores, clocks: Clocks) -> None:
+    heavy, light = two(cores, clocks)
+    heavy.send(0)
+    heavy.send(1)
+    light.send(0)
+    light.send(1)
+    clocks.now += 30.0
+    light.answer(0, 30.0)
+    light.answer(1, 30.0)
+    assert [worker.oldest().began for worker in heavy.workers] == [clocks.now, clocks.now]
+
+
+async def test_the_paused_goes_on_by_itself_when_the_other_has_had_its_part(cores: Cores, clocks: Clocks) -> None:
+    heavy, light = two(cores, clocks)
+    heavy.send(0)
+    heavy.send(1)
+    light.send(0)
+    light.send(1)
+    for _ in range(1000):
+        if not any(heavy.paused):
+            break
+        for worker in light.workers:
+            worker.work(0.01)
+        await asyncio.sleep(0.002)
+    assert not any(heavy.paused)
+
+
+async def test_an_answer_from_before_a_pause_frees_the_instance(cores: Cores, clocks: Clocks) -> None:
+    heavy, light = two(cores, clocks)
+    heavy.send(0)
+    heavy.send(1)
+    light.send(0)
+    light.send(1)
+    heavy.answer(0, 0.1)
+    assert heavy.paused == [False, True]
+
+
+async def test_time_in_a_pause_is_no_time_without_work(cores: Cores, clocks: Clocks) -> None:
+    heavy, light = two(cores, clocks, weight=1e6)
+    for _ in range(100):  # each batch: 10 ms of work in 1 s, of which 990 ms paused
+        heavy.send(0)
+        heavy.send(1)
+        light.send(0)
+        light.send(1)
+        clocks.now += 0.99
+        for worker in light.workers:
+            worker.work(0.99)
+        light.answer(0, 0.99)
+        light.answer(1, 0.99)
+        for place, worker in enumerate(heavy.workers):
+            worker.work(0.01)
+            heavy.answer(place, 1.0)
+    heavy.send(0)
+    heavy.send(1)
+    light.send(0)
+    assert any(heavy.paused), "it was taken for a model that waits for a device"
+
+
+async def test_one_that_only_waits_is_left_alone(cores: Cores, clocks: Clocks) -> None:
+    heavy, light = two(cores, clocks)
+    for _ in range(100):
+        heavy.send(0)
+        heavy.workers[0].work(0.001)
+        heavy.answer(0, 1.0)
+    heavy.send(0)
+    heavy.send(1)
+    light.send(0)
+    light.send(1)
+    assert heavy.paused == [False, False]
+
+
+async def test_whoever_is_left_alone_is_let_go(cores: Cores, clocks: Clocks) -> None:
+    heavy, light = two(cores, clocks)
+    heavy.send(0)
+    heavy.send(1)
+    light.send(0)
+    light.send(1)
+    cores.leave(light)
+    assert heavy.paused == [False, False]
+    assert (heavy.turns, light.turns) == (None, None)
+    cores.leave(light)  # once more is no error
+
+
+async def test_work_that_began_before_the_second_engine_came_counts(cores: Cores, clocks: Clocks) -> None:
+    heavy, light = Engine(10, clocks), Engine(20, clocks)
+    cores.join(heavy, 1.0, 1)
+    heavy.send(0)
+    heavy.send(1)
+    cores.join(light, 1.0, 1)
+    light.send(0)
+    assert sum(heavy.paused) + sum(light.paused) == 1
+
+
+async def test_a_process_that_has_just_ended_is_passed_over(cores: Cores, clocks: Clocks) -> None:
+    heavy, light = two(cores, clocks)
+    heavy.send(0)
+    heavy.send(1)
+    del clocks.used[20]
+    light.send(0)
+    assert heavy.paused == [False, False]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such clocks")
+def test_the_clock_of_another_process() -> None:
+    command = [sys.executable, "-c", "while True: pass"]
+    with subprocess.Popen(command) as process:
+        try:
+            end = time.monotonic() + 30
+            while cpu_clock(process.pid) < 0.2:
+                assert time.monotonic() < end, "it computes, and its clock stands still"
+                time.sleep(0.01)
+            os.kill(process.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            stopped = cpu_clock(process.pid)
+            time.sleep(0.05)
+            assert cpu_clock(process.pid) == stopped
+        finally:
+            process.kill()
+    with pytest.raises(OSError):
+        cpu_clock(process.pid)
