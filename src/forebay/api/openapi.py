@@ -36,10 +36,12 @@ _REASONS = {
     429: "The key's quota is used up; try again after `Retry-After` seconds.",
     500: "The model failed on this request, or the server did.",
     501: "The request asks for something that is not supported.",
-    507: "A model is larger than `server.memory_limit_bytes`.",
     503: "Refused now: queue full, deadline out of reach, not ready, draining. Try again after `Retry-After` seconds.",
     504: "The deadline passed; `stage` says where.",
+    507: "A model is larger than `server.memory_limit_bytes`.",
 }
+_OF_REQUESTS = tuple(status for status in _REASONS if status not in {403, 507})
+"""The others answer only requests to load and unload."""
 
 _DATATYPE: Schema = {"type": "string", "enum": list(NUMPY_TYPES)}
 _SHAPE: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}}
@@ -267,7 +269,7 @@ def inference_responses() -> dict[int | str, Schema]:
     """Every answer of the inference operation."""
     described = responses(
         {"oneOf": [ref("InferenceResponse"), ref("OneRowResponse")]},
-        *(status for status in _REASONS if status != 403),
+        *_OF_REQUESTS,
         description="The outputs: the one-row form where the request had it.",
     )
     described[200]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
@@ -293,7 +295,7 @@ def generate_operation(*path_names: str) -> Schema:
 
 def generate_responses() -> dict[int | str, Schema]:
     """Every answer of `generate`."""
-    return responses(ref("GenerateResponse"), *_REASONS, description="The outputs.")
+    return responses(ref("GenerateResponse"), *_OF_REQUESTS, description="The outputs.")
 
 
 def stream_responses() -> dict[int | str, Schema]:
@@ -305,7 +307,7 @@ def stream_responses() -> dict[int | str, Schema]:
         "fails before its first event is answered with the status of its error.",
         "content": events,
     }
-    return {200: ok, **{status: _error(status) for status in _REASONS}}
+    return {200: ok, **{status: _error(status) for status in _OF_REQUESTS}}
 
 
 def operation(*path_names: str, secured: bool = True, **members: Any) -> Schema:
