@@ -125,9 +125,12 @@ def text_rows(values: Sequence[str]) -> list[Array]:
     return rows
 
 
-def protocol_images(endpoint: Endpoint, model: str, key: str, heads: Array, tails: Array) -> SplitPool:
+def protocol_images(
+    endpoint: Endpoint, model: str, key: str, heads: Array, tails: Array, timeout_ms: float | None = None
+) -> SplitPool:
     """Pictures in the binary tensor extension, in and out."""
-    first = infer_request(endpoint, model, [(key, "UINT8", image(heads, tails, 0)[None])], binary=True)
+    whole = [(key, "UINT8", image(heads, tails, 0)[None])]
+    first = infer_request(endpoint, model, whole, binary=True, timeout_ms=timeout_ms)
     prefix = first[: len(first) - int(np.prod(IMAGE_SHAPE))]
     return SplitPool([prefix + head.tobytes() for head in heads], [tail.tobytes() for tail in tails])
 

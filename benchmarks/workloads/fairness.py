@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -30,7 +29,8 @@ from benchmarks.workloads.shapes import MODEL as SLEEP_MODEL
 
 from forebay.bench.bodies import Endpoint
 
-LONG_MODEL = f"{ROOT / 'benchmarks' / 'long_model.py'}:Long"
+LONG_FILE = ROOT / "benchmarks" / "long_model.py"
+LONG_MODEL = f"{LONG_FILE}:Long"
 OVERLOAD = 3.0
 LIGHT_SHARE = 0.35
 """Of the light model's fair share, which is half of what it can do alone."""
@@ -41,6 +41,7 @@ LATE_BOUND_MS = 5.0
 OTHERS_MOST = 0.15
 """Cores that programs other than these may use in a round that counts."""
 WEIGHTS = ((1.0, 1.0), (3.0, 1.0))
+WEIGHED_TIMEOUT_MS = 500.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def run(bench: Bench) -> Json:
     """p99 of the light one beside the heavy one over alone, for each pair; and rates by weight."""
     known = subjects()
     pairs = {f"{heavy} and {light}": _pair(bench, known[heavy], known[light]) for heavy, light in PAIRS}
-    return {"pairs": pairs, "weights": [_weights(bench, known["images"], weights) for weights in WEIGHTS]}
+    return {"pairs": pairs, "weights": [_weights(bench, weights) for weights in WEIGHTS]}
 
 
 def _pair(bench: Bench, heavy: Subject, light: Subject) -> Json:
@@ -203,21 +204,29 @@ def _tell(bench: Bench, label: str, runs: dict[str, list[Json]]) -> None:
     )
 
 
-def _weights(bench: Bench, subject: Subject, weights: tuple[float, float]) -> Json:
-    """Two copies of a model, each asked for more than all cores can do: what each gets, over the sum."""
+def _weights(bench: Bench, weights: tuple[float, float]) -> Json:
+    """Two copies of the long model, each asked for more than all cores can do: what each gets, over the sum."""
     names = ("first", "second")
-    copies = [shutil.copy(subject.model, bench.scratch / f"{name}.onnx") for name in names]
+    models: list[str] = []
+    for name in names:
+        file = bench.scratch / f"{name}.py"
+        file.write_text(LONG_FILE.read_text().replace("class Long(", f"class {name.title()}("))
+        models.append(f"{file}:{name.title()}")
+    ones = [np.full((1, 1), place, np.float32) for place in range(100)]
+
+    def pool_of(endpoint: Endpoint, name: str) -> SplitPool:
+        return protocol_json(endpoint, name, "x", "FP32", ones, timeout_ms=WEIGHED_TIMEOUT_MS)
+
     settings = [f"--set={name}.weight={weight}" for name, weight in zip(names, weights, strict=True)]
-    heads, tails = images()
     contender = Contender(
         OURS,
-        bench.forebay(*map(str, copies), *settings),
-        lambda endpoint: protocol_images(endpoint, names[0], "x", heads, tails),
+        bench.forebay(*models, *settings),
+        lambda endpoint: pool_of(endpoint, names[0]),
         lambda place, answer: None,
     )
     with bench.serve(contender) as (server, pool):
         able = closed(server, pool, clients=CLIENTS, warm_s=2.0, seconds=bench.plan.fair_s / 2, check=None)
-        other = protocol_images(server.endpoint, names[1], "x", heads, tails)
+        other = pool_of(server.endpoint, names[1])
         file = other.write(bench.scratch / "second.bin")
         rate = 1.5 * able.throughput_per_s
         with _sending(server, file, rate, bench.plan.fair_s + 3) as second:

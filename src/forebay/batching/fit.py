@@ -20,6 +20,9 @@ LEAST_TREND_S: Final = 1e-9
 REACH_ROWS_OCTAVES: Final = 1.5
 REACH_LENGTH_OCTAVES: Final = 1.0
 """How far from its own place a point corrects the trend; its weight falls in a straight line to nothing there."""
+LENGTH_PLACES: Final = 2
+"""Corrections are computed at so many lengths an octave, with straight lines between them."""
+_LOG_EDGES: Final = tuple(map(math.log2, ROW_EDGES))
 
 
 class Point:
@@ -95,13 +98,14 @@ class Surface:
     measured.
     """
 
-    __slots__ = ("_longest", "_points", "_shortest", "_weights")
+    __slots__ = ("_known", "_longest", "_points", "_shortest", "_weights")
 
     def __init__(self, points: Sequence[Point]) -> None:
         """At least one point is needed."""
         self._shortest = min(point.length for point in points)
         self._longest = max(point.length for point in points)
         self._weights = _parts(points, self._longest)
+        self._known: dict[int, list[float]] = {}
         self._points = [
             (
                 math.log2(p.rows),
@@ -112,35 +116,55 @@ class Surface:
             for p in points
         ]
 
-    def predict(self, rows: float, length: float) -> float:
-        """Seconds."""
-        return self._heights((rows,), length)[0]
+    def predict(self, rows: int, length: float) -> float:
+        """Seconds; as in the table, straight lines between the edges of the grid of rows."""
+        at = min(max(1, bisect_left(ROW_EDGES, rows)), len(ROW_EDGES) - 1)
+        edges = ROW_EDGES[at - 1 : at + 1]
+        return _polyline(edges, self._heights(at - 1, at + 1, length), rows)
 
     def tabulate(self, max_rows: int, length: float) -> list[float]:
-        """`predict` for 0, 1, ... `max_rows` rows; straight lines between the edges of the grid."""
-        edges = ROW_EDGES[: bisect_left(ROW_EDGES, max_rows) + 1]
-        return _tabulate(edges, self._heights(edges, length), max_rows)
+        """`predict` for 0, 1, ... `max_rows` rows."""
+        count = max(2, bisect_left(ROW_EDGES, max_rows) + 1)
+        return _tabulate(ROW_EDGES[:count], self._heights(0, count, length), max_rows)
 
-    def _heights(self, rows: Sequence[float], length: float) -> list[float]:
+    def _heights(self, first: int, end: int, length: float) -> list[float]:
+        """Seconds at the edges `first` to `end`, without the last."""
         # The trend is not to be trusted beyond what was seen: there at least in proportion, as for padded rows.
         at = min(max(length, self._shortest), self._longest)
         beyond = length / self._longest if length > self._longest > 0 else 1.0
-        log_length = math.log2(max(1.0, at))
+        place = LENGTH_PLACES * math.log2(max(1.0, at))
+        low = int(place)
+        share = place - low
+        pairs = zip(
+            ROW_EDGES[first:end], self._corrections(low)[first:end], self._corrections(low + 1)[first:end], strict=False
+        )
+        return [
+            beyond * self._trend(rows, at) * math.exp(under + share * (above - under)) for rows, under, above in pairs
+        ]
+
+    def _corrections(self, place: int) -> list[float]:
+        """Logarithms of what to multiply the trend with, at each edge of rows, for one of the places on the scale of
+        lengths. Made when first asked for: a curve for each length in use must cost little, as they are made anew
+        while requests wait."""
+        known = self._known.get(place)
+        if known is not None:
+            return known
+        log_length = place / LENGTH_PLACES
         near = [
-            (place, count * (1 - abs(where - log_length) / REACH_LENGTH_OCTAVES), error)
-            for place, where, count, error in self._points
+            (where_rows, count * (1 - abs(where - log_length) / REACH_LENGTH_OCTAVES), error)
+            for where_rows, where, count, error in self._points
             if abs(where - log_length) < REACH_LENGTH_OCTAVES
         ]
-        heights: list[float] = []
-        for count in rows:
-            place, weights, errors = math.log2(count), TREND_COUNT, 0.0
+        made = self._known[place] = []
+        for edge in _LOG_EDGES:
+            weights, errors = TREND_COUNT, 0.0
             for where, weight, error in near:
-                share = 1 - abs(where - place) / REACH_ROWS_OCTAVES
+                share = 1 - abs(where - edge) / REACH_ROWS_OCTAVES
                 if share > 0:
                     weights += share * weight
                     errors += share * weight * error
-            heights.append(beyond * self._trend(count, at) * math.exp(errors / weights))
-        return heights
+            made.append(errors / weights)
+        return made
 
     def _trend(self, rows: float, length: float) -> float:
         fixed, by_row, by_cell, by_square, by_log = self._weights

@@ -41,6 +41,8 @@ PACE_NOTED: Final = 0.1
 """Predictions follow the pace in steps of so much (natural logarithm): each step makes all curves anew."""
 REACH: Final = 2.0
 """Costs of lengths up to so many times the longest measured are estimated; longer ones are taken to cost no more."""
+LEAST_TABLE: Final = 16
+"""Rows that the curve of a variable length reaches at least."""
 NEAR_BEST: Final = 0.1
 """Rows cost "nearly as little" up to this share above the least."""
 NEAR: Final = 0.7
@@ -128,14 +130,18 @@ class LatencyModel:
         if curve is None:
             if len(self._curves) > 512:
                 self._curves.clear()
-            curve = self._curves[key] = Curve(self._tabulate(key), self._known_rows(key))
+            known_rows = self._known_rows(key)
+            # Beyond what may be run or tried nothing is looked up often.
+            end = self.max_rows if self._surface is None else min(self.max_rows, max(LEAST_TABLE, 2 * known_rows))
+            curve = self._curves[key] = Curve(self._tabulate(key, end), known_rows)
         return curve
 
     def predict(self, rows: int, length: int = 0) -> float:
         """Expected seconds of a batch."""
-        if rows <= self.max_rows:
-            return self.curve(length).seconds[rows]
-        longest = self.curve(length).seconds[-1]
+        seconds = self.curve(length).seconds
+        if rows < len(seconds):
+            return seconds[rows]
+        longest = seconds[-1]
         if not self._cells:
             return longest
         return max(longest, self.pace * self._predictor().predict(rows, min(length, self._farthest)))
@@ -214,11 +220,11 @@ class LatencyModel:
         grid_miss, line_miss = self._errors
         return self._line if line_miss < grid_miss else self._grid
 
-    def _tabulate(self, length: int) -> list[float]:
-        """Seconds for 0, 1, ... rows at the present pace, never falling."""
+    def _tabulate(self, length: int, end: int) -> list[float]:
+        """Seconds for 0, 1, ... `end` rows at the present pace, never falling."""
         if not self._cells:
-            return [PRIOR_S * (0.8 + 0.2 * rows) for rows in range(self.max_rows + 1)]
-        seconds = self._predictor().tabulate(self.max_rows, length)
+            return [PRIOR_S * (0.8 + 0.2 * rows) for rows in range(end + 1)]
+        seconds = self._predictor().tabulate(end, length)
         seconds[0] = 0.0
         pace = self.pace
         return list(accumulate((pace * value if value > 1e-7 else 1e-7 for value in seconds), max))

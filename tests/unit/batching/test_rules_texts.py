@@ -141,7 +141,7 @@ class OneLongSpell(Noise):
     def draw(self, rng: random.Random) -> float:
         calls: int = getattr(self, "calls", 0) + 1
         object.__setattr__(self, "calls", calls)
-        return rng.lognormvariate(0, 0.08) * (3.0 if 4200 < calls <= 4800 else 1.0)
+        return rng.lognormvariate(0, 0.08) * (3.0 if 3500 < calls <= 4300 else 1.0)
 
 
 class StaleCurves(LatencyModel):
@@ -158,23 +158,26 @@ class StaleCurves(LatencyModel):
 
 
 def test_a_slow_spell_that_lasts() -> None:
-    def run(model: type[LatencyModel]) -> Outcome:
-        scenario = Scenario(
-            minilm(),
-            lambda rng: poisson(150, rng),
-            seconds=40,
-            slo_s=0.5,
-            instances=2,
-            hand_over_s=0.0005,
-            lengths=text_length,
-            noise=OneLongSpell(),
-            skip_s=2,
-        )
-        return outcomes(scenario, model, seeds=(3,))[0]
+    def run(model: type[LatencyModel]) -> list[Outcome]:
+        runs = []
+        for seed in (2, 3):
+            scenario = Scenario(
+                minilm(),
+                lambda rng: poisson(150, rng),
+                seconds=40,
+                slo_s=0.5,
+                instances=2,
+                hand_over_s=0.0005,
+                lengths=text_length,
+                noise=OneLongSpell(),
+                skip_s=2,
+            )
+            runs += outcomes(scenario, model, seeds=(seed,))
+        return runs
 
     ours, without = run(LatencyModel), run(StaleCurves)
-    assert ours.good > 1.03 * without.good
-    assert ours.broken < 0.01
+    assert good(ours) > 1.03 * good(without)
+    assert sum(run.broken for run in ours) < 0.5 * sum(run.broken for run in without)
 
 
 def test_an_item_does_not_hold_out_for_the_ideal(monkeypatch: pytest.MonkeyPatch) -> None:
