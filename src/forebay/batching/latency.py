@@ -121,24 +121,27 @@ class LatencyModel:
             self._curves.clear()
             self.version += 1
 
-    def curve(self, length: int) -> Curve:
-        """The tabulated costs at a length."""
+    def curve(self, length: int, rows: int = 0) -> Curve:
+        """The tabulated costs at a length, at least for as many rows as may be run or tried; for `rows` too, where that
+        is not more than `max_rows`."""
         # Far beyond what was measured nothing is known: an estimate in proportion would refuse requests for no reason.
         length = min(length, self._farthest)
         key = length if length < 64 else round_length(length)
         curve = self._curves.get(key)
-        if curve is None:
+        if curve is None or len(curve.seconds) <= rows <= self.max_rows:
             if len(self._curves) > 512:
                 self._curves.clear()
             known_rows = self._known_rows(key)
-            # Beyond what may be run or tried nothing is looked up often.
-            end = self.max_rows if self._surface is None else min(self.max_rows, max(LEAST_TABLE, 2 * known_rows))
-            curve = self._curves[key] = Curve(self._tabulate(key, end), known_rows)
+            # Curves of many lengths are made anew while requests wait: short ones are enough for nearly all of them.
+            end = max(LEAST_TABLE, 2 * known_rows)
+            if self._surface is None or end < rows:
+                end = self.max_rows
+            curve = self._curves[key] = Curve(self._tabulate(key, min(end, self.max_rows)), known_rows)
         return curve
 
     def predict(self, rows: int, length: int = 0) -> float:
         """Expected seconds of a batch."""
-        seconds = self.curve(length).seconds
+        seconds = self.curve(length, rows).seconds
         if rows < len(seconds):
             return seconds[rows]
         longest = seconds[-1]

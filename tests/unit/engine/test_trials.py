@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,19 @@ def order_of(source: ModelSource, data_dir: Path, **changes: Any) -> Order:
     return msgspec.structs.replace(order, **changes)
 
 
-def measuring() -> list[psutil.Process]:
-    """The processes that this one has started, and theirs."""
-    return [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+Measuring = Callable[[], list[psutil.Process]]
+
+
+@pytest.fixture
+def measuring() -> Measuring:
+    """The processes that this one has started since the test began, and theirs."""
+    before = set(psutil.Process().children(recursive=True))
+
+    def since() -> list[psutil.Process]:
+        now = set(psutil.Process().children(recursive=True)) - before
+        return [child for child in now if child.status() != psutil.STATUS_ZOMBIE]
+
+    return since
 
 
 def quick(source: ModelSource) -> ModelSource:
@@ -52,7 +62,7 @@ def quick(source: ModelSource) -> ModelSource:
     return source
 
 
-async def test_it_measures_every_candidate_and_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_it_measures_every_candidate_and_leaves_nothing_behind(tmp_path: Path, measuring: Measuring) -> None:
     rounds: list[Mapping[Size, float]] = []
     found = await run_trial(order_of(quick(tiny(tmp_path)), tmp_path), rounds.append)
     assert found.chosen in GROUPS[0]
@@ -96,7 +106,7 @@ async def test_inputs_that_the_model_refuses_are_the_reason(tmp_path: Path) -> N
     assert "minus one" in found.reason
 
 
-async def test_a_model_that_does_not_load_is_the_reason(tmp_path: Path) -> None:
+async def test_a_model_that_does_not_load_is_the_reason(tmp_path: Path, measuring: Measuring) -> None:
     source = tiny(tmp_path, text="raise ValueError('no weights')")
     found = await run_trial(order_of(source, tmp_path), lambda rates: None)
     assert (found.chosen, found.rates) == (Size(2, 1), {})
@@ -104,7 +114,7 @@ async def test_a_model_that_does_not_load_is_the_reason(tmp_path: Path) -> None:
     await eventually(lambda: not measuring())
 
 
-async def test_a_model_that_never_answers_costs_its_time_and_no_more(tmp_path: Path) -> None:
+async def test_a_model_that_never_answers_costs_its_time_and_no_more(tmp_path: Path, measuring: Measuring) -> None:
     source = quick(tiny(tmp_path))
     Gate(tmp_path).close()
     found = await run_trial(order_of(source, tmp_path, budget_s=1.5), lambda rates: None)
@@ -113,7 +123,7 @@ async def test_a_model_that_never_answers_costs_its_time_and_no_more(tmp_path: P
     await eventually(lambda: not measuring())
 
 
-async def test_cancelling_ends_every_process_of_it(tmp_path: Path) -> None:
+async def test_cancelling_ends_every_process_of_it(tmp_path: Path, measuring: Measuring) -> None:
     rounds: list[Mapping[Size, float]] = []
     trial = asyncio.ensure_future(run_trial(order_of(quick(tiny(tmp_path)), tmp_path), rounds.append))
     await eventually(lambda: rounds)
@@ -124,7 +134,7 @@ async def test_cancelling_ends_every_process_of_it(tmp_path: Path) -> None:
     await eventually(lambda: not measuring())
 
 
-async def test_the_death_of_the_process_is_a_finding(tmp_path: Path) -> None:
+async def test_the_death_of_the_process_is_a_finding(tmp_path: Path, measuring: Measuring) -> None:
     rounds: list[Mapping[Size, float]] = []
     trial = asyncio.ensure_future(run_trial(order_of(quick(tiny(tmp_path)), tmp_path), rounds.append))
     await eventually(lambda: rounds)
