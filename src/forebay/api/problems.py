@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from forebay.api.encode import JSON_HEADERS, HeaderPairs
-from forebay.core.errors import AdmissionError, DeadlineExceeded, ForebayError
+from forebay.core.errors import AdmissionError, DeadlineExceeded, DependencyError, ForebayError
 
 STATUSES: dict[str, int] = {
     "invalid_request": 400,
@@ -17,10 +17,14 @@ STATUSES: dict[str, int] = {
     "forbidden": 403,
     "model_not_found": 404,
     "not_found": 404,
+    "job_not_found": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
+    "idempotency_key_in_use": 409,
+    "job_gone": 410,
     "payload_too_large": 413,
     "unsupported_encoding": 415,
+    "idempotency_key_reused": 422,
     "over_quota": 429,
     "head_too_large": 431,
     "request_canceled": 499,
@@ -36,6 +40,8 @@ STATUSES: dict[str, int] = {
     "deadline_unreachable": 503,
     "model_not_ready": 503,
     "draining": 503,
+    "broker_unavailable": 503,
+    "store_unavailable": 503,
     "deadline_exceeded": 504,
 }
 """Error code to HTTP status. 499 is for logs only: that client has left."""
@@ -68,8 +74,8 @@ def problem_of(error: BaseException) -> Answer:
     if isinstance(error, DeadlineExceeded):
         return problem(error.code, error.message, stage=error.stage)
     answer = problem(error.code, error.message)
-    if isinstance(error, AdmissionError):
-        return answer._replace(headers=(*answer.headers, *_admission_headers(error)))
+    if isinstance(error, AdmissionError | DependencyError):
+        return answer._replace(headers=(*answer.headers, *_retry_headers(error)))
     if error.code == "unsupported_encoding":
         return answer._replace(headers=(*answer.headers, _CODINGS))
     return closing(answer) if error.code in ("payload_too_large", "body_timeout") else answer
@@ -80,7 +86,7 @@ def closing(answer: Answer) -> Answer:
     return answer._replace(headers=(*answer.headers, CLOSE))
 
 
-def _admission_headers(error: AdmissionError) -> HeaderPairs:
+def _retry_headers(error: AdmissionError | DependencyError) -> HeaderPairs:
     retry_after = (b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s)))
     if error.code == "unauthorized":
         return ((b"www-authenticate", b'Bearer realm="forebay"'),)

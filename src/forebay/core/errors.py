@@ -2,10 +2,12 @@
 
 ForebayError
   RequestError       invalid_request, forbidden, model_not_found, body_timeout, payload_too_large,
-                     unsupported_encoding, unsupported, request_canceled
+                     unsupported_encoding, unsupported, request_canceled, job_not_found, job_gone,
+                     idempotency_key_reused, idempotency_key_in_use
   AdmissionError     unauthorized, over_quota, queue_full, deadline_unreachable, model_not_ready, draining
   DeadlineExceeded   deadline_exceeded, with the stage in which the deadline passed
   ExecutionError     model_error, output_mismatch, out_of_memory, instance_crashed
+  DependencyError    broker_unavailable, store_unavailable
   SetupError         config_error, model_load_error, memory_limit (at start-up, and where a model is loaded later)
 
 `code` is stable and part of the wire contract. The mapping to HTTP lives only in `api`.
@@ -55,6 +57,10 @@ class RequestError(ForebayError):
         "unsupported_encoding",
         "unsupported",
         "request_canceled",
+        "job_not_found",
+        "job_gone",
+        "idempotency_key_reused",
+        "idempotency_key_in_use",
     )
 
 
@@ -86,6 +92,18 @@ class ExecutionError(ForebayError):
 
     code = "model_error"
     CODES = ("model_error", "output_mismatch", "out_of_memory", "instance_crashed")
+
+
+class DependencyError(ForebayError):
+    """The store of jobs or the broker cannot be reached, or refuses. Whether the call took effect is not known."""
+
+    code = "store_unavailable"
+    retryable = True
+    CODES = ("broker_unavailable", "store_unavailable")
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
 
 
 class SetupError(ForebayError):

@@ -87,6 +87,32 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "auto"
 
 
+class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Jobs: where they are kept, and what holds for those that do not say. `[jobs]` in forebay.toml."""
+
+    store: Annotated[
+        str | None,
+        Meta(description="URL of a Redis or Valkey (from 7.2) that keeps the jobs; none: one is started here."),
+    ] = None
+    durability: Annotated[
+        Literal["everysec", "always"],
+        Meta(description="What a power cut may cost in the store that is started here: the last second, or nothing."),
+    ] = "everysec"
+    lease_s: Annotated[Positive, Meta(description="How long a job stays with a worker that has fallen silent.")] = 15.0
+    republish_after_s: Annotated[
+        Positive, Meta(description="How long a queued job may be without a message before it gets another.")
+    ] = 60.0
+    max_attempts: Annotated[Count, Meta(description="Runs that a job gets where its worker or instance dies.")] = 3
+    retention_s: Annotated[Positive, Meta(description="How long a finished job is kept.")] = 86_400.0
+    max_queued: Annotated[Count, Meta(description="Most jobs that wait for one model; more are refused.")] = 2_000_000
+    max_queued_bytes: Annotated[
+        ByteCount, Meta(description="Most bytes of jobs that wait for one model; more are refused.")
+    ] = 4 << 30
+    shards: Annotated[
+        int, Meta(ge=1, le=1024, description="Parts that keys are spread over in a Redis Cluster.")
+    ] = 1
+
+
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One model. Class attributes, `model.toml`, `[models.NAME]`, environment, flags: later wins."""
 
@@ -144,6 +170,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     server: ServerSettings = ServerSettings()
     log: LogSettings = LogSettings()
+    jobs: JobSettings = JobSettings()
     data_dir: Annotated[Path, Meta(description="Folder for what Forebay keeps, such as measured costs.")] = Path(
         ".forebay"
     )

@@ -1,0 +1,1 @@
+"""Jobs: requests that are answered later. Their records, their states, where they are kept."""

@@ -1,0 +1,199 @@
+"""The ports of jobs: `JobQueue` for who submits and who works, `JobReader` for who looks and waits.
+
+One object is both for a store that queues by itself (memory, Redis). With another broker, `BrokeredQueue` puts a store
+and a `Broker` together. Calls take many jobs, so that one round trip serves many. Whatever goes wrong with the store
+itself is raised as `DependencyError` (store_unavailable) within a bounded time; after it nobody knows whether the call
+took effect, and every call may be repeated: repeating one that did take effect changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from forebay.jobs.record import JobError, JobRecord, JobSpec, Output, State
+
+
+class NewJob(msgspec.Struct, frozen=True):
+    """A job to be accepted. `key`: its Idempotency-Key, with `fingerprint`, a digest of what was asked with it."""
+
+    spec: JobSpec
+    key: str = ""
+    fingerprint: str = ""
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """What became of one new job.
+
+    created: it is in the store and queued. replayed: its key (or its id) was used before, for `id`. mismatch: the key
+    was used for another request. full: the queue's bounds are reached; `retry_after_s` says when to try again.
+    """
+
+    outcome: Literal["created", "replayed", "mismatch", "full"]
+    id: str
+    created_ms: int = 0
+    retry_after_s: float = 0.0
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """Most that may wait for one model, all levels together; more is refused, as `full`."""
+
+    jobs: int
+    nbytes: int
+
+
+class LeasedJob(msgspec.Struct, frozen=True, eq=False):
+    """A job that this process is to run. `receipt` belongs to the queue that gave it."""
+
+    spec: JobSpec
+    attempt: int
+    nonce: str
+    receipt: Any = None
+
+
+class Finish(msgspec.Struct, frozen=True, eq=False):
+    """How one leased job ended here.
+
+    succeeded: with `output`. failed, expired, canceled: with `error`. retry: `error` cost this attempt; it is queued
+    again after `delay_s`, or fails with `error` where no attempt is left. release: it was not run, or not because of
+    itself; it is queued again at once and the attempt does not count.
+    """
+
+    job: LeasedJob
+    kind: Literal["succeeded", "failed", "expired", "canceled", "retry", "release"]
+    output: Output | None = None
+    error: JobError | None = None
+    delay_s: float = 0.0
+    metrics: dict[str, Any] | None = None
+
+
+class Partial(msgspec.Struct, frozen=True, eq=False):
+    """What a running job tells before its end: how far it is, or a piece of its output (JSON)."""
+
+    job: LeasedJob
+    progress: float | None = None
+    piece: bytes | None = None
+
+
+class Reaped(msgspec.Struct, frozen=True):
+    """What one round of the reaper did: jobs taken from workers that fell silent (`requeued`, or `failed` where no
+    attempt was left), delayed ones that are due (`released`), `expired` ones, queued ones whose message was lost
+    (`republished`), records past their retention (`forgotten`). `leader`: whether this process held the lock at all."""
+
+    leader: bool
+    requeued: int = 0
+    failed: int = 0
+    released: int = 0
+    expired: int = 0
+    republished: int = 0
+    forgotten: int = 0
+
+
+class QueueDepth(msgspec.Struct, frozen=True):
+    """Of one model: jobs that wait, their bytes, how many run, how long the oldest has waited."""
+
+    waiting: int
+    waiting_bytes: int
+    running: int
+    oldest_s: float = 0.0
+
+
+class Change(msgspec.Struct, frozen=True):
+    """Job `id` has a new event: its `sequence` and state now. An empty id says that `model` has new work."""
+
+    id: str
+    sequence: int
+    state: State
+    model: str = ""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event of a job: a change of its state, progress, or a piece of output."""
+
+    sequence: int
+    kind: Literal["status", "progress", "output"]
+    state: State
+    attempt: int
+    progress: float = 0.0
+    piece: bytes = b""
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Jobs, the newest first. `cursor` goes on behind them; empty: there are no more."""
+
+    jobs: Sequence[JobRecord]
+    cursor: str = ""
+
+
+class JobQueue(Protocol):
+    """Submitting and working."""
+
+    async def submit(self, new: Sequence[NewJob], bounds: Bounds) -> Sequence[Submission]:
+        """Accept jobs: record and message. `created` is told only when both are as durable as the store makes them."""
+        ...
+
+    async def lease(self, models: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[LeasedJob]:
+        """Claim up to `most` jobs, higher levels first and then the oldest, waiting up to `wait_s` for the first.
+
+        They are `running` from now, under a nonce of their own, for `lease_s`. Those whose `ttl_s` is over become
+        `expired` on the way. Canceling the call loses nothing.
+        """
+        ...
+
+    async def extend(self, jobs: Sequence[LeasedJob], lease_s: float) -> Sequence[bool]:
+        """Keep them for `lease_s` from now. False: it is no longer one's own (canceled, or taken over)."""
+        ...
+
+    async def tell(self, partials: Sequence[Partial]) -> Sequence[bool]:
+        """Add events of running jobs. False as in `extend`."""
+        ...
+
+    async def finish(self, finishes: Sequence[Finish]) -> Sequence[bool]:
+        """Commit how jobs ended, then be done with their messages. False: another answer stands already."""
+        ...
+
+    async def reap(self) -> Reaped:
+        """One round of bringing every record to its end; called every second by every process, led by one."""
+        ...
+
+    async def depth(self, model: str) -> QueueDepth: ...
+
+    async def close(self) -> None: ...
+
+
+Look = JobRecord | Literal["gone"] | None
+"""A record; "gone": it was kept for its retention and is not any more; None: there is none, or it was deleted."""
+
+
+class JobReader(Protocol):
+    """Looking and waiting. Who may see a job is its caller's affair: the record names its tenant."""
+
+    async def read(self, ids: Sequence[str], *, output: bool = True) -> Sequence[Look]:
+        """Records as they are now; bodies are left out, outputs too where they are not wanted."""
+        ...
+
+    async def events(self, id: str, after: int) -> Sequence[Event]:
+        """The events with a sequence above `after`, in order. Those of earlier attempts may be left out, but for the
+        change of state that ended them."""
+        ...
+
+    async def cancel(self, ids: Sequence[str]) -> Sequence[Look]:
+        """Cancel what is not finished; the records as they are then. A run that goes on is discarded."""
+        ...
+
+    async def delete(self, id: str) -> bool:
+        """Forget a job, canceling it if it is not finished. False: there was none."""
+        ...
+
+    async def list(
+        self, tenant: str | None, *, model: str = "", state: str = "", cursor: str = "", limit: int = 50
+    ) -> Page:
+        """Records without bodies and outputs. A page may be short, even empty, with a cursor: then go on."""
+        ...
+
+    def changes(self) -> AsyncIterator[Sequence[Change]]:
+        """All changes from now on, for as long as it is iterated: one subscription a process. Changes may be lost
+        (a connection breaks); an empty sequence says that some may have been, so that who waits looks again."""
+        ...

@@ -1,0 +1,1 @@
+"""The loop that works off jobs: lease, run on the engine, commit, acknowledge."""
