@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from forebay.brokers.port import PRIORITY_LEVELS
 from forebay.jobs.ids import wall_ms
-from forebay.jobs.memory_records import Entry, MemoryRecords, Why
+from forebay.jobs.memory_records import Entry, MemoryRecords
 from forebay.jobs.store import (
     Bounds,
     Change,
@@ -81,7 +81,7 @@ class KeptInMemory:
     """What all that keeps jobs in memory have in common: looking, waiting, and what runs. `now_ms` is its clock,
     milliseconds since 1970."""
 
-    def __init__(self, now_ms: Callable[[], int], on_ready: Callable[[Entry, Why], None]) -> None:
+    def __init__(self, now_ms: Callable[[], int], on_ready: Callable[[Entry], None]) -> None:
         self._now_ms = now_ms
         self._records = MemoryRecords(now_ms, on_ready, self._publish)
         self._subscriptions: WeakSet[Subscription] = WeakSet()
@@ -190,7 +190,7 @@ class MemoryJobs(KeptInMemory):
         await super().close()
         self._arrival.set()
 
-    def _enqueue(self, entry: Entry, why: Why) -> None:
+    def _enqueue(self, entry: Entry) -> None:
         spec = entry.record.spec
         heapq.heappush(self._ready[spec.model][spec.level], (entry.order, entry))
         self._arrival.set()

@@ -1,6 +1,6 @@
 """Records of jobs in this process's memory: every rule about them, without waiting for anything.
 
-What becomes free to be run is told to `on_ready`, and why; who queues it, and how, is not known here.
+What becomes free to be run is told to `on_ready`; who queues it, and how, is not known here.
 """
 
 from __future__ import annotations
@@ -32,9 +32,6 @@ from forebay.jobs.store import (
     Submission,
     retry_after_s,
 )
-
-Why = Literal["accepted", "returned", "due"]
-"""accepted: it is new. returned: who ran it gave it back. due: its worker fell silent, or its delay is over."""
 
 _LOOKED_AT_A_PAGE = 1000
 _KEPT_MARKER_S = 3600.0
@@ -91,7 +88,7 @@ class MemoryRecords:
     """All jobs. `now_ms` is the clock of this store: milliseconds since 1970."""
 
     now_ms: Callable[[], int]
-    on_ready: Callable[[Entry, Why], None]
+    on_ready: Callable[[Entry], None]
     on_change: Callable[[Change], None]
     loads: defaultdict[str, Load] = field(default_factory=lambda: defaultdict(Load))
     _entries: dict[str, Entry] = field(default_factory=dict)
@@ -115,7 +112,7 @@ class MemoryRecords:
             return Submission("full", spec.id, 0, retry_after_s((now - load.full_since_ms) / 1000))
         if load.waiting * 2 <= bounds.jobs and load.waiting_bytes * 2 <= bounds.nbytes:
             load.full_since_ms = None
-        self.on_ready(self.insert(spec, now, new.key, new.fingerprint), "accepted")
+        self.on_ready(self.insert(spec, now, new.key, new.fingerprint))
         return Submission("created", spec.id, now)
 
     def insert(self, spec: JobSpec, created_ms: int, key: str = "", fingerprint: str = "") -> Entry:
@@ -210,12 +207,12 @@ class MemoryRecords:
         entry.ended = ended
         if finish.kind == "release":
             entry.record.attempt -= 1
-            self._requeue(entry, 0.0, "returned")
+            self._requeue(entry, 0.0)
         elif finish.kind != "retry":
             entry.record.output, entry.record.metrics = finish.output, finish.metrics
             self._end(entry, finish.kind, finish.error)
         elif entry.record.attempt < entry.record.spec.max_attempts:
-            self._requeue(entry, finish.delay_s, "returned")
+            self._requeue(entry, finish.delay_s)
         else:
             entry.record.metrics = finish.metrics
             self._end(entry, "failed", finish.error)
@@ -293,7 +290,7 @@ class MemoryRecords:
             if record.attempt >= record.spec.max_attempts:
                 self._end(entry, "failed", SILENT)
                 return "failed"
-            self._requeue(entry, 0.0, "due")
+            self._requeue(entry, 0.0)
             return "requeued"
         if record.state == "queued":
             if self._overdue(record, now):
@@ -302,7 +299,7 @@ class MemoryRecords:
             if not 0 < entry.due_ms <= now:
                 return None
             entry.due_ms, entry.queued_ms = 0, now
-            self.on_ready(entry, "due")
+            self.on_ready(entry)
             return "released"
         if self._kept_until_ms(record) > now:
             return None
@@ -322,7 +319,7 @@ class MemoryRecords:
     def _kept_until_ms(self, record: JobRecord) -> int:
         return record.finished_ms + _ms(record.spec.retention_s)
 
-    def _requeue(self, entry: Entry, delay_s: float, why: Why) -> None:
+    def _requeue(self, entry: Entry, delay_s: float) -> None:
         """Another attempt, from `delay_s` on. What this one told is of no more use to anybody."""
         entry.nonce = ""
         entry.record.progress = 0.0
@@ -336,11 +333,11 @@ class MemoryRecords:
             entry.due_ms = self.now_ms() + _ms(delay_s)
             self._wake_at(entry.due_ms, id)
         else:
-            self.on_ready(entry, why)
+            self.on_ready(entry)
 
     def _end(self, entry: Entry, state: State, error: JobError | None) -> None:
         record = entry.record
-        entry.nonce, entry.due_ms, entry.body = "", 0, b""
+        entry.nonce, entry.body = "", b""
         record.error, record.finished_ms = error, self.now_ms()
         self._move(entry, state)
         self._wake_at(self._kept_until_ms(record), record.spec.id)

@@ -10,7 +10,7 @@ import msgspec
 
 from forebay.jobs.ids import wall_ms
 from forebay.jobs.memory import KeptInMemory
-from forebay.jobs.memory_records import Entry, Why
+from forebay.jobs.memory_records import Entry
 from forebay.jobs.record_store import Carried, Claimed, Due
 from forebay.jobs.store import Bounds, NewJob, QueueDepth, Reaped, Submission
 
@@ -22,7 +22,8 @@ class MemoryStore(KeptInMemory):
         super().__init__(now_ms, self._note)
         self._free: defaultdict[str, list[tuple[int, int, Entry]]] = defaultdict(list)
         """Heaps by model: since when each job is free, when it was accepted."""
-        self._due: list[Entry] = []
+        self._freed: list[Entry] = []
+        """Since the last round of the reaper began."""
         self._claimed_ms: dict[tuple[str, int], int] = {}
         """By model and level: when the youngest job was published that was claimed so far."""
 
@@ -36,11 +37,11 @@ class MemoryStore(KeptInMemory):
 
     async def due(self, republish_after_s: float) -> Due:
         """One round of the reaper; this process always leads."""
-        self._due.clear()
+        self._freed.clear()
         reaped: Reaped = self._records.reap()
         before_ms = self._now_ms() - round(republish_after_s * 1000)
         models = [model for model in self._free if (head := self._head_ms(model)) is not None and head <= before_ms]
-        return Due(reaped, [_whole(entry) for entry in self._due if entry.record.state == "queued"], models)
+        return Due(reaped, [_whole(entry) for entry in self._freed if entry.record.state == "queued"], models)
 
     async def lost(self, model: str, republish_after_s: float, empty: bool) -> Sequence[Carried]:
         """Jobs whose messages seem to be lost."""
@@ -81,10 +82,9 @@ class MemoryStore(KeptInMemory):
         self._claimed_ms[key] = max(self._claimed_ms.get(key, 0), found.queued_ms)
         return self._records.claim(found, lease_s) or "stale"
 
-    def _note(self, entry: Entry, why: Why) -> None:
+    def _note(self, entry: Entry) -> None:
         heapq.heappush(self._free[entry.record.spec.model], (entry.queued_ms, entry.order, entry))
-        if why == "due":
-            self._due.append(entry)
+        self._freed.append(entry)
 
     def _head_ms(self, model: str) -> int | None:
         """Since when the job is free that is so for longest; drops what is free no more, or was queued anew."""

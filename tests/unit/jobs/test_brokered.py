@@ -154,6 +154,7 @@ async def test_a_lost_message_is_noticed_behind_a_backlog(site: Site) -> None:
     [job] = await site.lease(1)
     assert job.spec == later[0]
     assert (await site.queue.reap()).republished == 1
+    assert (await site.queue.reap()).republished == 0
     assert (await site.carries()).waiting == 5
     rest = await site.lease()
     assert [each.spec for each in rest] == [*later[1:], lost]
@@ -326,12 +327,24 @@ async def test_a_message_that_comes_during_the_delay_of_its_job_is_acked_unrun(s
     [message] = site.queues._waiting["m", 1]
     [job] = await site.lease()
     await site.queue.finish([Finish(job, "retry", error=CRASHED, delay_s=30.0)])
+    assert await site.carries() == Depth(0, 0, 0)
     await site.broker.publish([message])
     assert list(await site.lease()) == []
     assert await site.carries() == Depth(0, 0, 0)
     site.clock.advance(30.0)
     assert (await site.queue.reap()).released == 1
+    assert (await site.queue.depth("m")).oldest_s == 0.0
     assert [again.attempt for again in await site.lease()] == [2]
+
+
+async def test_a_job_that_the_reaper_ends_gets_no_message(site: Site) -> None:
+    spec = JobSpec(id=_IDS.new(), model="m", tenant="t", ttl_s=LEASE_S - 1)
+    await site.queue.submit([NewJob(spec)], AMPLE)
+    await site.broker.ack([job.receipt for job in await site.lease()])
+    site.clock.advance(LEASE_S + 1)
+    await site.queue.reap()
+    assert await site.state(spec) == "expired"
+    assert await site.carries() == Depth(0, 0, 0)
 
 
 async def test_only_who_leads_publishes(site: Site) -> None:
