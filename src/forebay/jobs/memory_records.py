@@ -290,7 +290,9 @@ class MemoryRecords:
 
     def _own(self, job: LeasedJob) -> Entry | None:
         entry = self._entries.get(job.spec.id)
-        return entry if entry is not None and entry.nonce == job.nonce else None
+        if entry is None or entry.record.state != "running" or entry.nonce != job.nonce:
+            return None
+        return entry
 
     def _overdue(self, record: JobRecord, now: int) -> bool:
         ttl_s = record.spec.ttl_s
