@@ -109,7 +109,7 @@ class RedisFeed:
         changes, work = changes_of(data)
         if changes:
             for subscription in self._subscriptions:
-                subscription.add(changes)
+                subscription.add(*changes)
         if work:
             self._wake(work)
 

@@ -18,7 +18,7 @@ from forebay.brokers.redis_link import RedisLink
 
 ScriptName = Literal[
     "submit", "lease", "surrender", "extend", "tell", "finish", "cancel", "delete", "read", "events", "page", "depth",
-    "reap", "audit",
+    "reap", "audit", "peek",
 ]  # fmt: skip
 _FLAGS: Final[dict[str, str]] = {
     # What takes memory is refused when there is none; what ends jobs and gives memory back is not.
@@ -28,18 +28,19 @@ _FLAGS: Final[dict[str, str]] = {
     "events": "no-writes",
     "page": "no-writes",
     "depth": "no-writes",
+    "peek": "no-writes",
 }
 _ENDING = "allow-oom"
 
 
 class Scripts:
-    """All scripts, for one link. `prefix` begins every key."""
+    """All scripts, for one link. `prefix` begins every key; `clock` is the Lua that tells seconds and microseconds."""
 
-    def __init__(self, link: RedisLink, prefix: str) -> None:
+    def __init__(self, link: RedisLink, prefix: str, clock: str) -> None:
         self._link = link
         self._prefix = prefix
         folder = files("forebay.jobs") / "lua"
-        prelude = (folder / "prelude.lua").read_text("utf-8")
+        prelude = (folder / "prelude.lua").read_text("utf-8").replace("CLOCK", clock)
         self._sources: dict[str, str] = {}
         self._digests: dict[str, str] = {}
         for name in get_args(ScriptName):
@@ -59,3 +60,7 @@ class Scripts:
             return await self._link.execute("EVALSHA", self._digests[name], 1, key, *arguments)
         except NoScriptError:
             return await self._link.execute("EVAL", self._sources[name], 1, key, *arguments)
+
+    async def tenants(self, shard: int) -> list[bytes]:
+        """Names of all tenants that have had jobs in a shard. Raises `DependencyError`."""
+        return list(await self._link.execute("SMEMBERS", f"{self.base(shard)}tenants"))

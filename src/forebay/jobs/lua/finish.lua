@@ -19,15 +19,15 @@ end
 for i = 1, #ARGV, 8 do
   local nonce, kind = ARGV[i + 1], ARGV[i + 2]
   local job, mark = record(ARGV[i]), nonce .. kind
-  local done = job.nonce == mark
+  local done = job.mark == mark
   if job.state == 'r' and job.nonce == nonce then
     done = true
     if kind == 'l' then
-      requeue(job, 0, mark, job.attempt - 1)
+      requeue(job, 0, job.attempt - 1, 'z', mark)
     elseif kind == 't' and job.attempt < job.attempts then
-      requeue(job, tonumber(ARGV[i + 3]), mark, job.attempt)
+      requeue(job, tonumber(ARGV[i + 3]), job.attempt, 'z', mark)
     else
-      finish(job, kind == 't' and 'f' or kind, mark, unpack(fields_of(i)))
+      finish(job, kind == 't' and 'f' or kind, 'z', mark, unpack(fields_of(i)))
     end
   end
   replies[#replies + 1] = done and '1' or '0'

@@ -32,7 +32,7 @@ local function claim(model, id)
   end
   if f[4] then
     if tonumber(f[4]) <= now then
-      finish(record(id), 'x', '', 'E', overdue)
+      finish(record(id), 'x', 'E', overdue)
       return
     end
     remove('t', id)

@@ -4,7 +4,7 @@
 --   j:ID   hash, a job:  s state (q r s f c x; G gone, D deleted: all that is left)  m model  v level  t tenant
 --          c order: microseconds of its acceptance, ascending  a attempt  e events so far  x most attempts
 --          R retention (ms)  T latest start (ms)  k digest of its Idempotency-Key  d envelope  b body
---          n nonce while it runs, then nonce and kind of the finish that took effect  r number of its running event
+--          n nonce of the last claim  z nonce and kind of the last finish that took effect  r number of its running event
 --          S started (ms)  F finished (ms)  p progress  u partials told  o output  O its form  E error  M metrics
 --   e:ID   list, events that the record itself does not tell: attempts that ended, progress, pieces
 --   k:DIGEST  string, an Idempotency-Key: id and fingerprint
@@ -15,7 +15,7 @@
 --   lock   who reaps                     changes  the channel
 -- ID is the 16 bytes of the UUID. A job is in exactly one of q, d, r and x.
 local call, base = redis.call, KEYS[1]
-local clock = call('TIME')
+local clock = CLOCK
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 local LEVEL = 3e15
@@ -100,11 +100,11 @@ end
 
 local function record(id)
   local key = base .. 'j:' .. id
-  local f = call('HMGET', key, 's', 'm', 'v', 't', 'c', 'a', 'e', 'x', 'R', 'T', 'k', 'n', 'F')
+  local f = call('HMGET', key, 's', 'm', 'v', 't', 'c', 'a', 'e', 'x', 'R', 'T', 'k', 'n', 'F', 'z')
   return {
     id = id, key = key, state = f[1], model = f[2], level = f[3], tenant = f[4], order = f[5], attempt = tonumber(f[6]),
     sequence = f[7], attempts = tonumber(f[8]), retention = f[9], latest = f[10], digest = f[11], nonce = f[12],
-    finished = f[13],
+    finished = f[13], mark = f[14],
   }
 end
 
@@ -143,9 +143,9 @@ local function move(job, state, ...)
 end
 
 -- The body of a failed job is kept: it may be run again as another job.
-local function finish(job, state, mark, ...)
+local function finish(job, state, ...)
   leave(job)
-  move(job, state, 'F', now, 'n', mark, ...)
+  move(job, state, 'F', now, ...)
   if state == 'f' then
     add('dead', 0, job.id)
   else
@@ -159,10 +159,10 @@ local function event(sequence, kind, state, attempt, progress, piece)
 end
 
 -- Another attempt. What the one that ends has told is of no more use to anybody.
-local function requeue(job, delay, mark, attempt)
+local function requeue(job, delay, attempt, ...)
   leave(job)
   job.attempt = attempt
-  move(job, 'q', 'n', mark, 'a', attempt)
+  move(job, 'q', 'a', attempt, ...)
   local events = base .. 'e:' .. job.id
   local kept = {}
   for _, entry in ipairs(call('LRANGE', events, 0, -1)) do

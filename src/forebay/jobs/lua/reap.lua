@@ -24,10 +24,10 @@ local function silent(model)
     if job.state ~= 'r' then
       remove('r:' .. model, id)
     elseif job.attempt < job.attempts then
-      requeue(job, 0, '', job.attempt)
+      requeue(job, 0, job.attempt)
       requeued = requeued + 1
     else
-      finish(job, 'f', '', 'E', ARGV[4])
+      finish(job, 'f', 'E', ARGV[4])
       failed = failed + 1
     end
   end
@@ -53,7 +53,7 @@ end
 for _, id in ipairs(due('t')) do
   local job = record(id)
   if job.state == 'q' then
-    finish(job, 'x', '', 'E', ARGV[5])
+    finish(job, 'x', 'E', ARGV[5])
     expired = expired + 1
   else
     remove('t', id)

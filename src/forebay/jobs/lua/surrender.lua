@@ -6,7 +6,7 @@ for i = 2, #ARGV do
     if held and held:sub(1, #nonce) == nonce then
       local job = record(id)
       if job.state == 'r' then
-        requeue(job, 0, '', job.attempt - 1)
+        requeue(job, 0, job.attempt - 1)
         given = given + 1
       end
     end
