@@ -87,7 +87,11 @@ def parse_url(url: str) -> RedisAddress:
     userinfo, _, hosts = parts.netloc.rpartition("@")
     shown = f"{parts.scheme}://{hosts}{parts.path}"
     secure, _, form = parts.scheme.partition("+")
-    if secure not in ("redis", "rediss", "unix") or form not in ("", "sentinel", "cluster") or (form and secure == "unix"):
+    if (
+        secure not in ("redis", "rediss", "unix")
+        or form not in ("", "sentinel", "cluster")
+        or (form and secure == "unix")
+    ):
         raise SetupError(f"{shown!r} is no URL of a Redis or Valkey; write {_FORMS}")
     kind: Kind = "sentinel" if form == "sentinel" else "cluster" if form == "cluster" else "single"
     options = _options(parts.query, shown)
@@ -168,9 +172,7 @@ class RedisLink:
     `connections`: most at once; further calls wait for one.
     """
 
-    def __init__(
-        self, url: str, *, connections: int = 16, code: DependencyCode = "store_unavailable"
-    ) -> None:
+    def __init__(self, url: str, *, connections: int = 16, code: DependencyCode = "store_unavailable") -> None:
         self.address = parse_url(url)
         self.shown = self.address.shown
         self._code: DependencyCode = code
@@ -242,7 +244,11 @@ class RedisLink:
         if address.kind == "cluster":
             nodes = [ClusterNode(host, port) for host, port in address.hosts]
             return RedisCluster(
-                startup_nodes=nodes, ssl=address.tls, max_connections=connections, retry=Retry(NoBackoff(), 0), **self._options()
+                startup_nodes=nodes,
+                ssl=address.tls,
+                max_connections=connections,
+                retry=Retry(NoBackoff(), 0),
+                **self._options(),
             )
         if address.kind == "sentinel":
             options = {**self._options(), "ssl": True} if address.tls else self._options()
@@ -260,7 +266,11 @@ class RedisLink:
     def _single(self, kind: type[Any], connections: int, **where: Any) -> Redis:
         # One more than calls may be under way: a subscription is a further one.
         pool = ConnectionPool(
-            connection_class=kind, max_connections=connections + 4, retry=Retry(NoBackoff(), 0), **where, **self._options()
+            connection_class=kind,
+            max_connections=connections + 4,
+            retry=Retry(NoBackoff(), 0),
+            **where,
+            **self._options(),
         )
         return Redis.from_pool(pool)
 

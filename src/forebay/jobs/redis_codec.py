@@ -20,7 +20,14 @@ STATES: Final[dict[bytes, State]] = {
     b"x": "expired",
 }
 LETTERS: Final[dict[str, str]] = {state: letter.decode() for letter, state in STATES.items()}
-KIND_LETTERS: Final[dict[str, str]] = {"succeeded": "s", "failed": "f", "expired": "x", "canceled": "c", "retry": "t", "release": "l"}
+KIND_LETTERS: Final[dict[str, str]] = {
+    "succeeded": "s",
+    "failed": "f",
+    "expired": "x",
+    "canceled": "c",
+    "retry": "t",
+    "release": "l",
+}
 _KINDS: Final[dict[bytes, Any]] = {b"s": "status", b"p": "progress", b"o": "output"}
 SUBMISSION: Final = struct.Struct(">c16sd")
 _CHANGE: Final = struct.Struct(">16scHI")

@@ -208,7 +208,9 @@ class RedisJobs(RedisReader):
                 raise
             if reply or not looked:
                 return [
-                    LeasedJob(spec_of(reply[at + 1], written_id(reply[at]), reply[at + 2]), reply[at + 3], f"{nonce}{n}")
+                    LeasedJob(
+                        spec_of(reply[at + 1], written_id(reply[at]), reply[at + 2]), reply[at + 3], f"{nonce}{n}"
+                    )
                     for n, at in enumerate(range(0, len(reply), 4), 1)
                 ]
 

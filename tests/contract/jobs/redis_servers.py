@@ -117,7 +117,8 @@ class Cluster:
 
     def __init__(self, binary: str) -> None:
         self.nodes = [
-            Server(binary, free_port(), cluster_enabled="yes", cluster_node_timeout="2000") for _ in range(CLUSTER_NODES)
+            Server(binary, free_port(), cluster_enabled="yes", cluster_node_timeout="2000")
+            for _ in range(CLUSTER_NODES)
         ]
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
         self.url = f"redis+cluster://{hosts}"
