@@ -1,4 +1,4 @@
-"""The subscription of one process to what happens to jobs in Redis: for who waits for changes, and for who waits for work.
+"""The subscription of one process to what happens to jobs in Redis, for who waits for changes or for work.
 
 Messages may be lost, when a connection breaks; readers are then told to look again, and who waits for work looks every
 second or two in any case.

@@ -150,7 +150,8 @@ class RedisReader:
 
     def _replies(self, name: ScriptName, reply: Any) -> Iterable[Any]:
         """The replies for single jobs out of that of a script."""
-        return iter(reply)
+        replies: Iterable[Any] = reply
+        return replies
 
 
 def _portions(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:

@@ -21,9 +21,9 @@ _PORTIONS_A_ROUND = 20
 
 
 class RedisReaper:
-    """What `reap` does. Every job is in exactly one of the sorted sets of its shard (queue, delayed, running, finished);
-    where one is lost, which a server that evicts or a hand may do, all jobs are looked through, at once and then no more
-    often than every `republish_after_s`."""
+    """What `reap` does. Every job is in exactly one of the sorted sets of its shard: queue, delayed, running, finished.
+    Where one is missing (a server that evicts, or a hand, may do that), all jobs are looked through, at once and then
+    no more often than every `republish_after_s`."""
 
     def __init__(self, scripts: Scripts, shards: int, republish_after_s: float) -> None:
         self._scripts, self._shards, self._republish_after_s = scripts, shards, republish_after_s

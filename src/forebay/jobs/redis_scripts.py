@@ -1,8 +1,8 @@
 """The Lua scripts by which jobs are kept in Redis, and their call.
 
 Each takes many jobs of one shard. Calling one again with the same arguments changes nothing, but for `lease`, which
-claims further jobs. Nothing is called twice here, except where the server says that it does not know the script: then it
-has done nothing.
+claims further jobs. Nothing is called twice here, except where the server says that it does not know the script: then
+it has done nothing.
 """
 
 from __future__ import annotations

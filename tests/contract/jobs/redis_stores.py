@@ -26,14 +26,13 @@ async def redis_store(servers: Servers, kind: str) -> AsyncIterator[Store]:
         pytest.skip("there is no redis-server on this machine")
     prefix, shards = f"test-{secrets.token_hex(6)}", SHARDS[kind]
     here, there = RedisLink(url), RedisLink(url)
-    stores = [RedisJobs(link, shards=shards, prefix=prefix, clock=MOVED_CLOCK) for link in (here, there)]
+    jobs, other = (RedisJobs(link, shards=shards, prefix=prefix, clock=MOVED_CLOCK) for link in (here, there))
 
     async def pass_s(seconds: float) -> None:
         for shard in range(shards):
             await here.execute("INCRBY", f"{prefix}:{{s{shard}}}:passed", round(seconds))
 
-    yield Store(*stores, pass_s, orders=shards == 1)
-    for jobs in stores:
-        await jobs.close()
-    for link in (here, there):
+    yield Store(jobs, other, pass_s, orders=shards == 1, bounds_exactly=shards == 1)
+    for store, link in ((jobs, here), (other, there)):
+        await store.close()
         await link.close()
