@@ -18,6 +18,8 @@ from typing import Any
 import psutil
 import pytest
 import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from tests.e2e.server import environment, eventually
 
@@ -44,7 +46,7 @@ asyncio.run(main())
 @contextlib.asynccontextmanager
 async def client(store: EmbeddedValkey) -> AsyncIterator[Any]:
     """A connection that does not retry by itself."""
-    connection = redis.Redis.from_url(store.url, decode_responses=True)
+    connection = redis.Redis.from_url(store.url, decode_responses=True, retry=Retry(NoBackoff(), 0))
     try:
         yield connection
     finally:
