@@ -245,7 +245,8 @@ async def test_killed_it_is_started_again_with_its_data(tmp_path: Path, caplog: 
     assert "the store of jobs was killed by signal 9; it is started again" in caplog.messages
 
 
-async def test_nothing_confirmed_is_lost_when_it_is_killed(tmp_path: Path) -> None:
+async def test_nothing_confirmed_is_lost_when_it_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebay.brokers.embedded._HEALTHY_S", 0.0)  # However soon it dies again, no waiting.
     ledger: list[str] = []
     over = asyncio.Event()
 
@@ -270,7 +271,7 @@ async def test_nothing_confirmed_is_lost_when_it_is_killed(tmp_path: Path) -> No
                 async with asyncio.timeout(30):
                     while len(ledger) < confirmed + 2000:
                         await asyncio.sleep(0.001)
-                await asyncio.sleep(chance.uniform(0, 1))
+                await asyncio.sleep(chance.uniform(0, 0.3))
                 before = store.pid
                 os.kill(before, signal.SIGKILL)
                 await until(store, "ready", before)
