@@ -29,7 +29,7 @@ from forebay.brokers.embedded_process import Durability
 from forebay.core.errors import SetupError
 
 PARENT = """
-import asyncio, pathlib, sys
+import asyncio, pathlib, sys, uvloop
 from forebay.brokers.embedded import EmbeddedValkey
 
 async def main():
@@ -39,7 +39,7 @@ async def main():
     await asyncio.to_thread(sys.stdin.read)
     await store.stop()
 
-asyncio.run(main())
+uvloop.run(main())
 """
 
 
