@@ -121,6 +121,8 @@ class MemoryJobs:
     def changes(self) -> Subscription:
         """All changes from now on."""
         subscription = Subscription()
+        if self._closed:
+            subscription.close()
         self._subscriptions.add(subscription)
         return subscription
 
