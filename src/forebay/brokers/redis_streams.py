@@ -51,10 +51,10 @@ class Receipt(NamedTuple):
 
 @dataclass(slots=True)
 class _Kept:
-    """A delivery that nobody has been given yet, since when (monotonic seconds)."""
+    """A delivery that nobody has been given yet, and until when (monotonic seconds) it is surely ours."""
 
     delivery: Delivery
-    since_s: float
+    sure_until_s: float
 
 
 class RedisStreams:
@@ -100,8 +100,9 @@ class RedisStreams:
             return []
         while True:
             if self._answer_lost:
-                await self._run("own", names, self._read_own)
-            await self._run_if_stale(names, lease_s)
+                await self._run("own", names, partial(self._read_own, lease_s))
+            if any(kept.sure_until_s < time.monotonic() for kept in self._kept.values()):
+                await self._run("check", names, partial(self._check_kept, lease_s))
             found = self._hand_out(names, most, lease_s)
             if not found:
                 await self._run("take", names, partial(self._take, names, most, lease_s))
@@ -110,7 +111,7 @@ class RedisStreams:
             if found or left_s <= 0:
                 return found
             block_s = min(left_s, _BLOCK_S, max(lease_s / 2, 0.01))
-            await self._run("wait", names, partial(self._wait, names, most, block_s))
+            await self._run("wait", names, partial(self._wait, names, most, block_s, lease_s), left_s)
 
     async def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> None:
         """A claim by whom they belong to."""
@@ -152,15 +153,22 @@ class RedisStreams:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    async def _run(self, kind: str, names: tuple[str, ...], read: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _run(
+        self,
+        kind: str,
+        names: tuple[str, ...],
+        read: Callable[[], Coroutine[Any, Any, None]],
+        within_s: float | None = None,
+    ) -> None:
         """Wait for a read, which goes on if the caller leaves; one of a kind at a time. Raises `DependencyError`."""
         running = self._reads.get((kind, names))
         if running is None:
             running = self._reads[kind, names] = asyncio.create_task(read(), name=f"redis streams: {kind}")
             running.add_done_callback(lambda done: self._ended(kind, names, done))
-        await asyncio.wait({running, self._closed}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running, self._closed}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         self._check_open()
-        running.result()
+        if running.done():
+            running.result()
 
     def _ended(self, kind: str, names: tuple[str, ...], done: asyncio.Task[None]) -> None:
         del self._reads[kind, names]
@@ -174,9 +182,9 @@ class RedisStreams:
         if look_first:
             self._looked_s = now_s
             self._held = {receipt: until_s for receipt, until_s in self._held.items() if until_s > now_s}
-        self._keep(streams, await self._call("take", streams, [most, round(lease_s * 1000), int(look_first)]))
+        self._keep(streams, await self._call("take", streams, [most, round(lease_s * 1000), int(look_first)]), lease_s)
 
-    async def _wait(self, names: tuple[str, ...], most: int, block_s: float) -> None:
+    async def _wait(self, names: tuple[str, ...], most: int, block_s: float, lease_s: float) -> None:
         streams = self._to_read(names)
         words = ["XREADGROUP", "GROUP", _GROUP, self._consumer, "COUNT", most, "BLOCK", max(1, round(block_s * 1000))]
         try:
@@ -188,17 +196,18 @@ class RedisStreams:
         numbers = {stream.encode(): number for number, stream in enumerate(streams, 1)}
         for stream, entries in answer or ():
             rows = [(numbers[stream], entry, values.get(b"id"), values.get(b"payload"), 0) for entry, values in entries]
-            self._keep(streams, rows)
+            self._keep(streams, rows, lease_s)
 
-    async def _read_own(self) -> None:
+    async def _read_own(self, lease_s: float) -> None:
         """After an answer was lost: what we hold, and nobody here knows of."""
         self._answer_lost = False
         streams = list(self._streams)
         if streams:
-            self._keep(streams, await self._call("own", streams, []))
+            self._keep(streams, await self._call("own", streams, []), lease_s)
 
-    def _keep(self, streams: Sequence[str], rows: Sequence[Any]) -> None:
-        now_s = time.monotonic()
+    def _keep(self, streams: Sequence[str], rows: Sequence[Any], lease_s: float) -> None:
+        # The lease began while the answer was on its way, and whoever gets it wants the most of it.
+        sure_until_s = time.monotonic() + lease_s / 3
         for number, entry, id, payload, was_overdue in rows:
             stream = streams[number - 1]
             receipt = Receipt(stream, entry)
@@ -208,23 +217,18 @@ class RedisStreams:
             # Somebody else's entry has neither; who decodes it finds that out.
             message = Message((id or b"").decode(errors="replace"), queue, payload or b"", level)
             delivery = Delivery(message, receipt)
-            self._kept[receipt] = _Kept(delivery, now_s)
+            self._kept[receipt] = _Kept(delivery, sure_until_s)
 
-    async def _run_if_stale(self, names: tuple[str, ...], lease_s: float) -> None:
-        """What has lain here for long may be another's by now."""
-        oldest_s = time.monotonic() - lease_s / 3
-        if any(kept.since_s < oldest_s for kept in self._kept.values()):
-            await self._run("stale", names, self._check_kept)
-
-    async def _check_kept(self) -> None:
-        checked, now_s = list(self._kept.values()), time.monotonic()
+    async def _check_kept(self, lease_s: float) -> None:
+        """What has lain here for long may be another's by now; what is not is held on to."""
+        checked, sure_until_s = list(self._kept.values()), time.monotonic() + lease_s / 3
         for part in _parts([kept.delivery for kept in checked]):
             held = await self._call_on("extend", _places(part))
             for delivery, is_held in zip(part, held, strict=True):
                 if not is_held:
                     self._kept.pop(delivery.receipt, None)
                 elif delivery.receipt in self._kept:
-                    self._kept[delivery.receipt].since_s = now_s
+                    self._kept[delivery.receipt].sure_until_s = sure_until_s
 
     def _hand_out(self, names: tuple[str, ...], most: int, lease_s: float) -> list[Delivery]:
         wanted = [kept.delivery for kept in self._kept.values() if kept.delivery.message.queue in names]

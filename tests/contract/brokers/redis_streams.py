@@ -22,12 +22,7 @@ for _, row in ipairs(pending.err and {} or pending) do
   redis.call('XCLAIM', KEYS[1], ARGV[1], row[2], 0, row[1], 'IDLE', row[3] + ARGV[2], 'JUSTID')
 end
 """
-
-
-async def age(link: RedisLink, streams: list[str], seconds: float) -> None:
-    """Make everything that is held in these streams older: as if the server's clock had moved on."""
-    for stream in streams:
-        await link.execute("EVAL", AGE, 1, stream, GROUP, round(seconds * 1000))
+"""Makes everything that is held in a stream older by milliseconds, as if the server's clock had moved on."""
 
 
 @contextlib.asynccontextmanager
@@ -46,8 +41,8 @@ async def redis_streams(servers: Servers, kind: str) -> AsyncIterator[Service]:
         return brokers[-1]
 
     async def pass_s(seconds: float) -> None:
-        streams = {stream for broker in brokers for stream in broker._streams}
-        await age(links[0], sorted(streams), seconds)
+        for stream in {stream for broker in brokers for stream in broker._streams}:
+            await links[0].execute("EVAL", AGE, 1, stream, GROUP, round(seconds * 1000))
 
     yield Service(connect, pass_s)
     for broker in brokers:
