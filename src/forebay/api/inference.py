@@ -28,6 +28,9 @@ from forebay.telemetry.logs import fields
 LEAVING = "forebay.leaving"
 """The key of a `Leaving` in an ASGI scope. Who provides it limits the time of bodies too, so that an endpoint needs
 neither a task to see a client leave nor a timer."""
+DROP = "forebay.drop"
+"""The key, in the scope of a WebSocket, of a function of a close code and a reason that ends the connection of a client
+that does not read. Whoever does not provide it sees to such clients himself."""
 
 log = logging.getLogger("forebay.api")
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from forebay.api.auth import from_here
-from forebay.api.inference import log_unforeseen
+from forebay.api.inference import DROP, log_unforeseen
 from forebay.api.job_hub import Seen
 from forebay.api.job_streams import MOST_BYTES, Follow, Item, Streams, known_job, last_event_id, record_of
 from forebay.api.problems import problem_of
@@ -35,9 +35,6 @@ MOST_JOBS = 10_000
 MOST_JOBS_A_MESSAGE = 1000
 MOST_MESSAGE_BYTES = 128 << 10
 """Of what a client sends: the largest list of jobs fits. The server is to be told of it (uvicorn's ws_max_size)."""
-DROP = "forebay.drop"
-"""The key, in a WebSocket's scope, of what closes the connection of a client that does not read: a function of the
-code and the reason. Without it the connection is left to the server."""
 
 _NORMAL, _INTERNAL, _RESTART, _TRY_LATER = 1000, 1011, 1012, 1013
 _AT_ONCE = 16
