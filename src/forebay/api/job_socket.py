@@ -162,14 +162,11 @@ class JobSocket:
         self._streams.join(self)
         try:
             await self._socket.accept(subprotocol=subprotocol)
-            for id in self._follows:
-                self._streams.hub.subscribe(id, self)
+            self._listen(list(self._follows))
             while (message := await self._socket.receive())["type"] != "websocket.disconnect":
                 await self._take(message.get("text"))
         except WebSocketDisconnect:
             pass
-        except DependencyError as error:
-            await self._close(_TRY_LATER, error.message)
         finally:
             self._streams.leave(self)
             for id in list(self._follows):
@@ -180,6 +177,13 @@ class JobSocket:
     def follow(self, id: str, after: int) -> None:
         """From now on, or from another event on."""
         self._follows[id] = Follow(id, after)
+
+    def _listen(self, ids: list[str]) -> None:
+        try:
+            for id in ids:
+                self._streams.hub.subscribe(id, self)
+        except DependencyError:
+            self.end()
 
     def _forget(self, id: str) -> None:
         if self._follows.pop(id, None) is not None:
@@ -223,8 +227,7 @@ class JobSocket:
                 self.follow(id, min(asked.after.get(id, 0), record.sequence))
                 taken.append(id)
         await self._send(_encode({"type": "subscribed", "jobs": taken}))
-        for id in taken:
-            self._streams.hub.subscribe(id, self)
+        self._listen(taken)
 
     # -- what is told to the client -----------------------------------------------------------------------------------
 
