@@ -33,6 +33,7 @@ class Fields(TypedDict, total=False):
     stage: str  # in which a deadline passed
     tenant: str  # the API key's name
     request_id: str  # the caller's id
+    job_id: str
     method: str  # HTTP
     path: str  # HTTP, without the query
     status: int  # HTTP
