@@ -28,6 +28,8 @@ class FunctionEngine:
     platform = "python"
     version = "1"
     instances = 2
+    best_rows = 64
+    streams = False
     max_queue_delay_ms = 0.5
     default_timeout_s = 30.0
     labels: Sequence[str] = ()
