@@ -15,12 +15,14 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from forebay import __version__
-from forebay.api import openapi
+from forebay.api import job_openapi, openapi
 from forebay.api.document_routes import add_documents, add_health
 from forebay.api.generate_routes import add_generate
 from forebay.api.infer_routes import add_inference
 from forebay.api.inference import Endpoint, Inference
-from forebay.api.problems import problem, problem_of
+from forebay.api.job_routes import add_jobs, as_job
+from forebay.api.jobs import Jobs
+from forebay.api.problems import Answer, detailed, problem, problem_of
 from forebay.api.repository_routes import ModelControl, add_control
 from forebay.api.routing import plain, response_of
 from forebay.api.setting_routes import add_settings
@@ -54,11 +56,13 @@ def create_app(
     clock: Clock = time.monotonic,
     lifespan: Lifespan | None = None,
     control: ModelControl | None = None,
+    jobs: Jobs | None = None,
 ) -> FastAPI:
     """The app over `inference`.
 
     metrics_text: the Prometheus exposition. ready: the reasons why requests are not welcome yet; empty when they are.
     clock: monotonic seconds, the engines' own. control: the model repository; without it what is served stays so.
+    jobs: without them their operations answer 501.
     """
     app = ForebayApp(
         title="Forebay",
@@ -69,7 +73,7 @@ def create_app(
         lifespan=lifespan,
     )
     _add_errors(app)
-    infer = add_inference(app, inference, clock)
+    infer = add_inference(app, inference, clock, as_job(inference, jobs) if jobs is not None else None)
     quick = {b"/infer": infer, **add_generate(app, inference, clock)}
     short_way: dict[bytes, ASGIApp] = {}
 
@@ -93,6 +97,7 @@ def create_app(
     if control is not None:
         add_control(app, inference, control)
     add_settings(app, inference)
+    add_jobs(app, inference, jobs)
     add_health(app, inference, metrics_text, ready)
     _add_schemas(app)
     return app
@@ -103,16 +108,23 @@ def _add_errors(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         codes = {404: "not_found", 405: "method_not_allowed"}
         message = f"{request.method} is not allowed here" if error.status_code == 405 else "there is nothing here"
-        response = response_of(problem(codes.get(error.status_code, "invalid_request"), message))
+        answer = problem(codes.get(error.status_code, "invalid_request"), message)
+        response = response_of(_as_its_neighbours(answer, request.scope))
         if error.status_code == 405:
             response.raw_headers.append((b"allow", ", ".join(_allowed(app, request.scope)).encode()))
         return response
 
     async def unforeseen(request: HttpRequest, error: Exception) -> Response:
-        return response_of(problem_of(error))
+        return response_of(_as_its_neighbours(problem_of(error), request.scope))
 
     app.add_exception_handler(HTTPException, unrouted)
     app.add_exception_handler(Exception, unforeseen)
+
+
+def _as_its_neighbours(answer: Answer, scope: Scope) -> Answer:
+    """An error of a path that leads nowhere, in the form of those beside it."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    return detailed(answer) if path.startswith("/v1/") else answer
 
 
 def _allowed(app: FastAPI, scope: Scope) -> list[str]:
@@ -130,8 +142,10 @@ def _add_schemas(app: FastAPI) -> None:
 
     def complete() -> dict[str, Any]:
         document = generate()
+        components = document.setdefault("components", {})
         for part, entries in openapi.components().items():
-            document.setdefault("components", {}).setdefault(part, {}).update(entries)
+            components.setdefault(part, {}).update(entries)
+        components["schemas"].update(job_openapi.schemas())
         return document
 
     app.openapi = complete  # type: ignore[method-assign]
