@@ -24,7 +24,7 @@ from forebay.api.job_routes import add_jobs, as_job
 from forebay.api.jobs import Jobs
 from forebay.api.problems import Answer, detailed, problem, problem_of
 from forebay.api.repository_routes import ModelControl, add_control
-from forebay.api.routing import plain, response_of
+from forebay.api.routing import Operation, plain, response_of
 from forebay.api.setting_routes import add_settings
 from forebay.api.torchserve_routes import add_torchserve
 from forebay.core.clock import Clock
@@ -75,18 +75,9 @@ def create_app(
     _add_errors(app)
     infer = add_inference(app, inference, clock, as_job(inference, jobs) if jobs is not None else None)
     quick = {b"/infer": infer, **add_generate(app, inference, clock)}
+    submit = add_jobs(app, inference, jobs)
     short_way: dict[bytes, ASGIApp] = {}
-
-    def route(path: bytes, endpoint: Endpoint | None) -> None:
-        base = path.removesuffix(b"/infer")
-        for ending, run in quick.items():
-            if endpoint is None:
-                short_way.pop(base + ending, None)
-            elif b"/versions/" in path:
-                short_way[base + ending] = plain(run, model=endpoint.engine.name, version=endpoint.engine.version)
-            else:
-                short_way[base + ending] = plain(run, model=endpoint.engine.name)
-
+    route = _router(short_way, quick, submit)
     for path, endpoint in inference.by_path.items():
         route(path, endpoint)
     inference.on_route.append(route)
@@ -97,10 +88,30 @@ def create_app(
     if control is not None:
         add_control(app, inference, control)
     add_settings(app, inference)
-    add_jobs(app, inference, jobs)
     add_health(app, inference, metrics_text, ready)
     _add_schemas(app)
     return app
+
+
+def _router(
+    short_way: dict[bytes, ASGIApp], quick: Mapping[bytes, Operation], submit: Operation
+) -> Callable[[bytes, Endpoint | None], None]:
+    """What keeps the short way up to date; `quick`: operations by the end of their paths, `submit`: that of jobs."""
+
+    def route(path: bytes, endpoint: Endpoint | None) -> None:
+        base = path.removesuffix(b"/infer")
+        targets = {base + ending: operate for ending, operate in quick.items()}
+        if b"/versions/" not in path:
+            targets[b"/v1%b/jobs" % base.removeprefix(b"/v2")] = submit
+        for target, operate in targets.items():
+            if endpoint is None:
+                short_way.pop(target, None)
+            elif b"/versions/" in path:
+                short_way[target] = plain(operate, model=endpoint.engine.name, version=endpoint.engine.version)
+            else:
+                short_way[target] = plain(operate, model=endpoint.engine.name)
+
+    return route
 
 
 def _add_errors(app: FastAPI) -> None:

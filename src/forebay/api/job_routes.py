@@ -36,13 +36,16 @@ STATES = (*MOVES, *sorted(TERMINAL))
 _QUERY = ("model", "status", "cursor", "limit")
 
 
-def add_jobs(app: FastAPI, inference: Inference, jobs: Jobs | None) -> None:
-    """Adds the operations. Without `jobs` they are there, and say that there are none."""
+def add_jobs(app: FastAPI, inference: Inference, jobs: Jobs | None) -> PlainOperation:
+    """Adds the operations, and returns that which submits. Without `jobs` they say that there are none here."""
     calls = _Calls(inference, jobs) if jobs is not None else None
-    described = job_openapi.operations()
-    for name, (method, path, summary, responses, extra) in described.items():
+    added: dict[str, PlainOperation] = {}
+    for name, (method, path, summary, responses, extra) in job_openapi.operations().items():
         operate: PlainOperation = getattr(calls, name) if calls is not None else _none
-        add(app, path, operate, responses, summary, "jobs", method=method, extra=extra, refuse=detailed_of)
+        added[name] = add(
+            app, path, operate, responses, summary, "jobs", method=method, extra=extra, refuse=detailed_of
+        )
+    return added["submit"]
 
 
 async def _none(http: HttpRequest) -> NoReturn:
