@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit.api.job_site import JobSite
 
 from forebay.api.auth import Gate, Keys, Quota
 from forebay.api.inference import Inference
@@ -120,3 +121,10 @@ def make_inference(engines: dict[str, FunctionEngine]) -> Callable[..., Inferenc
         return Inference(engines, ServerSettings(**server), gate)
 
     return make
+
+
+@pytest.fixture
+async def site(make_inference: Callable[..., Inference]) -> AsyncIterator[JobSite]:
+    site = JobSite(make_inference())
+    yield site
+    await site.close()

@@ -23,6 +23,28 @@ from forebay.jobs.store import Bounds, Finish, LeasedJob, Look, NewJob, Submissi
 
 MLP = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
 JOBS = "/v1/models/mlp/jobs"
+INFER = "/v2/models/mlp/infer"
+UNKNOWN = "019ab5f0-1234-7abc-8def-0123456789ab"
+"""An id that no job has."""
+
+
+def check_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """The document of a refusal, which is in the form of RFC 9457."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    problem: dict[str, Any] = answer.json()
+    assert (problem["status"], problem["code"], problem["type"]) == (status, code, "about:blank")
+    assert problem["title"]
+    assert problem["detail"]
+    assert "error" not in problem
+    return problem
+
+
+async def submitted(http: httpx.AsyncClient, **more: Any) -> str:
+    """The id of a new job."""
+    answer = await http.post(JOBS, json={**MLP, **more})
+    assert answer.status_code == 202, answer.text
+    id: str = answer.json()["id"]
+    return id
 
 
 class Store(MemoryJobs):
@@ -107,3 +129,10 @@ class JobSite:
 
 
 UNREACHED = DependencyError("the store cannot be reached", retry_after_s=2.0)
+
+
+async def waiting(site: JobSite, count: int = 1) -> None:
+    """Until so many wait for the end of a job."""
+    async with asyncio.timeout(5):
+        while len(site.hub) < count:
+            await asyncio.sleep(0.001)

@@ -84,9 +84,7 @@ def test_options_before_binary_tensors() -> None:
     plain = b"{%b}" % entry.encode()
     assert found == JobBody(JobOptions(ttl_s=5.0), plain + tail, b"%d" % len(plain))
     head = "{" + entry + "}"
-    assert read(head.encode() + tail, b"%d" % len(head)) == JobBody(
-        NO_OPTIONS, head.encode() + tail, b"%d" % len(head)
-    )
+    assert read(head.encode() + tail, b"%d" % len(head)) == JobBody(NO_OPTIONS, head.encode() + tail, b"%d" % len(head))
     assert read(b"\x00\x01", b"0") == JobBody(NO_OPTIONS, b"\x00\x01", b"0")
 
 
@@ -169,7 +167,7 @@ def test_the_cache_is_not_there_yet(word: str) -> None:
 
 
 def test_metadata_up_to_its_limit() -> None:
-    fits = {"a": "x" * (MOST_METADATA_BYTES - 8), "b": {"c": [[[[[]]]]]}}
+    fits: dict[str, Any] = {"a": "x" * (MOST_METADATA_BYTES - 8), "b": {"c": [[[[[]]]]]}}
     fits["a"] = fits["a"][: MOST_METADATA_BYTES - len(json.dumps({**fits, "a": ""}, separators=(",", ":")))]
     found = read("{" + INPUTS + ',"metadata":' + json.dumps(fits) + "}").options.metadata
     assert found == fits
