@@ -192,6 +192,12 @@ class Gate:
             raise AdmissionError(f"the quota of key {tenant!r} is used up", code="over_quota", retry_after_s=wait_s)
         return tenant
 
+    def tenant(self, authorization: bytes | None) -> str:
+        """The tenant of a request that `enter` has let in."""
+        tenant = self._keys.authenticate(authorization)
+        assert tenant is not None
+        return tenant
+
 
 def is_loopback(host: str) -> bool:
     """Does only this machine reach a server bound to `host`? A name other than localhost counts as reachable."""
