@@ -14,12 +14,12 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from forebay.api import openapi
+from forebay.api import job_openapi
 from forebay.api.infer_routes import until_gone
 from forebay.api.inference import LEAVING, Leaving, log_unforeseen
 from forebay.api.job_hub import Seen
 from forebay.api.job_streams import Follow, Item, Streams, known_job, last_event_id, one_line
-from forebay.api.problems import Answer, problem_of
+from forebay.api.problems import Answer, detailed_of
 from forebay.api.routing import ClientGone, add
 from forebay.core.errors import AdmissionError, DependencyError, RequestError
 from forebay.jobs.record import TERMINAL
@@ -51,18 +51,8 @@ def add_job_events(app: FastAPI, streams: Streams) -> None:
         follow.told(record.sequence, record.state)
         return JobEvents(streams, http, follow)
 
-    described = {
-        200: {
-            "description": "Server-sent events: `status`, `progress` and `output`, each a JSON object with the job's "
-            "`id`, its `sequence` (the event's id) and `attempt`; at the end `done`, with the whole job.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        },
-        204: {"description": "The job has ended and the client has had every event."},
-        **openapi.errors(400, 401, 404, 410, 429, 500, 501, 503),
-    }
-    given = {"in": "header", "name": "Last-Event-ID", "schema": {"type": "integer", "minimum": 0}}
-    extra = openapi.operation("id", parameters=[given, {**given, "in": "query", "name": "last_event_id"}])
-    add(app, "/v1/jobs/{id}/events", events, described, "Follow a job, as server-sent events", "jobs", extra=extra)
+    _, path, summary, responses, extra = job_openapi.events()
+    add(app, path, events, responses, summary, "jobs", extra=extra, refuse=detailed_of)
 
 
 class JobEvents(Response):
@@ -139,7 +129,7 @@ class JobEvents(Response):
         except Exception as error:
             if not isinstance(error, RequestError):
                 log_unforeseen(error)
-            return b"event: problem\ndata: %b\n\n" % one_line(problem_of(error).body), False
+            return b"event: problem\ndata: %b\n\n" % one_line(detailed_of(error).body), False
         self._woken = self._woken or self._follow.behind
         return b"".join(map(_written, items)), not self._follow.over
 

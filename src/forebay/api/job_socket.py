@@ -22,7 +22,7 @@ from forebay.api.auth import from_here
 from forebay.api.inference import DROP, log_unforeseen
 from forebay.api.job_hub import Seen
 from forebay.api.job_streams import MOST_BYTES, Follow, Item, Streams, known_job, last_event_id, record_of
-from forebay.api.problems import problem_of
+from forebay.api.problems import detailed_of, problem_of
 from forebay.api.routing import response_of
 from forebay.core.errors import AdmissionError, DependencyError, ForebayError, RequestError
 from forebay.jobs.ids import is_id
@@ -98,7 +98,7 @@ async def _serve(streams: Streams, socket: WebSocket, begin: Callable[[JobSocket
         if not isinstance(error, ForebayError):
             log_unforeseen(error)
         if "websocket.http.response" in socket.scope.get("extensions", {}):
-            await socket.send_denial_response(response_of(problem_of(error)))
+            await socket.send_denial_response(response_of(detailed_of(error)))
         else:
             await socket.close()
         return
@@ -214,6 +214,7 @@ class JobSocket:
         ids = dict.fromkeys(asked.jobs)
         if len(self._follows.keys() | ids.keys()) > MOST_JOBS:
             raise RequestError(f"one connection may follow {MOST_JOBS} jobs; open another")
+        await self._streams.ready()
         looks = await self._streams.hub.reader.read([id for id in ids if is_id(id)], output=False)
         found = dict(zip((id for id in ids if is_id(id)), looks, strict=True))
         taken: list[str] = []

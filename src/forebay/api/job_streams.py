@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import NamedTuple, Protocol
 
@@ -20,6 +20,8 @@ from starlette.requests import HTTPConnection
 
 from forebay.api.auth import Gate
 from forebay.api.elements import show
+from forebay.api.job_answers import gone, unknown
+from forebay.api.job_documents import encoded, job_document
 from forebay.api.job_hub import ENDED, Hub, Seen
 from forebay.core.errors import RequestError
 from forebay.jobs.ids import parse_id
@@ -97,14 +99,14 @@ class Streams:
         self,
         hub: Hub,
         gate: Gate,
-        document: Callable[[JobRecord, str], bytes],
+        ready: Callable[[], Awaitable[None]],
         *,
         beat_s: float = BEAT_S,
     ) -> None:
-        """`document`: a job as JSON, from its record and what stands before the paths of this server."""
+        """`ready`: awaited before every use of the store; raises `DependencyError`."""
         self.hub = hub
         self.gate = gate
-        self.document = document
+        self.ready = ready
         self.closing = False
         # In parts that take turns, so that thousands are not kept alive in one long turn of the loop.
         self._parts: list[set[Stream]] = [set() for _ in range(_PARTS)]
@@ -199,7 +201,7 @@ class Follow:
             self.position = max(self.position, event.sequence)
         self._asked = known
         if isinstance(look, JobRecord) and look.state in TERMINAL:
-            items.append(Item("done", look.sequence, one_line(streams.document(look, base))))
+            items.append(Item("done", look.sequence, one_line(encoded(job_document(look, base)))))
             self.position, self.over = look.sequence, True
         elif isinstance(look, JobRecord):
             self._ended = False
@@ -212,6 +214,7 @@ class Follow:
 async def known_job(streams: Streams, id: str, tenant: str) -> JobRecord:
     """The record of a job that this caller may see, without its output. Raises `RequestError`, `DependencyError`."""
     id = parse_id(id)
+    await streams.ready()
     (look,) = await streams.hub.reader.read([id], output=False)
     return record_of(look, id, tenant)
 
@@ -230,9 +233,9 @@ def record_of(look: Look, id: str, tenant: str | None = None) -> JobRecord:
     Raises `RequestError` (job_not_found, job_gone). A job of somebody else is not found.
     """
     if look == "gone":
-        raise RequestError(f"job {show(id)} was kept for its retention and is gone", code="job_gone")
+        raise gone(id)
     if not isinstance(look, JobRecord) or tenant not in (None, look.spec.tenant):
-        raise RequestError(f"there is no job {show(id)}", code="job_not_found")
+        raise unknown(id)
     return look
 
 

@@ -31,7 +31,6 @@ _REASONS = {
     403: "Models may not be loaded or unloaded from here; `server.model_control` says who may.",
     404: "There is no such model or version.",
     408: "The body did not arrive in time.",
-    410: "The job was kept for its retention and is gone.",
     413: "The body is larger than `server.max_body_bytes`, as it came or without its content coding.",
     415: "The Content-Encoding is not one of gzip and deflate.",
     429: "The key's quota is used up; try again after `Retry-After` seconds.",
@@ -41,7 +40,7 @@ _REASONS = {
     504: "The deadline passed; `stage` says where.",
     507: "A model is larger than `server.memory_limit_bytes`.",
 }
-_OF_REQUESTS = tuple(status for status in _REASONS if status not in {403, 410, 507})
+_OF_REQUESTS = tuple(status for status in _REASONS if status not in {403, 507})
 """The others answer only requests to load and unload."""
 
 _DATATYPE: Schema = {"type": "string", "enum": list(NUMPY_TYPES)}

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 import uvicorn
 from fastapi import FastAPI
 
@@ -26,18 +25,11 @@ from forebay.api.lane_time import sweep_connections
 from forebay.core.settings import ServerSettings
 from forebay.jobs.ids import JobIds
 from forebay.jobs.memory import MemoryJobs
-from forebay.jobs.record import JobError, JobRecord, JobSpec, Output
+from forebay.jobs.record import JobError, JobSpec, Output
 from forebay.jobs.store import Bounds, Finish, LeasedJob, NewJob, Partial
 
 BOUNDS = Bounds(jobs=1_000_000, nbytes=1 << 30)
 OUTPUT = Output(body=b'{"output":{"y":[1]}}')
-
-
-def document(record: JobRecord, base: str) -> bytes:
-    """A job's document, as far as streams care."""
-    output = msgspec.Raw(record.output.body) if record.output is not None else None
-    members = {"id": record.spec.id, "status": record.state, "attempt": record.attempt, "output": output}
-    return msgspec.json.encode({**members, "error": record.error, "self": f"{base}/v1/jobs/{record.spec.id}"})
 
 
 class _Server(uvicorn.Server):
@@ -122,7 +114,7 @@ async def job_server(
     settings = ServerSettings(keep_alive_s=keep_alive_s)
     jobs = MemoryJobs() if jobs is None else jobs
     hub = Hub(jobs, look_every_s=look_every_s)
-    streams = Streams(hub, gate, document, beat_s=beat_s)
+    streams = Streams(hub, gate, _ready, beat_s=beat_s)
     app = FastAPI()
     add_job_events(app, streams)
     add_job_sockets(app, streams)
@@ -163,3 +155,7 @@ async def _sweep(server: uvicorn.Server, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
         sweep_connections(server.server_state.connections)
+
+
+async def _ready() -> None:
+    """The store is there from the beginning."""

@@ -176,7 +176,7 @@ async def test_an_id_that_no_event_has_is_refused(served: JobServer, last: str) 
     id = await served.submit()
     answer = await get(served, f"/v1/jobs/{id}/events", **{"Last-Event-ID": last})
     assert answer.status_code == 400
-    assert repr(last) in answer.json()["error"]
+    assert repr(last) in answer.json()["detail"]
 
 
 async def test_an_id_that_a_store_has_lost_again_stands_for_the_last_event_there_is(served: JobServer) -> None:
@@ -451,7 +451,7 @@ async def test_streams_take_turns_at_being_looked_at() -> None:
             raise AssertionError
 
     async with job_server() as served:
-        streams = Streams(Hub(served.jobs), served.streams.gate, served.streams.document, beat_s=0.06)
+        streams = Streams(Hub(served.jobs), served.streams.gate, served.streams.ready, beat_s=0.06)
         found = [Counted() for _ in range(120)]
         for one in found:
             streams.join(one)
