@@ -47,7 +47,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     header_length: str = ""
     """Value of Inference-Header-Content-Length; empty: there was none."""
     ttl_s: float | None = None
-    """Latest start, from when it was accepted; else it expires."""
+    """Latest start, of later attempts too, from when it was accepted; else it expires."""
     timeout_s: float | None = None
     """Longest run of one attempt."""
     retention_s: float = 86400.0
@@ -63,6 +63,13 @@ class JobError(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str
     message: str
     stage: str = ""
+
+
+CANCELED: Final = JobError("request_canceled", "The job was canceled.")
+"""What a job is canceled with where it was asked for."""
+OVERDUE: Final = JobError("deadline_exceeded", "The job had not started when its ttl_s was over.", "queued")
+SILENT: Final = JobError("instance_crashed", "Every worker that ran the job fell silent.", "executing")
+"""What a job fails with whose last attempt's lease ended."""
 
 
 class Output(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,3 +99,11 @@ class JobRecord(msgspec.Struct, kw_only=True):
     error: JobError | None = None
     metrics: dict[str, Any] | None = None
     """What the engine told of its batch: batch_rows, queue_ms, compute_ms, dispatch_reason."""
+
+
+def transition(record: JobRecord, state: State) -> None:
+    """Move a record to `state` and count the event. Raises `ValueError` where `MOVES` does not allow it."""
+    if state not in MOVES.get(record.state, ()):
+        raise ValueError(f"job {record.spec.id} is {record.state} and cannot become {state}")
+    record.state = state
+    record.sequence += 1

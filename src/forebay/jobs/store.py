@@ -28,7 +28,8 @@ class Submission(msgspec.Struct, frozen=True):
     """What became of one new job.
 
     created: it is in the store and queued. replayed: its key (or its id) was used before, for `id`. mismatch: the key
-    was used for another request. full: the queue's bounds are reached; `retry_after_s` says when to try again.
+    was used for another request. full: the queue's bounds are reached; `retry_after_s` says when to try again: later,
+    the longer that has been so. A key is forgotten together with its job.
     """
 
     outcome: Literal["created", "replayed", "mismatch", "full"]
@@ -38,10 +39,19 @@ class Submission(msgspec.Struct, frozen=True):
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """Most that may wait for one model, all levels together; more is refused, as `full`."""
+    """Most that may wait for one model, all levels together, delayed ones too; more is refused, as `full`. `nbytes`
+    counts bodies, and may count more."""
 
     jobs: int
     nbytes: int
+
+
+RETRY_AFTER_MOST_S = 60.0
+
+
+def retry_after_s(full_for_s: float) -> float:
+    """When to try again where a queue is full: later, the longer it has not been down to half of its bounds."""
+    return min(RETRY_AFTER_MOST_S, 1.0 + max(0.0, full_for_s) / 2)
 
 
 class LeasedJob(msgspec.Struct, frozen=True, eq=False):
@@ -70,11 +80,16 @@ class Finish(msgspec.Struct, frozen=True, eq=False):
 
 
 class Partial(msgspec.Struct, frozen=True, eq=False):
-    """What a running job tells before its end: how far it is, or a piece of its output (JSON)."""
+    """What a running job tells before its end: how far it is, or a piece of its output (JSON); of both, two events.
+
+    `number` counts those of one attempt from 1, in their order: one that is told again is not added again.
+    """
 
     job: LeasedJob
     progress: float | None = None
     piece: bytes | None = None
+    number: int = 0
+    """0: not counted; told again, it is added again."""
 
 
 class Reaped(msgspec.Struct, frozen=True):
@@ -135,7 +150,8 @@ class JobQueue(Protocol):
         ...
 
     async def lease(self, models: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[LeasedJob]:
-        """Claim up to `most` jobs, higher levels first and then the oldest, waiting up to `wait_s` for the first.
+        """Claim up to `most` jobs, higher levels first, then the oldest of each model. Waits up to `wait_s` for the
+        first.
 
         They are `running` from now, under a nonce of their own, for `lease_s`. Those whose `ttl_s` is over become
         `expired` on the way. Canceling the call loses nothing.
@@ -151,7 +167,8 @@ class JobQueue(Protocol):
         ...
 
     async def finish(self, finishes: Sequence[Finish]) -> Sequence[bool]:
-        """Commit how jobs ended, then be done with their messages. False: another answer stands already."""
+        """Commit how jobs ended, then be done with their messages. False: it is no longer one's own, another answer
+        stands or will. The same finish once more is True and changes nothing."""
         ...
 
     async def reap(self) -> Reaped:
@@ -184,16 +201,19 @@ class JobReader(Protocol):
         ...
 
     async def delete(self, id: str) -> bool:
-        """Forget a job, canceling it if it is not finished. False: there was none."""
+        """Forget a job, canceling it if it is not finished; from then on there is none. False: there was none, or it
+        is gone."""
         ...
 
     async def list(
         self, tenant: str | None, *, model: str = "", state: str = "", cursor: str = "", limit: int = 50
     ) -> Page:
-        """Records without bodies and outputs. A page may be short, even empty, with a cursor: then go on."""
+        """Records without bodies and outputs; of every tenant where `tenant` is None. A page may be short, even empty,
+        with a cursor: then go on. Raises `RequestError` (invalid_request) for a cursor that no page gave."""
         ...
 
     def changes(self) -> AsyncIterator[Sequence[Change]]:
         """All changes from now on, for as long as it is iterated: one subscription a process. Changes may be lost
-        (a connection breaks); an empty sequence says that some may have been, so that who waits looks again."""
+        (a connection breaks); an empty sequence says that some may have been, so that who waits looks again. The first
+        one is empty, and comes when the subscription stands."""
         ...
