@@ -16,7 +16,7 @@ from forebay.batching.queue import NEVER
 T = TypeVar("T", bound=Item)
 
 LATELY_S: Final = 10.0
-"""Somebody who has asked so lately may ask again: until then batches of jobs are short, and an instance is kept free."""
+"""Who has asked so lately may ask again: until then batches of jobs are short, and an instance is kept free."""
 SHORT: Final = 0.5
 """How long such a batch may take, as a share of the round trip of a batch that somebody waits for ..."""
 STRETCH: Final = 1.25
