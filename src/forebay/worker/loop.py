@@ -43,6 +43,11 @@ class Worker:
         self._running: asyncio.Task[None] | None = None
         codec.watch(self._wake)
 
+    @property
+    def held(self) -> int:
+        """Jobs that are leased here and whose end is not committed."""
+        return len(self._bench.held)
+
     def start(self) -> None:
         """Begin to lease."""
         self._running = asyncio.create_task(self._run(), name="forebay worker")
