@@ -24,7 +24,13 @@ FLAG_KEYS: Mapping[str, Key] = (
 """Dotted key to key, for every setting that has a flag of its own. The other settings of models go by `--set`."""
 
 _PANEL = "Settings"
-_METAVARS = {"api_keys": "FILE", "requests_per_s": "N", "max_pipelined": "N", "max_json_depth": "N", "store": "URL"}
+_METAVARS = {
+    "api_keys": "FILE",
+    "requests_per_s": "N",
+    "max_pipelined": "N",
+    "max_json_depth": "N",
+    "store": "URL",
+} | dict.fromkeys(("max_attempts", "max_queued", "shards"), "N")
 
 
 @dataclass(frozen=True, slots=True)
