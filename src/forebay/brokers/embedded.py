@@ -55,6 +55,10 @@ class EmbeddedValkey:
         """Where to reach it, from the beginning and whatever happens to it: `unix:///…/valkey.sock`."""
         return f"unix://{quote(str(self._folder.socket))}"
 
+    def has_jobs(self) -> bool:
+        """Whether an earlier process has left anything in the folder."""
+        return self._folder.has_data()
+
     @property
     def pid(self) -> int:
         """The id of its process; 0 while there is none."""

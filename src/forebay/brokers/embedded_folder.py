@@ -17,6 +17,8 @@ LOCK_FILE, LOG_FILE, SOCKET_FILE = "lock", "valkey.log", "valkey.sock"
 SOCKET_PATH_BYTES = 103
 """Longest path that a socket may have on every system (Linux takes 107)."""
 
+AOF_FOLDER = "appendonlydir"
+"""Valkey's own name for it."""
 _LOG_BYTES = 1 << 20
 _LOCK_S = 10.0
 _LOCK_POLL_S = 0.05
@@ -46,6 +48,10 @@ class JobFolder:
     def socket_argument(self) -> str:
         """The socket as Valkey, which runs in the folder, is told of it."""
         return SOCKET_FILE if self.socket.parent == self.path else str(self.socket)
+
+    def has_data(self) -> bool:
+        """Whether a store has ever written here."""
+        return (self.path / AOF_FOLDER).is_dir()
 
     def prepare(self) -> None:
         """Make what is missing. Blocking. Raises `SetupError` where the folder cannot be written or the socket not

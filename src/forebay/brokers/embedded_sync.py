@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from forebay.brokers.embedded_folder import AOF_FOLDER
 from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.jobs")
@@ -30,7 +31,7 @@ class AofSync:
     def __init__(self, folder: Path) -> None:
         self.error = ""
         self._folder = folder
-        self._files = folder / "appendonlydir"
+        self._files = folder / AOF_FOLDER
         self._open: dict[str, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="forebay-jobs-sync", daemon=True)

@@ -105,7 +105,6 @@ class Bench:
         self._metrics = metrics
         self._on_room = on_room
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
         self._leased: deque[Held] = deque()
         self._opening: tuple[Held, Generator[None, None, Opened]] | None = None
         self._due = False
@@ -138,7 +137,7 @@ class Bench:
     def _open_soon(self) -> None:
         if not self._due and (self._leased or self._opening is not None):
             self._due = True
-            self._loop.call_soon(self._open_some)
+            asyncio.get_running_loop().call_soon(self._open_some)
 
     def _open_some(self) -> None:
         self._due = False

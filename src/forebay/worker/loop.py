@@ -26,7 +26,7 @@ LAST_COMMITS_S = 2.0
 
 
 class Worker:
-    """Runs on one event loop, in which it is made. `start` it once; then `drain` and `close`."""
+    """Runs on one event loop. `start` it once there; then `drain` and `close`."""
 
     def __init__(self, queue: JobQueue, codec: JobCodec, settings: JobSettings, clock: Clock) -> None:
         self.metrics = JobMetrics()
