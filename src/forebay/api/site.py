@@ -13,6 +13,7 @@ from forebay.api.app import Lifespan, create_app
 from forebay.api.auth import Gate
 from forebay.api.inference import Inference
 from forebay.api.job_site import JobSite
+from forebay.api.jobs import Jobs
 from forebay.api.repository_routes import ModelControl
 from forebay.core.clock import Clock
 from forebay.core.settings import JobSettings, ServerSettings
@@ -80,9 +81,14 @@ class Site:
             ready=self.not_ready,
             lifespan=lifespan,
             control=self._control,
-            jobs=self._jobs.jobs if self._jobs is not None else None,
+            jobs=self.jobs,
             streams=self._jobs.streams if self._jobs is not None else None,
         )
+
+    @property
+    def jobs(self) -> Jobs | None:
+        """Submitting and looking; None where there are no jobs."""
+        return self._jobs.jobs if self._jobs is not None else None
 
     def not_ready(self) -> list[str]:
         """Why requests are not welcome; empty when they are."""
