@@ -174,6 +174,7 @@ def test_each_flag_reaches_its_key(dotted: str) -> None:
         (2 << 30, "models.m.memory_bytes", "2GiB"),
         (1000, "max_queue_rows", "1000"),
         (0.5, "slo_ms", "0.5"),
+        (2_592_000.0, "max_retention_s", "2592000"),
         (("cpu", "cuda:0"), "devices", "cpu,cuda:0"),
         (Path("x"), "data_dir", "x"),
     ],
