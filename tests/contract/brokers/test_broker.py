@@ -266,6 +266,14 @@ async def test_what_is_given_back_is_anybodys_at_once(service: Service, broker: 
     assert await nothing_to_lease(await service.connect())
 
 
+async def test_giving_back_what_is_acked_does_nothing(broker: Broker) -> None:
+    await published(broker, [Message("same", "q", b"%d" % number) for number in range(3)])
+    deliveries = await leased(broker, 3)
+    await broker.ack(deliveries[1:])
+    await broker.release(deliveries[1:])
+    assert await nothing_to_lease(broker)
+
+
 async def test_depth_tells_what_waits_and_what_is_held(broker: Broker) -> None:
     assert await broker.depth("q") == Depth(0, 0, 0)
     await published(broker, [message for level in range(3) for message in messages(4, level=level)])

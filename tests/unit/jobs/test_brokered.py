@@ -337,6 +337,17 @@ async def test_a_message_that_comes_during_the_delay_of_its_job_is_acked_unrun(s
     assert [again.attempt for again in await site.lease()] == [2]
 
 
+async def test_a_job_waits_since_it_was_last_queued_and_not_during_its_delay(site: Site) -> None:
+    await site.submit(2)
+    first, second = await site.lease()
+    await site.queue.finish([Finish(first, "retry", error=CRASHED, delay_s=1000.0)])
+    site.clock.advance(100.0)
+    assert (await site.queue.depth("m")).oldest_s == 0.0
+    await site.queue.finish([Finish(second, "release")])
+    site.clock.advance(7.0)
+    assert (await site.queue.depth("m")).oldest_s == 7.0
+
+
 async def test_a_job_that_the_reaper_ends_gets_no_message(site: Site) -> None:
     spec = JobSpec(id=_IDS.new(), model="m", tenant="t", ttl_s=LEASE_S - 1)
     await site.queue.submit([NewJob(spec)], AMPLE)
