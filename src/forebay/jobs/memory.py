@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from weakref import WeakSet
 
 from forebay.brokers.port import PRIORITY_LEVELS
@@ -26,55 +26,7 @@ from forebay.jobs.store import (
     Reaped,
     Submission,
 )
-
-CHANGES_KEPT = 65_536
-
-
-class Subscription(AsyncIterator[Sequence[Change]]):
-    """Changes for one reader, who may be slow: of more than `most` unread ones none is kept, and that is told."""
-
-    def __init__(self, most: int = CHANGES_KEPT) -> None:
-        self._most = most
-        self._unread: deque[Change] = deque()
-        self._lost, self._closed = True, False
-        self._news = asyncio.Event()
-        self._news.set()
-
-    def add(self, change: Change) -> None:
-        """Tell the reader."""
-        if len(self._unread) >= self._most:
-            self.lose()
-        self._unread.append(change)
-        self._news.set()
-
-    def lose(self) -> None:
-        """Forget what is unread."""
-        self._unread.clear()
-        self._lost = True
-        self._news.set()
-
-    def close(self) -> None:
-        """End the iteration, when all is read."""
-        self._closed = True
-        self._news.set()
-
-    async def __anext__(self) -> Sequence[Change]:
-        """What is new since the last call; empty: look again, some may have been lost."""
-        await self._news.wait()
-        if self._lost:
-            self._lost = False
-            self._rest()
-            return []
-        if not self._unread:
-            raise StopAsyncIteration
-        changes = list(self._unread)
-        self._unread.clear()
-        self._rest()
-        return changes
-
-    def _rest(self) -> None:
-        if not (self._unread or self._closed):
-            self._news.clear()
+from forebay.jobs.subscription import Subscription
 
 
 class KeptInMemory:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from tests.contract.jobs.stores import Jobs, Store
 
-from forebay.jobs.ids import JobIds
+from forebay.jobs.ids import JobIds, shard_bits_of
 from forebay.jobs.record import JobError, JobRecord, JobSpec, Output
 from forebay.jobs.store import Bounds, Change, Finish, LeasedJob, NewJob, Reaped
 
@@ -23,6 +23,12 @@ _IDS = JobIds()
 def spec(**changes: Any) -> JobSpec:
     """A job of model `m` and tenant `anna` with an id of its own."""
     return msgspec.structs.replace(JobSpec(id=_IDS.new(), model="m", tenant="anna", body=b'{"x":1}'), **changes)
+
+
+def keyed(key: str, fingerprint: str, **changes: Any) -> NewJob:
+    """A job that is asked for with an Idempotency-Key, in whose shard its id is."""
+    asked = spec(**changes)
+    return NewJob(msgspec.structs.replace(asked, id=_IDS.new(shard_bits_of(asked.tenant, key))), key, fingerprint)
 
 
 async def submitted(jobs: Jobs, count: int = 1, **changes: Any) -> list[str]:

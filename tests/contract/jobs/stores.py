@@ -26,12 +26,13 @@ class Jobs(JobQueue, JobReader, Protocol):
 class Store:
     """An empty store. `pass_s` moves its clock (and may really wait); real time alone moves it by less than 10 s a
     test. `other` is the same store as another process sees it. `orders`: jobs that nobody has had yet are leased in
-    the order of their acceptance."""
+    the order of their acceptance. `bounds_exactly`: bounds hold to the job, and not only about."""
 
     jobs: Jobs
     other: Jobs
     pass_s: Callable[[float], Awaitable[None]]
     orders: bool = True
+    bounds_exactly: bool = True
 
 
 Opener = Callable[[], AbstractAsyncContextManager[Store]]
