@@ -189,8 +189,9 @@ async def test_an_ack_behind_one_that_is_missing_counts_unless_positions_do(
     await service.pass_s(LEASE_S + 1)
     other = await service.connect()
     expected = sent[1:] if can.holds == "offset" else sent[1:2]
-    assert (await other.depth("q")).waiting == len(expected)
-    assert (await other.depth("q")).leased in (0, -1)
+    depth = await other.depth("q")
+    assert depth.leased >= -1
+    assert depth.waiting + max(depth.leased, 0) == len(expected)
     assert carried(await leased(other, len(expected))) == expected
     assert await nothing_to_lease(other)
 
