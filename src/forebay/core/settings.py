@@ -108,9 +108,7 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_queued_bytes: Annotated[
         ByteCount, Meta(description="Most bytes of jobs that wait for one model; more are refused.")
     ] = 4 << 30
-    shards: Annotated[
-        int, Meta(ge=1, le=1024, description="Parts that keys are spread over in a Redis Cluster.")
-    ] = 1
+    shards: Annotated[int, Meta(ge=1, le=1024, description="Parts that keys are spread over in a Redis Cluster.")] = 1
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
