@@ -13,7 +13,11 @@ def foreseen(ctx: Any, response: Any, case: Any) -> None:
     assert response.status_code != 500, response.text
     if response.status_code >= 400 and case.method != "HEAD":
         document = response.json()
-        if "reasons" not in document:
+        if response.headers["content-type"] == ["application/problem+json"]:
+            assert document["status"] == response.status_code, document
+            assert document["detail"], document
+            assert isinstance(document["code"], str), document
+        elif "reasons" not in document:
             assert isinstance(document["error"], str), document
             assert document["error"], document
             assert isinstance(document["code"], str), document

@@ -15,14 +15,19 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from forebay import __version__
-from forebay.api import openapi
+from forebay.api import job_openapi, openapi
 from forebay.api.document_routes import add_documents, add_health
 from forebay.api.generate_routes import add_generate
 from forebay.api.infer_routes import add_inference
 from forebay.api.inference import Endpoint, Inference
-from forebay.api.problems import problem, problem_of
+from forebay.api.job_events import add_job_events
+from forebay.api.job_routes import add_jobs, as_job
+from forebay.api.job_socket import add_job_sockets
+from forebay.api.job_streams import Streams
+from forebay.api.jobs import Jobs
+from forebay.api.problems import Answer, detailed, problem, problem_of
 from forebay.api.repository_routes import ModelControl, add_control
-from forebay.api.routing import plain, response_of
+from forebay.api.routing import Operation, plain, response_of
 from forebay.api.setting_routes import add_settings
 from forebay.api.torchserve_routes import add_torchserve
 from forebay.core.clock import Clock
@@ -54,11 +59,14 @@ def create_app(
     clock: Clock = time.monotonic,
     lifespan: Lifespan | None = None,
     control: ModelControl | None = None,
+    jobs: Jobs | None = None,
+    streams: Streams | None = None,
 ) -> FastAPI:
     """The app over `inference`.
 
     metrics_text: the Prometheus exposition. ready: the reasons why requests are not welcome yet; empty when they are.
     clock: monotonic seconds, the engines' own. control: the model repository; without it what is served stays so.
+    jobs: without them their operations answer 501. streams: of their events.
     """
     app = ForebayApp(
         title="Forebay",
@@ -69,20 +77,14 @@ def create_app(
         lifespan=lifespan,
     )
     _add_errors(app)
-    infer = add_inference(app, inference, clock)
+    infer = add_inference(app, inference, clock, as_job(inference, jobs) if jobs is not None else None)
     quick = {b"/infer": infer, **add_generate(app, inference, clock)}
+    submit = add_jobs(app, inference, jobs)
+    if streams is not None:
+        add_job_events(app, streams)
+        add_job_sockets(app, streams)
     short_way: dict[bytes, ASGIApp] = {}
-
-    def route(path: bytes, endpoint: Endpoint | None) -> None:
-        base = path.removesuffix(b"/infer")
-        for ending, run in quick.items():
-            if endpoint is None:
-                short_way.pop(base + ending, None)
-            elif b"/versions/" in path:
-                short_way[base + ending] = plain(run, model=endpoint.engine.name, version=endpoint.engine.version)
-            else:
-                short_way[base + ending] = plain(run, model=endpoint.engine.name)
-
+    route = _router(short_way, quick, submit)
     for path, endpoint in inference.by_path.items():
         route(path, endpoint)
     inference.on_route.append(route)
@@ -98,21 +100,49 @@ def create_app(
     return app
 
 
+def _router(
+    short_way: dict[bytes, ASGIApp], quick: Mapping[bytes, Operation], submit: Operation
+) -> Callable[[bytes, Endpoint | None], None]:
+    """What keeps the short way up to date; `quick`: operations by the end of their paths, `submit`: that of jobs."""
+
+    def route(path: bytes, endpoint: Endpoint | None) -> None:
+        base = path.removesuffix(b"/infer")
+        targets = {base + ending: operate for ending, operate in quick.items()}
+        if b"/versions/" not in path:
+            targets[b"/v1%b/jobs" % base.removeprefix(b"/v2")] = submit
+        for target, operate in targets.items():
+            if endpoint is None:
+                short_way.pop(target, None)
+            elif b"/versions/" in path:
+                short_way[target] = plain(operate, model=endpoint.engine.name, version=endpoint.engine.version)
+            else:
+                short_way[target] = plain(operate, model=endpoint.engine.name)
+
+    return route
+
+
 def _add_errors(app: FastAPI) -> None:
     async def unrouted(request: HttpRequest, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         codes = {404: "not_found", 405: "method_not_allowed"}
         message = f"{request.method} is not allowed here" if error.status_code == 405 else "there is nothing here"
-        response = response_of(problem(codes.get(error.status_code, "invalid_request"), message))
+        answer = problem(codes.get(error.status_code, "invalid_request"), message)
+        response = response_of(_as_its_neighbours(answer, request.scope))
         if error.status_code == 405:
             response.raw_headers.append((b"allow", ", ".join(_allowed(app, request.scope)).encode()))
         return response
 
     async def unforeseen(request: HttpRequest, error: Exception) -> Response:
-        return response_of(problem_of(error))
+        return response_of(_as_its_neighbours(problem_of(error), request.scope))
 
     app.add_exception_handler(HTTPException, unrouted)
     app.add_exception_handler(Exception, unforeseen)
+
+
+def _as_its_neighbours(answer: Answer, scope: Scope) -> Answer:
+    """An error of a path that leads nowhere, in the form of those beside it."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    return detailed(answer) if path.startswith("/v1/") else answer
 
 
 def _allowed(app: FastAPI, scope: Scope) -> list[str]:
@@ -130,8 +160,10 @@ def _add_schemas(app: FastAPI) -> None:
 
     def complete() -> dict[str, Any]:
         document = generate()
+        components = document.setdefault("components", {})
         for part, entries in openapi.components().items():
-            document.setdefault("components", {}).setdefault(part, {}).update(entries)
+            components.setdefault(part, {}).update(entries)
+        components["schemas"].update(job_openapi.schemas())
         return document
 
     app.openapi = complete  # type: ignore[method-assign]

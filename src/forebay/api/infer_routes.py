@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from starlette.requests import Request as HttpRequest
 from starlette.types import Receive
 
-from forebay.api import openapi
+from forebay.api import job_openapi, openapi
 from forebay.api.codings import Inflater, coded, request_coding
 from forebay.api.inference import LEAVING, Endpoint, Inference, Leaving
+from forebay.api.prefer import NO_PREFERENCES, Preferences, read_preferences
 from forebay.api.problems import Answer
 from forebay.api.routing import MODEL_PATHS, ClientGone, PlainOperation, add
 from forebay.core.clock import Clock
@@ -22,10 +23,15 @@ from forebay.core.request import Request
 from forebay.engine.client import EngineClient
 
 T = TypeVar("T")
+AsJob = Callable[[HttpRequest, Endpoint, bytes, Preferences], Awaitable[Answer]]
+"""What answers a request of inference that prefers to be a job, once its body is here."""
 
 
-def add_inference(app: FastAPI, inference: Inference, clock: Clock) -> PlainOperation:
-    """Adds the operations, and returns one that serves them all."""
+def add_inference(app: FastAPI, inference: Inference, clock: Clock, as_job: AsJob | None) -> PlainOperation:
+    """Adds the operations, and returns one that serves them all.
+
+    as_job: for `Prefer: respond-async`; None: that is a wish which is not granted.
+    """
 
     async def infer(http: HttpRequest) -> Answer:
         arrived = clock()
@@ -34,14 +40,21 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock) -> PlainOper
         await inference.awake(http.path_params["model"], headers.get(b"authorization"))
         with let_in(http, headers, inference) as endpoint:
             body = await read_body(http, inference)
+            wish = read_preferences(http.scope["headers"]) if b"prefer" in headers else NO_PREFERENCES
+            if as_job is not None and wish.respond_async:
+                return await as_job(http, endpoint, body, wish)
             request = await _read(endpoint, body, arrived, headers, waiting, inference.server.decode_off_loop_bytes)
             waiting.submit(endpoint.engine, request)
         return await as_wanted(endpoint.answer(await waiting.answer()), http, inference)
 
     described = openapi.inference_responses()
+    if as_job is not None:
+        described |= job_openapi.as_job_responses()
     summary = "Run the model on some rows"
     for path, names in zip(MODEL_PATHS, (("model",), ("model", "version")), strict=True):
         extra = openapi.inference_operation(*names)
+        if as_job is not None:
+            extra["parameters"] += [job_openapi.RESPOND_ASYNC, job_openapi.KEY]
         added = add(app, path + "/infer", infer, described, summary, "inference", method="POST", extra=extra)
     return added
 
@@ -190,3 +203,35 @@ async def until_gone(receive: Receive) -> None:
     """Returns when the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def unless_gone(http: HttpRequest, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of `work`, for as long as the client is there. Its body must have been read. Raises `ClientGone`."""
+    running = asyncio.ensure_future(work)
+    leaving: Leaving | None = http.scope.get(LEAVING)
+    gone = False
+
+    def leave() -> None:
+        nonlocal gone
+        gone = True
+        running.cancel()
+
+    watching = None
+    if leaving is None:
+        watching = asyncio.ensure_future(until_gone(http.receive))
+        watching.add_done_callback(lambda _: leave())
+    elif leaving.happened:
+        leave()
+    else:
+        leaving.tell.add(leave)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        if gone:
+            raise ClientGone from None
+        raise
+    finally:
+        if leaving is not None:
+            leaving.tell.discard(leave)
+        if watching is not None:
+            watching.cancel()

@@ -28,6 +28,9 @@ from forebay.telemetry.logs import fields
 LEAVING = "forebay.leaving"
 """The key of a `Leaving` in an ASGI scope. Who provides it limits the time of bodies too, so that an endpoint needs
 neither a task to see a client leave nor a timer."""
+DROP = "forebay.drop"
+"""The key, in the scope of a WebSocket, of a function of a close code and a reason that ends the connection of a client
+that does not read. Whoever does not provide it sees to such clients himself."""
 
 log = logging.getLogger("forebay.api")
 T = TypeVar("T")
@@ -88,9 +91,13 @@ class Endpoint:
         """
         if header_length is not None:
             return self._decoder.decode(body, arrived, on_done, parse_header_length(header_length))
-        if self._takes_text and content_type is not None and content_type[:6].lower() == b"image/":
+        if self.is_image(content_type):
             return self._decoder.decode_image(body, arrived, on_done)
         return self._decoder.decode(body, arrived, on_done)
+
+    def is_image(self, content_type: bytes | None) -> bool:
+        """Whether a body of this type is one raw row, where no header says otherwise."""
+        return self._takes_text and content_type is not None and content_type[:6].lower() == b"image/"
 
     def read_in_steps(
         self,

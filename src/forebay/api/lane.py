@@ -24,6 +24,7 @@ from forebay.api.encode import JSON_HEADERS
 from forebay.api.inference import LEAVING, Endpoint, Inference, Leaving
 from forebay.api.lane_heads import MOST_HEAD_BYTES, WATCHED, ResponseHeads, answering, origin_form, unasked
 from forebay.api.lane_slot import Slot
+from forebay.api.lane_socket import becomes_socket
 from forebay.api.lane_transport import LingeringTransport
 from forebay.api.problems import CLOSE, Answer, closing, problem
 from forebay.core.settings import ServerSettings
@@ -89,6 +90,8 @@ class Lane(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as stop:
+                if becomes_socket(self):
+                    return
                 # Answered as if it had not asked (RFC 9110, 7.8). The parser has skipped the body: it begins again.
                 data = memoryview(data)[stop.args[0] :]
                 self._begin_again()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import msgspec
@@ -49,6 +50,9 @@ STATUSES: dict[str, int] = {
 INTERNAL_MESSAGE = "the server failed on this request; its log says why"
 
 
+PROBLEM_HEADERS: HeaderPairs = ((b"content-type", b"application/problem+json"),)
+"""Of errors in the form of RFC 9457."""
+
 CLOSE = (b"connection", b"close")
 _CODINGS = (b"accept-encoding", b"gzip, deflate")
 
@@ -79,6 +83,29 @@ def problem_of(error: BaseException) -> Answer:
     if error.code == "unsupported_encoding":
         return answer._replace(headers=(*answer.headers, _CODINGS))
     return closing(answer) if error.code in ("payload_too_large", "body_timeout") else answer
+
+
+def detailed(answer: Answer, instance: str = "") -> Answer:
+    """An error answer in the form of RFC 9457, which all under /v1 has. `instance`: the path of what it is about.
+
+    `code` stands in it as in the other form; `title` is the status in words.
+    """
+    found = msgspec.json.decode(answer.body)
+    document = {
+        "type": "about:blank",
+        "title": HTTPStatus(answer.status).phrase,
+        "status": answer.status,
+        "detail": found.pop("error"),
+        **({"instance": instance} if instance else {}),
+        **found,
+    }
+    others = [pair for pair in answer.headers if pair[0] != b"content-type"]
+    return Answer(answer.status, (*PROBLEM_HEADERS, *others), msgspec.json.encode(document))
+
+
+def detailed_of(error: BaseException) -> Answer:
+    """The answer to an error, in the form of RFC 9457."""
+    return detailed(problem_of(error))
 
 
 def closing(answer: Answer) -> Answer:

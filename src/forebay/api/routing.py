@@ -93,8 +93,9 @@ def add(
     *,
     method: str = "GET",
     extra: Mapping[str, Any] | None = None,
+    refuse: Callable[[BaseException], Answer] = problem_of,
 ) -> Callable[[HttpRequest], Awaitable[AnswerT | Answer]]:
-    """Adds one operation, and returns it: whatever its function raises has become an answer."""
+    """Adds one operation, and returns it: whatever its function raises has become an answer, made by `refuse`."""
 
     async def endpoint(request: HttpRequest) -> AnswerT | Answer:
         try:
@@ -102,10 +103,10 @@ def add(
         except ClientGone:
             return GONE
         except ForebayError as error:
-            return problem_of(error)
+            return refuse(error)
         except Exception as error:
             log_unforeseen(error, request.path_params.get("model", ""))
-            return problem_of(error)
+            return refuse(error)
 
     app.router.add_api_route(
         path,
@@ -115,7 +116,7 @@ def add(
         response_model=None,
         response_class=Response,
         responses=dict(described),
-        status_code=200 if 200 in described else 501,
+        status_code=next((status for status in (200, 202, 204) if status in described), 501),
         openapi_extra=dict(extra or {}),
         summary=summary,
         tags=[tag],

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from fastapi import FastAPI
 
+from forebay.api.job_socket import MOST_MESSAGE_BYTES
 from forebay.api.lane import lane_protocol, usable
 from forebay.api.lane_slot import is_arriving
+from forebay.api.lane_socket import LaneSocket
 from forebay.api.lane_time import SWEEP_S, sweep_connections
 from forebay.api.site import Site
 from forebay.core.errors import SetupError
@@ -131,7 +133,9 @@ class Web:
             app,
             http=lane_protocol(inference, settings) if not unusable else "httptools",
             loop="none",
-            ws="none",
+            ws=LaneSocket if not unusable else "websockets-sansio",
+            ws_per_message_deflate=False,  # 39 KB a connection
+            ws_max_size=MOST_MESSAGE_BYTES,
             lifespan="off",
             log_config=None,
             access_log=False,

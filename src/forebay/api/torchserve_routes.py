@@ -83,7 +83,13 @@ def as_inference(http: HttpRequest, inference: Inference) -> HttpRequest:
         return http  # inference says so itself, after the key's check
     raw = kind != "application/json" and [spec.datatype for spec in signature.inputs] == ["BYTES"]
     # The body is read here without its coding, and the answer is rewritten before it could have one.
-    dropped = (b"content-type", b"inference-header-content-length", b"content-encoding", b"accept-encoding")
+    dropped = (
+        b"content-type",
+        b"inference-header-content-length",
+        b"content-encoding",
+        b"accept-encoding",
+        b"prefer",
+    )
     kept = [header for header in http.scope["headers"] if header[0] not in dropped]
     # A raw image is what inference calls bytes that are one row by themselves.
     sent_as = b"image/*" if raw else b"application/json"

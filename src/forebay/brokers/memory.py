@@ -83,17 +83,17 @@ class HeldQueues:
 
     def extend(self, owner: object, deliveries: Sequence[Delivery], lease_s: float) -> None:
         """Hold longer."""
-        for receipt in self._own(owner, deliveries):
+        for receipt in self._still_held(deliveries):
             self._held[receipt].end_s = self._clock() + lease_s
 
     def ack(self, owner: object, deliveries: Sequence[Delivery]) -> None:
         """Drop."""
-        for receipt in self._own(owner, deliveries):
+        for receipt in self._still_held(deliveries):
             del self._held[receipt]
 
     def release(self, owner: object, deliveries: Sequence[Delivery]) -> None:
         """Put back to where they were taken."""
-        self._return(self._own(owner, deliveries))
+        self._return(self._still_held(deliveries))
 
     def leave(self, owner: object) -> None:
         """The connection ended."""
@@ -117,10 +117,10 @@ class HeldQueues:
     def _is_over(self, held: _Held) -> bool:
         return self._expires and held.end_s <= self._clock()
 
-    def _own(self, owner: object, deliveries: Sequence[Delivery]) -> list[int]:
+    def _still_held(self, deliveries: Sequence[Delivery]) -> list[int]:
+        """A receipt is given once, so that one of a lease that ended is found no more when another has the message."""
         receipts = dict.fromkeys(delivery.receipt for delivery in deliveries)
-        held = [(receipt, self._held.get(receipt)) for receipt in receipts]
-        return [receipt for receipt, one in held if one is not None and one.owner is owner and not self._is_over(one)]
+        return [receipt for receipt in receipts if receipt in self._held]
 
     def _return(self, receipts: Sequence[int]) -> None:
         for receipt in sorted(receipts, reverse=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -81,6 +82,21 @@ class Listener:
         self.on_progress(self._first_row + row, fraction)
 
 
+class Background(msgspec.Struct, eq=False, weakref=False):
+    """What holds of a request whose caller does not wait: a job. It stands behind all that somebody waits for, counts
+    against no bound of the queue and is refused by no forecast.
+
+    `timeout_s` counts from when its batch begins (`deadline` is infinite until then). `alone`: it shares a batch with
+    nobody, since it may have ended a process before. The engine fills in the rest, in monotonic seconds: `began`
+    (0: it has not, or is to run again) and `compute_s`.
+    """
+
+    timeout_s: float = math.inf
+    alone: bool = False
+    began: float = 0.0
+    compute_s: float = 0.0
+
+
 class Request(msgspec.Struct, eq=False, weakref=False):
     """One inference request. The engine fills in `outputs` or `error`, then calls `on_done` exactly once.
 
@@ -114,6 +130,8 @@ class Request(msgspec.Struct, eq=False, weakref=False):
     """Belongs to the engine: the pieces of a split request, or in a piece the request that it belongs to."""
     listener: Listener | None = None
     """Who wants pieces of the answer, where the model streams."""
+    background: Background | None = None
+    """Set for a job; None: somebody waits for the answer."""
     outputs: Outputs | None = None
     row_start: int = 0
     error: ForebayError | None = None

@@ -104,6 +104,13 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 60.0
     max_attempts: Annotated[Count, Meta(description="Runs that a job gets where its worker or instance dies.")] = 3
     retention_s: Annotated[Positive, Meta(description="How long a finished job is kept.")] = 86_400.0
+    max_retention_s: Annotated[
+        Positive, Meta(description="Longest retention that a job may ask for; never less than retention_s.")
+    ] = 2_592_000.0
+    private_webhooks: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(description="Webhooks to addresses that are not public; auto: where only this machine can call."),
+    ] = "auto"
     max_queued: Annotated[Count, Meta(description="Most jobs that wait for one model; more are refused.")] = 2_000_000
     max_queued_bytes: Annotated[
         ByteCount, Meta(description="Most bytes of jobs that wait for one model; more are refused.")

@@ -80,6 +80,16 @@ class EngineClient(Protocol):
         ...
 
     @property
+    def best_rows(self) -> int:
+        """Rows at which a row costs least, by what has been measured."""
+        ...
+
+    @property
+    def streams(self) -> bool:
+        """Whether the model yields its answer in pieces."""
+        ...
+
+    @property
     def labels(self) -> Sequence[str]:
         """Names of the classes of its outputs, by index; empty where it has none."""
         ...
@@ -106,7 +116,10 @@ class EngineClient(Protocol):
         ...
 
     def submit(self, request: Request) -> None:
-        """Queue it. Raises `AdmissionError`; else `request.on_done(request)` is called once, later."""
+        """Queue it. Raises `AdmissionError`; else `request.on_done(request)` is called once, later.
+
+        With `request.background` set it waits behind all others, and its deadline is set when it begins.
+        """
         ...
 
     def cancel(self, request: Request) -> None:

@@ -15,6 +15,7 @@ CAPABILITIES = {
     "memory-item": Capabilities("item", extends=True, orders=True),
     "memory-connection": Capabilities("connection", extends=False, orders=True),
     "memory-offset": Capabilities("offset", extends=False, orders=False),
+    "redis-streams": Capabilities("item", extends=True, orders=True),
 }
 
 

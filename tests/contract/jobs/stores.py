@@ -8,8 +8,14 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from tests.contract.brokers.connections import queues_of
+
+from forebay.brokers.memory import MemoryBroker
+from forebay.jobs.brokered import BrokeredQueue
 from forebay.jobs.memory import MemoryJobs
+from forebay.jobs.memory_store import MemoryStore
 from forebay.jobs.store import JobQueue, JobReader
+from forebay.testing import FakeClock
 
 
 class Jobs(JobQueue, JobReader, Protocol):
@@ -48,4 +54,39 @@ async def memory() -> AsyncIterator[Store]:
     await jobs.close()
 
 
-IMPLEMENTATIONS: dict[str, Opener] = {"memory": memory}
+class Together(BrokeredQueue):
+    """Both ports, over one store."""
+
+    def __init__(self, store: MemoryStore, broker: MemoryBroker) -> None:
+        super().__init__(store, broker)
+        self.read, self.events, self.cancel, self.delete = store.read, store.events, store.cancel, store.delete
+        self.list, self.changes = store.list, store.changes
+
+
+def brokered(kind: str) -> Opener:
+    """`BrokeredQueue` over records in memory and one kind of broker."""
+
+    @contextlib.asynccontextmanager
+    async def opened() -> AsyncIterator[Store]:
+        clock = FakeClock(START_MS / 1000)
+        store, queues = MemoryStore(lambda: round(clock() * 1000)), queues_of(kind, clock)
+
+        async def pass_s(seconds: float) -> None:
+            clock.advance(seconds)
+
+        jobs = Together(store, MemoryBroker(queues))
+        # A second consumer of a log would get parts of it, which no other gets at while it does not look.
+        other = jobs if kind == "memory-offset" else Together(store, MemoryBroker(queues))
+        yield Store(jobs, other, pass_s, queues.capabilities.orders)
+        await jobs.close()
+        await other.close()
+
+    return opened
+
+
+IMPLEMENTATIONS: dict[str, Opener] = {
+    "memory": memory,
+    "brokered-item": brokered("memory-item"),
+    "brokered-connection": brokered("memory-connection"),
+    "brokered-offset": brokered("memory-offset"),
+}

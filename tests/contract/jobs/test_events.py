@@ -80,6 +80,16 @@ async def test_the_record_tells_the_latest_progress(store: Store) -> None:
     assert (found.progress, found.state, found.sequence) == (0.75, "running", 4)
 
 
+async def test_another_attempt_begins_without_progress(jobs: Jobs) -> None:
+    job = await started(jobs)
+    await told(jobs, job, Partial(job, progress=0.5, number=1))
+    await jobs.finish([Finish(job, "retry", error=CRASHED)])
+    [again] = await leased(jobs)
+    assert (await record(jobs, job.spec.id)).progress == 0.0
+    await told(jobs, again, Partial(again, progress=0.25, number=1))
+    assert (await record(jobs, job.spec.id)).progress == 0.25
+
+
 async def test_what_is_told_again_is_not_added_again(store: Store) -> None:
     job = await started(store.jobs)
     partials = [Partial(job, progress=0.5, number=1), Partial(job, piece=b"1", number=2)]

@@ -230,10 +230,10 @@ async def test_depth_counts_what_waits_and_what_runs(store: Store) -> None:
 async def test_depth_returns_to_nothing_however_jobs_end(store: Store) -> None:
     jobs = store.jobs
     await submitted(jobs, 2, model="other")
-    queued, running, late = await submitted(jobs), await submitted(jobs), await submitted(jobs, ttl_s=20.0)
-    await jobs.cancel(queued)
-    await leased(jobs)
-    await jobs.delete(running[0])
+    await jobs.cancel(await submitted(jobs))
+    running = await started(jobs)
+    await jobs.delete(running.spec.id)
+    late = await submitted(jobs, ttl_s=20.0)
     await store.pass_s(30.0)
     await reaped(store)
     assert (await record(jobs, late[0])).state == "expired"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.unit.api.job_site import JobSite
 
 from forebay.api.auth import Gate, Keys, Quota
 from forebay.api.inference import Inference
@@ -28,6 +29,8 @@ class FunctionEngine:
     platform = "python"
     version = "1"
     instances = 2
+    best_rows = 64
+    streams = False
     max_queue_delay_ms = 0.5
     default_timeout_s = 30.0
     labels: Sequence[str] = ()
@@ -118,3 +121,10 @@ def make_inference(engines: dict[str, FunctionEngine]) -> Callable[..., Inferenc
         return Inference(engines, ServerSettings(**server), gate)
 
     return make
+
+
+@pytest.fixture
+async def site(make_inference: Callable[..., Inference]) -> AsyncIterator[JobSite]:
+    site = JobSite(make_inference())
+    yield site
+    await site.close()

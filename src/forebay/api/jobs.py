@@ -1,0 +1,231 @@
+"""Jobs of one server: from a request's body to a job in the store. The steps that the express lane and the ASGI
+endpoints share.
+
+Body -> `Jobs.read` -> `Jobs.submit` -> `job_answers.accepted`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from forebay.api.idempotency import fingerprint
+from forebay.api.inference import Endpoint, in_turns
+from forebay.api.job_answers import Accepted, gone
+from forebay.api.job_options import NO_OPTIONS, JobBody, OptionLimits, level_of, read_job_body
+from forebay.api.job_submit import Outcome, Sending, Submitter
+from forebay.core.errors import AdmissionError, RequestError
+from forebay.core.request import Request
+from forebay.core.settings import JobSettings, ServerSettings
+from forebay.jobs.ids import JobIds, shard_bits_of
+from forebay.jobs.record import JobRecord, JobSpec
+from forebay.jobs.store import Bounds, JobQueue, JobReader, Look, NewJob, Submission
+
+log = logging.getLogger("forebay.api")
+
+Then = Callable[[Accepted | Exception], None]
+
+
+class Waiting(Protocol):
+    """Who reads jobs for many at once, and knows when they end."""
+
+    async def until_final(self, id: str, timeout_s: float) -> Look:
+        """The record with its output, as soon as the job is finished, or as it is after `timeout_s`. Raises
+        `DependencyError`."""
+        ...
+
+    async def read(self, id: str) -> Look:
+        """The record with its output. Raises `DependencyError`."""
+        ...
+
+
+class Asked(NamedTuple):
+    """A request for a job. The header values are as they came, or None; `key`: its Idempotency-Key, or empty.
+
+    version: empty for the one that is served when it runs. in_parameters: the options stand among the parameters.
+    """
+
+    tenant: str
+    body: bytes
+    content_type: bytes | None = None
+    header_length: bytes | None = None
+    key: str = ""
+    version: str = ""
+    in_parameters: bool = False
+
+
+class Jobs:
+    """The store of jobs as the HTTP side uses it. All calls are made on one event loop."""
+
+    def __init__(
+        self,
+        settings: JobSettings,
+        server: ServerSettings,
+        queue: JobQueue,
+        reader: JobReader,
+        hub: Waiting,
+        *,
+        ready: Callable[[], Awaitable[None]] | None = None,
+        private_webhooks: bool = False,
+    ) -> None:
+        """ready: awaited before every use of the store; starts one that is not started yet, and raises
+        `DependencyError`. private_webhooks: webhooks may go to addresses that are not public."""
+        self.settings = settings
+        self.reader = reader
+        self.hub = hub
+        self.ready: Callable[[], Awaitable[None]] = ready or _started
+        self.submitter = Submitter(queue, Bounds(settings.max_queued, settings.max_queued_bytes), self.ready)
+        self._large_bytes = server.decode_off_loop_bytes
+        retention_s = max(settings.max_retention_s, settings.retention_s)
+        self._limits = OptionLimits(retention_s, server.max_json_depth, private_webhooks)
+        self._ids = JobIds()
+        self._looking: set[asyncio.Task[None]] = set()
+
+    # -- from a body to a job -----------------------------------------------------------------------------------------
+
+    def read(self, endpoint: Endpoint, asked: Asked) -> NewJob:
+        """A small body as a job. It is checked as `/infer` checks it. Raises `RequestError`."""
+        found = self._options(endpoint, asked)
+        request = endpoint.read(found.body, 0.0, _never, asked.content_type, found.header_length)
+        return self._job(endpoint, asked, found, request)
+
+    def read_in_steps(self, endpoint: Endpoint, asked: Asked) -> Generator[None, None, NewJob]:
+        """The same for a large body, in short steps, each of which yields."""
+        found = self._options(endpoint, asked)
+        yield
+        request = yield from endpoint.read_in_steps(found.body, 0.0, _never, asked.content_type, found.header_length)
+        return self._job(endpoint, asked, found, request)
+
+    def _options(self, endpoint: Endpoint, asked: Asked) -> JobBody:
+        if asked.header_length is None and endpoint.is_image(asked.content_type):
+            return JobBody(NO_OPTIONS, asked.body, None)
+        return read_job_body(asked.body, asked.header_length, self._limits, in_parameters=asked.in_parameters)
+
+    def _job(self, endpoint: Endpoint, asked: Asked, found: JobBody, request: Request) -> NewJob:
+        options, key, model = found.options, asked.key, endpoint.engine.name
+        image = asked.header_length is None and endpoint.is_image(asked.content_type)
+        settings = self.settings
+        spec = JobSpec(
+            id=self._ids.new(shard_bits_of(asked.tenant, key) if key else None),
+            model=model,
+            version=asked.version,
+            tenant=asked.tenant,
+            level=level_of(request.priority if options.priority is None else options.priority),
+            body=bytes(found.body),
+            content_type=_IMAGE if image else "",
+            header_length="" if found.header_length is None else found.header_length.decode("latin-1"),
+            ttl_s=options.ttl_s,
+            timeout_s=options.timeout_s,
+            retention_s=settings.retention_s if options.retention_s is None else options.retention_s,
+            max_attempts=settings.max_attempts,
+            webhook=options.webhook,
+            metadata=options.metadata,
+        )
+        if not key:
+            return NewJob(spec)
+        header = asked.header_length or b""
+        parts = (model.encode(), asked.version.encode(), b"image" if image else b"", header, asked.body)
+        return NewJob(spec, key, fingerprint(*parts))
+
+    # -- to the store -------------------------------------------------------------------------------------------------
+
+    def post(self, endpoint: Endpoint, asked: Asked, then: Then) -> None:
+        """Read and submit. `then` is called once, perhaps before this returns, with the job or with what is wrong."""
+        if len(asked.body) > self._large_bytes:
+            in_turns(self.read_in_steps(endpoint, asked), partial(self._submit_read, then))
+            return
+        try:
+            new = self.read(endpoint, asked)
+        except Exception as error:
+            then(error)
+        else:
+            self._submit_read(then, new)
+
+    def _submit_read(self, then: Then, read: NewJob | Exception) -> None:
+        if isinstance(read, Exception):
+            then(read)
+            return
+        try:
+            self.submit(read, then)
+        except Exception as error:
+            then(error)
+
+    def submit(self, new: NewJob, then: Then) -> Sending:
+        """Submit a job; `then` is called once, later. Raises `AdmissionError`."""
+        return self.submitter.submit(new, partial(self._submitted, new, then))
+
+    async def posted(self, endpoint: Endpoint, asked: Asked) -> Accepted:
+        """Read and submit, and wait for what comes of it. Raises `ForebayError`."""
+        done: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        self.post(endpoint, asked, partial(_settle, done))
+        return await done
+
+    async def submitted(self, new: NewJob) -> Accepted:
+        """Submit, and wait for what comes of it. Raises `ForebayError`."""
+        done: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        sending = self.submit(new, partial(_settle, done))
+        try:
+            return await done
+        finally:
+            sending.withdraw()
+
+    def _submitted(self, new: NewJob, then: Then, outcome: Outcome) -> None:
+        if isinstance(outcome, Exception):
+            then(outcome)
+        elif outcome.outcome == "created" or (outcome.outcome == "replayed" and outcome.id == new.spec.id):
+            then(Accepted(JobRecord(spec=new.spec, state="queued", created_ms=outcome.created_ms)))
+        elif outcome.outcome == "replayed":
+            looking = asyncio.get_running_loop().create_task(self._replay(outcome, then))
+            self._looking.add(looking)
+            looking.add_done_callback(self._looking.discard)
+        else:
+            then(_refusal(new, outcome))
+
+    async def _replay(self, outcome: Submission, then: Then) -> None:
+        """The job of an earlier request, as it is now."""
+        found: Accepted | Exception
+        try:
+            look = await self.hub.read(outcome.id)
+            found = Accepted(look, replayed=True) if isinstance(look, JobRecord) else gone(outcome.id)
+        except Exception as error:
+            found = error
+        then(found)
+
+    async def close(self) -> None:
+        """Send what is waiting to be sent; take nothing more."""
+        await self.submitter.close()
+
+
+_IMAGE = "image/*"
+"""All that decoding must know of a content type."""
+
+
+def _settle(done: asyncio.Future[Accepted], found: Accepted | Exception) -> None:
+    if done.done():
+        return
+    if isinstance(found, Exception):
+        done.set_exception(found)
+    else:
+        done.set_result(found)
+
+
+def _refusal(new: NewJob, outcome: Submission) -> Exception:
+    if outcome.outcome == "mismatch":
+        return RequestError(
+            f"this Idempotency-Key was used for another request, job {outcome.id}; take a new key for a new request",
+            code="idempotency_key_reused",
+        )
+    return AdmissionError(
+        f"the queue of model {new.spec.model!r} is full", code="queue_full", retry_after_s=outcome.retry_after_s
+    )
+
+
+def _never(request: Request) -> None:
+    """A body is read to check it; what came of it is not run here."""
+
+
+async def _started() -> None:
+    pass
