@@ -20,7 +20,10 @@ from forebay.api.document_routes import add_documents, add_health
 from forebay.api.generate_routes import add_generate
 from forebay.api.infer_routes import add_inference
 from forebay.api.inference import Endpoint, Inference
+from forebay.api.job_events import add_job_events
 from forebay.api.job_routes import add_jobs, as_job
+from forebay.api.job_socket import add_job_sockets
+from forebay.api.job_streams import Streams
 from forebay.api.jobs import Jobs
 from forebay.api.problems import Answer, detailed, problem, problem_of
 from forebay.api.repository_routes import ModelControl, add_control
@@ -57,12 +60,13 @@ def create_app(
     lifespan: Lifespan | None = None,
     control: ModelControl | None = None,
     jobs: Jobs | None = None,
+    streams: Streams | None = None,
 ) -> FastAPI:
     """The app over `inference`.
 
     metrics_text: the Prometheus exposition. ready: the reasons why requests are not welcome yet; empty when they are.
     clock: monotonic seconds, the engines' own. control: the model repository; without it what is served stays so.
-    jobs: without them their operations answer 501.
+    jobs: without them their operations answer 501. streams: of their events.
     """
     app = ForebayApp(
         title="Forebay",
@@ -76,6 +80,9 @@ def create_app(
     infer = add_inference(app, inference, clock, as_job(inference, jobs) if jobs is not None else None)
     quick = {b"/infer": infer, **add_generate(app, inference, clock)}
     submit = add_jobs(app, inference, jobs)
+    if streams is not None:
+        add_job_events(app, streams)
+        add_job_sockets(app, streams)
     short_way: dict[bytes, ASGIApp] = {}
     route = _router(short_way, quick, submit)
     for path, endpoint in inference.by_path.items():

@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from forebay.core.clock import Clock
 from forebay.core.errors import AdmissionError, SetupError
@@ -26,6 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _REMEMBERED_HEADERS = 128
 _LONGEST_HEADER_BYTES = 1024
+_SAME_PLACE = ("same-origin", "none")
 
 
 def new_secret() -> str:
@@ -213,6 +215,21 @@ def is_address(host: str) -> bool:
     except ValueError:
         return host.lower() == "localhost"
     return True
+
+
+def from_here(headers: Mapping[str, str], *, keys: bool) -> bool:
+    """Whether no web page of another site can be behind a request.
+
+    A browser sends what any page tells it to, and says where the page came from: by Sec-Fetch-Site (to addresses that
+    it trusts), by Origin (with every POST). A name may be made to point here by whoever owns it (DNS rebinding), so
+    without API keys a page must have been asked for by an address or as localhost.
+    """
+    site, origin, host = headers.get("sec-fetch-site"), headers.get("origin"), headers.get("host", "")
+    if site is None and origin is None:
+        return True
+    if (site or "none") not in _SAME_PLACE or (origin is not None and urlsplit(origin).netloc != host):
+        return False
+    return keys or is_address(urlsplit(f"//{host}").hostname or "")
 
 
 def control_refusal(server: ServerSettings, keys: Keys, *, listens: bool = True) -> str:

@@ -28,6 +28,9 @@ from forebay.telemetry.logs import fields
 LEAVING = "forebay.leaving"
 """The key of a `Leaving` in an ASGI scope. Who provides it limits the time of bodies too, so that an endpoint needs
 neither a task to see a client leave nor a timer."""
+DROP = "forebay.drop"
+"""The key, in the scope of a WebSocket, of a function of a close code and a reason that ends the connection of a client
+that does not read. Whoever does not provide it sees to such clients himself."""
 
 log = logging.getLogger("forebay.api")
 T = TypeVar("T")
@@ -211,6 +214,8 @@ class Inference:
         self.by_path: dict[bytes, Endpoint] = {}
         """The request targets of inference, exactly as a plain client sends them, to their models. Always this object:
         the lane looks into it for each request."""
+        self.jobs_by_path: dict[bytes, Endpoint] = {}
+        """The same for submitting jobs."""
         self.on_route: list[Callable[[bytes, Endpoint | None], None]] = []
         """Called for each change of `by_path`; None: the target is gone."""
         self.lookers: list[Callable[[Endpoint], bool]] = []
@@ -248,6 +253,11 @@ class Inference:
             for table in (self._versions, self._endpoints, self.engines):
                 del table[name]
         path = f"/v2/models/{quote(name, safe='')}"
+        jobs_path = f"/v1/models/{quote(name, safe='')}/jobs".encode()
+        if latest is not None:
+            self.jobs_by_path[jobs_path] = latest
+        else:
+            self.jobs_by_path.pop(jobs_path, None)
         ways = {f"{path}/infer": latest, f"{path}/versions/{quote(version, safe='')}/infer": versions.get(version)}
         for way, endpoint in ways.items():
             if endpoint is not None:

@@ -243,6 +243,20 @@ def operations() -> dict[str, Described]:
     }
 
 
+def events() -> Described:
+    """The stream of a job's events."""
+    stream = {
+        "description": "Server-sent events: `status`, `progress` and `output`, each an object with the job's `id`, its "
+        "`sequence` (also the event's id), `attempt`, and what there is to tell; then `done`, with the whole job.",
+        "content": {"text/event-stream": {"schema": _TEXT}},
+    }
+    ended: Schema = {"description": "The job has ended, and the client has had every event."}
+    last: Schema = {"in": "header", "name": "Last-Event-ID", "required": False, "schema": _COUNT}
+    given = [last, {**last, "in": "query", "name": "last_event_id"}]
+    responses = {200: stream, 204: ended, **_problems(400, 404, 410)}
+    return "GET", f"{JOB}/events", "Follow a job", responses, operation("id", parameters=given)
+
+
 def as_job_responses() -> dict[int | str, Schema]:
     """What inference with `Prefer: respond-async` may be answered with, besides its own answers."""
     plain: dict[int | str, Schema] = {

@@ -4,13 +4,12 @@ The lane only frames bytes and keeps order and time. Auth, decoding, the engine 
 ASGI endpoints call too. It takes POST on the exact paths of inference, HTTP/1.1, with a Content-Length within the limit
 and nothing that needs more thought; whatever else arrives, on the same connection too, goes uvicorn's ordinary way.
 
-This is the only file that knows uvicorn's internals (0.54); `usable` checks what is used of them.
+It knows uvicorn's internals (0.54); `lane_check` checks what is used of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections import deque
 from time import monotonic as _now
@@ -20,21 +19,20 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from forebay.api.auth import ANONYMOUS
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.inference import LEAVING, Endpoint, Inference, Leaving
+from forebay.api.jobs import Asked, Jobs
 from forebay.api.lane_heads import MOST_HEAD_BYTES, WATCHED, ResponseHeads, answering, origin_form, unasked
 from forebay.api.lane_slot import Slot
+from forebay.api.lane_socket import becomes_socket
 from forebay.api.lane_transport import LingeringTransport
-from forebay.api.problems import CLOSE, Answer, closing, problem
+from forebay.api.problems import CLOSE, Answer, closing, detailed_of, problem
 from forebay.core.settings import ServerSettings
 
 log = logging.getLogger("forebay.api")
 
 _ASGI, _LANE, _IGNORED = 0, 1, 2
-_NEEDED = """on_message_begin on_headers_complete on_body on_message_complete on_response_complete data_received
-shutdown connection_made connection_lost pause_writing resume_writing _start_asgi_task _unset_keepalive_if_required"""
-_CYCLE = """scope transport flow logger access_logger access_log default_headers message_event expect_100_continue
-keep_alive on_response""".replace("\n", " ")
 
 
 class _Flow(FlowControl):
@@ -53,6 +51,8 @@ class Lane(HttpToolsProtocol):
     inference: Inference
     settings: ServerSettings
     by_path: dict[bytes, Endpoint]
+    jobs: Jobs | None
+    jobs_by_path: dict[bytes, Endpoint]
     heads: ResponseHeads
     compress_from_bytes: int
     slots: deque[Slot]
@@ -89,6 +89,8 @@ class Lane(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as stop:
+                if becomes_socket(self):
+                    return
                 # Answered as if it had not asked (RFC 9110, 7.8). The parser has skipped the body: it begins again.
                 data = memoryview(data)[stop.args[0] :]
                 self._begin_again()
@@ -117,11 +119,14 @@ class Lane(HttpToolsProtocol):
         """The head is complete: into the lane, or the ordinary way."""
         self.in_body = True
         self.since_s = 0.0
-        endpoint = self.by_path.get(self.url)
-        if endpoint is None or not self._take(endpoint):
+        if (endpoint := self.by_path.get(self.url)) is not None:
+            taken = self._take(endpoint, None)
+        else:
+            taken = (endpoint := self.jobs_by_path.get(self.url)) is not None and self._take(endpoint, ANONYMOUS)
+        if not taken:
             self._decline()
 
-    def _take(self, endpoint: Endpoint) -> bool:
+    def _take(self, endpoint: Endpoint, tenant: str | None) -> bool:
         """Whether the lane has taken the request whose head is complete."""
         parser, slots = self.parser, self.slots
         if parser.get_method() != b"POST" or self.pipeline:
@@ -158,14 +163,16 @@ class Lane(HttpToolsProtocol):
         slots.append(slot)
         try:
             if inference.guarded:
-                inference.gate.enter(authorization)
+                caller = inference.gate.enter(authorization)
+                tenant = caller if tenant is not None else None
             if endpoint.engine.state != "ready":
                 inference.admit(endpoint)
         except Exception as error:
             self.mode = _IGNORED
-            slot.finish(endpoint.refuse(error))
+            slot.finish(endpoint.refuse(error) if tenant is None else detailed_of(error))
         else:
             self.mode = _LANE
+            slot.tenant = tenant
             self.slot = slot
         return True
 
@@ -235,7 +242,11 @@ class Lane(HttpToolsProtocol):
             endpoint, body = slot.endpoint, slot.body
             assert endpoint is not None
             try:
-                if len(body) > self.settings.decode_off_loop_bytes and endpoint.slow_to_decode(slot.header_length):
+                if slot.tenant is not None:
+                    assert self.jobs is not None
+                    asked = Asked(slot.tenant, bytes(body), slot.content_type, slot.header_length)
+                    self.jobs.post(endpoint, asked, slot.accepted)
+                elif len(body) > self.settings.decode_off_loop_bytes and endpoint.slow_to_decode(slot.header_length):
                     given = (slot.content_type, slot.header_length, slot.submit)
                     endpoint.read_elsewhere(body, _now(), slot.done, *given)
                 elif endpoint.decode is not None and slot.header_length is None:
@@ -375,17 +386,15 @@ class Lane(HttpToolsProtocol):
         return RequestResponseCycle(scope, self.transport, self.flow, *logs, defaults, *how)
 
 
-def lane_protocol(inference: Inference, settings: ServerSettings) -> type[Lane]:
+def lane_protocol(inference: Inference, settings: ServerSettings, jobs: Jobs | None = None) -> type[Lane]:
     """The connection class of one server. With `express_lane = off` it takes no request, but still keeps time."""
-    by_path = inference.by_path if settings.express_lane == "auto" else {}
-    members = {"inference": inference, "settings": settings, "by_path": by_path, "heads": ResponseHeads()}
+    takes = settings.express_lane == "auto"
+    members = {
+        "inference": inference,
+        "settings": settings,
+        "by_path": inference.by_path if takes else {},
+        "jobs": jobs,
+        "jobs_by_path": inference.jobs_by_path if takes and jobs is not None else {},
+        "heads": ResponseHeads(),
+    }
     return type("ServerLane", (Lane,), {**members, "compress_from_bytes": inference.compress_from_bytes})
-
-
-def usable() -> str:
-    """Why the lane cannot run on the uvicorn that is installed; empty when it can."""
-    missing = [name for name in _NEEDED.split() if not hasattr(HttpToolsProtocol, name)]
-    if missing:
-        return f"uvicorn's HTTP protocol has no {', '.join(missing)}"
-    found = " ".join(inspect.signature(RequestResponseCycle).parameters)
-    return "" if found == _CYCLE else f"uvicorn's request cycle takes {found}"

@@ -14,7 +14,7 @@ from forebay.api.problems import STATUSES, Answer, closing, problem
 _STATUS_LINES = {
     status: b"HTTP/1.1 %d %b\r\n"
     % (status, HTTPStatus(status).phrase.encode() if status in HTTPStatus._value2member_map_ else b"")
-    for status in {200, *STATUSES.values()}
+    for status in {200, 202, *STATUSES.values()}
 }
 
 MOST_HEAD_BYTES = 64 << 10
@@ -33,6 +33,7 @@ WATCHED = frozenset(
         b"expect",
         b"upgrade",
         b"prefer",
+        b"idempotency-key",
     )
 )
 """Request headers that the express lane looks at; those that it does not know what to do with send a request away."""

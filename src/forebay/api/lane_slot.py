@@ -10,7 +10,8 @@ import msgspec
 from forebay.api.codings import coded
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.inference import Endpoint, in_turns
-from forebay.api.problems import Answer
+from forebay.api.job_answers import Accepted, accepted
+from forebay.api.problems import Answer, detailed_of
 from forebay.core.request import Request
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
     request: Request | None = None
     answer: Answer | None = None
     message_event: Any = _NO_EVENT
+    tenant: str | None = None
+    """Whose job is to be submitted; None where it is inference."""
 
     def done(self, request: Request) -> None:
         """The engine has answered. The usual answer to the only request in the lane is written at once."""
@@ -82,6 +85,10 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
             self.lane.fail(answer)
         elif not self.disconnected:
             self.finish(answer)
+
+    def accepted(self, found: Accepted | Exception) -> None:
+        """A job is in the store, or is not."""
+        self.finish(detailed_of(found) if isinstance(found, Exception) else accepted(found))
 
     def more(self, body: bytes) -> None:
         """Another piece of the body."""

@@ -21,7 +21,7 @@ class LingeringTransport(asyncio.Transport):
     def __init__(self, transport: asyncio.Transport, sending: Callable[[], bool]) -> None:
         """`sending`: asked at the close, whether the client may not have finished."""
         super().__init__()
-        self._transport = transport
+        self.bare = transport
         self._sending: Callable[[], bool] | None = sending
         self._closed = False
         self.lingers = False
@@ -33,32 +33,27 @@ class LingeringTransport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         """Whether nothing more is written."""
-        return self._closed or self._transport.is_closing()
+        return self._closed or self.bare.is_closing()
 
     def close(self) -> None:
         """After what has been written, and at once or in two steps. Called again: at once."""
         if self._closed:
-            self._transport.close()
+            self.bare.close()
             return
         self._closed = True
         self.write = _discard  # type: ignore[method-assign]
-        if (
-            self._transport.is_closing()
-            or self._sending is None
-            or not self._sending()
-            or not self._transport.can_write_eof()
-        ):
-            self._transport.close()
+        if self.bare.is_closing() or self._sending is None or not self._sending() or not self.bare.can_write_eof():
+            self.bare.close()
             return
         self.lingers = True
-        self._transport.write_eof()
-        self._transport.resume_reading()
+        self.bare.write_eof()
+        self.bare.resume_reading()
 
     def abort(self) -> None:
         """At once, whatever has been written."""
         self._closed = True
         self.write = _discard  # type: ignore[method-assign]
-        self._transport.abort()
+        self.bare.abort()
 
     def forget(self) -> None:
         """The connection is gone: nothing refers back to it."""

@@ -5,16 +5,14 @@ Source: Triton's model repository extension (docs/protocol/extension_model_repos
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from starlette.requests import Request as HttpRequest
 
 from forebay.api import documents, openapi
-from forebay.api.auth import Gate, is_address
+from forebay.api.auth import Gate, from_here
 from forebay.api.elements import show
 from forebay.api.general import parse_json
 from forebay.api.infer_routes import read_body
@@ -25,8 +23,6 @@ from forebay.api.routing import Operation, add, document
 from forebay.core.errors import RequestError
 from forebay.repository.registry import Registry
 from forebay.repository.states import Asked
-
-_SAME_PLACE = ("same-origin", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +37,8 @@ class ModelControl:
         gate.enter(http.headers.get("authorization", "").encode("latin-1") or None)
         if self.refusal:
             raise RequestError(self.refusal, code="forbidden")
-        if not _from_here(http.headers, keys=gate.guards):
+        if not from_here(http.headers, keys=gate.guards):
             raise RequestError("a web page of another site may not load or unload models", code="forbidden")
-
-
-def _from_here(headers: Mapping[str, str], *, keys: bool) -> bool:
-    """Whether no web page of another site can be behind a request.
-
-    A browser sends what any page tells it to, and says where the page came from: by Sec-Fetch-Site (to addresses that
-    it trusts), by Origin (with every POST). A name may be made to point here by whoever owns it (DNS rebinding), so
-    without API keys a page must have been asked for by an address or as localhost.
-    """
-    site, origin, host = headers.get("sec-fetch-site"), headers.get("origin"), headers.get("host", "")
-    if site is None and origin is None:
-        return True
-    if (site or "none") not in _SAME_PLACE or (origin is not None and urlsplit(origin).netloc != host):
-        return False
-    return keys or is_address(urlsplit(f"//{host}").hostname or "")
 
 
 def add_index(app: FastAPI, inference: Inference, control: ModelControl | None) -> None:

@@ -14,8 +14,11 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from fastapi import FastAPI
 
-from forebay.api.lane import lane_protocol, usable
+from forebay.api.job_socket import MOST_MESSAGE_BYTES
+from forebay.api.lane import lane_protocol
+from forebay.api.lane_check import usable
 from forebay.api.lane_slot import is_arriving
+from forebay.api.lane_socket import LaneSocket
 from forebay.api.lane_time import SWEEP_S, sweep_connections
 from forebay.api.site import Site
 from forebay.core.errors import SetupError
@@ -129,9 +132,11 @@ class Web:
             log.warning("the express lane is off: %s", unusable, extra=fields(reason=unusable))
         config = uvicorn.Config(
             app,
-            http=lane_protocol(inference, settings) if not unusable else "httptools",
+            http=lane_protocol(inference, settings, self._site.jobs) if not unusable else "httptools",
             loop="none",
-            ws="none",
+            ws=LaneSocket if not unusable else "websockets-sansio",
+            ws_per_message_deflate=False,  # 39 KB a connection
+            ws_max_size=MOST_MESSAGE_BYTES,
             lifespan="off",
             log_config=None,
             access_log=False,

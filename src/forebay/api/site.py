@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from pathlib import Path
 
 from fastapi import FastAPI
 
 from forebay.api.app import Lifespan, create_app
 from forebay.api.auth import Gate
 from forebay.api.inference import Inference
+from forebay.api.job_site import JobSite
+from forebay.api.jobs import Jobs
 from forebay.api.repository_routes import ModelControl
 from forebay.core.clock import Clock
-from forebay.core.settings import ServerSettings
+from forebay.core.settings import JobSettings, ServerSettings
 from forebay.engine.cores import Cores, unshareable, usable_cores
 from forebay.repository.catalog import Catalog
 from forebay.repository.plans import PlanOf
@@ -33,9 +36,12 @@ class Site:
         plan_of: PlanOf,
         control_refusal: str,
         clock: Clock = time.monotonic,
+        *,
+        jobs: JobSettings | None = None,
+        data_dir: Path = Path(),
     ) -> None:
         """`control_refusal`: why models may not be loaded and unloaded over HTTP; empty where they may. `clock`: times
-        the drain."""
+        the drain. `jobs`: None where there are none. `data_dir`: where their store is, unless it is elsewhere."""
         self.settings = settings
         self.metrics = Metrics()
         self.inference = Inference({}, settings, gate)
@@ -46,6 +52,9 @@ class Site:
         self.registry = Registry(catalog, plan_of, self.inference, self.metrics, cores, limit_bytes)
         if limit_bytes is not None:
             self.inference.on_demand = self.registry.on_demand
+        self._jobs = (
+            JobSite(jobs, settings, data_dir, self.inference, gate, self.metrics, clock) if jobs is not None else None
+        )
         self._catalog = catalog
         self._control = ModelControl(self.registry, control_refusal)
         self._watching: asyncio.Task[None] | None = None
@@ -58,6 +67,8 @@ class Site:
         first = await asyncio.to_thread(self._catalog.stamps) if self.settings.watch else {}
         await self.registry.start()
         self.inference.not_started = ""
+        if self._jobs is not None:
+            self._jobs.start()
         if self.settings.watch:
             watch = Watch(self.registry, self._catalog, self.settings.watch_interval_s)
             self._watching = asyncio.create_task(watch.run(first))
@@ -70,7 +81,14 @@ class Site:
             ready=self.not_ready,
             lifespan=lifespan,
             control=self._control,
+            jobs=self.jobs,
+            streams=self._jobs.streams if self._jobs is not None else None,
         )
+
+    @property
+    def jobs(self) -> Jobs | None:
+        """Submitting and looking; None where there are no jobs."""
+        return self._jobs.jobs if self._jobs is not None else None
 
     def not_ready(self) -> list[str]:
         """Why requests are not welcome; empty when they are."""
@@ -78,13 +96,15 @@ class Site:
             return ["the server is shutting down"]
         if self.inference.not_started:
             return [self.inference.not_started]
-        return self.registry.not_ready()
+        return self.registry.not_ready() + (self._jobs.not_ready() if self._jobs is not None else [])
 
     def drain(self) -> None:
         """Ready turns false; new requests are refused; admitted ones still run."""
         self._drain_ends = self._drain_ends or self._clock() + self.settings.drain_timeout_s
         if self._watching is not None:
             self._watching.cancel()
+        if self._jobs is not None:
+            self._jobs.drain()
         self.registry.drain()
 
     async def close(self) -> None:
@@ -93,4 +113,6 @@ class Site:
         if self._watching is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watching
+        if self._jobs is not None:
+            await self._jobs.close(max(0.0, self._drain_ends - self._clock()))
         await self.registry.close(max(0.0, self._drain_ends - self._clock()))

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from typing import Final, TypeVar
 
 from forebay.batching.admission import Overtaking, batch_ahead, predicted_start
+from forebay.batching.background import BackgroundPlanner
 from forebay.batching.item import Batch, DispatchReason, Item, Refusal
 from forebay.batching.lane import Lane
 from forebay.batching.latency import LatencyModel
-from forebay.batching.planner import Planner
 from forebay.batching.policy import Policy
 from forebay.batching.pool import Slot
 from forebay.batching.queue import NEVER
@@ -26,7 +26,7 @@ PIECE_PACE: Final = 2.0
 """How much later than it could run at best a further piece of a split request stands in the queue."""
 
 
-class Batcher(Planner[T]):
+class Batcher(BackgroundPlanner[T]):
     """Queues items and says what to run next, where. Items are `queued` from `offer` until a pull, a discard or
     `take_expired` returns them; an item that was discarded must not be offered again."""
 
@@ -100,6 +100,9 @@ class Batcher(Planner[T]):
     def requeue(self, items: Iterable[T], now: float) -> None:
         """Put items back that an instance did not finish: no admission, and ahead of their equals."""
         for item in reversed(list(items)):
+            if item.background is not None:
+                self.backlog.put_back(item)
+                continue
             self._enqueue(self._lane_of(item), item, self._key(item), before_equals=True)
         self._settle(now)
 
@@ -112,6 +115,10 @@ class Batcher(Planner[T]):
 
     def pull(self, now: float) -> Batch[T] | None:
         """The next batch to send now, to `batch.instance`; None when nothing should go."""
+        if self.backlog.rows and (not self.depth_rows or now >= self._turn_at):
+            batch = self._pull_background(now)
+            if batch is not None:
+                return batch
         if not self.depth_rows:
             return None
         pool = self.pool
@@ -134,10 +141,18 @@ class Batcher(Planner[T]):
                 batch.predicted_s = self.latency.predict(batch.rows, batch.length)
                 if batch.length:
                     self._learn_stretch(batch)
+                self._met_company(batch, now)
                 pool.send(slot, batch, now)
                 self._settle(now)
                 return batch
         return None
+
+    def _pull_background(self, now: float) -> Batch[T] | None:
+        batch = self._form_background(now)
+        if batch is not None:
+            self.pool.send(self.pool.idle[0], batch, now)
+            self._settle(now)
+        return batch
 
     def place(self, items: list[T], now: float) -> Batch[T] | None:
         """Send exactly these items, which are not queued, to an idle instance; None while there is none."""
@@ -146,6 +161,7 @@ class Batcher(Planner[T]):
         rows = sum(item.rows for item in items)
         length = max(item.length for item in items)
         batch = Batch(items, rows, length, items[0].lane, DispatchReason.full)
+        batch.background = items[0].background is not None
         batch.predicted_s = self.latency.predict(rows, length)
         self.pool.send(self.pool.idle[0], batch, now)
         self._settle(now)
@@ -196,7 +212,8 @@ class Batcher(Planner[T]):
     def finished(self, batch: Batch[T], now: float, busy_s: float) -> None:
         """The instance answered; `busy_s` is its own measure of the computing time."""
         self.latency.observe(batch.rows, batch.length, busy_s)
-        self.margins.answered(batch.items, batch.rows, now)
+        if not batch.background:
+            self.margins.answered(batch.items, batch.rows, now)
         self.pool.finished(batch, now, busy_s)
         self._settle(now)
 

@@ -6,6 +6,8 @@ from collections.abc import Hashable
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
+from forebay.core.request import Background
+
 
 class Item(Protocol):
     """A request, or one piece of a split request, as the batcher sees it. Give it `__slots__`."""
@@ -22,6 +24,8 @@ class Item(Protocol):
     """So much later it stands in the queue than its deadline says: a later piece of a split request lets others by."""
     lane: Hashable
     """Items of different lanes never share a batch."""
+    background: Background | None
+    """Set where nobody waits for the answer: the item stands behind all others, without a deadline."""
     arrived: float
     nbytes: int
     order: Any
@@ -61,6 +65,7 @@ class Batch(Generic[T]):
     """Rows that run together on one instance."""
 
     __slots__ = (
+        "background",
         "early",
         "instance",
         "items",
@@ -86,6 +91,8 @@ class Batch(Generic[T]):
         self.sent_at = 0.0
         self.early = False
         """Sent to an instance that was still busy; it waits there."""
+        self.background = False
+        """Of items that nobody waits for."""
         self.padding_waste = 0.0
         """Share of the padded cells that carry no data, 0 to 1."""
 

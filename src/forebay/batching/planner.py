@@ -49,7 +49,7 @@ class Planner(Queue[T]):
                 return None
             head = lane.items[0]
         waiting, length = lane.rows, head.length
-        limit = self._row_limit(lane, length)
+        limit = self._row_limit(waiting, length)
         skip, cap = self._window(lane, start, limit)
         if length and len(lane.items) > 1:
             probe = limit > self._rows_that_pay(length)
@@ -92,10 +92,10 @@ class Planner(Queue[T]):
         batch.padding_waste = 1 - sum(item.rows * item.length for item in taken) / (rows * length)
         return batch
 
-    def _row_limit(self, lane: Lane[T], length: int) -> int:
+    def _row_limit(self, waiting: int, length: int) -> int:
         """The most rows that pay: beyond it a row costs more than it saves. Now and then twice that, to make sure."""
         limit = self._rows_that_pay(length) if length else self._limit
-        if limit < self._max_rows and lane.rows > limit:
+        if limit < self._max_rows and waiting > limit:
             self._full_batches += 1
             if self._full_batches >= (PROBE_EVERY_MIXED if length else PROBE_EVERY):
                 self._full_batches = 0

@@ -15,6 +15,7 @@ from forebay.batching.costs import Cost, Noise
 from forebay.batching.item import Batch, DispatchReason
 from forebay.batching.latency import LatencyModel
 from forebay.batching.policy import Policy
+from forebay.core.request import Background
 
 Arrivals = Callable[[random.Random], Iterator[float]]
 Lengths = Callable[[random.Random], int]
@@ -27,7 +28,19 @@ WARM_LENGTHS = (8, 16, 32, 64, 128, 256)
 class SimItem:
     """A request in the simulator."""
 
-    __slots__ = ("arrived", "behind_s", "client", "deadline", "lane", "length", "nbytes", "order", "priority", "rows")
+    __slots__ = (
+        "arrived",
+        "background",
+        "behind_s",
+        "client",
+        "deadline",
+        "lane",
+        "length",
+        "nbytes",
+        "order",
+        "priority",
+        "rows",
+    )
 
     def __init__(self, arrived: float, deadline: float, rows: int, length: int, priority: int, lane: Hashable) -> None:
         self.arrived = arrived
@@ -39,6 +52,7 @@ class SimItem:
         self.nbytes = 0
         self.behind_s = 0.0
         self.order: Any = None
+        self.background: Background | None = None
         self.client = False
 
 
@@ -63,6 +77,8 @@ class Scenario:
     seed: int = 1
     warm_rows: Sequence[int] = WARM_ROWS
     """Batch sizes measured before the run, as the engine's warm-up does; larger ones than the policy's are left out."""
+    jobs: int = 0
+    """So many items wait in the background, at all times."""
     skip_s: float = 0.0
     """Requests that arrive earlier do not count."""
 
@@ -97,6 +113,8 @@ class Outcome:
     batch_rows: dict[int, int] = field(default_factory=dict)
     reasons: dict[DispatchReason, int] = field(default_factory=dict)
     busy_s: float = 0.0
+    jobs: int = 0
+    """Items run in the background."""
 
     @property
     def goodput(self) -> float:
@@ -175,6 +193,7 @@ class Simulation:
             self._schedule(0.0, None)
         events, batcher = self._events, self.batcher
         now, wake, steps = 0.0, FOREVER, 0
+        self._top_up(now)
         while True:
             upcoming = min(next_arrival, events[0][0] if events else FOREVER, wake)
             if upcoming == FOREVER:
@@ -226,6 +245,15 @@ class Simulation:
             queued |= refusal is None
         return queued
 
+    def _top_up(self, now: float) -> None:
+        if now < self.scenario.seconds:
+            for _ in range(self.scenario.jobs - self.batcher.backlog.rows):
+                item = SimItem(now, FOREVER, 1, 0, 0, "")
+                item.background = Background()
+                self.batcher.offer_background(item, now)
+        else:
+            self.batcher.backlog.take_all()
+
     def _start(self, batch: Batch[SimItem], now: float) -> None:
         scenario, instance = self.scenario, self._instances[batch.instance]
         half = scenario.hand_over_s / 2
@@ -240,6 +268,11 @@ class Simulation:
 
     def _finish(self, batch: Batch[SimItem], now: float, busy_s: float) -> None:
         self.batcher.finished(batch, now, busy_s)
+        if batch.background:
+            if self.scenario.skip_s <= now:
+                self.outcome.jobs += batch.rows
+            self._top_up(now)
+            return
         for item in batch.items:
             self._answer(item, now, "run")
 

@@ -1,7 +1,7 @@
 """The `Broker` port: what Forebay asks of anything that carries jobs to workers.
 
-Every broker delivers at least once, may deliver twice, and may lose what it holds. That is allowed for: the job's record
-decides (`forebay.jobs`), so nothing here promises more than that a confirmed message will be offered to somebody.
+Every broker delivers at least once, may deliver twice, and may lose what it holds. That is allowed for: the job's
+record decides (`forebay.jobs`), so nothing here promises more than that a confirmed message is offered to somebody.
 """
 
 from __future__ import annotations

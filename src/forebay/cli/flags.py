@@ -12,18 +12,25 @@ from typing import Annotated, Any
 import typer
 
 from forebay.core.settings_sources import LoadedSettings, flag_name, load_settings
-from forebay.core.settings_values import LOG_KEYS, MODEL_KEYS, ROOT_KEYS, SERVER_KEYS, Key
+from forebay.core.settings_values import JOB_KEYS, LOG_KEYS, MODEL_KEYS, ROOT_KEYS, SERVER_KEYS, Key
 
 FLAG_KEYS: Mapping[str, Key] = (
     {f"server.{name}": key for name, key in SERVER_KEYS.items()}
     | {f"log.{name}": key for name, key in LOG_KEYS.items()}
+    | {f"jobs.{name}": key for name, key in JOB_KEYS.items()}
     | dict(ROOT_KEYS)
     | {"models.*.devices": MODEL_KEYS["devices"]}
 )
 """Dotted key to key, for every setting that has a flag of its own. The other settings of models go by `--set`."""
 
 _PANEL = "Settings"
-_METAVARS = {"api_keys": "FILE", "requests_per_s": "N", "max_pipelined": "N", "max_json_depth": "N"}
+_METAVARS = {
+    "api_keys": "FILE",
+    "requests_per_s": "N",
+    "max_pipelined": "N",
+    "max_json_depth": "N",
+    "store": "URL",
+} | dict.fromkeys(("max_attempts", "max_queued", "shards"), "N")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from forebay.core.errors import SetupError
-from forebay.core.settings import TRUST_KEYS, LogSettings, ModelSettings, ServerSettings, Settings
+from forebay.core.settings import TRUST_KEYS, JobSettings, LogSettings, ModelSettings, ServerSettings, Settings
 from forebay.core.settings_values import (
+    JOB_KEYS,
     LOG_KEYS,
     MODEL_KEYS,
     ROOT_KEYS,
@@ -28,16 +29,20 @@ from forebay.core.settings_values import (
     read_value,
     unknown_key,
 )
+from forebay.core.store_url import masked_url
 
 CONFIG_FILE = "forebay.toml"
 ENV_PREFIX = "FOREBAY_"
 TEST_PREFIX = "FOREBAY_TEST_"
 KEY_LINES_VARIABLE = "FOREBAY_API_KEYS"
 
-_SECTIONS: Mapping[str, Mapping[str, Key]] = MappingProxyType({"server": SERVER_KEYS, "log": LOG_KEYS})
+_SECTIONS: Mapping[str, Mapping[str, Key]] = MappingProxyType(
+    {"server": SERVER_KEYS, "log": LOG_KEYS, "jobs": JOB_KEYS}
+)
 _PLAIN_KEYS: Mapping[str, Key] = MappingProxyType(
     {f"{section}.{name}": key for section, keys in _SECTIONS.items() for name, key in keys.items()} | dict(ROOT_KEYS)
 )
+_BARE_JOB_FLAGS = frozenset({"store", "durability"})
 _EVERY_MODEL = "*"
 REPOSITORY_KEYS = ("version_policy", "class")
 """Keys of a repository's `model.toml` that are no settings: `models/repository.py` reads them."""
@@ -98,6 +103,7 @@ class LoadedSettings:
         return Settings(
             server=ServerSettings(**self._branch("server")),
             log=LogSettings(**self._branch("log")),
+            jobs=JobSettings(**self._branch("jobs")),
             data_dir=self._plain["data_dir"].value,
             models={name: _model_settings(layer) for name, layer in self._served.items()},
         )
@@ -164,8 +170,8 @@ class LoadedSettings:
         return sorted({name for source in self._models for name in source.places if name != _EVERY_MODEL})
 
     def rows(self) -> list[Row]:
-        """Every effective setting with its source; models last, those that `model` was asked for."""
-        rows = [Row(key, setting.value, setting.source) for key, setting in self._plain.items()]
+        """Every effective setting with its source, no password in it; models last, those that `model` was asked for."""
+        rows = [Row(key, _shown_value(key, setting.value), setting.source) for key, setting in self._plain.items()]
         for name, layer in sorted(self._served.items()):
             rows += [Row(f"models.{name}.{key}", setting.value, setting.source) for key, setting in layer.items()]
         return rows
@@ -210,7 +216,12 @@ def load_settings(
 def flag_name(key: str) -> str:
     """The flag of a dotted key: `server.max_body_bytes` is `--max-body-bytes`, `log.level` is `--log-level`."""
     branch, _, name = key.rpartition(".")
-    return "--" + (f"log-{name}" if branch == "log" else name).replace("_", "-")
+    prefixed = branch == "log" or (branch == "jobs" and name not in _BARE_JOB_FLAGS)
+    return "--" + (f"{branch}-{name}" if prefixed else name).replace("_", "-")
+
+
+def _shown_value(key: str, value: object) -> object:
+    return masked_url(value) if key == "jobs.store" and isinstance(value, str) else value
 
 
 def _same_name(name: str, model: str) -> bool:
@@ -298,7 +309,8 @@ def _unknown_variable(variable: str, parts: str) -> SetupError:
     known = [ENV_PREFIX + key.replace(".", "__").upper() for key in _PLAIN_KEYS]
     by_key = [name for name in known if name.lower().endswith(f"__{parts}")]
     hint = f"; did you mean {by_key[0]!r}?" if by_key else did_you_mean(variable, [*known, KEY_LINES_VARIABLE])
-    forms = f"; variables are {ENV_PREFIX}SERVER__KEY, {ENV_PREFIX}LOG__KEY, {ENV_PREFIX}MODELS__NAME__KEY"
+    sections = ", ".join(f"{ENV_PREFIX}{section.upper()}__KEY" for section in _SECTIONS)
+    forms = f"; variables are {sections}, {ENV_PREFIX}MODELS__NAME__KEY"
     return SetupError(f"environment: unknown variable {variable!r}{hint or forms}")
 
 

@@ -16,7 +16,8 @@ import msgspec
 from msgspec import inspect, structs
 
 from forebay.core.errors import SetupError
-from forebay.core.settings import LogSettings, ModelSettings, ServerSettings, Settings
+from forebay.core.settings import JobSettings, LogSettings, ModelSettings, ServerSettings, Settings
+from forebay.core.store_url import FORMS, is_store_url, masked_url
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 _UNITS = MappingProxyType(
@@ -106,12 +107,15 @@ def _accepted(name: str, shape: inspect.Type, choices: tuple[str, ...]) -> str:
             return "a list of names" + (", such as cpu or cuda:0,cuda:1" if name == "devices" else "")
         case inspect.CustomType():
             return "a path"
+        case inspect.StrType() if name == "store":
+            return "a URL"
         case _:
             return "text"
 
 
 SERVER_KEYS = keys_of(ServerSettings)
 LOG_KEYS = keys_of(LogSettings)
+JOB_KEYS = keys_of(JobSettings)
 MODEL_KEYS = keys_of(ModelSettings)
 ROOT_KEYS = keys_of(Settings)
 
@@ -131,6 +135,8 @@ def read_value(key: Key, raw: object, *, source: str, text: bool, folder: Path |
         raise _bad_value(key, raw, source)
     if key.name == "cache" and value != "off":
         raise SetupError(f"{source}: {key.name} is {raw!r}, but the answer cache is not there yet; accepted: off")
+    if key.name == "store" and value is not None and not is_store_url(value):
+        raise SetupError(f"{source}: store cannot be {masked_url(value)!r}; accepted: {FORMS}")
     if isinstance(value, Path):
         value = value.expanduser()
         value = folder / value if folder is not None else value

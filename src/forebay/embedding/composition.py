@@ -88,7 +88,9 @@ def site_of(loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False) 
     gate = Gate(keys, Quota(server.requests_per_s, monotonic))
     if listens:
         check_bind(server.host, keys, server.insecure_no_auth)
-    return Site(server, gate, catalog, planner(loaded), control_refusal(server, keys, listens=listens))
+    refusal = control_refusal(server, keys, listens=listens)
+    tree = loaded.settings
+    return Site(server, gate, catalog, planner(loaded), refusal, jobs=tree.jobs, data_dir=Path(tree.data_dir))
 
 
 def run(loaded: LoadedSettings, catalog: Catalog) -> None:

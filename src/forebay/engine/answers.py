@@ -35,8 +35,7 @@ class Answers:
             item.row_start = row
             row += item.rows
             if item.explain or item.pieces is not None:
-                item.batch_rows, item.queue_s = batch.rows, batch.sent_at - item.arrived
-                item.dispatch_reason, item.padding_waste = batch.reason.value, batch.padding_waste
+                self._tell_of_batch(batch, item)
             on_done = item.on_done
             if on_done is not nobody and item.pieces is None:
                 left += 1  # counted here, since a callback may cancel a later item
@@ -47,18 +46,44 @@ class Answers:
                 log.exception("an answer could not be delivered", extra=fields(model=self._model))
         self._less(left)
 
+    def deliver_behind(self, batch: Batch[Request], outputs: Outputs, now: float, busy_s: float) -> None:
+        """A batch of jobs came back. They are no part of what is told about requests that somebody waits for."""
+        row = left = 0
+        for item in batch.items:
+            assert item.background is not None
+            item.outputs = outputs
+            item.row_start = row
+            row += item.rows
+            item.background.compute_s = busy_s
+            self._tell_of_batch(batch, item)
+            on_done = item.on_done
+            if on_done is not nobody and item.pieces is None:
+                left += 1
+            item.on_done = nobody
+            try:
+                on_done(item)
+            except Exception:
+                log.exception("an answer could not be delivered", extra=fields(model=self._model))
+        self._less(left)
+
+    @staticmethod
+    def _tell_of_batch(batch: Batch[Request], item: Request) -> None:
+        item.batch_rows, item.queue_s = batch.rows, batch.sent_at - item.arrived
+        item.dispatch_reason, item.padding_waste = batch.reason.value, batch.padding_waste
+
     def early(self, batch: Batch[Request], item: Request, outputs: Outputs, now: float) -> None:
         """One request of a batch is complete while the batch still runs, or is at its end; `outputs` are its own."""
         on_done = item.on_done
         if on_done is nobody:
             return
         item.outputs, item.row_start = outputs, 0
-        if item.explain or item.pieces is not None:
-            item.batch_rows, item.queue_s = batch.rows, batch.sent_at - item.arrived
-            item.dispatch_reason, item.padding_waste = batch.reason.value, batch.padding_waste
+        if item.background is not None:
+            item.background.compute_s = now - batch.sent_at
+        if item.explain or item.pieces is not None or item.background is not None:
+            self._tell_of_batch(batch, item)
         item.on_done = nobody
         counted = item.pieces is None
-        if counted:
+        if counted and item.background is None:
             self._record.answered([item.arrived], batch.sent_at, now)
         try:
             on_done(item)
@@ -70,7 +95,8 @@ class Answers:
     def whole(self, request: Request, sent_at: float, now: float) -> None:
         """A request that was not answered as a row of its batch: it was split, or has no rows. `outputs` are set."""
         on_done, request.on_done = request.on_done, nobody
-        self._record.answered([request.arrived], sent_at, now)
+        if request.background is None:
+            self._record.answered([request.arrived], sent_at, now)
         self._less(1)
         on_done(request)
 
@@ -82,7 +108,7 @@ class Answers:
         item.error = error
         item.on_done = nobody
         whole = not isinstance(item.pieces, Request)
-        if whole:
+        if whole and item.background is None:
             self._record.error(error.code)
         try:
             on_done(item)
@@ -91,9 +117,10 @@ class Answers:
         if whole:
             self._less(1)
 
-    def canceled(self) -> None:
+    def canceled(self, request: Request) -> None:
         """A caller left; its `on_done` has been taken away."""
-        self._record.canceled()
+        if request.background is None:
+            self._record.canceled()
         self._less(1)
 
     def _less(self, requests: int) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 from forebay.batching import Batcher
 from forebay.core.errors import AdmissionError, ExecutionError
-from forebay.core.request import Request
+from forebay.core.request import Background, Request
 from forebay.engine import assemble
 from forebay.engine.answers import Answers
 from forebay.engine.client import EngineState, EngineStatistics, Tuning
@@ -84,7 +85,9 @@ class Door:
         """Queue a request; see `EngineClient.submit`."""
         if self.state != "ready":
             self._refuse(request)
-        if self._fixed and request.rows == 1:
+        if request.background is not None:
+            self._submit_behind(request, request.background)
+        elif self._fixed and request.rows == 1:
             self._offer(request)
         elif request.rows == 0:
             self._loop.call_soon(self._answer_empty, request)
@@ -97,6 +100,25 @@ class Door:
                 self._offer(request)
         self._answers.in_flight += 1
         self._pump_soon()
+
+    def _submit_behind(self, request: Request, background: Background) -> None:
+        """Queue a request that nobody waits for."""
+        if request.rows == 0:
+            self._loop.call_soon(self._answer_empty, request)
+            return
+        request.deadline = math.inf
+        pieces = [request]
+        if not self._fixed or request.rows > 1:
+            lane_and_length(self.signature, self.plan.pads, request)
+            limit = self._batcher.piece_rows(request.length)
+            if self.batchable and request.rows > limit:
+                request.pieces = Pieces(split(self.signature, request, limit, self._piece_done))
+                pieces = request.pieces.items
+        now = self._clock()
+        for piece in pieces:
+            if background.alone:
+                piece.lane = object()
+            self._batcher.offer_background(piece, now)
 
     def _pump_soon(self) -> None:
         if not self._pump_due:
@@ -146,7 +168,7 @@ class Door:
             return
         request.on_done = nobody
         self._drop(request)
-        self._answers.canceled()
+        self._answers.canceled(request)
 
     def _drop(self, request: Request) -> None:
         for piece in request.pieces.items if request.pieces is not None else (request,):

@@ -18,7 +18,7 @@ from forebay.engine import assemble, frames
 from forebay.engine.cores import Turns
 from forebay.engine.costs_file import ChoiceFile, CostsFile
 from forebay.engine.door import Door
-from forebay.engine.flight import Flight
+from forebay.engine.flight import Flight, begin
 from forebay.engine.instance import Instance
 from forebay.engine.isolate import Group
 from forebay.engine.kept_inputs import KeptInputs
@@ -76,6 +76,8 @@ class Engine(Door):
 
     def _send(self, batch: Batch[Request], group: Group[Request] | None) -> None:
         instance = self.supervisor.instances[batch.instance]
+        if batch.background:
+            begin(batch.items, batch.sent_at)
         flight = Flight(batch, group)
         try:
             parts, counts, payloads = assemble.gather(self.signature, batch.items)
@@ -121,7 +123,10 @@ class Engine(Door):
         if flight.deadline <= now:
             flight.overdue, flight.deadline = True, NEVER
             late = self._too_late(running)
-            for item in flight.waiting():
+            waiting = flight.waiting()
+            if flight.batch.background and len(waiting) > 1:
+                waiting = []  # one of them hangs: each will be run alone, and is then judged by its own timeout
+            for item in waiting:
                 if item.deadline <= now:
                     self._answers.fail(item, late)
                 else:
@@ -209,7 +214,10 @@ class Engine(Door):
         self._record.executed(batch, header.busy_s)
         if self.kept_inputs is not None:
             self.kept_inputs.offer(self.signature, batch.items[0])
-        self._answers.deliver(batch, outputs, now)
+        if batch.background:
+            self._answers.deliver_behind(batch, outputs, now, header.busy_s)
+        else:
+            self._answers.deliver(batch, outputs, now)
 
     def on_streamed(self, instance: Instance, kind: int, header: bytes, payload: memoryview) -> None:
         """What a model that streams says while its batch runs, and that it is over."""
@@ -239,6 +247,7 @@ class Engine(Door):
         self._record.failed(header.busy_s)
         error = ExecutionError(header.message, code=header.code)
         self._streams.give_up(flight, error)
+        flight.unbegin()
         alone = len(flight.batch.items) == 1 and (flight.batch.rows == 1 or not self.batchable)
         self._suspects.accuse(flight, error)
         if alone and header.code == "out_of_memory":
@@ -257,6 +266,7 @@ class Engine(Door):
         error = ExecutionError(f"the model's process died: {reason}", code="instance_crashed")
         for flight in flights:
             self._streams.give_up(flight, error)
+            flight.unbegin()
         if self.state != "starting":
             self._batcher.remove_instance(instance.number, now)
         suspect = flights.pop(0) if flights and not instance.killed_for else None
@@ -272,10 +282,17 @@ class Engine(Door):
             self._pump()
 
     def _put_back(self, flight: Flight, now: float) -> None:
-        if flight.group is not None:
+        waiting = flight.waiting()
+        if flight.hung and flight.batch.background:
+            # Whose row it was is not known, and another search by halves would hang each time.
+            for item in waiting:
+                item.lane = object()
+            if flight.group is not None:
+                self._suspects.passed(flight.group)
+        elif flight.group is not None:
             self._suspects.groups.appendleft(flight.group)
-        else:
-            self._batcher.requeue(flight.waiting(), now)
+            return
+        self._batcher.requeue(waiting, now)
 
     def _give_up(self, reason: str) -> None:
         """Every instance is gone and replacements keep dying: answer what waits, refuse what comes, keep trying."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from forebay.batching import Batch
 from forebay.core.request import Outputs, Request
 from forebay.engine.isolate import Group
@@ -14,6 +16,15 @@ HANG_FACTOR = 10.0
 
 def nobody(request: Request) -> None:
     """The `on_done` of a request that has been answered, or whose caller left."""
+
+
+def begin(items: list[Request], now: float) -> None:
+    """A batch of jobs leaves: from now on their timeouts count."""
+    for item in items:
+        background = item.background
+        if background is not None:
+            background.began = background.began or now
+            item.deadline = background.began + background.timeout_s
 
 
 class Streamed:
@@ -50,6 +61,14 @@ class Flight:
     def waiting(self) -> list[Request]:
         """Its requests that are not answered yet."""
         return [item for item in self.batch.items if item.on_done is not nobody]
+
+    def unbegin(self) -> None:
+        """It came to nothing: jobs that are to run again have all of their time again."""
+        if self.batch.background:
+            for item in self.waiting():
+                item.deadline = math.inf
+                if item.background is not None:
+                    item.background.began = 0.0
 
     def hang_at(self) -> float:
         """When the instance may be killed if a caller has given up on this batch."""

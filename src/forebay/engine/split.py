@@ -67,6 +67,7 @@ def split(signature: Signature, request: Request, limit_rows: int, on_done: Call
             length=request.length,
             lane=request.lane,
             explain=request.explain,
+            background=request.background,
         )
         piece.pieces = request
         if request.listener is not None:

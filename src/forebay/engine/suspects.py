@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from forebay.batching import Batch, Batcher
+from forebay.batching.background import LONGEST_WAIT_S
 from forebay.core.errors import DeadlineExceeded, ExecutionError, ForebayError
 from forebay.core.request import Request
 from forebay.engine.flight import Flight, nobody
@@ -37,6 +38,8 @@ class Suspects:
         self._forgive = forgive  # so many deaths were a request's fault, not the model's
         self._signature: Signature
         self._batchable = False
+        self._turn_at = 0.0
+        """Until then groups of jobs wait while somebody else's request does."""
 
     def learn(self, signature: Signature, batchable: bool) -> None:
         """What the model is, once it is known."""
@@ -87,19 +90,26 @@ class Suspects:
             self._forgive(1)
 
     def send(self, batcher: Batcher[Request], now: float) -> None:
-        """Send waiting groups to idle instances."""
+        """Send waiting groups to idle instances. Those of jobs let others go first, for a while."""
+        held: list[Group[Request]] = []
         while self.groups:
-            group = self.groups[0]
+            group = self.groups.popleft()
             group.items = [item for item in group.items if item.on_done is not nobody]
             if not group.items:
-                self.groups.popleft()
                 self.passed(group)
+                continue
+            behind = group.items[0].background is not None
+            if behind and batcher.depth_rows and now < self._turn_at:
+                held.append(group)
                 continue
             batch = batcher.place(group.items, now)
             if batch is None:
-                return
-            self.groups.popleft()
+                held.append(group)
+                break
+            if behind:
+                self._turn_at = now + LONGEST_WAIT_S
             self._send(batch, group)
+        self.groups.extendleft(reversed(held))
 
     def sweep(self, now: float) -> float:
         """Answer those whose deadline has passed; returns when to look again (infinity: never)."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from weakref import WeakSet
 
 from forebay.brokers.port import PRIORITY_LEVELS
@@ -26,91 +26,18 @@ from forebay.jobs.store import (
     Reaped,
     Submission,
 )
-
-CHANGES_KEPT = 65_536
-
-
-class Subscription(AsyncIterator[Sequence[Change]]):
-    """Changes for one reader, who may be slow: of more than `most` unread ones none is kept, and that is told."""
-
-    def __init__(self, most: int = CHANGES_KEPT) -> None:
-        self._most = most
-        self._unread: deque[Change] = deque()
-        self._lost, self._closed = True, False
-        self._news = asyncio.Event()
-        self._news.set()
-
-    def add(self, change: Change) -> None:
-        """Tell the reader."""
-        if len(self._unread) >= self._most:
-            self.lose()
-        self._unread.append(change)
-        self._news.set()
-
-    def lose(self) -> None:
-        """Forget what is unread."""
-        self._unread.clear()
-        self._lost = True
-        self._news.set()
-
-    def close(self) -> None:
-        """End the iteration, when all is read."""
-        self._closed = True
-        self._news.set()
-
-    async def __anext__(self) -> Sequence[Change]:
-        """What is new since the last call; empty: look again, some may have been lost."""
-        await self._news.wait()
-        if self._lost:
-            self._lost = False
-            self._rest()
-            return []
-        if not self._unread:
-            raise StopAsyncIteration
-        changes = list(self._unread)
-        self._unread.clear()
-        self._rest()
-        return changes
-
-    def _rest(self) -> None:
-        if not (self._unread or self._closed):
-            self._news.clear()
+from forebay.jobs.subscription import Subscription
 
 
-class MemoryJobs:
-    """A `JobQueue` and `JobReader`. `now_ms` is its clock, milliseconds since 1970; waiting is in real time.
+class KeptInMemory:
+    """What all that keeps jobs in memory have in common: looking, waiting, and what runs. `now_ms` is its clock,
+    milliseconds since 1970."""
 
-    Everything that a call does it does at once, so that canceling a call loses nothing.
-    """
-
-    def __init__(self, now_ms: Callable[[], int] = wall_ms) -> None:
+    def __init__(self, now_ms: Callable[[], int], on_ready: Callable[[Entry], None]) -> None:
         self._now_ms = now_ms
-        self._records = MemoryRecords(now_ms, self._enqueue, self._publish)
-        self._ready: defaultdict[str, tuple[list[tuple[int, Entry]], ...]] = defaultdict(
-            lambda: tuple([] for _ in range(PRIORITY_LEVELS))
-        )
+        self._records = MemoryRecords(now_ms, on_ready, self._publish)
         self._subscriptions: WeakSet[Subscription] = WeakSet()
-        self._arrival = asyncio.Event()
         self._closed = False
-
-    async def submit(self, new: Sequence[NewJob], bounds: Bounds) -> Sequence[Submission]:
-        """Accept jobs."""
-        return [self._records.submit(job, bounds) for job in new]
-
-    async def lease(self, models: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[LeasedJob]:
-        """Claim jobs; waits `wait_s` of real time for the first."""
-        until = time.monotonic() + wait_s
-        while True:
-            arrival = self._arrival
-            jobs = self._claim(models, most, lease_s)
-            left_s = until - time.monotonic()
-            if jobs or left_s <= 0 or self._closed:
-                return jobs
-            try:
-                async with asyncio.timeout(left_s):
-                    await arrival.wait()
-            except TimeoutError:
-                pass
 
     async def extend(self, jobs: Sequence[LeasedJob], lease_s: float) -> Sequence[bool]:
         """Keep jobs."""
@@ -123,26 +50,6 @@ class MemoryJobs:
     async def finish(self, finishes: Sequence[Finish]) -> Sequence[bool]:
         """Commit how jobs ended."""
         return [self._records.finish(finish) for finish in finishes]
-
-    async def reap(self) -> Reaped:
-        """Do what has become due; this process always leads."""
-        return self._records.reap()
-
-    async def depth(self, model: str) -> QueueDepth:
-        """What waits and runs for one model; `oldest_s` without delayed ones."""
-        if model not in self._records.loads:
-            return QueueDepth(0, 0, 0)
-        load = self._records.loads[model]
-        heads = [heap[0][1].record.created_ms for heap in self._ready[model] if _has_head(heap)]
-        oldest_s = (self._now_ms() - min(heads)) / 1000 if heads else 0.0
-        return QueueDepth(load.waiting, load.waiting_bytes, load.running, max(0.0, oldest_s))
-
-    async def close(self) -> None:
-        """End every wait: `lease` returns none, and `changes` end."""
-        self._closed = True
-        self._arrival.set()
-        for subscription in self._subscriptions:
-            subscription.close()
 
     async def read(self, ids: Sequence[str], *, output: bool = True) -> Sequence[Look]:
         """Records as they are now."""
@@ -169,8 +76,71 @@ class MemoryJobs:
     def changes(self) -> Subscription:
         """All changes from now on."""
         subscription = Subscription()
+        if self._closed:
+            subscription.close()
         self._subscriptions.add(subscription)
         return subscription
+
+    async def close(self) -> None:
+        """End every wait: `changes` end."""
+        self._closed = True
+        for subscription in self._subscriptions:
+            subscription.close()
+
+    def _publish(self, change: Change) -> None:
+        for subscription in self._subscriptions:
+            subscription.add(change)
+
+
+class MemoryJobs(KeptInMemory):
+    """A `JobQueue` and `JobReader`. Waiting is in real time.
+
+    Everything that a call does it does at once, so that canceling a call loses nothing.
+    """
+
+    def __init__(self, now_ms: Callable[[], int] = wall_ms) -> None:
+        super().__init__(now_ms, self._enqueue)
+        self._ready: defaultdict[str, tuple[list[tuple[int, Entry]], ...]] = defaultdict(
+            lambda: tuple([] for _ in range(PRIORITY_LEVELS))
+        )
+        self._arrival = asyncio.Event()
+
+    async def submit(self, new: Sequence[NewJob], bounds: Bounds) -> Sequence[Submission]:
+        """Accept jobs."""
+        return [self._records.submit(job, bounds) for job in new]
+
+    async def lease(self, models: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[LeasedJob]:
+        """Claim jobs; waits `wait_s` of real time for the first."""
+        until = time.monotonic() + wait_s
+        while True:
+            arrival = self._arrival
+            jobs = self._claim(models, most, lease_s)
+            left_s = until - time.monotonic()
+            if jobs or left_s <= 0 or self._closed:
+                return jobs
+            try:
+                async with asyncio.timeout(left_s):
+                    await arrival.wait()
+            except TimeoutError:
+                pass
+
+    async def reap(self) -> Reaped:
+        """Do what has become due; this process always leads."""
+        return self._records.reap()
+
+    async def depth(self, model: str) -> QueueDepth:
+        """What waits and runs for one model; `oldest_s` without delayed ones."""
+        if model not in self._records.loads:
+            return QueueDepth(0, 0, 0)
+        load = self._records.loads[model]
+        heads = [heap[0][1].record.created_ms for heap in self._ready[model] if _has_head(heap)]
+        oldest_s = (self._now_ms() - min(heads)) / 1000 if heads else 0.0
+        return QueueDepth(load.waiting, load.waiting_bytes, load.running, max(0.0, oldest_s))
+
+    async def close(self) -> None:
+        """End every wait: `lease` returns none, and `changes` end."""
+        await super().close()
+        self._arrival.set()
 
     def _enqueue(self, entry: Entry) -> None:
         spec = entry.record.spec
@@ -188,10 +158,6 @@ class MemoryJobs:
                 if job is not None:
                     jobs.append(job)
         return jobs
-
-    def _publish(self, change: Change) -> None:
-        for subscription in self._subscriptions:
-            subscription.add(change)
 
 
 def _has_head(heap: list[tuple[int, Entry]]) -> bool:

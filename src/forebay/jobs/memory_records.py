@@ -17,7 +17,7 @@ import msgspec
 
 from forebay.core.errors import RequestError
 from forebay.jobs.ids import is_id
-from forebay.jobs.record import CANCELED, OVERDUE, SILENT, TERMINAL, JobError, JobRecord, State, transition
+from forebay.jobs.record import CANCELED, OVERDUE, SILENT, TERMINAL, JobError, JobRecord, JobSpec, State, transition
 from forebay.jobs.store import (
     Bounds,
     Change,
@@ -58,6 +58,8 @@ class Entry:
     lease_end_ms: int = 0
     due_ms: int = 0
     """Not to be run before; 0: at once."""
+    queued_ms: int = 0
+    """Since when it is free to be run."""
     told: int = 0
     ended: str = ""
     """The last finish that took effect, so that the same one more is known: its nonce and kind."""
@@ -104,26 +106,42 @@ class MemoryRecords:
         known = self._known(new)
         if known is not None:
             return known
-        now, nbytes, load = self.now_ms(), len(spec.body), self.loads[spec.model]
+        nbytes, now, load = len(spec.body), self.now_ms(), self.loads[spec.model]
         if load.waiting >= bounds.jobs or load.waiting_bytes + nbytes > bounds.nbytes:
             load.full_since_ms = now if load.full_since_ms is None else load.full_since_ms
             return Submission("full", spec.id, 0, retry_after_s((now - load.full_since_ms) / 1000))
         if load.waiting * 2 <= bounds.jobs and load.waiting_bytes * 2 <= bounds.nbytes:
             load.full_since_ms = None
+        self.on_ready(self.insert(spec, now, new.key, new.fingerprint))
+        return Submission("created", spec.id, now)
+
+    def insert(self, spec: JobSpec, created_ms: int, key: str = "", fingerprint: str = "") -> Entry:
+        """A queued record where there is none."""
         self._accepted += 1
-        record = JobRecord(spec=msgspec.structs.replace(spec, body=b""), state="queued", created_ms=now)
+        record = JobRecord(spec=msgspec.structs.replace(spec, body=b""), state="queued", created_ms=created_ms)
         events = [Event(1, "status", "queued", 0)]
-        entry = Entry(record, spec.body, nbytes, self._accepted, new.key, new.fingerprint, events)
+        entry = Entry(record, spec.body, len(spec.body), self._accepted, key, fingerprint, events)
+        entry.queued_ms = created_ms
         self._entries[spec.id] = entry
         bisect.insort(self._ids, spec.id)
-        if new.key:
-            self._keys[spec.tenant, new.key] = spec.id
+        if key:
+            self._keys[spec.tenant, key] = spec.id
         if spec.ttl_s is not None:
-            self._wake_at(now + _ms(spec.ttl_s), spec.id)
-        load.add("queued", nbytes, 1)
+            self._wake_at(created_ms + _ms(spec.ttl_s), spec.id)
+        self.loads[spec.model].add("queued", entry.nbytes, 1)
         self._tell(record)
-        self.on_ready(entry)
-        return Submission("created", spec.id, now)
+        return entry
+
+    def find(self, id: str) -> Entry | Literal["gone", "deleted"] | None:
+        """A job as it is kept, or why it is not any more."""
+        entry = self._entries.get(id)
+        if entry is None:
+            return self._markers[id][0] if id in self._markers else None
+        return entry
+
+    def seize(self, entry: Entry) -> None:
+        """Make free what the reaper would, where it has not come by yet."""
+        self._look_at(entry, self.now_ms())
 
     def _known(self, new: NewJob) -> Submission | None:
         id = self._keys.get((new.spec.tenant, new.key), new.spec.id) if new.key else new.spec.id
@@ -280,7 +298,7 @@ class MemoryRecords:
                 return "expired"
             if not 0 < entry.due_ms <= now:
                 return None
-            entry.due_ms = 0
+            entry.due_ms, entry.queued_ms = 0, now
             self.on_ready(entry)
             return "released"
         if self._kept_until_ms(record) > now:
@@ -290,7 +308,9 @@ class MemoryRecords:
 
     def _own(self, job: LeasedJob) -> Entry | None:
         entry = self._entries.get(job.spec.id)
-        return entry if entry is not None and entry.nonce == job.nonce else None
+        if entry is None or entry.record.state != "running" or entry.nonce != job.nonce:
+            return None
+        return entry
 
     def _overdue(self, record: JobRecord, now: int) -> bool:
         ttl_s = record.spec.ttl_s
@@ -305,6 +325,7 @@ class MemoryRecords:
         entry.record.progress = 0.0
         entry.events = [event for event in entry.events if event.kind == "status"]
         self._move(entry, "queued")
+        entry.queued_ms = self.now_ms()
         id, ttl_s = entry.record.spec.id, entry.record.spec.ttl_s
         if ttl_s is not None:
             self._wake_at(entry.record.created_ms + _ms(ttl_s), id)
@@ -316,7 +337,7 @@ class MemoryRecords:
 
     def _end(self, entry: Entry, state: State, error: JobError | None) -> None:
         record = entry.record
-        entry.nonce, entry.due_ms, entry.body = "", 0, b""
+        entry.nonce, entry.body = "", b""
         record.error, record.finished_ms = error, self.now_ms()
         self._move(entry, state)
         self._wake_at(self._kept_until_ms(record), record.spec.id)

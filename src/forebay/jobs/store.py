@@ -28,8 +28,8 @@ class Submission(msgspec.Struct, frozen=True):
     """What became of one new job.
 
     created: it is in the store and queued. replayed: its key (or its id) was used before, for `id`. mismatch: the key
-    was used for another request. full: the queue's bounds are reached; `retry_after_s` says when to try again, later the
-    longer that has been so. A key is forgotten together with its job.
+    was used for another request. full: the queue's bounds are reached; `retry_after_s` says when to try again: later,
+    the longer that has been so. A key is forgotten together with its job.
     """
 
     outcome: Literal["created", "replayed", "mismatch", "full"]
@@ -150,7 +150,8 @@ class JobQueue(Protocol):
         ...
 
     async def lease(self, models: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[LeasedJob]:
-        """Claim up to `most` jobs, higher levels first, then the oldest of each model; waits up to `wait_s` for the first.
+        """Claim up to `most` jobs, higher levels first, then the oldest of each model. Waits up to `wait_s` for the
+        first.
 
         They are `running` from now, under a nonce of their own, for `lease_s`. Those whose `ttl_s` is over become
         `expired` on the way. Canceling the call loses nothing.

@@ -33,6 +33,7 @@ class Fields(TypedDict, total=False):
     stage: str  # in which a deadline passed
     tenant: str  # the API key's name
     request_id: str  # the caller's id
+    job_id: str
     method: str  # HTTP
     path: str  # HTTP, without the query
     status: int  # HTTP
@@ -59,6 +60,8 @@ _SECRETS = (
     (re.compile(r"fb_[\w-]{20,}"), "fb_***"),
     (re.compile(r"(bearer)\s+[^\s\"',]+", re.IGNORECASE), r"\1 ***"),
     (re.compile(r"(?<![\w.-])((?!sha256:)[\w.-]+):[0-9a-fA-F]{64}\b"), r"\1:***"),
+    (re.compile(r"(\w+://[^\s/:@\"']*):[^\s/@\"']+@"), r"\1:***@"),
+    (re.compile(r"(password=)[^\s&;#'\"]+", re.IGNORECASE), r"\1***"),
 )
 _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
@@ -73,7 +76,7 @@ def fields(**values: Unpack[Fields]) -> dict[str, object]:
 
 
 def without_secrets(text: str) -> str:
-    """The text with API keys, bearer tokens and key lines blotted out."""
+    """The text with API keys, bearer tokens, key lines and passwords in URLs blotted out."""
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text

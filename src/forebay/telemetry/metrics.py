@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+
+from forebay.telemetry.job_metrics import JobMetrics
+
+K = TypeVar("K")
 
 SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
@@ -118,7 +122,7 @@ class ModelMetrics:
             histogram(self).absorb(histogram(other))
 
 
-def count(table: dict[str, int], key: str) -> None:
+def count(table: dict[K, int], key: K) -> None:
     """Add one."""
     table[key] = table.get(key, 0) + 1
 
@@ -127,6 +131,8 @@ class Metrics(Collector):
     """All models' counters as one Prometheus exposition."""
 
     def __init__(self) -> None:
+        self.jobs: JobMetrics | None = None
+        """Set where there are jobs."""
         self._models: list[ModelMetrics] = []
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -167,6 +173,8 @@ class Metrics(Collector):
                     for values, number in _COUNTERS[name](model):
                         counter.add_metric([model.model, model.version, *values], number)
                 yield counter
+        if self.jobs is not None:
+            yield from self.jobs.collect()
 
 
 def _by_key(table: dict[str, int]) -> list[tuple[tuple[str, ...], float]]:

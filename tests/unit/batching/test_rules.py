@@ -431,7 +431,7 @@ def test_forecasts_know_that_padding_costs() -> None:
 
 
 class NeverProbes(B):
-    def _row_limit(self, lane: Lane[SimItem], length: int) -> int:
+    def _row_limit(self, waiting: int, length: int) -> int:
         return self._rows_that_pay(length) if length else self._limit
 
 

@@ -15,7 +15,7 @@ from forebay.cli import config
 from forebay.cli.flags import FLAG_KEYS, GivenSettings, shown_value, takes_settings
 from forebay.core.errors import SetupError
 from forebay.core.settings_sources import flag_name
-from forebay.core.settings_values import LOG_KEYS, ROOT_KEYS, SERVER_KEYS
+from forebay.core.settings_values import JOB_KEYS, LOG_KEYS, ROOT_KEYS, SERVER_KEYS
 
 MODEL = """
 import forebay
@@ -125,8 +125,17 @@ def test_keys_in_the_environment_are_not_shown(folder: Path, monkeypatch: pytest
         assert "ab" * 32 not in CliRunner().invoke(config.app, ["show", *extra]).output
 
 
+def test_a_password_of_the_store_is_not_shown(folder: Path) -> None:
+    for extra in ([], ["--json"]):
+        arguments = ["show", "--store", "rediss://me:s3cret@db.example:6380/1?password=s3cret", *extra]
+        shown = CliRunner().invoke(config.app, arguments).output
+        assert "rediss://me:***@db.example:6380/1?password=***" in shown
+        assert "s3cret" not in shown
+
+
 def test_every_plain_key_has_a_flag_of_its_own() -> None:
-    plain = {f"server.{name}" for name in SERVER_KEYS} | {f"log.{name}" for name in LOG_KEYS} | set(ROOT_KEYS)
+    sections = {"server": SERVER_KEYS, "log": LOG_KEYS, "jobs": JOB_KEYS}
+    plain = {f"{section}.{name}" for section, keys in sections.items() for name in keys} | set(ROOT_KEYS)
     assert plain == set(FLAG_KEYS) - {"models.*.devices"}
     assert len({flag_name(dotted) for dotted in FLAG_KEYS}) == len(FLAG_KEYS)
 

@@ -9,12 +9,12 @@ import msgspec
 import pytest
 
 from forebay.cli.flags import shown_value
-from forebay.core.settings import LogSettings, ModelSettings, ServerSettings, Settings
-from forebay.core.settings_values import LOG_KEYS, MODEL_KEYS, ROOT_KEYS, SERVER_KEYS, Key
+from forebay.core.settings import JobSettings, LogSettings, ModelSettings, ServerSettings, Settings
+from forebay.core.settings_values import JOB_KEYS, LOG_KEYS, MODEL_KEYS, ROOT_KEYS, SERVER_KEYS, Key
 
 DOC = Path(__file__).parents[3] / "docs" / "settings.md"
 ROW = re.compile(r"\| `(\w+)` \| (.+?) \| (.+?) \| (.+?) \|")
-SECTIONS = {"Server": SERVER_KEYS, "Log": LOG_KEYS, "Folder": ROOT_KEYS, "Models": MODEL_KEYS}
+SECTIONS = {"Server": SERVER_KEYS, "Log": LOG_KEYS, "Jobs": JOB_KEYS, "Folder": ROOT_KEYS, "Models": MODEL_KEYS}
 
 
 @pytest.mark.parametrize("title", SECTIONS)
@@ -28,6 +28,12 @@ def _row(key: Key) -> tuple[str, str, str, str]:
 
 
 def test_every_field_of_the_tree_is_a_key() -> None:
-    for tree, keys in ((ServerSettings, SERVER_KEYS), (LogSettings, LOG_KEYS), (ModelSettings, MODEL_KEYS)):
+    trees = (
+        (ServerSettings, SERVER_KEYS),
+        (LogSettings, LOG_KEYS),
+        (JobSettings, JOB_KEYS),
+        (ModelSettings, MODEL_KEYS),
+    )
+    for tree, keys in trees:
         assert list(keys) == [field.name for field in msgspec.structs.fields(tree)]
-    assert {"server", "log", "models", *ROOT_KEYS} == {field.name for field in msgspec.structs.fields(Settings)}
+    assert {"server", "log", "jobs", "models", *ROOT_KEYS} == {field.name for field in msgspec.structs.fields(Settings)}

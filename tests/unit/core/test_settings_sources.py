@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from forebay.core.errors import SetupError
-from forebay.core.settings import ModelSettings, Settings
+from forebay.core.settings import JobSettings, ModelSettings, Settings
 from forebay.core.settings_sources import LoadedSettings, fold_name, load_settings
 
 HEX = "a" * 64
@@ -132,7 +132,7 @@ def test_folded_names() -> None:
 
 REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"toml": "serve.port = 1"}, "forebay.toml:serve: unknown key 'serve'; did you mean 'server'?"),
-    ({"toml": "zzz = 1"}, "forebay.toml:zzz: unknown key 'zzz'; known: data_dir, log, models, server"),
+    ({"toml": "zzz = 1"}, "forebay.toml:zzz: unknown key 'zzz'; known: data_dir, jobs, log, models, server"),
     ({"toml": "server.prot = 1"}, "forebay.toml:server.prot: unknown key of [server]: 'prot'; did you mean 'port'?"),
     ({"toml": "log.levle = 'info'"}, "forebay.toml:log.levle: unknown key of [log]: 'levle'; did you mean 'level'?"),
     (
@@ -168,7 +168,8 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"environ": {"FOREBAY_QQQQQQQQQQQQ": "1"}},
-        "environment: unknown variable 'FOREBAY_QQQQQQQQQQQQ'; variables are FOREBAY_SERVER__KEY, FOREBAY_LOG__KEY, ",
+        "environment: unknown variable 'FOREBAY_QQQQQQQQQQQQ'; variables are FOREBAY_SERVER__KEY, FOREBAY_LOG__KEY, "
+        "FOREBAY_JOBS__KEY, FOREBAY_MODELS__NAME__KEY",
     ),
     (
         {"environ": {"FOREBAY_MODELS__M__SLOMS": "1"}},
@@ -181,6 +182,14 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"flags": {"server.port": -1}}, "--port: port cannot be -1; accepted: a whole number from 0 to 65535"),
     ({"flags": {"log.level": "loud"}}, "--log-level: level cannot be 'loud'; accepted: one of debug, info, "),
+    ({"flags": {"jobs.durability": "none"}}, "--durability: durability cannot be 'none'; accepted: one of everysec, "),
+    ({"flags": {"jobs.lease_s": 0}}, "--jobs-lease-s: lease_s cannot be 0; accepted: seconds above 0"),
+    (
+        {"environ": {"FOREBAY_JOBS__STORE": "amqp://me:fb_secret@host"}},
+        "FOREBAY_JOBS__STORE: store cannot be 'amqp://me:***@host'; accepted: redis://HOST:PORT, rediss://HOST:PORT ",
+    ),
+    ({"toml": "jobs.store = 'localhost:6379'"}, "forebay.toml:jobs.store: store cannot be 'localhost:6379'; accepted"),
+    ({"sets": ["jobs.lease_s=1"]}, "--set jobs.lease_s: --set is for models; use FOREBAY_JOBS__LEASE_S or [jobs] in "),
     ({"flags": {"server.prot": 1}}, "--prot: unknown key 'server.prot'; did you mean 'server.port'?"),
     ({"flags": {"models.*.device": "x"}}, "--device: unknown key of model '*': 'device'; did you mean 'devices'?"),
     ({"sets": ["m.threads"]}, "--set m.threads: the form is NAME.key=value"),
@@ -204,6 +213,25 @@ def test_refusals_name_source_key_and_the_nearest_right_one(
 def test_test_variables_and_foreign_ones_are_passed_over(tmp_path: Path) -> None:
     environ = {"FOREBAY_TEST_SLOW": "1", "PATH": "/bin", "FOREBAYX": "1", "forebay_port": "1"}
     assert load(tmp_path, environ=environ).settings == Settings()
+
+
+def test_jobs_from_each_source(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        toml="[jobs]\nlease_s = 5\nmax_queued_bytes = '1MiB'",
+        environ={"FOREBAY_JOBS__STORE": "redis://me:pw@host/1", "FOREBAY_JOBS__SHARDS": "4"},
+        flags={"jobs.durability": "always", "jobs.lease_s": "6"},
+    )
+    assert loaded.settings.jobs == JobSettings(
+        store="redis://me:pw@host/1", shards=4, durability="always", lease_s=6.0, max_queued_bytes=1 << 20
+    )
+    assert source_of(loaded, "jobs.lease_s") == "--jobs-lease-s"
+    assert load(tmp_path, flags={"jobs.store": "none"}).settings.jobs.store is None
+
+
+def test_rows_never_hold_the_password_of_the_store(tmp_path: Path) -> None:
+    loaded = load(tmp_path, flags={"jobs.store": "redis://me:pw@host/1"})
+    assert {row.value for row in loaded.rows() if row.key == "jobs.store"} == {"redis://me:***@host/1"}
 
 
 def test_data_dir_from_each_source(tmp_path: Path) -> None:

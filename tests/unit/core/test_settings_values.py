@@ -9,6 +9,7 @@ import pytest
 
 from forebay.core.errors import SetupError
 from forebay.core.settings_values import (
+    JOB_KEYS,
     LOG_KEYS,
     MODEL_KEYS,
     ROOT_KEYS,
@@ -19,7 +20,7 @@ from forebay.core.settings_values import (
     size_in_bytes,
 )
 
-KEYS = {**SERVER_KEYS, **LOG_KEYS, **MODEL_KEYS, **ROOT_KEYS}
+KEYS = {**SERVER_KEYS, **LOG_KEYS, **JOB_KEYS, **MODEL_KEYS, **ROOT_KEYS}
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ def model(tmp_path: Path) -> str:
     [
         ({"port": "many"}, "keyword argument port: port cannot be 'many'"),
         ({"log_level": "loud"}, "keyword argument log_level: level cannot be 'loud'"),
+        ({"jobs_lease_s": -1}, "keyword argument jobs_lease_s: lease_s cannot be -1"),
+        ({"store": "redis://"}, "keyword argument store: store cannot be 'redis://'"),
         ({"slo_ms": -1}, "keyword argument slo_ms: slo_ms cannot be -1"),
         ({"model_settings": {"net": {"slo_ms": -1}}}, "model_settings['net']['slo_ms']: slo_ms cannot be -1"),
         ({"model_settings": {"nett": {"slo_ms": 1}}}, "model_settings['nett']['slo_ms']: settings for model 'nett'"),

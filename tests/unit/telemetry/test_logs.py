@@ -181,6 +181,19 @@ def test_a_planted_key_never_reaches_the_log(form: Any) -> None:
         assert len(lines(stream)) == 7
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://me:pw@host:1/0: refused", "redis://me:***@host:1/0: refused"),
+        ('"store":"redis+sentinel://:pw@a,b/m"', '"store":"redis+sentinel://:***@a,b/m"'),
+        ("unix:///s.sock?db=1&password=pw&x=1", "unix:///s.sock?db=1&password=***&x=1"),
+    ],
+)
+def test_passwords_in_urls_are_blotted_out(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+
+
 def test_what_is_no_secret_stays() -> None:
     text = "model sha256:" + "c" * 64 + " digest " + "d" * 64 + " fb_short"
+    text += ' at ["http://host:80","me@there"] redis://user@host:1/a@b'
     assert without_secrets(text) == text

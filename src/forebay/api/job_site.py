@@ -1,0 +1,129 @@
+"""Jobs of one server: their store, who runs them, who waits for them. What belongs together, from start to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+
+from forebay.api.auth import Gate
+from forebay.api.inference import Inference
+from forebay.api.job_codec import InferenceCodec
+from forebay.api.job_hub import Hub
+from forebay.api.job_streams import Streams
+from forebay.api.jobs import Jobs
+from forebay.brokers.embedded import EmbeddedValkey
+from forebay.brokers.redis_link import RedisLink
+from forebay.core.clock import Clock
+from forebay.core.errors import DependencyError, SetupError
+from forebay.core.settings import JobSettings, ServerSettings
+from forebay.jobs.redis_jobs import RedisJobs
+from forebay.telemetry.metrics import Metrics
+from forebay.worker.loop import Worker
+from forebay.worker.reaper import Reaper
+
+RETRY_S = 1.0
+"""When to listen again for cancellations after the store could not be reached."""
+
+log = logging.getLogger("forebay.api")
+
+
+class JobSite:
+    """The store that is started here starts when jobs are first used, or at the
+    start where an earlier server has left jobs."""
+
+    def __init__(
+        self,
+        settings: JobSettings,
+        server: ServerSettings,
+        data_dir: Path,
+        inference: Inference,
+        gate: Gate,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._embedded: EmbeddedValkey | None = None
+        url = settings.store
+        if url is None:
+            self._embedded = EmbeddedValkey(data_dir, settings.durability)
+            url = self._embedded.url
+        self._link = RedisLink(url)
+        self._store = RedisJobs(self._link, shards=settings.shards, republish_after_s=settings.republish_after_s)
+        self._worker = Worker(self._store, InferenceCodec(inference, clock), settings, clock)
+        self._reaper = Reaper(self._store, lambda: inference.engines, self._worker.metrics)
+        self._hub = Hub(self._store)
+        self.jobs = Jobs(settings, server, self._store, self._store, self._hub, ready=self.ready)
+        self.streams = Streams(self._hub, gate, self.ready)
+        self._beginning: asyncio.Task[None] | None = None
+        self._hearing: asyncio.Task[None] | None = None
+        self._closed = False
+        metrics.jobs = self._worker.metrics
+
+    def start(self) -> None:
+        """The models are there: run what waits, where it is known that something may."""
+        if self._embedded is None:
+            self._begin()
+        elif self._embedded.has_jobs():
+            self._beginning = asyncio.create_task(self._begin_in_time(), name="forebay jobs: start")
+
+    async def _begin_in_time(self) -> None:
+        try:
+            await self.ready()
+        except DependencyError as error:
+            log.error("jobs of an earlier server wait, and their store cannot be started: %s", error.message)
+
+    async def ready(self) -> None:
+        """Before every use of the store: starts it, where that has not been done. Raises `DependencyError`."""
+        if self._hearing is not None:
+            return
+        if self._closed:
+            raise DependencyError("the server is shutting down")
+        if self._embedded is not None:
+            try:
+                await self._embedded.start()
+            except SetupError as error:
+                raise DependencyError(error.message) from None
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._hearing is None and not self._closed:
+            self._hearing = asyncio.create_task(self._hear(), name="forebay jobs: changes")
+            self._worker.start()
+            self._reaper.start()
+
+    async def _hear(self) -> None:
+        """Jobs that were canceled elsewhere are not worth running here."""
+        while True:
+            with contextlib.suppress(DependencyError):
+                async for changes in self._store.changes():
+                    self._worker.discard([change.id for change in changes if change.state == "canceled"])
+            await asyncio.sleep(RETRY_S)
+
+    def not_ready(self) -> list[str]:
+        """Why jobs are not run; empty when they are, or were never asked for."""
+        if self._embedded is not None and self._embedded.state in ("loading", "down"):
+            return [f"the store of jobs is {self._embedded.state}"]
+        return [self._worker.reason] if self._worker.reason else []
+
+    def drain(self) -> None:
+        """Lease no more; end the streams of events."""
+        self._worker.drain()
+        self.streams.end()
+
+    async def close(self, grace_s: float) -> None:
+        """Wait at most so long for jobs that run; give back the others; end the store that was started here."""
+        self.drain()
+        self._closed = True
+        await self.jobs.close()
+        for one in (self._beginning, self._hearing):
+            if one is not None:
+                one.cancel()
+                await asyncio.wait([one])
+        await self._worker.close(grace_s)
+        await self._reaper.close()
+        await self._hub.close()
+        await self._store.close()
+        await self._link.close()
+        if self._embedded is not None:
+            await self._embedded.stop()

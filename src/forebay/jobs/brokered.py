@@ -1,0 +1,178 @@
+"""`BrokeredQueue`: a store that keeps records, and a broker that carries messages about them, as one `JobQueue`.
+
+Record, publish, confirm; the record decides. A message only says that a job may be there to run, so one too many is
+acked unrun, and one too few is published again by the reaper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from forebay.brokers.port import Broker, Delivery, Message
+from forebay.core.errors import DependencyError
+from forebay.jobs.record import JobSpec
+from forebay.jobs.record_store import Carried, RecordStore
+from forebay.jobs.store import Bounds, Finish, LeasedJob, NewJob, Partial, QueueDepth, Reaped, Submission
+from forebay.telemetry.logs import fields
+
+log = logging.getLogger("forebay.jobs")
+
+INLINE_BYTES = 200_000
+"""Larger bodies stay in the store, and their messages only name the job."""
+
+
+class BrokeredQueue:
+    """A `JobQueue` over a `RecordStore` and a `Broker`, which it closes with itself."""
+
+    def __init__(
+        self,
+        store: RecordStore,
+        broker: Broker,
+        *,
+        republish_after_s: float = 60.0,
+        inline_bytes: int = INLINE_BYTES,
+    ) -> None:
+        self._store, self._broker = store, broker
+        self._republish_after_s, self._inline_bytes = republish_after_s, inline_bytes
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(Carried).decode
+        self._abandoned: set[asyncio.Future[Sequence[LeasedJob]]] = set()
+
+    async def submit(self, new: Sequence[NewJob], bounds: Bounds) -> Sequence[Submission]:
+        """Accept jobs. Raises `DependencyError` (broker_unavailable) where a message was not confirmed; its job is in
+        the store all the same, and is found by its key or id when the call is repeated."""
+        answers = await self._store.create(new, bounds)
+        created = [
+            Carried(job.spec.id, answer.created_ms, job.spec)
+            for job, answer in zip(new, answers, strict=True)
+            if answer.outcome == "created"
+        ]
+        unconfirmed = len(created) - await self._publish(created)
+        if unconfirmed:
+            raise DependencyError(
+                f"the broker did not confirm {unconfirmed} of {len(created)} jobs; they may run all the same",
+                code="broker_unavailable",
+            )
+        return answers
+
+    async def lease(self, models: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[LeasedJob]:
+        """Claim up to `most` jobs; messages that lead to none are acked on the way."""
+        until = time.monotonic() + wait_s
+        while True:
+            left_s = max(0.0, until - time.monotonic())
+            deliveries = await self._broker.lease(models, most, left_s, lease_s)
+            if not deliveries:
+                return []
+            jobs = await self._unless_canceled(deliveries, lease_s)
+            if jobs:
+                return jobs
+
+    async def extend(self, jobs: Sequence[LeasedJob], lease_s: float) -> Sequence[bool]:
+        """Keep jobs, and their messages where that is needed."""
+        kept = await self._store.extend(jobs, lease_s)
+        if self._broker.capabilities.extends:
+            await self._broker.extend([job.receipt for job, own in zip(jobs, kept, strict=True) if own], lease_s)
+        return kept
+
+    async def tell(self, partials: Sequence[Partial]) -> Sequence[bool]:
+        """Add events of running jobs."""
+        return await self._store.tell(partials)
+
+    async def finish(self, finishes: Sequence[Finish]) -> Sequence[bool]:
+        """Commit how jobs ended, then ack their messages; those of jobs that may run again at once are given back."""
+        done = await self._store.finish(finishes)
+        given_back, over = [], []
+        for finish, own in zip(finishes, done, strict=True):
+            if own and (finish.kind == "release" or (finish.kind == "retry" and finish.delay_s <= 0)):
+                given_back.append(finish.job.receipt)
+            else:
+                over.append(finish.job.receipt)
+        await self._broker.ack(over)
+        await self._broker.release(given_back)
+        return done
+
+    async def reap(self) -> Reaped:
+        """One round: the store's, then messages for what needs them. What is not confirmed comes round again."""
+        due = await self._store.due(self._republish_after_s)
+        if not due.reaped.leader:
+            return due.reaped
+        await self._publish(due.jobs)
+        republished = 0
+        for model in due.models:
+            empty = (await self._broker.depth(model)).waiting == 0
+            republished += await self._publish(await self._store.lost(model, self._republish_after_s, empty))
+        return msgspec.structs.replace(due.reaped, republished=republished)
+
+    async def depth(self, model: str) -> QueueDepth:
+        """By the records."""
+        return await self._store.depth(model)
+
+    async def close(self) -> None:
+        """Give back what a canceled `lease` left behind, then close broker and store."""
+        if self._abandoned:
+            await asyncio.wait(self._abandoned)
+        try:
+            await self._broker.close()
+        finally:
+            await self._store.close()
+
+    async def _publish(self, jobs: Iterable[Carried]) -> int:
+        """How many the broker confirmed."""
+        messages = [self._message(job, job.spec) for job in jobs if job.spec is not None]
+        return sum(await self._broker.publish(messages)) if messages else 0
+
+    def _message(self, job: Carried, spec: JobSpec) -> Message:
+        if len(spec.body) > self._inline_bytes:
+            job = Carried(job.id, job.created_ms)
+        return Message(job.id, spec.model, self._encode(job), spec.level)
+
+    async def _unless_canceled(self, deliveries: Sequence[Delivery], lease_s: float) -> Sequence[LeasedJob]:
+        """Claim; whoever is canceled meanwhile leaves the jobs to be given back."""
+        claiming = asyncio.ensure_future(self._claim(deliveries, lease_s))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            giving_back = asyncio.ensure_future(self._give_back(claiming))
+            self._abandoned.add(giving_back)
+            giving_back.add_done_callback(self._abandoned.discard)
+            raise
+
+    async def _give_back(self, claiming: asyncio.Future[Sequence[LeasedJob]]) -> Sequence[LeasedJob]:
+        try:
+            jobs = await claiming
+            await self.finish([Finish(job, "release") for job in jobs])
+        except DependencyError as error:
+            log.warning("jobs of a canceled lease wait for its end: %s", error.message, extra=fields(code=error.code))
+        return []
+
+    async def _claim(self, deliveries: Sequence[Delivery], lease_s: float) -> Sequence[LeasedJob]:
+        """The jobs that may run. Where the store cannot be asked, all messages are given back."""
+        try:
+            claimed = await self._store.claim([self._carried(each.message) for each in deliveries], lease_s)
+        except DependencyError:
+            await self._broker.release(deliveries)
+            raise
+        jobs, over = [], []
+        for delivery, claim in zip(deliveries, claimed, strict=True):
+            if isinstance(claim, LeasedJob):
+                jobs.append(msgspec.structs.replace(claim, receipt=delivery))
+                continue
+            over.append(delivery)
+            if claim == "unknown":
+                names = fields(model=delivery.message.queue, job_id=delivery.message.id)
+                log.warning("dropped a message whose job is not known, or no longer", extra=names)
+        await self._broker.ack(over)
+        return jobs
+
+    def _carried(self, message: Message) -> Carried:
+        """What a message says; what cannot be read says no more than its id."""
+        try:
+            carried = self._decode(message.payload)
+        except msgspec.MsgspecError:
+            return Carried(message.id)
+        return carried if carried.id == message.id else Carried(message.id)

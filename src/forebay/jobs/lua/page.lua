@@ -1,0 +1,23 @@
+-- ARGV: index, model, state, id to begin behind (or ''), most records, most to look at.
+-- Reply: the id that was looked at last ('' at the end), then for each record its id and its fields.
+local model, state, most, looks = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
+local from = ARGV[4] == '' and '+' or '(' .. ARGV[4]
+local ids = call('ZRANGE', base .. ARGV[1], from, '-', 'BYLEX', 'REV', 'LIMIT', 0, looks)
+local reply = { #ids == looks and ids[#ids] or '' }
+local found = 0
+for position, id in ipairs(ids) do
+  local f = call('HMGET', base .. 'j:' .. id, 's', 'm')
+  if (state == '' or f[1] == state) and (model == '' or f[2] == model) then
+    local shown = show(id, false)
+    if shown and shown ~= 'G' then
+      found = found + 1
+      reply[#reply + 1] = id
+      reply[#reply + 1] = shown
+      if found == most and position < #ids then
+        reply[1] = id
+        break
+      end
+    end
+  end
+end
+return reply

@@ -1,0 +1,159 @@
+"""What stands in the records of jobs in Redis, to and from what the ports speak of."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from forebay.jobs.record import ENVELOPE_VERSION, TERMINAL, JobError, JobRecord, JobSpec, Output, State
+from forebay.jobs.store import Change, Event, Finish, Look
+
+STATES: Final[dict[bytes, State]] = {
+    b"q": "queued",
+    b"r": "running",
+    b"s": "succeeded",
+    b"f": "failed",
+    b"c": "canceled",
+    b"x": "expired",
+}
+LETTERS: Final[dict[str, str]] = {state: letter.decode() for letter, state in STATES.items()}
+KIND_LETTERS: Final[dict[str, str]] = {
+    "succeeded": "s",
+    "failed": "f",
+    "expired": "x",
+    "canceled": "c",
+    "retry": "t",
+    "release": "l",
+}
+_KINDS: Final[dict[bytes, Any]] = {b"s": "status", b"p": "progress", b"o": "output"}
+SUBMISSION: Final = struct.Struct(">c16sd")
+_CHANGE: Final = struct.Struct(">16scHI")
+_MODEL: Final = struct.Struct(">BH")
+_PLAIN_OUTPUT: Final = Output(b"")
+
+_encoder = msgspec.msgpack.Encoder()
+_spec_decoder = msgspec.msgpack.Decoder(JobSpec)
+_error_decoder = msgspec.msgpack.Decoder(JobError)
+_metrics_decoder = msgspec.msgpack.Decoder(dict[str, Any])
+
+
+def packed_id(id: str) -> bytes:
+    """The 16 bytes of an id."""
+    return bytes.fromhex(id.replace("-", ""))
+
+
+def written_id(packed: bytes) -> str:
+    """An id as it is written."""
+    text = packed.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def packed_spec(spec: JobSpec) -> bytes:
+    """The envelope: without body, which is kept apart, and id, which is its key."""
+    return _encoder.encode(msgspec.structs.replace(spec, id="", body=b""))
+
+
+def spec_of(envelope: bytes, id: str, body: bytes = b"") -> JobSpec:
+    """A spec from its envelope, of which nobody else knows yet."""
+    spec = _spec_decoder.decode(envelope)
+    msgspec.structs.force_setattr(spec, "id", id)
+    msgspec.structs.force_setattr(spec, "body", body)
+    return spec
+
+
+def understood(envelope: bytes) -> bool:
+    """Whether this program knows the version of the envelope."""
+    try:
+        return _spec_decoder.decode(envelope).envelope == ENVELOPE_VERSION
+    except msgspec.DecodeError:
+        return False
+
+
+def packed_error(error: JobError | None) -> bytes:
+    """Empty: there is none."""
+    return b"" if error is None else _encoder.encode(error)
+
+
+def finish_arguments(finish: Finish) -> Iterator[Any]:
+    """The eight arguments of `finish.lua`."""
+    output, job = finish.output, finish.job
+    yield packed_id(job.spec.id)
+    yield job.nonce
+    yield KIND_LETTERS[finish.kind]
+    yield round(finish.delay_s * 1000)
+    if output is None:
+        yield b""
+        yield b""
+    else:
+        yield b"o" + output.body
+        plain = output.content_type == _PLAIN_OUTPUT.content_type and not output.header_length
+        yield b"" if plain else f"{output.content_type}\n{output.header_length}"
+    yield packed_error(finish.error)
+    yield b"" if finish.metrics is None else _encoder.encode(finish.metrics)
+
+
+def look_of(id: str, fields: Any) -> Look:
+    """A record from the reply of `show` in `prelude.lua`."""
+    if not isinstance(fields, list):
+        return "gone" if fields == b"G" else None
+    state, envelope, order, attempt, sequence, started, finished, progress, error, metrics, _, output, form = fields
+    record = JobRecord(
+        spec=spec_of(envelope, id),
+        state=STATES[state],
+        attempt=int(attempt),
+        sequence=int(sequence),
+        created_ms=int(order) // 1000,
+        started_ms=int(started or 0),
+        finished_ms=int(finished or 0),
+        progress=float(progress or 0),
+    )
+    if error:
+        record.error = _error_decoder.decode(error)
+    if metrics:
+        record.metrics = _metrics_decoder.decode(metrics)
+    if output is not None:
+        content_type, _, length = (form or b"").decode().partition("\n")
+        record.output = Output(output, content_type, length) if form else Output(output)
+    return record
+
+
+def events_of(reply: Sequence[Any], after: int) -> list[Event]:
+    """The events of a job from the reply of `events.lua`; those that the record itself tells are not listed there."""
+    if not reply:
+        return []
+    letter, last, running, attempt, progress, listed = reply
+    state, reached = STATES[letter], float(progress or 0)
+    events = [Event(1, "status", "queued", 0), *map(_event_of, listed)]
+    if running:
+        events.append(Event(int(running), "status", "running", int(attempt)))
+    if state in TERMINAL:
+        events.append(Event(int(last), "status", state, int(attempt), reached))
+    return sorted((event for event in events if event.sequence > after), key=lambda event: event.sequence)
+
+
+def _event_of(entry: bytes) -> Event:
+    head, _, piece = entry.partition(b"\n")
+    sequence, kind, state, attempt, progress = head.split(b" ")
+    return Event(int(sequence), _KINDS[kind], STATES[state], int(attempt), float(progress), piece)
+
+
+def changes_of(message: bytes) -> tuple[list[Change], list[str]]:
+    """What one message on the channel tells: changes, and the models that have new work."""
+    (count,) = struct.unpack_from(">H", message)
+    at, models, work = 2, [], []
+    for _ in range(count):
+        has_work, length = _MODEL.unpack_from(message, at)
+        at += _MODEL.size
+        model = message[at : at + length].decode()
+        at += length
+        models.append(model)
+        if has_work:
+            work.append(model)
+    changes = [
+        Change(written_id(id), sequence, STATES[state], models[model])
+        for id, state, model, sequence in _CHANGE.iter_unpack(memoryview(message)[at:])
+    ]
+    return changes, work

@@ -1,0 +1,131 @@
+"""When to lease which jobs, and how many: with nothing to do, one call that waits for all models."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from forebay.core.clock import Clock
+from forebay.core.errors import DependencyError
+from forebay.jobs.store import JobQueue, LeasedJob
+from forebay.telemetry.job_metrics import JobMetrics
+from forebay.telemetry.metrics import count
+from forebay.worker.bench import Bench
+
+MOST = 128
+"""Jobs a call: a store's client unpacks them in one go, and nothing else runs meanwhile."""
+WAIT_S = 2.0
+"""How long a call waits for work."""
+LOOK_S = 0.5
+"""When to look again at models that are not ready, or have refused jobs, or at a store that cannot be reached."""
+GLANCE_S = 0.05
+"""How often to look for jobs of other models while some keep us busy."""
+HELD_BYTES = 256 << 20
+"""Bodies that are held at most, apart from one call's."""
+RESULTS_MOST = 4 * MOST
+"""With so many results that are not committed, no more jobs are leased."""
+
+
+class Leasing:
+    """Fills a bench. `run` it until it ends, which it does after `stop`."""
+
+    def __init__(self, queue: JobQueue, bench: Bench, lease_s: float, metrics: JobMetrics, clock: Clock) -> None:
+        self._queue = queue
+        self._bench = bench
+        self._lease_s = lease_s
+        self._metrics = metrics
+        self._clock = clock
+        self._hot: set[str] = set()
+        """Models whose last call brought as many jobs as were asked for: there are more."""
+        self._news = asyncio.Event()
+        self._call: asyncio.Task[Sequence[LeasedJob]] | None = None
+        self._asked: Mapping[str, int] = {}
+        self._glance_at = 0.0
+        self._stopped = False
+
+    def wake(self) -> None:
+        """There is room, or other models are served, or the store can be reached again."""
+        if self._news.is_set():
+            return
+        self._news.set()
+        if self._call is not None and not self.wanted().keys() <= self._asked.keys():
+            self._call.cancel()
+
+    def stop(self) -> None:
+        """Lease no more."""
+        self._stopped = True
+        self._news.set()
+        if self._call is not None:
+            self._call.cancel()
+
+    def wanted(self) -> dict[str, int]:
+        """How many jobs there is room for, by model; models without any are left out."""
+        bench = self._bench
+        if bench.commits.failing or len(bench.commits) > RESULTS_MOST or bench.nbytes > HELD_BYTES:
+            return {}
+        now = self._clock()
+        found: dict[str, int] = {}
+        for model, client in bench.codec.served().items():
+            if client.state != "ready" or bench.paused.get(model, 0.0) > now:
+                continue
+            room = bench.room_of(model)
+            jobs = min(MOST, room.wanted(client))
+            if room.nbytes:
+                jobs = min(jobs, max(1, int((HELD_BYTES - bench.nbytes) / room.nbytes)))
+            if jobs > 0:
+                found[model] = jobs
+        return found
+
+    async def run(self) -> None:
+        """Lease."""
+        while not self._stopped:
+            self._news.clear()
+            try:
+                await self._once(self.wanted())
+            except DependencyError:
+                count(self._metrics.store_errors, "lease")
+                self._hot.clear()
+                await asyncio.sleep(LOOK_S)
+
+    async def _once(self, wanted: dict[str, int]) -> None:
+        cold = {model: jobs for model, jobs in wanted.items() if model not in self._hot}
+        if not self._hot:
+            if wanted:
+                await self._lease(wanted, WAIT_S)
+            else:
+                await self._rest(LOOK_S)
+            return
+        if cold and self._clock() >= self._glance_at:
+            self._glance_at = self._clock() + GLANCE_S
+            await self._lease(cold, 0.0)
+        hot = wanted.keys() & self._hot
+        for model in hot:
+            await self._lease({model: wanted[model]}, 0.0)
+        if not hot:
+            await self._rest(GLANCE_S if cold else LOOK_S)
+
+    async def _lease(self, wanted: Mapping[str, int], wait_s: float) -> None:
+        """One call; it is canceled where `wake` finds a model with room that was not asked for."""
+        most = min(wanted.values())
+        self._asked = wanted
+        self._call = asyncio.create_task(self._queue.lease(list(wanted), most, wait_s, self._lease_s))
+        try:
+            await asyncio.wait([self._call])
+        finally:
+            call, self._call = self._call, None
+            call.cancel()
+        if call.cancelled():
+            return
+        jobs = call.result()
+        self._hot.difference_update(wanted)
+        if len(jobs) >= most:
+            self._hot.update(job.spec.model for job in jobs)
+        if jobs:
+            self._bench.take(jobs)
+
+    async def _rest(self, longest_s: float) -> None:
+        try:
+            async with asyncio.timeout(longest_s):
+                await self._news.wait()
+        except TimeoutError:
+            pass

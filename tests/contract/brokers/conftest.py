@@ -1,0 +1,43 @@
+"""Each broker in turn, empty."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from tests.contract.brokers.connections import CAPABILITIES, IMPLEMENTATIONS, Service
+from tests.contract.brokers.redis_streams import KINDS, redis_streams
+from tests.contract.jobs.redis_servers import Servers
+
+from forebay.brokers.port import Broker, Capabilities
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    started = Servers()
+    yield started
+    started.close()
+
+
+@pytest.fixture(params=sorted([*IMPLEMENTATIONS, *KINDS]))
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+async def service(kind: str, servers: Servers) -> AsyncIterator[Service]:
+    opening = redis_streams(servers, kind) if kind in KINDS else IMPLEMENTATIONS[kind]()
+    async with opening as opened:
+        yield opened
+
+
+@pytest.fixture
+async def broker(service: Service) -> Broker:
+    return await service.connect()
+
+
+@pytest.fixture
+def can(kind: str) -> Capabilities:
+    """What this kind of broker can do."""
+    return CAPABILITIES["redis-streams" if kind in KINDS else kind]

@@ -1,0 +1,30 @@
+"""Each implementation in turn, empty."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from tests.contract.jobs.redis_servers import Servers
+from tests.contract.jobs.redis_stores import SHARDS, redis_store
+from tests.contract.jobs.stores import IMPLEMENTATIONS, Jobs, Store
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    started = Servers()
+    yield started
+    started.close()
+
+
+@pytest.fixture(params=sorted([*IMPLEMENTATIONS, *SHARDS]))
+async def store(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[Store]:
+    kind = request.param
+    opening = IMPLEMENTATIONS[kind]() if kind in IMPLEMENTATIONS else redis_store(servers, kind)
+    async with opening as opened:
+        yield opened
+
+
+@pytest.fixture
+def jobs(store: Store) -> Jobs:
+    return store.jobs

@@ -1,0 +1,404 @@
+"""A store and a broker together, where one of them loses something, is away, or is too slow."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from forebay.brokers.memory import HeldQueues, MemoryBroker
+from forebay.brokers.port import Depth, Message
+from forebay.core.errors import DependencyError
+from forebay.jobs.brokered import BrokeredQueue
+from forebay.jobs.ids import JobIds
+from forebay.jobs.memory_store import MemoryStore
+from forebay.jobs.record import JobError, JobRecord, JobSpec, Output
+from forebay.jobs.record_store import Carried, Claimed, Due
+from forebay.jobs.store import Bounds, Finish, LeasedJob, NewJob, Submission
+from forebay.testing import FakeClock
+
+AMPLE = Bounds(1_000_000, 1 << 40)
+LEASE_S = 15.0
+CRASHED = JobError("instance_crashed", "gone", "executing")
+_IDS = JobIds()
+
+
+class FlakyStore(MemoryStore):
+    """Is away while `away`, waits for `gate` before it claims, and follows while another leads."""
+
+    away, follows = False, False
+    gate: asyncio.Event | None = None
+
+    async def claim(self, carried: Sequence[Carried], lease_s: float) -> Sequence[Claimed]:
+        if self.gate is not None:
+            await self.gate.wait()
+        self._answer()
+        return await super().claim(carried, lease_s)
+
+    async def finish(self, finishes: Sequence[Finish]) -> Sequence[bool]:
+        self._answer()
+        return await super().finish(finishes)
+
+    async def due(self, republish_after_s: float) -> Due:
+        due = await super().due(republish_after_s)
+        return msgspec.structs.replace(due, reaped=msgspec.structs.replace(due.reaped, leader=not self.follows))
+
+    def _answer(self) -> None:
+        if self.away:
+            raise DependencyError("the store is away")
+
+
+class LossyBroker(MemoryBroker):
+    """Confirms nothing that it loses; is away while `away`."""
+
+    loses, away = False, False
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+        if self.loses:
+            return [False] * len(messages)
+        return await super().publish(messages)
+
+    async def ack(self, deliveries: Sequence[object]) -> None:
+        if self.away:
+            raise DependencyError("the broker is away", code="broker_unavailable")
+        await super().ack(deliveries)  # type: ignore[arg-type]
+
+
+class Site:
+    """One store, one broker, and a queue over them."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock(1_800_000_000.0)
+        self.queues = HeldQueues(True, self.clock)
+        self.use(FlakyStore(self.now_ms))
+        self.broker = LossyBroker(self.queues)
+        self.queue = BrokeredQueue(self.store, self.broker, republish_after_s=60.0, inline_bytes=1000)
+
+    def now_ms(self) -> int:
+        return round(self.clock() * 1000)
+
+    def use(self, store: FlakyStore) -> None:
+        """Work with this store from now on."""
+        self.store = store
+        if hasattr(self, "broker"):
+            self.queue = BrokeredQueue(store, self.broker, republish_after_s=60.0, inline_bytes=1000)
+
+    async def submit(self, count: int = 1, body: bytes = b"x", retention_s: float = 1000.0) -> list[JobSpec]:
+        specs = [
+            JobSpec(id=_IDS.new(), model="m", tenant="t", body=body, retention_s=retention_s) for _ in range(count)
+        ]
+        await self.queue.submit([NewJob(spec) for spec in specs], AMPLE)
+        return specs
+
+    async def lose(self, count: int = 1) -> list[JobSpec]:
+        """Jobs whose messages are lost, though they were confirmed."""
+        specs = await self.submit(count)
+        lost = {spec.id for spec in specs}
+        waiting = self.queues._waiting["m", 1]
+        kept = [message for message in waiting if message.id not in lost]
+        waiting.clear()
+        waiting.extend(kept)
+        return specs
+
+    async def lease(self, most: int = 10) -> Sequence[LeasedJob]:
+        return await self.queue.lease(["m"], most, 0.0, LEASE_S)
+
+    async def succeed(self, jobs: Sequence[LeasedJob]) -> None:
+        done = await self.queue.finish([Finish(job, "succeeded", output=Output(b"y")) for job in jobs])
+        assert list(done) == [True] * len(jobs)
+
+    async def state(self, spec: JobSpec) -> str | None:
+        [look] = await self.store.read([spec.id])
+        return look.state if isinstance(look, JobRecord) else look
+
+    async def carries(self) -> Depth:
+        return await self.broker.depth("m")
+
+
+@pytest.fixture
+def site() -> Site:
+    return Site()
+
+
+async def test_a_job_whose_message_was_lost_is_published_again_and_once(site: Site) -> None:
+    [spec] = await site.lose()
+    site.clock.advance(59.0)
+    assert (await site.queue.reap()).republished == 0
+    site.clock.advance(1.0)
+    assert (await site.queue.reap()).republished == 1
+    assert (await site.queue.reap()).republished == 0
+    [job] = await site.lease()
+    assert job.spec == spec
+    await site.succeed([job])
+    assert await site.carries() == Depth(0, 0, 0)
+
+
+async def test_a_backlog_is_never_doubled(site: Site) -> None:
+    await site.submit(100)
+    for _ in range(10):
+        site.clock.advance(100.0)
+        assert (await site.queue.reap()).republished == 0
+        jobs = await site.lease(3)
+        await site.succeed(jobs)
+    assert (await site.carries()).waiting == 70
+
+
+async def test_a_lost_message_is_noticed_behind_a_backlog(site: Site) -> None:
+    [lost] = await site.lose()
+    site.clock.advance(61.0)
+    later = await site.submit(5)
+    assert (await site.queue.reap()).republished == 0
+    [job] = await site.lease(1)
+    assert job.spec == later[0]
+    assert (await site.queue.reap()).republished == 1
+    assert (await site.queue.reap()).republished == 0
+    assert (await site.carries()).waiting == 5
+    rest = await site.lease()
+    assert [each.spec for each in rest] == [*later[1:], lost]
+
+
+async def test_what_the_broker_does_not_confirm_is_refused_and_found_again(site: Site) -> None:
+    site.broker.loses = True
+    new = NewJob(JobSpec(id=_IDS.new(), model="m", tenant="t"), "key", "print")
+    with pytest.raises(DependencyError, match="did not confirm 1 of 1") as caught:
+        await site.queue.submit([new], AMPLE)
+    assert caught.value.code == "broker_unavailable"
+    site.broker.loses = False
+    again = NewJob(JobSpec(id=_IDS.new(), model="m", tenant="t"), "key", "print")
+    [answer] = await site.queue.submit([again], AMPLE)
+    assert answer == Submission("replayed", new.spec.id, site.now_ms())
+    site.clock.advance(60.0)
+    await site.queue.reap()
+    [job] = await site.lease()
+    assert job.spec == new.spec
+
+
+async def test_what_is_not_confirmed_when_it_is_published_again_comes_round_again(site: Site) -> None:
+    await site.lose()
+    site.clock.advance(60.0)
+    site.broker.loses = True
+    assert (await site.queue.reap()).republished == 0
+    site.broker.loses = False
+    site.clock.advance(60.0)
+    assert (await site.queue.reap()).republished == 1
+    assert len(await site.lease()) == 1
+
+
+async def test_a_record_that_was_lost_is_made_from_its_message(site: Site) -> None:
+    [spec] = await site.submit()
+    site.use(FlakyStore(site.now_ms))
+    site.clock.advance(900.0)
+    [job] = await site.lease()
+    assert (job.spec, job.attempt) == (spec, 1)
+    await site.succeed([job])
+    assert await site.state(spec) == "succeeded"
+    assert await site.carries() == Depth(0, 0, 0)
+
+
+async def test_a_record_is_not_made_from_a_message_older_than_its_retention(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    [spec] = await site.submit(retention_s=100.0)
+    site.use(FlakyStore(site.now_ms))
+    site.clock.advance(100.0)
+    with caplog.at_level(logging.WARNING, "forebay.jobs"):
+        assert list(await site.lease()) == []
+    assert [record.message for record in caplog.records] == ["dropped a message whose job is not known, or no longer"]
+    assert await site.state(spec) is None
+    assert await site.carries() == Depth(0, 0, 0)
+
+
+@pytest.mark.parametrize("how", ["deleted", "canceled", "gone"])
+async def test_a_message_of_a_job_that_is_over_is_acked_unrun(site: Site, how: str) -> None:
+    [spec] = await site.submit(retention_s=10.0)
+    if how == "deleted":
+        await site.store.delete(spec.id)
+    else:
+        await site.store.cancel([spec.id])
+    if how == "gone":
+        site.clock.advance(11.0)
+        await site.queue.reap()
+    assert list(await site.lease()) == []
+    assert await site.state(spec) == {"deleted": None, "canceled": "canceled", "gone": "gone"}[how]
+    assert await site.carries() == Depth(0, 0, 0)
+
+
+async def test_a_hundred_messages_of_one_job_are_one_run(site: Site) -> None:
+    [spec] = await site.submit()
+    [message] = site.queues._waiting["m", 1]
+    await site.broker.publish([message] * 99)
+    jobs = await site.lease(100)
+    assert [job.spec for job in jobs] == [spec]
+    assert (await site.carries()) == Depth(0, 0, 1)
+    await site.succeed(jobs)
+    await site.broker.publish([message])
+    assert list(await site.lease()) == []
+    assert await site.carries() == Depth(0, 0, 0)
+
+
+async def test_a_large_body_stays_in_the_store(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    [spec] = await site.submit(body=b"x" * 5000)
+    assert (await site.carries()).waiting_bytes < 200
+    [job] = await site.lease()
+    assert job.spec == spec
+    await site.queue.finish([Finish(job, "release")])
+    site.use(FlakyStore(site.now_ms))
+    with caplog.at_level(logging.WARNING, "forebay.jobs"):
+        assert list(await site.lease()) == []
+    assert "dropped a message whose job is not known" in caplog.text
+    assert await site.carries() == Depth(0, 0, 0)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1garbage", msgspec.msgpack.encode(Carried("another"))])
+async def test_a_message_that_cannot_be_read_still_names_its_job(site: Site, payload: bytes) -> None:
+    [spec] = await site.lose()
+    await site.broker.publish([Message(spec.id, "m", payload), Message(_IDS.new(), "m", payload)])
+    [job] = await site.lease()
+    assert job.spec == spec
+    assert (await site.carries()) == Depth(0, 0, 1)
+
+
+async def test_no_message_is_acked_before_its_end_is_kept(site: Site) -> None:
+    await site.submit()
+    [job] = await site.lease()
+    site.store.away = True
+    for _ in range(2):
+        with pytest.raises(DependencyError, match="the store is away"):
+            await site.succeed([job])
+        assert (await site.carries()).leased == 1
+    site.store.away = False
+    await site.succeed([job])
+    assert await site.carries() == Depth(0, 0, 0)
+
+
+async def test_messages_are_given_back_while_the_store_is_away(site: Site) -> None:
+    specs = await site.submit(3)
+    site.store.away = True
+    with pytest.raises(DependencyError, match="the store is away"):
+        await site.lease()
+    assert (await site.carries()).waiting == 3
+    site.store.away = False
+    assert [job.spec for job in await site.lease()] == specs
+
+
+async def test_an_end_that_was_kept_but_not_acked_is_not_run_again(site: Site) -> None:
+    [spec] = await site.submit()
+    [job] = await site.lease()
+    site.broker.away = True
+    with pytest.raises(DependencyError, match="the broker is away"):
+        await site.succeed([job])
+    site.broker.away = False
+    assert await site.state(spec) == "succeeded"
+    site.clock.advance(LEASE_S + 1)
+    await site.queue.reap()
+    assert list(await site.lease()) == []
+    assert await site.carries() == Depth(0, 0, 0)
+
+
+async def test_a_message_that_comes_while_its_job_runs_is_acked_unrun(site: Site) -> None:
+    [spec] = await site.submit()
+    [message] = site.queues._waiting["m", 1]
+    [job] = await site.lease()
+    await site.broker.publish([message])
+    assert list(await site.lease()) == []
+    assert (await site.carries()) == Depth(0, 0, 1)
+    await site.succeed([job])
+    assert await site.state(spec) == "succeeded"
+
+
+async def test_a_silent_workers_job_is_taken_over_by_its_message_before_the_reaper_comes(site: Site) -> None:
+    await site.submit()
+    [silent] = await site.lease()
+    site.clock.advance(LEASE_S + 1)
+    [job] = await site.lease()
+    assert (job.spec, job.attempt) == (silent.spec, 2)
+    reaped = await site.queue.reap()
+    assert (reaped.requeued, reaped.republished) == (0, 0)
+    assert list(await site.queue.finish([Finish(silent, "succeeded", output=Output(b"late"))])) == [False]
+    await site.succeed([job])
+    assert await site.carries() == Depth(0, 0, 0)
+
+
+async def test_a_message_that_comes_during_the_delay_of_its_job_is_acked_unrun(site: Site) -> None:
+    await site.submit()
+    [message] = site.queues._waiting["m", 1]
+    [job] = await site.lease()
+    await site.queue.finish([Finish(job, "retry", error=CRASHED, delay_s=30.0)])
+    assert await site.carries() == Depth(0, 0, 0)
+    await site.broker.publish([message])
+    assert list(await site.lease()) == []
+    assert await site.carries() == Depth(0, 0, 0)
+    site.clock.advance(30.0)
+    assert (await site.queue.reap()).released == 1
+    assert (await site.queue.depth("m")).oldest_s == 0.0
+    assert [again.attempt for again in await site.lease()] == [2]
+
+
+async def test_a_job_that_the_reaper_ends_gets_no_message(site: Site) -> None:
+    spec = JobSpec(id=_IDS.new(), model="m", tenant="t", ttl_s=LEASE_S - 1)
+    await site.queue.submit([NewJob(spec)], AMPLE)
+    await site.broker.ack([job.receipt for job in await site.lease()])
+    site.clock.advance(LEASE_S + 1)
+    await site.queue.reap()
+    assert await site.state(spec) == "expired"
+    assert await site.carries() == Depth(0, 0, 0)
+
+
+async def test_only_who_leads_publishes(site: Site) -> None:
+    await site.lose()
+    site.clock.advance(60.0)
+    site.store.follows = True
+    reaped = await site.queue.reap()
+    assert (reaped.leader, reaped.republished) == (False, 0)
+    assert (await site.carries()).waiting == 0
+
+
+async def test_leases_are_prolonged_at_the_broker_too(site: Site) -> None:
+    await site.submit()
+    [job] = await site.lease()
+    for _ in range(5):
+        site.clock.advance(LEASE_S - 1)
+        assert list(await site.queue.extend([job], LEASE_S)) == [True]
+    assert (await site.carries()) == Depth(0, 0, 1)
+
+
+async def test_a_lease_that_is_canceled_while_it_claims_gives_its_jobs_back(site: Site) -> None:
+    specs = await site.submit(3)
+    site.store.gate = asyncio.Event()
+    leasing = asyncio.create_task(site.lease())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    leasing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leasing
+    site.store.gate.set()
+    async with asyncio.timeout(10):
+        while (await site.carries()).waiting < 3:
+            await asyncio.sleep(0)
+    jobs = await site.lease()
+    assert [(job.spec, job.attempt) for job in jobs] == [(spec, 1) for spec in specs]
+
+
+async def test_closing_waits_for_what_a_canceled_lease_gives_back(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    await site.submit()
+    site.store.gate = asyncio.Event()
+    leasing = asyncio.create_task(site.lease())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    leasing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leasing
+    closing = asyncio.create_task(site.queue.close())
+    await asyncio.sleep(0)
+    assert not closing.done()
+    site.store.away = True
+    site.store.gate.set()
+    with caplog.at_level(logging.WARNING, "forebay.jobs"):
+        await closing
+    assert "jobs of a canceled lease wait for its end: the store is away" in caplog.text
+    assert site.queues.depth("m").waiting == 1
+    with pytest.raises(DependencyError):
+        await site.lease()
