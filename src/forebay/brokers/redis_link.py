@@ -14,12 +14,19 @@ from typing import Any, Final, Literal, NoReturn
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from forebay.brokers.redis_cluster import ClusterClient, Node
+from forebay.brokers.redis_connections import (
+    SentinelConnection,
+    SentinelTlsConnection,
+    SocketConnection,
+    TcpConnection,
+    TlsConnection,
+)
 from forebay.brokers.redis_url import parse_url
 from forebay.core.errors import DependencyError, SetupError
 
@@ -158,14 +165,15 @@ class RedisLink:
                 **address.options,
                 **secure,
             )
-            client: Redis = sentinel.master_for(address.service)
+            kind = SentinelTlsConnection if address.tls else SentinelConnection
+            client: Redis = sentinel.master_for(address.service, connection_class=kind)
             return client
         if address.path:
-            return self._pooled(UnixDomainSocketConnection, connections, path=address.path)
+            return self._pooled(SocketConnection, connections, path=address.path)
         return self._client_of(address.hosts[0], connections)
 
     def _client_of(self, node: Node, connections: int) -> Redis:
-        kind = SSLConnection if self.address.tls else Connection
+        kind = TlsConnection if self.address.tls else TcpConnection
         return self._pooled(kind, connections, host=node[0], port=node[1])
 
     def _pooled(self, kind: type[Any], connections: int, **where: Any) -> Redis:

@@ -103,8 +103,8 @@ def look_of(id: str, fields: Any) -> Look:
     record = JobRecord(
         spec=spec_of(envelope, id),
         state=STATES[state],
-        attempt=int(attempt),
-        sequence=int(sequence),
+        attempt=int(attempt or 0),
+        sequence=int(sequence or 1),
         created_ms=int(order) // 1000,
         started_ms=int(started or 0),
         finished_ms=int(finished or 0),
@@ -127,7 +127,7 @@ def events_of(reply: Sequence[Any], after: int) -> list[Event]:
     letter, last, running, attempt, progress, listed = reply
     state, reached = STATES[letter], float(progress or 0)
     events = [Event(1, "status", "queued", 0), *map(_event_of, listed)]
-    if running:
+    if int(running):
         events.append(Event(int(running), "status", "running", int(attempt)))
     if state in TERMINAL:
         events.append(Event(int(last), "status", state, int(attempt), reached))
