@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from forebay.api.idempotency import fingerprint
+from msgspec import structs
+
+from forebay.api.idempotency import fingerprint, replay_key
 from forebay.api.inference import Endpoint, in_turns
 from forebay.api.job_answers import Accepted, gone
 from forebay.api.job_options import NO_OPTIONS, JobBody, OptionLimits, level_of, read_job_body
@@ -126,6 +128,24 @@ class Jobs:
         header = asked.header_length or b""
         parts = (model.encode(), asked.version.encode(), b"image" if image else b"", header, asked.body)
         return NewJob(spec, key, fingerprint(*parts))
+
+    async def read_again(self, record: JobRecord) -> NewJob:
+        """A failed job as a new one, which refers to it. It is the same new one however often it is asked for.
+
+        Raises `RequestError` (job_not_failed, job_gone) and `DependencyError`.
+        """
+        id = record.spec.id
+        if record.state != "failed":
+            raise RequestError(
+                f"job {id} is {record.state}; only a failed one can be replayed, others are submitted anew",
+                code="job_not_failed",
+            )
+        (asked,) = await self.reader.asked([id])
+        if asked is None:
+            raise gone(id)
+        key = replay_key(id)
+        new = self._ids.new(shard_bits_of(asked.tenant, key))
+        return NewJob(structs.replace(asked, id=new, replay_of=id, max_attempts=self.settings.max_attempts), key)
 
     # -- to the store -------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from forebay.brokers.port import PRIORITY_LEVELS
 from forebay.jobs.ids import wall_ms
 from forebay.jobs.memory_records import Entry, MemoryRecords
 from forebay.jobs.memory_webhooks import MemoryWebhooks
-from forebay.jobs.record import TERMINAL, JobRecord
+from forebay.jobs.record import TERMINAL, JobRecord, JobSpec
 from forebay.jobs.store import (
     Bounds,
     Change,
@@ -71,6 +71,10 @@ class KeptInMemory:
     async def events(self, id: str, after: int) -> Sequence[Event]:
         """The events of a job above `after`."""
         return self._records.events(id, after)
+
+    async def asked(self, ids: Sequence[str]) -> Sequence[JobSpec | None]:
+        """What was asked for, with bodies."""
+        return [self._records.asked(id) for id in ids]
 
     async def cancel(self, ids: Sequence[str]) -> Sequence[Look]:
         """Cancel what is not finished."""

@@ -60,6 +60,7 @@ class Together(BrokeredQueue):
     def __init__(self, store: MemoryStore, broker: MemoryBroker) -> None:
         super().__init__(store, broker)
         self.read, self.events, self.cancel, self.delete = store.read, store.events, store.cancel, store.delete
+        self.asked = store.asked
         self.list, self.changes = store.list, store.changes
 
 
