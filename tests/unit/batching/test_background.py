@@ -193,3 +193,15 @@ def test_answers_of_jobs_teach_costs_but_no_margins(job: MakeItem, batcher: Make
     done(b, batch, 5.0)
     assert b.latency.observations == before + 1
     assert b.margins.of(0) == 0
+
+
+def test_who_was_refused_because_of_a_long_batch_of_jobs_meets_short_ones_next(
+    job: MakeItem, item: MakeItem, batcher: MakeBatcher
+) -> None:
+    b = batcher()
+    offered(b, [job() for _ in range(200)])
+    long = pulled(b, 0.0)
+    assert b.offer(item(0.0, 0.05), 0.0) is not None
+    assert b.offer(item(0.0, 0.05, rows=2), 0.0) is not None
+    done(b, long, 0.084)
+    assert pulled(b, 0.084).rows <= 6
