@@ -54,7 +54,7 @@ class WebhookSecrets:
         return cls.parse(text, str(file))
 
     @classmethod
-    def parse(cls, text: str, source: str) -> WebhookSecrets:
+    def parse(cls, text: str, source: str, *, allow_empty: bool = False) -> WebhookSecrets:
         """Secrets from lines whsec_BASE64; `#` starts a comment line. A `SetupError` names the line, never its text."""
         keys: list[bytes] = []
         for number, raw in enumerate(text.splitlines(), 1):
@@ -68,11 +68,11 @@ class WebhookSecrets:
             if not line.startswith(SECRET_PREFIX) or not _SHORTEST_BYTES <= len(key) <= _LONGEST_BYTES:
                 raise SetupError(
                     f"{source} line {number}: is not {SECRET_PREFIX} and {_SHORTEST_BYTES} to {_LONGEST_BYTES} random "
-                    "bytes in base64; make one with: echo whsec_$(openssl rand -base64 32)"
+                    "bytes in base64; make one with: forebay keys webhook"
                 )
             keys.append(key)
-        if not keys:
-            raise SetupError(f"{source}: holds no secret; make one with: echo whsec_$(openssl rand -base64 32)")
+        if not keys and not allow_empty:
+            raise SetupError(f"{source}: holds no secret; make one with: forebay keys webhook")
         return cls(tuple(keys))
 
     def sign(self, id: str, timestamp_s: int, body: bytes) -> str:

@@ -24,7 +24,7 @@ class Subcommand(NamedTuple):
 SUBCOMMANDS = {
     "serve": Subcommand("forebay.cli.serve", "serve", "Serve models over HTTP."),
     "config": Subcommand("forebay.cli.config", "app", "Look at the settings."),
-    "keys": Subcommand("forebay.cli.keys", "app", "Make API keys."),
+    "keys": Subcommand("forebay.cli.keys", "app", "Make API keys and secrets of webhooks."),
     "simulate": Subcommand("forebay.cli.simulate", "simulate", "Simulate batching: arrivals in, latency out."),
     "bench": Subcommand("forebay.cli.bench", "bench", "Measure a running server."),
     "conformance": Subcommand("forebay.cli.conformance", "conformance", "Check a server against the protocol."),

@@ -107,6 +107,10 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_retention_s: Annotated[
         Positive, Meta(description="Longest retention that a job may ask for; never less than retention_s.")
     ] = 2_592_000.0
+    webhook_secrets: Annotated[
+        Path | None,
+        Meta(description="File of the secrets that webhooks are signed with, one a line; none: there are no webhooks."),
+    ] = None
     private_webhooks: Annotated[
         Literal["auto", "on", "off"],
         Meta(description="Webhooks to addresses that are not public; auto: where only this machine can call."),

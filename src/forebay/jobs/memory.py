@@ -45,7 +45,11 @@ class KeptInMemory:
 
     async def due_webhooks(self, most: int, hold_s: float) -> Sequence[Delivery]:
         """Deliveries that are due."""
-        return self._webhooks.take(most, hold_s)
+        due = self._webhooks.take(most, hold_s)
+        known = [one for one in due if isinstance(self._records.read(one.id, False), JobRecord)]
+        if len(known) < len(due):
+            await self.settle_webhooks([Settled(one.id) for one in due if one not in known])
+        return known
 
     async def settle_webhooks(self, settled: Sequence[Settled]) -> None:
         """Note what became of deliveries."""

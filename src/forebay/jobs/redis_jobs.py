@@ -39,6 +39,7 @@ from forebay.jobs.store import (
     Submission,
     retry_after_s,
 )
+from forebay.jobs.webhooks import Delivery, Settled
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -53,8 +54,8 @@ _OUTCOMES: Final[dict[bytes, Any]] = {b"c": "created", b"p": "replayed", b"m": "
 
 
 class RedisJobs(RedisReader):
-    """A `JobQueue` and `JobReader`. The link is its maker's to close; `clock` is Lua that tells seconds and
-    microseconds."""
+    """A `JobQueue`, `JobReader` and `WebhookQueue`. The link is its maker's to close; `clock` is Lua that tells
+    seconds and microseconds."""
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class RedisJobs(RedisReader):
         self._reaper = RedisReaper(self._scripts, shards, republish_after_s)
         self._lost: dict[int, list[tuple[str, Sequence[str]]]] = {}
         """By shard: nonces of leases whose answer never arrived, with their models."""
-        self._first_shard = 0
+        self._first_shard = self._first_due = 0
         self._background: set[asyncio.Future[Any]] = set()
         self._closed = False
 
@@ -142,6 +143,25 @@ class RedisJobs(RedisReader):
         waiting, nbytes, running, _ = (sum(column) for column in zip(*depths, strict=True))
         return QueueDepth(waiting, nbytes, running, max(depth[3] for depth in depths) / 1e6)
 
+    async def due_webhooks(self, most: int, hold_s: float) -> Sequence[Delivery]:
+        """Deliveries that are due. Over several shards the longest due are only about the first."""
+        due: list[Delivery] = []
+        self._first_due = (self._first_due + 1) % self._shards
+        for offset in range(self._shards):
+            if len(due) < most:
+                shard = (self._first_due + offset) % self._shards
+                reply = await self._scripts.call("due", shard, [min(most - len(due), _MOST_AT_ONCE), _ms(hold_s)])
+                due += (Delivery(written_id(reply[at]), int(reply[at + 1])) for at in range(0, len(reply), 2))
+        return due
+
+    async def settle_webhooks(self, settled: Sequence[Settled]) -> None:
+        """Note what became of deliveries."""
+        rows = [
+            (packed_id(one.id), b"" if one.again_s is None else _ms(one.again_s), 1 if one.counts else 0)
+            for one in settled
+        ]
+        await self._spread("settle", [], [one.id for one in settled], rows)
+
     async def close(self) -> None:
         """End every wait; what a canceled lease claimed is given back before."""
         self._closed = True
@@ -166,7 +186,8 @@ class RedisJobs(RedisReader):
             spec.tenant,
             b"" if spec.ttl_s is None else _ms(spec.ttl_s),
             _ms(spec.retention_s),
-            spec.max_attempts,
+            # The flag costs others nothing in this form.
+            f"{spec.max_attempts}w" if spec.webhook else spec.max_attempts,
         )
 
     def _replies(self, name: ScriptName, reply: Any) -> Any:

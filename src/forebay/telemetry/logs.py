@@ -65,6 +65,7 @@ _SECRETS = (
     (re.compile(r"(password=)[^\s&;#'\"]+", re.IGNORECASE), r"\1***"),
 )
 _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_SOCKET_LINE = '%s - "WebSocket %s"'
 _UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
 
@@ -165,6 +166,11 @@ def log_switch() -> LogSwitch | None:
     return next((item for item in filters if isinstance(item, LogSwitch)), None)
 
 
+def _without_sockets(record: logging.LogRecord) -> bool:
+    """uvicorn tells of every WebSocket, as an access log would."""
+    return not (record.levelno <= logging.INFO and str(record.msg).startswith(_SOCKET_LINE))
+
+
 def start_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Sends all of the process's logs to `stream` (default: stderr) in one form. Call once, at the composition root.
 
@@ -188,4 +194,6 @@ def start_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
         logger.propagate = True
         logger.setLevel(level)
     logging.getLogger("uvicorn.access").disabled = True
+    connections = logging.getLogger("uvicorn.error")
+    connections.filters[:] = [_without_sockets]
     logging.captureWarnings(True)

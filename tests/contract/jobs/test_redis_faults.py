@@ -31,6 +31,9 @@ from forebay.jobs.record import JobRecord
 from forebay.jobs.redis_codec import packed_id
 from forebay.jobs.redis_jobs import RedisJobs
 from forebay.jobs.store import Finish, NewJob, Reaped
+from forebay.jobs.webhooks import Settled
+
+HOOK = "https://example.org/hook"
 
 
 @pytest.fixture
@@ -199,6 +202,37 @@ async def test_flushall_under_running_processes_is_survived(server: Server) -> N
         assert job.spec.id == id
         assert await succeed(jobs, job)
         assert [found.spec.id for found in (await other.list("anna")).jobs] == [id]
+
+
+async def test_webhooks_survive_a_restart_of_the_server_and_none_is_left_of_what_is_forgotten(server: Server) -> None:
+    async with opened(server.url) as jobs:
+        ids = await submitted(jobs, 2, webhook=HOOK)
+        for job in await leased(jobs, 2):
+            assert await succeed(jobs, job)
+        await jobs.due_webhooks(10, 0.0)
+        await jobs.settle_webhooks([Settled(ids[0], 0.0)])
+        server.kill()
+        server.start()
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(DependencyError):
+                    due = await jobs.due_webhooks(10, 0.0)
+                    break
+        assert sorted((one.id, one.tries) for one in due) == sorted([(ids[0], 1), (ids[1], 0)])
+        assert [await jobs.delete(id) for id in ids] == [True, True]
+        assert server.ask("EXISTS", "forebay:{s0}:webhooks", "forebay:{s0}:tries") == 0
+
+
+async def test_webhooks_of_a_flushed_server_are_settled_in_vain(server: Server) -> None:
+    async with opened(server.url) as jobs:
+        ids = await submitted(jobs, 2, webhook=HOOK)
+        for job in await leased(jobs, 2):
+            assert await succeed(jobs, job)
+        assert len(await jobs.due_webhooks(1, 0.0)) == 1
+        server.ask("FLUSHALL")
+        await jobs.settle_webhooks([Settled(ids[0], 0.0), Settled(ids[1])])
+        assert list(await jobs.due_webhooks(10, 0.0)) == []
+        assert server.ask("EXISTS", "forebay:{s0}:webhooks", "forebay:{s0}:tries") == 0
 
 
 async def test_while_the_server_loads_its_data_calls_say_so(server: Server) -> None:
