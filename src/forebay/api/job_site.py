@@ -13,6 +13,7 @@ from forebay.api.job_codec import InferenceCodec
 from forebay.api.job_hub import Hub
 from forebay.api.job_streams import Streams
 from forebay.api.jobs import Jobs
+from forebay.api.webhook_url import private_allowed
 from forebay.brokers.embedded import EmbeddedValkey
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.clock import Clock
@@ -53,7 +54,10 @@ class JobSite:
         self._worker = Worker(self._store, InferenceCodec(inference, clock), settings, clock)
         self._reaper = Reaper(self._store, lambda: inference.engines, self._worker.metrics)
         self._hub = Hub(self._store)
-        self.jobs = Jobs(settings, server, self._store, self._store, self._hub, ready=self.ready)
+        private = private_allowed(settings, server.host)
+        self.jobs = Jobs(
+            settings, server, self._store, self._store, self._hub, ready=self.ready, private_webhooks=private
+        )
         self.streams = Streams(self._hub, gate, self.ready)
         self._beginning: asyncio.Task[None] | None = None
         self._hearing: asyncio.Task[None] | None = None

@@ -10,10 +10,12 @@ from collections.abc import Coroutine, Sequence
 from itertools import chain
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.errors import DependencyError
 from forebay.jobs.ids import shard_of_key
-from forebay.jobs.record import OVERDUE, JobSpec
+from forebay.jobs.record import OVERDUE, JobError, JobSpec
 from forebay.jobs.redis_codec import (
     SUBMISSION,
     finish_arguments,
@@ -45,6 +47,8 @@ _MOST_AT_ONCE = 1000
 _MOST_LEASED_BYTES = 16 << 20
 _LOST_KEPT = 100
 _OVERDUE = packed_error(OVERDUE)
+_UNREADABLE = JobError("unsupported", "No worker understands the job as it is stored; a newer server wrote it.")
+_UNREADABLE_DELAY_S = 1.0
 _OUTCOMES: Final[dict[bytes, Any]] = {b"c": "created", b"p": "replayed", b"m": "mismatch", b"f": "full"}
 
 
@@ -206,13 +210,20 @@ class RedisJobs(RedisReader):
                 self._lost.setdefault(shard, []).append((nonce, models))
                 del self._lost[shard][:-_LOST_KEPT]
                 raise
-            if reply or not looked:
-                return [
-                    LeasedJob(
-                        spec_of(reply[at + 1], written_id(reply[at]), reply[at + 2]), reply[at + 3], f"{nonce}{n}"
-                    )
-                    for n, at in enumerate(range(0, len(reply), 4), 1)
-                ]
+            jobs = [self._leased(nonce, at // 4 + 1, *reply[at : at + 4]) for at in range(0, len(reply), 4)]
+            readable = [job for job in jobs if job.spec.model]
+            if len(readable) < len(jobs):
+                await self.finish([_unreadable(job) for job in jobs if not job.spec.model])
+            if readable or not looked:
+                return readable
+
+    def _leased(self, nonce: str, number: int, id: bytes, envelope: bytes, body: bytes, attempt: int) -> LeasedJob:
+        """A claimed job; without a model where its envelope cannot be read."""
+        try:
+            spec = spec_of(envelope, written_id(id), body)
+        except msgspec.DecodeError:
+            spec = JobSpec(id=written_id(id), model="", tenant="")
+        return LeasedJob(spec, attempt, f"{nonce}{number}")
 
     async def _surrender(self, shard: int) -> None:
         """Give back what leases claimed whose answer never arrived: it waits for nobody, and no attempt was begun."""
@@ -254,6 +265,11 @@ async def _gathered(claims: Sequence[Coroutine[Any, Any, Sequence[LeasedJob]]]) 
         if isinstance(answer, BaseException) and not jobs:
             raise answer
     return jobs
+
+
+def _unreadable(job: LeasedJob) -> Finish:
+    """Left to other workers, which may be newer; it fails where none of them can read it either."""
+    return Finish(job, "retry", error=_UNREADABLE, delay_s=_UNREADABLE_DELAY_S)
 
 
 def _submission(letter: bytes, id: bytes, ms: float) -> Submission:

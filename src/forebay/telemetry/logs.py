@@ -58,6 +58,7 @@ FIELD_NAMES = tuple(Fields.__annotations__)
 _SLOT = "forebay_fields"
 _SECRETS = (
     (re.compile(r"fb_[\w-]{20,}"), "fb_***"),
+    (re.compile(r"whsec_[\w+/=-]+"), "whsec_***"),
     (re.compile(r"(bearer)\s+[^\s\"',]+", re.IGNORECASE), r"\1 ***"),
     (re.compile(r"(?<![\w.-])((?!sha256:)[\w.-]+):[0-9a-fA-F]{64}\b"), r"\1:***"),
     (re.compile(r"(\w+://[^\s/:@\"']*):[^\s/@\"']+@"), r"\1:***@"),
