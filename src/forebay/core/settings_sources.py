@@ -42,7 +42,7 @@ _SECTIONS: Mapping[str, Mapping[str, Key]] = MappingProxyType(
 _PLAIN_KEYS: Mapping[str, Key] = MappingProxyType(
     {f"{section}.{name}": key for section, keys in _SECTIONS.items() for name, key in keys.items()} | dict(ROOT_KEYS)
 )
-_BARE_JOB_FLAGS = frozenset({"store", "durability"})
+_BARE_JOB_FLAGS = frozenset({"store", "broker", "durability"})
 _EVERY_MODEL = "*"
 REPOSITORY_KEYS = ("version_policy", "class")
 """Keys of a repository's `model.toml` that are no settings: `models/repository.py` reads them."""
@@ -221,7 +221,7 @@ def flag_name(key: str) -> str:
 
 
 def _shown_value(key: str, value: object) -> object:
-    return masked_url(value) if key == "jobs.store" and isinstance(value, str) else value
+    return masked_url(value) if key in ("jobs.store", "jobs.broker") and isinstance(value, str) else value
 
 
 def _same_name(name: str, model: str) -> bool:

@@ -75,7 +75,9 @@ class RedisDirectory:
                 continue
             announced = self._read.get(entry)
             if announced is None:
-                announced = Announced(int(entry[:_ORDER_DIGITS]), self._decode(entry[_ORDER_DIGITS + _IDENTITY_DIGITS :]))
+                announced = Announced(
+                    int(entry[:_ORDER_DIGITS]), self._decode(entry[_ORDER_DIGITS + _IDENTITY_DIGITS :])
+                )
             found[name.decode()] = read[entry] = announced
         return found
 

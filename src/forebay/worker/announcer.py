@@ -55,7 +55,8 @@ class Announcer:
         """Of models that were told of and not given up since."""
         self._news = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
-        self._failing = False
+        self.reason = ""
+        """Why others do not know of this worker; empty when they do."""
 
     def start(self) -> None:
         """Begin."""
@@ -83,23 +84,23 @@ class Announcer:
             self._news.clear()
             try:
                 await self.once()
-                self._failing = False
+                self.reason = ""
             except DependencyError as error:
-                self._fails("this worker cannot be announced: %s", error)
+                self._fails(f"this worker cannot be announced: {error.message}")
             except Exception as error:  # it goes on whatever happens: without it nobody knows of this worker
-                self._fails("announcing this worker failed: %r", error)
+                self._fails(f"announcing this worker failed: {error!r}")
             try:
                 async with asyncio.timeout(RENEW_EVERY_S):
                     await self._news.wait()
             except TimeoutError:
                 pass
 
-    def _fails(self, text: str, error: Exception) -> None:
+    def _fails(self, reason: str) -> None:
         """One line for each time that it begins to fail."""
         self._told = None
-        if not self._failing:
-            log.warning(text, error)
-        self._failing = True
+        if not self.reason:
+            log.warning("%s", reason)
+        self.reason = reason
 
     async def once(self) -> None:
         """Tell what is new, or that all is as before. Raises `DependencyError`."""
