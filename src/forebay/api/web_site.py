@@ -19,8 +19,9 @@ from forebay.brokers.redis_link import RedisLink
 from forebay.core.clock import Clock
 from forebay.core.errors import DependencyError
 from forebay.core.settings import JobSettings, ServerSettings
+from forebay.engine.exchange import Exchange
 from forebay.engine.remote import RemoteEngine
-from forebay.jobs.directory import Known
+from forebay.jobs.redis_calls import RedisCalls
 from forebay.jobs.redis_directory import RedisDirectory
 from forebay.telemetry.metrics import Metrics
 
@@ -44,13 +45,18 @@ class WebSite:
         self._job_site = JobSite(jobs, settings, Path(), self.inference, gate, self.metrics, clock, works=False)
         self._link = RedisLink(store)
         self._directory = RedisDirectory(self._link)
-        self._models = RemoteModels(self._directory, self.inference, self.metrics, RemoteEngine, self._looked)
+        self._calls = RedisCalls(self._link)
+        self._exchange = Exchange(self._calls, time.monotonic)
+        self._models = RemoteModels(
+            self._directory,
+            self.inference,
+            self.metrics,
+            lambda standing: RemoteEngine(standing, self._exchange),
+            lambda known: self._exchange.seen(known.workers),
+        )
         self._clock = clock
         self._drain_ends = 0.0
         """When the drain must have ended; 0 before it began."""
-
-    def _looked(self, known: Known) -> None:
-        pass
 
     async def start(self) -> None:
         """Begin to look what workers have; a store that cannot be reached is tried again. Raises `SetupError` for one
@@ -60,6 +66,7 @@ class WebSite:
         except DependencyError as error:
             log.warning("the store of jobs cannot be reached yet: %s", error.message)
         self._job_site.start()
+        self._exchange.start()
         self._models.start()
 
     def app(self) -> FastAPI:
@@ -99,7 +106,9 @@ class WebSite:
     async def close(self) -> None:
         """Wait for the admitted, at most `drain_timeout_s`."""
         self.drain()
+        await self._exchange.close(max(0.0, self._drain_ends - self._clock()))
         await self._models.close()
         await self._job_site.close(max(0.0, self._drain_ends - self._clock()))
+        await self._calls.close()
         await self._directory.close()
         await self._link.close()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 
 from fastapi import FastAPI
 
 from forebay.api.document_routes import add_health
+from forebay.api.inference import Endpoint
 from forebay.api.site import Site
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.errors import DependencyError
 from forebay.engine.client import EngineClient
+from forebay.jobs.redis_calls import RedisCalls
 from forebay.jobs.redis_directory import RedisDirectory
 from forebay.worker.announcer import Announcer
+from forebay.worker.calls import CallWorker
 
 log = logging.getLogger("forebay.api")
 
@@ -26,7 +30,14 @@ class WorkerSite:
         self._link = RedisLink(store)
         self._directory = RedisDirectory(self._link)
         self._announcer = Announcer(self._directory, self._engines)
-        site.inference.on_route.append(lambda path, endpoint: self._announcer.wake())
+        self._calls = RedisCalls(self._link)
+        self._call_worker = CallWorker(self._calls, self._announcer.worker, self._engines, time.monotonic)
+        site.inference.on_route.append(self._woken)
+        self._started = False
+
+    def _woken(self, path: bytes, endpoint: Endpoint | None) -> None:
+        self._announcer.wake()
+        self._call_worker.wake()
 
     def _engines(self) -> Iterable[EngineClient]:
         inference = self._site.inference
@@ -39,7 +50,9 @@ class WorkerSite:
         except DependencyError as error:
             log.warning("the store of jobs cannot be reached yet: %s", error.message)
         await self._site.start()
+        self._call_worker.start()
         self._announcer.start()
+        self._started = True
         names = ", ".join(f"{engine.name} version {engine.version}" for engine in self._engines())
         log.info("working with %s for %s", names or "no model yet", self._link.shown)
 
@@ -55,7 +68,13 @@ class WorkerSite:
 
     async def close(self) -> None:
         """Take no more, finish what runs, give back the rest, and end."""
-        await self._announcer.withdraw()
+        if self._started:
+            await self._announcer.retire()
+            self._call_worker.stop()
+            self._site.drain()
+            await self._call_worker.close(self._site.settings.drain_timeout_s)
         await self._site.close()
+        await self._announcer.withdraw()
+        await self._calls.close()
         await self._directory.close()
         await self._link.close()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
-from forebay.core.errors import AdmissionError, RequestError
+from forebay.batching.batcher import level_of
+from forebay.core.clock import Clock
+from forebay.core.errors import AdmissionError, ExecutionError, ForebayError, RequestError
 from forebay.core.request import Request
+from forebay.engine.call_codec import CallCodec
 from forebay.engine.client import EngineState, EngineStatistics, Tuning
+from forebay.engine.exchange import Exchange
+from forebay.engine.flight import nobody
 from forebay.engine.record import Recorder
 from forebay.jobs.directory import ServedModel, Standing
 from forebay.models.signature import Signature
@@ -18,7 +25,8 @@ NOBODY = "no worker that serves it is there now; jobs are accepted and wait for 
 class RemoteEngine:
     """One version of a model. `stand` tells it how things are with its workers."""
 
-    def __init__(self, standing: Standing) -> None:
+    def __init__(self, standing: Standing, exchange: Exchange, clock: Clock = time.monotonic) -> None:
+        """`clock`: monotonic seconds, that of deadlines."""
         self.name = standing.model.name
         self.version = standing.model.version
         self.model: ServedModel = standing.model
@@ -27,6 +35,10 @@ class RemoteEngine:
         self.metrics = ModelMetrics(self.name, self.version, self._gauges)
         self._record = Recorder(self.metrics)
         self._draining = ""
+        self._exchange = exchange
+        self._clock = clock
+        self._codec = CallCodec(standing.model.signature)
+        self._form = standing.model.form
 
     def stand(self, standing: Standing) -> None:
         """What is told of it now; requests are read and answered as before."""
@@ -132,10 +144,44 @@ class RemoteEngine:
             code = "draining" if self._draining else "model_not_ready"
             self._record.refused(code)
             raise AdmissionError(f"model {self.name!r} is {self.state}: {self.reason}", code=code)
-        raise RequestError("this process has no engine; send a job", code="unsupported")
+        if request.listener is not None:
+            raise RequestError(
+                f"answers in pieces do not come from workers yet: ask model {self.name!r} for its whole answer, or "
+                "send a job and listen to its events",
+                code="unsupported",
+            )
+        body = self._codec.pack(request, request.deadline - self._clock())
+        self._exchange.submit(request, self._form, level_of(request.priority), body, self._ended)
+        self.in_flight += 1
 
     def cancel(self, request: Request) -> None:
         """See `EngineClient.cancel`."""
+        if request.on_done is nobody:
+            return
+        request.on_done = nobody
+        self._exchange.cancel(request)
+        self.in_flight -= 1
+        self._record.canceled()
+
+    def _ended(self, request: Request, answer: bytes | ForebayError) -> None:
+        """A request's one answer."""
+        self.in_flight -= 1
+        if isinstance(answer, bytes):
+            try:
+                self._codec.fill(request, answer)
+            except (ValueError, msgspec.MsgspecError) as error:
+                request.error = ExecutionError(f"a worker's answer cannot be read: {error}", code="output_mismatch")
+        else:
+            request.error = answer
+        if request.error is not None:
+            self._record.error(request.error.code)
+        else:
+            self._record.answered([request.arrived], request.arrived + request.queue_s, self._clock())
+            statistics = self._record.statistics
+            statistics.inference_count += request.rows
+            statistics.last_inference_ms = int(time.time() * 1000)
+        on_done, request.on_done = request.on_done, nobody
+        on_done(request)
 
     def drain(self, reason: str = "the server is shutting down") -> None:
         """Refuse new requests."""

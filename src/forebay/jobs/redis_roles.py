@@ -16,8 +16,8 @@ from redis.exceptions import NoScriptError
 from forebay.brokers.redis_link import RedisLink
 from forebay.jobs.redis_reader import PREFIX
 
-RoleScript = Literal["announce", "withdraw", "look"]
-_FLAGS: Final[dict[str, str]] = {"announce": "", "look": "no-writes"}
+RoleScript = Literal["announce", "withdraw", "look", "send", "take", "give_back", "answer", "where"]
+_FLAGS: Final[dict[str, str]] = {"announce": "", "look": "no-writes", "send": "", "where": "no-writes"}
 _ENDING = "allow-oom"
 
 

@@ -53,6 +53,7 @@ class Announcer:
         """None: nothing is known to stand there."""
         self._names: set[str] = set()
         """Of models that were told of and not given up since."""
+        self._retired = False
         self._news = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self.reason = ""
@@ -65,6 +66,15 @@ class Announcer:
     def wake(self) -> None:
         """Other models are served than before."""
         self._news.set()
+
+    async def retire(self) -> None:
+        """Serve nobody who comes from now on, but be there: what was taken is still answered."""
+        self._retired = True
+        try:
+            async with asyncio.timeout(WITHDRAW_S):
+                await self.once()
+        except (DependencyError, TimeoutError):
+            pass  # calls that come are given back
 
     async def withdraw(self) -> None:
         """Serve nobody any more: web processes learn of it at once."""
@@ -105,7 +115,7 @@ class Announcer:
     async def once(self) -> None:
         """Tell what is new, or that all is as before. Raises `DependencyError`."""
         engines = list(self._engines())
-        ready = [served_model(engine) for engine in engines if engine.state == "ready"]
+        ready = [served_model(engine) for engine in engines if engine.state == "ready" and not self._retired]
         if ready == self._told and await self._directory.renew(self.worker):
             return
         names = {engine.name for engine in engines}
