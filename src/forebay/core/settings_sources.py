@@ -98,9 +98,7 @@ class ModelLayers:
 class LoadedSettings:
     """The settings of all sources, checked. Models are added as they become known, by `model`."""
 
-    def __init__(
-        self, plain: Mapping[str, Setting], models: Sequence[ModelLayers], lines: Mapping[str, str]
-    ) -> None:
+    def __init__(self, plain: Mapping[str, Setting], models: Sequence[ModelLayers], lines: Mapping[str, str]) -> None:
         self._plain = dict(plain)
         self._models = tuple(models)
         self._served: dict[str, Layer] = {}
