@@ -76,7 +76,7 @@ def free_port() -> int:
 def running(
     name: str, command: Sequence[str], port: int, first: bytes, *, env: Mapping[str, str], cwd: Path
 ) -> Iterator[Server]:
-    """Run a server until the block ends. It counts as ready when the whole request `first` is answered with 200."""
+    """Run a server until the block ends. It counts as ready when the whole request `first` gets a 200 or 202."""
     log = cwd / f"{name.replace(' ', '-').replace(',', '')}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -122,7 +122,7 @@ def _wait_ready(name: str, server: Server, first: bytes) -> None:
             raise ServerFailedError(f"{name} ended with {server.process.returncode}:\n{server.tail()}")
         try:
             status = _exchange(server.address, first)
-            if status == 200:
+            if status in (200, 202):
                 return
             seen = f"status {status}"
         except OSError as error:

@@ -8,7 +8,7 @@ import os
 import resource
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ class WrkFigures:
     """What wrk reports, with the checking client's findings."""
 
     rate: float
-    """Answers 200 a second."""
+    """Good answers a second."""
+    answered: int
+    """Good answers."""
     p50_ms: float
     p99_ms: float
     failed: int
@@ -56,13 +58,13 @@ def wrk(
     server: Server, pool: SplitPool, pool_file: Path, *, connections: int, warm_s: float, seconds: float, check: Check
 ) -> WrkFigures:
     """Warm up, then measure with one thread of wrk while a checking client sends 1 % of its rate beside it."""
-    warm = run_event_loop(_wrk(server, pool_file, connections, warm_s))
+    warm = run_event_loop(wrk_alone(server, pool_file, connections, warm_s))
     return run_event_loop(
-        _wrk_and_checker(server, pool, pool_file, connections, seconds, check, warm.rate * CHECK_SHARE)
+        wrk_and_checker(server, pool, pool_file, connections, seconds, check, warm.rate * CHECK_SHARE)
     )
 
 
-async def _wrk_and_checker(
+async def wrk_and_checker(
     server: Server,
     pool: SplitPool,
     pool_file: Path,
@@ -71,17 +73,19 @@ async def _wrk_and_checker(
     check: Check,
     rate: float,
 ) -> WrkFigures:
+    """One thread of wrk, and beside it a client that sends `rate` a second and checks every answer."""
     instants = arrivals("poisson", max(rate, 1.0), seconds).tolist()
     figures, recording = await asyncio.gather(
-        _wrk(server, pool_file, connections, seconds),
+        wrk_alone(server, pool_file, connections, seconds),
         run_open(server.address, pool, instants, check=check, sample=1.0),
     )
     # The checking client's own lateness does not bear on wrk's figures.
     checker = recording.summarise(seconds, late_bound_ms=float("inf"))
-    return WrkFigures(figures.rate, figures.p50_ms, figures.p99_ms, figures.failed, figures.generator_cpu, checker)
+    return replace(figures, checker=checker)
 
 
-async def _wrk(server: Server, pool_file: Path, connections: int, seconds: float) -> WrkFigures:
+async def wrk_alone(server: Server, pool_file: Path, connections: int, seconds: float) -> WrkFigures:
+    """One thread of wrk."""
     host, port = server.address
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
@@ -116,6 +120,7 @@ def parse_wrk(output: str, cpu: float) -> WrkFigures:
     failed = sum(values[key] for key in ("bad_status", "connect", "read", "write", "timeout"))
     return WrkFigures(
         rate=(values["requests"] - values["bad_status"]) / (values["duration_us"] / 1e6),
+        answered=values["requests"] - values["bad_status"],
         p50_ms=values["p50_us"] / 1e3,
         p99_ms=values["p99_us"] / 1e3,
         failed=failed,

@@ -7,7 +7,6 @@ Body -> `Jobs.read` -> `Jobs.submit` -> `job_answers.accepted`.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -19,14 +18,12 @@ from forebay.api.inference import Endpoint, in_turns
 from forebay.api.job_answers import Accepted, gone
 from forebay.api.job_options import NO_OPTIONS, JobBody, OptionLimits, level_of, read_job_body
 from forebay.api.job_submit import Outcome, Sending, Submitter
-from forebay.core.errors import AdmissionError, RequestError
+from forebay.core.errors import AdmissionError, DependencyError, RequestError
 from forebay.core.request import Request
 from forebay.core.settings import JobSettings, ServerSettings
 from forebay.jobs.ids import JobIds, shard_bits_of
 from forebay.jobs.record import JobRecord, JobSpec
 from forebay.jobs.store import Bounds, JobQueue, JobReader, Look, NewJob, Submission
-
-log = logging.getLogger("forebay.api")
 
 Then = Callable[[Accepted | Exception], None]
 
@@ -210,6 +207,9 @@ class Jobs:
         try:
             look = await self.hub.read(outcome.id)
             found = Accepted(look, replayed=True) if isinstance(look, JobRecord) else gone(outcome.id)
+        except asyncio.CancelledError:
+            then(DependencyError("the server stopped while the job was looked up"))
+            raise
         except Exception as error:
             found = error
         then(found)
@@ -217,6 +217,7 @@ class Jobs:
     async def close(self) -> None:
         """Send what is waiting to be sent; take nothing more."""
         await self.submitter.close()
+        await asyncio.gather(*self._looking, return_exceptions=True)
 
 
 _IMAGE = "image/*"

@@ -88,7 +88,7 @@ class BackgroundPlanner(Planner[T]):
         super().__init__(policy, latency)
         self.backlog: Backlog[T] = Backlog()
         self._company_at = -NEVER
-        """When a batch was last sent that somebody waits for."""
+        """When a batch was last sent that somebody waits for, or somebody was refused for want of time."""
         self._company_s = 0.0
         """What such batches take, on average."""
         self._turn_at = NEVER

@@ -18,7 +18,7 @@ from forebay.bench.recording import UNANSWERED, Recording
 T = TypeVar("T")
 
 Check = Callable[[int, Answer], bool | None]
-"""Whether the answer to the request of this place in the pool is right; `None`: not known. Asked only of 200s."""
+"""Whether the answer to the request of this place in the pool is right; `None`: not known. Asked only of good ones."""
 
 WARM_CONNECTIONS = 32
 """Connections opened before an open loop starts, so that the first burst does not pay for them."""
@@ -107,7 +107,7 @@ class _Sampler:
         self._random = random.Random(seed)
 
     def look(self, recording: Recording, number: int, place: int, answer: Answer) -> None:
-        if self._check is None or answer.status != 200 or self._random.random() >= self._share:
+        if self._check is None or not 200 <= answer.status < 300 or self._random.random() >= self._share:
             return
         right = self._check(place, answer)
         if right is not None:

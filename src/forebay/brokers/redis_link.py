@@ -14,12 +14,19 @@ from typing import Any, Final, Literal, NoReturn
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
 from forebay.brokers.redis_cluster import ClusterClient, Node
+from forebay.brokers.redis_connections import (
+    SentinelConnection,
+    SentinelTlsConnection,
+    SocketConnection,
+    TcpConnection,
+    TlsConnection,
+)
 from forebay.brokers.redis_url import parse_url
 from forebay.core.errors import DependencyError, SetupError
 
@@ -81,6 +88,7 @@ class RedisLink:
         self.shown = self.address.shown
         self._code: DependencyCode = code
         self._free = asyncio.Semaphore(connections)
+        self._sentinels: list[Redis] = []
         self._client = self._make(connections)
 
     async def execute(self, *words: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
@@ -140,7 +148,8 @@ class RedisLink:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        for client in (self._client, *self._sentinels):
+            await client.aclose()
 
     def _fail(self, error: BaseException) -> NoReturn:
         raise dependency_error(error, self.shown, self._code) from error
@@ -158,14 +167,16 @@ class RedisLink:
                 **address.options,
                 **secure,
             )
-            client: Redis = sentinel.master_for(address.service)
+            self._sentinels = sentinel.sentinels
+            kind = SentinelTlsConnection if address.tls else SentinelConnection
+            client: Redis = sentinel.master_for(address.service, connection_class=kind)
             return client
         if address.path:
-            return self._pooled(UnixDomainSocketConnection, connections, path=address.path)
+            return self._pooled(SocketConnection, connections, path=address.path)
         return self._client_of(address.hosts[0], connections)
 
     def _client_of(self, node: Node, connections: int) -> Redis:
-        kind = SSLConnection if self.address.tls else Connection
+        kind = TlsConnection if self.address.tls else TcpConnection
         return self._pooled(kind, connections, host=node[0], port=node[1])
 
     def _pooled(self, kind: type[Any], connections: int, **where: Any) -> Redis:

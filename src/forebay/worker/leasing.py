@@ -10,7 +10,7 @@ from forebay.core.errors import DependencyError
 from forebay.jobs.store import JobQueue, LeasedJob
 from forebay.telemetry.job_metrics import JobMetrics
 from forebay.telemetry.metrics import count
-from forebay.worker.bench import Bench
+from forebay.worker.holding import Holding
 
 MOST = 128
 """Jobs a call: a store's client unpacks them in one go, and nothing else runs meanwhile."""
@@ -27,11 +27,11 @@ RESULTS_MOST = 4 * MOST
 
 
 class Leasing:
-    """Fills a bench. `run` it until it ends, which it does after `stop`."""
+    """Fills a holding. `run` it until it ends, which it does after `stop`."""
 
-    def __init__(self, queue: JobQueue, bench: Bench, lease_s: float, metrics: JobMetrics, clock: Clock) -> None:
+    def __init__(self, queue: JobQueue, holding: Holding, lease_s: float, metrics: JobMetrics, clock: Clock) -> None:
         self._queue = queue
-        self._bench = bench
+        self._holding = holding
         self._lease_s = lease_s
         self._metrics = metrics
         self._clock = clock
@@ -60,18 +60,18 @@ class Leasing:
 
     def wanted(self) -> dict[str, int]:
         """How many jobs there is room for, by model; models without any are left out."""
-        bench = self._bench
-        if bench.commits.failing or len(bench.commits) > RESULTS_MOST or bench.nbytes > HELD_BYTES:
+        holding = self._holding
+        if holding.commits.failing or len(holding.commits) > RESULTS_MOST or holding.nbytes > HELD_BYTES:
             return {}
         now = self._clock()
         found: dict[str, int] = {}
-        for model, client in bench.codec.served().items():
-            if client.state != "ready" or bench.paused.get(model, 0.0) > now:
+        for model, client in holding.codec.served().items():
+            if client.state != "ready" or holding.paused.get(model, 0.0) > now:
                 continue
-            room = bench.room_of(model)
+            room = holding.room_of(model)
             jobs = min(MOST, room.wanted(client))
             if room.nbytes:
-                jobs = min(jobs, max(1, int((HELD_BYTES - bench.nbytes) / room.nbytes)))
+                jobs = min(jobs, max(1, int((HELD_BYTES - holding.nbytes) / room.nbytes)))
             if jobs > 0:
                 found[model] = jobs
         return found
@@ -121,7 +121,7 @@ class Leasing:
         if len(jobs) >= most:
             self._hot.update(job.spec.model for job in jobs)
         if jobs:
-            self._bench.take(jobs)
+            self._holding.take(jobs)
 
     async def _rest(self, longest_s: float) -> None:
         try:

@@ -74,12 +74,12 @@ class Server:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def begin(self) -> None:
-        """Start the process without waiting for it."""
+    def begin(self, *words: str) -> None:
+        """Start the process without waiting for it, with further words of configuration."""
         self.socket.unlink(missing_ok=True)
         log = (self.folder / "log").open("ab")
         with log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen([*self._command, *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -110,6 +110,11 @@ class Server:
         """One command, on a connection of its own."""
         with Redis(unix_socket_path=str(self.socket), socket_timeout=5.0) as client:
             return client.execute_command(*words)
+
+    def info(self, section: str) -> dict[str, str]:
+        """A section of what the server tells about itself."""
+        with Redis(unix_socket_path=str(self.socket), socket_timeout=5.0) as client:
+            return {name: str(value) for name, value in client.info(section).items()}
 
 
 class Cluster:

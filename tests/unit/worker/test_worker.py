@@ -32,7 +32,7 @@ async def test_jobs_run_and_get_their_own_answers(tmp_path: Path) -> None:
         await eventually(lambda: r.worker.held == 0)
         assert r.worker.metrics.leased == {"tiny": 300}
         assert r.worker.metrics.finished == {("tiny", "succeeded"): 300}
-        assert len(r.jobs.asked) < 100, "ends are committed many a call"
+        assert len(r.jobs.committed) < 100, "ends are committed many a call"
         assert max(one.metrics["batch_rows"] for one in records if one.metrics) > 1
 
 
@@ -169,7 +169,7 @@ async def test_jobs_for_an_engine_that_drains_go_back_uncounted(tmp_path: Path) 
         [id] = await r.submit(1.0)
         [job] = await r.jobs.lease(["tiny"], 1, 0.0, 30.0)
         r.engine.drain()
-        r.worker._bench.take([job])
+        r.worker._holding.take([job])
         r.worker.start()
         await eventually(lambda: r.worker.metrics.finished.get(("tiny", "release")) == 1)
         record = await r.record(id)
@@ -241,7 +241,7 @@ async def test_a_result_that_comes_after_a_cancel_is_discarded(tmp_path: Path) -
 
 async def lease_over(r: Rig, id: str) -> None:
     """The lease of a job that is held has run out, as if its worker had slept."""
-    await r.jobs.extend([r.worker._bench.held[id].job], 0.001)
+    await r.jobs.extend([r.worker._holding.held[id].job], 0.001)
     await asyncio.sleep(0.01)
     await r.jobs.reap()
     assert (await r.record(id)).state == "queued"
@@ -263,9 +263,9 @@ async def test_a_worker_that_slept_past_its_lease_does_not_commit(tmp_path: Path
 async def test_a_job_that_comes_back_to_the_same_worker_runs_once_more_and_commits_once(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         id = await held_at_the_gate(r)
-        first = r.worker._bench.held[id].job
+        first = r.worker._holding.held[id].job
         await lease_over(r, id)
-        await eventually(lambda: r.worker._bench.held[id].job is not first)
+        await eventually(lambda: r.worker._holding.held[id].job is not first)
         r.gate.open()
         [record] = await r.ended(id)
         assert (output(record), record.attempt) == ([2.0], 2)

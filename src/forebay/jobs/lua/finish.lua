@@ -2,15 +2,16 @@
 -- ''), its form, error, metrics. Reply as in extend.
 local replies = {}
 
-local function fields_of(i)
-  local fields = {}
-  if ARGV[i + 4] ~= '' then
-    fields[1], fields[2] = 'o', ARGV[i + 4]:sub(2)
-  end
-  for offset, name in pairs({ [5] = 'O', [6] = 'E', [7] = 'M' }) do
-    if ARGV[i + offset] ~= '' then
-      fields[#fields + 1] = name
-      fields[#fields + 1] = ARGV[i + offset]
+local NAMES = { 'o', 'O', 'E', 'M' }
+
+-- What is stored of an end: the mark, and what is not empty of output, form, error and metrics.
+local function fields_of(i, mark)
+  local fields, n = { 'z', mark }, 2
+  for at = 1, 4 do
+    local value = ARGV[i + 3 + at]
+    if value ~= '' then
+      fields[n + 1], fields[n + 2] = NAMES[at], at == 1 and value:sub(2) or value
+      n = n + 2
     end
   end
   return fields
@@ -27,7 +28,7 @@ for i = 1, #ARGV, 8 do
     elseif kind == 't' and job.attempt < job.attempts then
       requeue(job, tonumber(ARGV[i + 3]), job.attempt, 'z', mark)
     else
-      finish(job, kind == 't' and 'f' or kind, 'z', mark, unpack(fields_of(i)))
+      finish(job, kind == 't' and 'f' or kind, unpack(fields_of(i, mark)))
     end
   end
   replies[#replies + 1] = done and '1' or '0'

@@ -1,10 +1,13 @@
 -- What the scripts share. It stands before each of them.
 --
 -- KEYS[1] is the shard's prefix, such as forebay:{s0}: and every key begins with it:
---   j:ID   hash, a job:  s state (q r s f c x; G gone, D deleted: all that is left)  m model  v level  t tenant
---          c order: microseconds of its acceptance, ascending  a attempt  e events so far  x most attempts
+--   j:ID   hash, a job:  s state (q r s f c x; G gone, D deleted: all that is left)  m model  v level, if not 1
+--          t tenant  c order: microseconds of its acceptance, ascending  a attempt, if not 0
+--          x most attempts, with a w behind where it has a webhook
+--          e events so far, if not 1
 --          R retention (ms)  T latest start (ms)  k digest of its Idempotency-Key  d envelope  b body
---          n nonce of the last claim  z nonce and kind of the last finish that took effect  r number of its running event
+--          n nonce of the last claim  z nonce and kind of the last finish that took effect  
+--          r number of its running event, if not 2; 0: there is none
 --          S started (ms)  F finished (ms)  p progress  u partials told  o output  O its form  E error  M metrics
 --   e:ID   list, events that the record itself does not tell: attempts that ended, progress, pieces
 --   k:DIGEST  string, an Idempotency-Key: id and fingerprint
@@ -12,6 +15,7 @@
 --   r:MODEL   running, by the end of their lease            x  finished, by the end of their retention
 --   t      queued ones that expire, by latest start         dead  failed ones        i:TENANT  all of a tenant's
 --   models, tenants  sets of names       n  hash: last order; bytes that wait, and since when it is full, by model
+--   webhooks  ended ones whose webhook is to be called, by when that is due     tries  hash: how often each failed
 --   lock   who reaps                     changes  the channel
 -- ID is the 16 bytes of the UUID. A job is in exactly one of q, d, r and x.
 local call, base = redis.call, KEYS[1]
@@ -101,9 +105,13 @@ end
 local function record(id)
   local key = base .. 'j:' .. id
   local f = call('HMGET', key, 's', 'm', 'v', 't', 'c', 'a', 'e', 'x', 'R', 'T', 'k', 'n', 'F', 'z')
+  local attempts, hook = tonumber(f[8]), false
+  if f[8] and not attempts then
+    attempts, hook = tonumber(f[8]:sub(1, -2)), true
+  end
   return {
-    id = id, key = key, state = f[1], model = f[2], level = f[3], tenant = f[4], order = f[5], attempt = tonumber(f[6]),
-    sequence = f[7], attempts = tonumber(f[8]), retention = f[9], latest = f[10], digest = f[11], nonce = f[12],
+    id = id, key = key, state = f[1], model = f[2], level = f[3] or 1, tenant = f[4], order = f[5],
+    attempt = tonumber(f[6] or 0), sequence = f[7] or 1, attempts = attempts, hook = hook, retention = f[9], latest = f[10], digest = f[11], nonce = f[12],
     finished = f[13], mark = f[14],
   }
 end
@@ -152,6 +160,9 @@ local function finish(job, state, ...)
     call('HDEL', job.key, 'b')
   end
   add('x', now + job.retention, job.id)
+  if job.hook then
+    add('webhooks', now, job.id)
+  end
 end
 
 local function event(sequence, kind, state, attempt, progress, piece)
@@ -162,7 +173,7 @@ end
 local function requeue(job, delay, attempt, ...)
   leave(job)
   job.attempt = attempt
-  move(job, 'q', 'a', attempt, ...)
+  move(job, 'q', 'a', attempt, 'r', 0, ...)
   local events = base .. 'e:' .. job.id
   local kept = {}
   for _, entry in ipairs(call('LRANGE', events, 0, -1)) do
@@ -173,7 +184,7 @@ local function requeue(job, delay, attempt, ...)
   kept[#kept + 1] = event(job.sequence, 's', 'q', attempt, '0', '')
   call('DEL', events)
   call('RPUSH', events, unpack(kept, math.max(1, #kept - 99)))
-  call('HDEL', job.key, 'p', 'u', 'r')
+  call('HDEL', job.key, 'p', 'u')
   count_bytes(job.model, call('HSTRLEN', job.key, 'b'))
   if job.latest then
     add('t', job.latest, job.id)
@@ -190,6 +201,10 @@ local function forget(job, why)
   remove('i:' .. job.tenant, job.id)
   if job.digest and call('GETRANGE', base .. 'k:' .. job.digest, 0, 15) == job.id then
     call('DEL', base .. 'k:' .. job.digest)
+  end
+  if job.hook then
+    remove('webhooks', job.id)
+    call('HDEL', base .. 'tries', job.id)
   end
   call('UNLINK', job.key, base .. 'e:' .. job.id)
   call('HSET', job.key, 's', why)

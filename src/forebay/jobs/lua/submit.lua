@@ -71,8 +71,11 @@ for i = 3, #ARGV, 11 do
       tell('f', id, now - load.full_since)
     else
       local key = base .. 'j:' .. id
-      call('HSET', key, 's', 'q', 'm', model, 'v', level, 't', tenant, 'c', order, 'a', 0, 'e', 1, 'x', ARGV[i + 10],
-        'R', ARGV[i + 9], 'd', envelope, 'b', body)
+      call('HSET', key, 's', 'q', 'm', model, 't', tenant, 'c', order, 'x', ARGV[i + 10], 'R', ARGV[i + 9],
+        'd', envelope, 'b', body)
+      if level ~= '1' then
+        call('HSET', key, 'v', level)
+      end
       if ttl ~= '' then
         call('HSET', key, 'T', now + ttl)
         add('t', now + ttl, id)

@@ -1,0 +1,100 @@
+"""Small MLP jobs, one a request, all different, 64 submitters: completed a second, against FastAPI with a queue.
+
+wrk submits; each of its connections sends the next job when the last is confirmed. Time counts from the first
+submission to the last completion. A second client submits 1 % more, and its answers are fetched and checked at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+from benchmarks.bench_run import OURS, Bench, Json, throughput_result
+from benchmarks.job_servers import JobServer, ours, peer, settle, wait_until_over
+from benchmarks.pools import mlp_inputs
+from benchmarks.turns import CHECK_SHARE, run_event_loop, wrk_alone, wrk_and_checker
+from benchmarks.workloads.mlp import CONNECTIONS, MODEL, expected_rows
+
+from forebay.bench.connection import Answer
+from forebay.core.tensors import Array
+
+ALWAYS = "Forebay, durability always"
+CELERY, ARQ = "FastAPI + Celery + Redis", "FastAPI + arq + Redis"
+
+
+class _Confirmed(msgspec.Struct):
+    id: str
+
+
+_confirmed = msgspec.json.Decoder(_Confirmed).decode
+
+
+def run(bench: Bench) -> Json:
+    """Jobs a second of every contender, in turns."""
+    inputs = mlp_inputs(20_000)
+    expected = expected_rows(MODEL, inputs.astype(np.float32))
+    servers = {server.contender.name: server for server in job_servers(bench, inputs.tolist())}
+    names = [contender.name for contender in bench.chosen([server.contender for server in servers.values()])]
+
+    def turn(name: str) -> Json:
+        return jobs_turn(bench, servers[name], expected)
+
+    return throughput_result(bench.take_turns("jobs", names, turn, unit="jobs/s", rounds=bench.plan.rounds), "jobs/s")
+
+
+def job_servers(bench: Bench, rows: Sequence[Sequence[float]]) -> list[JobServer]:
+    """Forebay as it is, and with every job synced before it is confirmed; the peers' Redis syncs every second."""
+    model, one = f"{MODEL}=mlp", ("--set", "mlp.instances=1")
+    always = ours(bench, model, *one, "--durability", "always", rows=rows, check=None)
+    return [
+        ours(bench, model, *one, rows=rows, check=None),
+        JobServer(replace(always.contender, name=ALWAYS), always.count),
+        peer(bench, CELERY, "celery", MODEL, rows, FLAGS="--pool threads --concurrency 2"),
+        peer(bench, ARQ, "arq", MODEL, rows),
+    ]
+
+
+def jobs_turn(bench: Bench, under_test: JobServer, expected: Array) -> Json:
+    """Start, warm up, submit, wait for the last one, look at what came of them, stop."""
+    plan = bench.plan
+    ids: list[tuple[int, str]] = []
+
+    def note(place: int, answer: Answer) -> None:
+        ids.append((place, _confirmed(answer.body).id))
+
+    with bench.serve(under_test.contender) as (server, pool):
+        pool_file = pool.write(bench.scratch / "pool.bin")
+        counted = under_test.count(server)
+        warm = run_event_loop(wrk_alone(server, pool_file, CONNECTIONS, plan.warm_s))
+        wait_until_over(counted, warm.answered)
+        before, cpu_s, start = settle(counted), server.cpu_s(), time.perf_counter()
+        rate = warm.rate * CHECK_SHARE
+        sending = wrk_and_checker(server, pool, pool_file, CONNECTIONS, plan.wrk_s, note, rate)
+        figures = run_event_loop(sending)
+        submitted = figures.answered + len(ids)
+        seconds = wait_until_over(counted, before + submitted) - start
+        cpu_s, done = server.cpu_s() - cpu_s, settle(counted) - before
+        outputs = [(place, counted.output(id)) for place, id in ids]
+        right = sum(y is not None and np.allclose(y, expected[place], atol=1e-3, rtol=1e-3) for place, y in outputs)
+        wrong = len(ids) - right + counted.twice()
+    return {
+        "rate": submitted / seconds,
+        "submitted_per_s": figures.rate,
+        "submit_p50_ms": figures.p50_ms,
+        "submit_p99_ms": figures.p99_ms,
+        "submitted": submitted,
+        "lost": max(0, submitted - done),
+        "failed": figures.failed,
+        "generator_cpu": figures.generator_cpu,
+        "server_cpu_us_a_job": cpu_s / max(submitted, 1) * 1e6,
+        "checked": len(ids),
+        "wrong": wrong,
+    }
+
+
+def against_peers(found: Json) -> dict[str, Json]:
+    """Ratios of the two peers that are targets, by name."""
+    return {name: found["ratios"][name] for name in (CELERY, ARQ) if name in found["ratios"] and OURS in found["rates"]}
