@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.unit.worker.rig import Rig, Shaky, output, rig
 
 from forebay.engine import flight
 from forebay.jobs.record import Output
-from forebay.jobs.store import Finish
+from forebay.jobs.store import Finish, LeasedJob
 from forebay.worker import outcomes
 
 
@@ -306,6 +307,28 @@ async def test_a_drain_gives_back_what_waits_and_ends_what_runs(tmp_path: Path) 
         assert 1 <= states.count("succeeded") <= 2
         assert {one.attempt for one in await r.records(ids) if one.state == "queued"} == {0}
         assert await r.jobs.lease(["tiny"], 20, 0.0, 30.0), "nothing waits for a lease to end"
+
+
+async def test_what_a_last_call_brings_after_the_drain_began_goes_back(tmp_path: Path) -> None:
+    class Slow(Shaky):
+        claimed = 0
+
+        async def lease(self, models: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[LeasedJob]:
+            jobs = await super().lease(models, most, wait_s, lease_s)
+            self.claimed += len(jobs)
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                pass  # too late: they are claimed
+            return jobs
+
+    jobs = Slow()
+    async with rig(tmp_path, jobs=jobs, start=False) as r:
+        ids = await r.submit(*[float(n) for n in range(20)])
+        r.worker.start()
+        await eventually(lambda: jobs.claimed)
+        await r.worker.close(5.0)
+        assert {(one.state, one.attempt) for one in await r.records(ids)} == {("queued", 0)}
 
 
 async def test_what_is_still_running_when_the_grace_is_over_goes_back(tmp_path: Path) -> None:
