@@ -143,7 +143,7 @@ class Leasing:
             self._hot.update(job.spec.model for job in jobs)
         if jobs:
             self._holding.take(jobs)
-            if self._paced and self._hot:
+            if self._paced:
                 await asyncio.sleep(PACED_EVERY_S)
 
     def _take_late(self, call: asyncio.Task[Sequence[LeasedJob]]) -> None:

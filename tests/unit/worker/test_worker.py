@@ -14,7 +14,7 @@ from tests.unit.worker.rig import Rig, Shaky, output, rig
 from forebay.engine import flight
 from forebay.jobs.record import Output
 from forebay.jobs.store import Finish, LeasedJob
-from forebay.worker import outcomes
+from forebay.worker import leasing, outcomes
 
 
 @pytest.fixture(autouse=True)
@@ -370,6 +370,15 @@ async def test_synchronous_requests_go_before_jobs_that_wait(tmp_path: Path) -> 
         await eventually(lambda: len(jobs_before) == 4)
         assert jobs_before == [1] * 4, "only the one that ran already"
         await r.ended(id, *jobs)
+
+
+async def test_beside_requests_jobs_are_leased_and_committed_a_few_at_a_time(tmp_path: Path) -> None:
+    async with rig(tmp_path, start=False) as r:
+        ids = await r.submit(*[float(n) for n in range(200)])
+        await r.answers.all(r.answers.submit(1.0))
+        r.worker.start()
+        await r.ended(*ids)
+        assert max(r.jobs.asked) <= leasing.PACED_MOST
 
 
 async def test_an_answer_that_the_store_cannot_take_fails_its_job_alone(tmp_path: Path) -> None:
