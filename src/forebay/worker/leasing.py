@@ -14,7 +14,7 @@ from forebay.worker.holding import Holding
 
 MOST = 128
 """Jobs a call: a store's client unpacks them in one go, and nothing else runs meanwhile."""
-PACED_MOST = 16
+PACED_MOST = 8
 PACED_EVERY_S = 0.002
 """The same, and the least time between two calls, while somebody asks for answers: whatever is done for a job stops the
 loop that reads and writes for them."""
