@@ -83,11 +83,13 @@ class Commits:
             await self._news.wait()
             if not self._finishes:
                 await self._gather()
+            # Chosen before the store is told how jobs go, so that all of it stands before their ends.
+            batch = self._next()
             try:
                 if self._partials:
                     await self._tell()
-                if self._finishes:
-                    await self._finish()
+                if batch:
+                    await self._finish(batch)
             except DependencyError as error:
                 if not self.failing:
                     log.warning(
@@ -133,8 +135,7 @@ class Commits:
             if not stands:
                 self._on_lost(partial.job)
 
-    async def _finish(self) -> None:
-        batch = self._next()
+    async def _finish(self, batch: Sequence[Finish]) -> None:
         try:
             stand = await self._queue.finish(batch)
         except DependencyError:
