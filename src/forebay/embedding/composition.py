@@ -16,6 +16,7 @@ from typing import Any
 
 from forebay.api.auth import Gate, Keys, Quota, check_bind, control_refusal
 from forebay.api.site import Site
+from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.core.errors import SetupError
 from forebay.core.settings_sources import LoadedSettings, load_settings
 from forebay.core.settings_values import unknown_key
@@ -90,7 +91,16 @@ def site_of(loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False) 
         check_bind(server.host, keys, server.insecure_no_auth)
     refusal = control_refusal(server, keys, listens=listens)
     tree = loaded.settings
-    return Site(server, gate, catalog, planner(loaded), refusal, jobs=tree.jobs, data_dir=Path(tree.data_dir))
+    return Site(
+        server,
+        gate,
+        catalog,
+        planner(loaded),
+        refusal,
+        jobs=tree.jobs,
+        data_dir=Path(tree.data_dir),
+        webhook_secrets=WebhookSecrets.load(loaded.webhook_secret_lines, tree.jobs.webhook_secrets),
+    )
 
 
 def run(loaded: LoadedSettings, catalog: Catalog) -> None:
