@@ -37,6 +37,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new work, finish what was admitted, then close."""
         self._site.drain()
+        await self._site.end_streams()
         await super().shutdown(sockets)
 
     @contextlib.contextmanager

@@ -111,6 +111,11 @@ class Site:
             self._jobs.drain()
         self.registry.drain()
 
+    async def end_streams(self) -> None:
+        """Let those who follow jobs know that the server ends, before their connections do."""
+        if self._jobs is not None:
+            await self._jobs.streams.ended()
+
     async def close(self) -> None:
         """Wait for the admitted, at most `drain_timeout_s`, then end every process."""
         self.drain()
