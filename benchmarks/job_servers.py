@@ -172,7 +172,9 @@ def job_pool(endpoint: Endpoint, model: str, rows: Sequence[Sequence[float]]) ->
     return SplitPool([http_request(endpoint, f"/v1/models/{model}/jobs", body) for body in bodies])
 
 
-def peer(bench: Bench, name: str, kind: str, model: Path, rows: Sequence[Sequence[float]], **settings: str) -> JobServer:
+def peer(
+    bench: Bench, name: str, kind: str, model: Path, rows: Sequence[Sequence[float]], **settings: str
+) -> JobServer:
     """FastAPI with a queue, its workers and its Redis."""
     redis_port = free_port()
     redis = shutil.which("redis-server") or shutil.which("valkey-server")

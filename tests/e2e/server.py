@@ -42,15 +42,24 @@ def eventually(holds: Callable[[], Any], what: str, within_s: float = 20.0) -> A
 class Served:
     """A running `forebay serve`. `folder` is its working folder; its models may write there (FOREBAY_TEST_FOLDER)."""
 
-    def __init__(self, folder: Path, *arguments: str, group: bool = False, port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        group: bool = False,
+        port: int = 0,
+        root: Sequence[str] = COMMAND,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`root`: the program; `environ`: more for its environment."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.lines: list[str] = []
-        command = [*COMMAND, "serve", *arguments, "--port", str(port), "--log-format", "json"]
+        command = [*root, "serve", *arguments, "--port", str(port), "--log-format", "json"]
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment(FOREBAY_TEST_FOLDER=str(folder)),
+            env=environment(FOREBAY_TEST_FOLDER=str(folder), **(environ or {})),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

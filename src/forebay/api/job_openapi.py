@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forebay.api.job_options import CACHE_WORDS, MOST_SECONDS
-from forebay.api.openapi import CONTENT_ENCODING, Schema, operation, ref
+from forebay.api.openapi import CONTENT_ENCODING, EVENT_STREAM, Schema, operation, ref
 from forebay.api.parameters import MAX_INTEGER
 from forebay.api.prefer import MOST_WAIT_S
 from forebay.api.problems import STATUSES
@@ -251,7 +251,7 @@ def events() -> Described:
     stream = {
         "description": "Server-sent events: `status`, `progress` and `output`, each an object with the job's `id`, its "
         "`sequence` (also the event's id), `attempt`, and what there is to tell; then `done`, with the whole job.",
-        "content": {"text/event-stream": {"schema": _TEXT}},
+        "content": EVENT_STREAM,
     }
     ended: Schema = {"description": "The job has ended, and the client has had every event."}
     last: Schema = {"in": "header", "name": "Last-Event-ID", "required": False, "schema": _COUNT}

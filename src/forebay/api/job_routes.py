@@ -129,7 +129,7 @@ class _Calls:
     async def _let_in(self, http: HttpRequest) -> contextlib.AbstractContextManager[Endpoint]:
         headers = dict(http.scope["headers"])
         await self._inference.awake(http.path_params["model"], headers.get(b"authorization"))
-        return let_in(http, headers, self._inference)
+        return let_in(http, headers, self._inference, as_job=True)
 
     def _enter(self, http: HttpRequest) -> str:
         return self._inference.gate.enter(_authorization(http))

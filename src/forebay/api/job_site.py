@@ -22,6 +22,7 @@ from forebay.core.clock import Clock
 from forebay.core.errors import DependencyError, SetupError
 from forebay.core.settings import JobSettings, ServerSettings
 from forebay.jobs.redis_jobs import RedisJobs
+from forebay.telemetry.job_metrics import JobMetrics
 from forebay.telemetry.metrics import Metrics
 from forebay.worker.loop import Worker
 from forebay.worker.reaper import Reaper
@@ -46,7 +47,10 @@ class JobSite:
         metrics: Metrics,
         clock: Clock,
         secrets: WebhookSecrets,
+        *,
+        works: bool = True,
     ) -> None:
+        """`works`: jobs are run here; else others do that."""
         self._embedded: EmbeddedValkey | None = None
         url = settings.store
         if url is None:
@@ -54,8 +58,9 @@ class JobSite:
             url = self._embedded.url
         self._link = RedisLink(url)
         self._store = RedisJobs(self._link, shards=settings.shards, republish_after_s=settings.republish_after_s)
-        self._worker = Worker(self._store, InferenceCodec(inference, clock), settings, clock)
-        self._reaper = Reaper(self._store, lambda: inference.engines, self._worker.metrics)
+        self._worker = Worker(self._store, InferenceCodec(inference, clock), settings, clock) if works else None
+        metrics.jobs = self._worker.metrics if self._worker is not None else JobMetrics()
+        self._reaper = Reaper(self._store, lambda: inference.engines, metrics.jobs)
         self._hub = Hub(self._store)
         private = private_allowed(settings, server.host)
         self.jobs = Jobs(
@@ -70,13 +75,12 @@ class JobSite:
         )
         self._webhooks: Webhooks | None = None
         if len(secrets):
-            self._webhooks = Webhooks(self._store, self._store, secrets, private=private, metrics=self._worker.metrics)
+            self._webhooks = Webhooks(self._store, self._store, secrets, private=private, metrics=metrics.jobs)
         self.streams = Streams(self._hub, gate, self.ready)
         self._beginning: asyncio.Task[None] | None = None
         self._hearing: asyncio.Task[None] | None = None
         self._calling: asyncio.Task[None] | None = None
         self._closed = False
-        metrics.jobs = self._worker.metrics
 
     def start(self) -> None:
         """The models are there: run what waits, where it is known that something may."""
@@ -107,28 +111,36 @@ class JobSite:
     def _begin(self) -> None:
         if self._hearing is None and not self._closed:
             self._hearing = asyncio.create_task(self._hear(), name="forebay jobs: changes")
-            self._worker.start()
+            if self._worker is not None:
+                self._worker.start()
             self._reaper.start()
             if self._webhooks is not None:
                 self._calling = asyncio.create_task(self._webhooks.run(), name="forebay jobs: webhooks")
+
+    async def check(self) -> None:
+        """Look whether a store that is not started here will do. Raises `SetupError`, or `DependencyError` where it
+        cannot be asked now."""
+        await self._store.check()
 
     async def _hear(self) -> None:
         """Jobs that were canceled elsewhere are not worth running here."""
         while True:
             with contextlib.suppress(DependencyError):
                 async for changes in self._store.changes():
-                    self._worker.discard([change.id for change in changes if change.state == "canceled"])
+                    if self._worker is not None:
+                        self._worker.discard([change.id for change in changes if change.state == "canceled"])
             await asyncio.sleep(RETRY_S)
 
     def not_ready(self) -> list[str]:
         """Why jobs are not run; empty when they are, or were never asked for."""
         if self._embedded is not None and self._embedded.state in ("loading", "down"):
             return [f"the store of jobs is {self._embedded.state}"]
-        return [self._worker.reason] if self._worker.reason else []
+        return [self._worker.reason] if self._worker is not None and self._worker.reason else []
 
     def drain(self) -> None:
         """Lease no more; end the streams of events."""
-        self._worker.drain()
+        if self._worker is not None:
+            self._worker.drain()
         self.streams.end()
 
     async def close(self, grace_s: float) -> None:
@@ -139,7 +151,8 @@ class JobSite:
         await self.jobs.close()
         await _ended(self._beginning)
         await _ended(self._hearing)
-        await self._worker.close(grace_s)
+        if self._worker is not None:
+            await self._worker.close(grace_s)
         await self._reaper.close()
         await _ended(self._calling)
         await self._hub.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -77,6 +78,12 @@ class Site:
             watch = Watch(self.registry, self._catalog, self.settings.watch_interval_s)
             self._watching = asyncio.create_task(watch.run(first))
 
+    async def check_store(self) -> None:
+        """Look whether a store of jobs that is not started here will do. Raises `SetupError`, or `DependencyError`
+        where it cannot be asked now."""
+        if self._jobs is not None:
+            await self._jobs.check()
+
     def app(self, lifespan: Lifespan | None = None) -> FastAPI:
         """The app over the models; they may be started before or after."""
         return create_app(
@@ -101,6 +108,10 @@ class Site:
         if self.inference.not_started:
             return [self.inference.not_started]
         return self.registry.not_ready() + (self._jobs.not_ready() if self._jobs is not None else [])
+
+    def on_ended(self, call: Callable[[], object]) -> None:
+        """Call this whenever an engine has ended."""
+        self.registry.on_ended = call
 
     def drain(self) -> None:
         """Ready turns false; new requests are refused; admitted ones still run."""

@@ -30,6 +30,7 @@ _METAVARS = {
     "max_pipelined": "N",
     "max_json_depth": "N",
     "store": "URL",
+    "broker": "URL",
 } | dict.fromkeys(("max_attempts", "max_queued", "shards"), "N")
 
 

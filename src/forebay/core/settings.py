@@ -94,6 +94,12 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="URL of a Redis or Valkey (from 7.2) that keeps the jobs; none: one is started here."),
     ] = None
+    broker: Annotated[
+        str | None,
+        Meta(
+            description="URL of what carries jobs to workers; none: the store does. Others than the store come later."
+        ),
+    ] = None
     durability: Annotated[
         Literal["everysec", "always"],
         Meta(description="What a power cut may cost in the store that is started here: the last second, or nothing."),

@@ -49,7 +49,8 @@ _LINES: Mapping[str, str] = MappingProxyType(
     {KEY_LINES_VARIABLE: "server.api_keys", SECRET_LINES_VARIABLE: "jobs.webhook_secrets"}
 )
 """Variable that holds lines to the key whose file holds them otherwise."""
-_BARE_JOB_FLAGS = frozenset({"store", "durability"})
+_URLS = frozenset({"jobs.store", "jobs.broker"})
+_BARE_JOB_FLAGS = frozenset({"store", "broker", "durability"})
 _EVERY_MODEL = "*"
 REPOSITORY_KEYS = ("version_policy", "class")
 """Keys of a repository's `model.toml` that are no settings: `models/repository.py` reads them."""
@@ -97,9 +98,7 @@ class ModelLayers:
 class LoadedSettings:
     """The settings of all sources, checked. Models are added as they become known, by `model`."""
 
-    def __init__(
-        self, plain: Mapping[str, Setting], models: Sequence[ModelLayers], lines: Mapping[str, str]
-    ) -> None:
+    def __init__(self, plain: Mapping[str, Setting], models: Sequence[ModelLayers], lines: Mapping[str, str]) -> None:
         self._plain = dict(plain)
         self._models = tuple(models)
         self._served: dict[str, Layer] = {}
@@ -227,7 +226,7 @@ def flag_name(key: str) -> str:
 def _shown_value(key: str, setting: Setting) -> object:
     if setting.source in _LINES:
         return HIDDEN
-    return masked_url(setting.value) if key == "jobs.store" and isinstance(setting.value, str) else setting.value
+    return masked_url(setting.value) if key in _URLS and isinstance(setting.value, str) else setting.value
 
 
 def _same_name(name: str, model: str) -> bool:
