@@ -13,7 +13,9 @@ from forebay.api.job_codec import InferenceCodec
 from forebay.api.job_hub import Hub
 from forebay.api.job_streams import Streams
 from forebay.api.jobs import Jobs
+from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.api.webhook_url import private_allowed
+from forebay.api.webhooks import Webhooks
 from forebay.brokers.embedded import EmbeddedValkey
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.clock import Clock
@@ -44,6 +46,7 @@ class JobSite:
         gate: Gate,
         metrics: Metrics,
         clock: Clock,
+        secrets: WebhookSecrets,
         *,
         works: bool = True,
     ) -> None:
@@ -61,11 +64,22 @@ class JobSite:
         self._hub = Hub(self._store)
         private = private_allowed(settings, server.host)
         self.jobs = Jobs(
-            settings, server, self._store, self._store, self._hub, ready=self.ready, private_webhooks=private
+            settings,
+            server,
+            self._store,
+            self._store,
+            self._hub,
+            ready=self.ready,
+            private_webhooks=private,
+            webhooks=len(secrets) > 0,
         )
+        self._webhooks: Webhooks | None = None
+        if len(secrets):
+            self._webhooks = Webhooks(self._store, self._store, secrets, private=private, metrics=metrics.jobs)
         self.streams = Streams(self._hub, gate, self.ready)
         self._beginning: asyncio.Task[None] | None = None
         self._hearing: asyncio.Task[None] | None = None
+        self._calling: asyncio.Task[None] | None = None
         self._closed = False
 
     def start(self) -> None:
@@ -100,6 +114,8 @@ class JobSite:
             if self._worker is not None:
                 self._worker.start()
             self._reaper.start()
+            if self._webhooks is not None:
+                self._calling = asyncio.create_task(self._webhooks.run(), name="forebay jobs: webhooks")
 
     async def check(self) -> None:
         """Look whether a store that is not started here will do. Raises `SetupError`, or `DependencyError` where it
@@ -128,19 +144,25 @@ class JobSite:
         self.streams.end()
 
     async def close(self, grace_s: float) -> None:
-        """Wait at most so long for jobs that run; give back the others; end the store that was started here."""
+        """Wait at most so long for jobs that run; give back the others; finish the calls of webhooks that are made; end
+        the store that was started here."""
         self.drain()
         self._closed = True
         await self.jobs.close()
-        for one in (self._beginning, self._hearing):
-            if one is not None:
-                one.cancel()
-                await asyncio.wait([one])
+        await _ended(self._beginning)
+        await _ended(self._hearing)
         if self._worker is not None:
             await self._worker.close(grace_s)
         await self._reaper.close()
+        await _ended(self._calling)
         await self._hub.close()
         await self._store.close()
         await self._link.close()
         if self._embedded is not None:
             await self._embedded.stop()
+
+
+async def _ended(one: asyncio.Task[None] | None) -> None:
+    if one is not None:
+        one.cancel()
+        await asyncio.wait([one])

@@ -69,9 +69,11 @@ class Jobs:
         *,
         ready: Callable[[], Awaitable[None]] | None = None,
         private_webhooks: bool = False,
+        webhooks: bool = True,
     ) -> None:
         """ready: awaited before every use of the store; starts one that is not started yet, and raises
-        `DependencyError`. private_webhooks: webhooks may go to addresses that are not public."""
+        `DependencyError`. private_webhooks: webhooks may go to addresses that are not public. webhooks: there is
+        something to sign them with."""
         self.settings = settings
         self.reader = reader
         self.hub = hub
@@ -79,7 +81,7 @@ class Jobs:
         self.submitter = Submitter(queue, Bounds(settings.max_queued, settings.max_queued_bytes), self.ready)
         self._large_bytes = server.decode_off_loop_bytes
         retention_s = max(settings.max_retention_s, settings.retention_s)
-        self._limits = OptionLimits(retention_s, server.max_json_depth, private_webhooks)
+        self._limits = OptionLimits(retention_s, server.max_json_depth, private_webhooks, webhooks)
         self._ids = JobIds()
         self._looking: set[asyncio.Task[None]] = set()
 

@@ -54,6 +54,10 @@ class Served(Protocol):
 
     def drain(self) -> None: ...
 
+    async def end_streams(self) -> None:
+        """Tell those who follow jobs that the server ends."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -67,6 +71,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new work, finish what was admitted, then close."""
         self._site.drain()
+        await self._site.end_streams()
         await super().shutdown(sockets)
 
     @contextlib.contextmanager

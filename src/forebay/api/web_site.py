@@ -15,6 +15,7 @@ from forebay.api.inference import Inference
 from forebay.api.job_site import JobSite
 from forebay.api.jobs import Jobs
 from forebay.api.remote_models import RemoteModels
+from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.clock import Clock
 from forebay.core.errors import DependencyError
@@ -35,14 +36,23 @@ class WebSite:
     """Made inside the event loop's process, before it listens."""
 
     def __init__(
-        self, settings: ServerSettings, gate: Gate, jobs: JobSettings, store: str, clock: Clock = time.monotonic
+        self,
+        settings: ServerSettings,
+        gate: Gate,
+        jobs: JobSettings,
+        store: str,
+        webhook_secrets: WebhookSecrets,
+        clock: Clock = time.monotonic,
     ) -> None:
-        """`store`: the URL of the store, which `jobs` names too. `clock`: times the drain."""
+        """`store`: the URL of the store, which `jobs` names too. `webhook_secrets`: what webhooks are signed with.
+        `clock`: times the drain."""
         self.settings = settings
         self.metrics = Metrics()
         self.inference = Inference({}, settings, gate)
         self.inference.jobs_wait = True
-        self._job_site = JobSite(jobs, settings, Path(), self.inference, gate, self.metrics, clock, works=False)
+        self._job_site = JobSite(
+            jobs, settings, Path(), self.inference, gate, self.metrics, clock, webhook_secrets, works=False
+        )
         self._link = RedisLink(store)
         self._directory = RedisDirectory(self._link)
         self._calls = RedisCalls(self._link)
@@ -102,6 +112,10 @@ class WebSite:
         self._job_site.drain()
         for engine in self._models.engines:
             engine.drain()
+
+    async def end_streams(self) -> None:
+        """Let those who follow jobs know that the server ends, before their connections do."""
+        await self._job_site.streams.ended()
 
     async def close(self) -> None:
         """Wait for the admitted, at most `drain_timeout_s`."""

@@ -12,7 +12,7 @@ import random
 import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from forebay import __version__
 from forebay.api.job_documents import encoded, job_document, time_of
@@ -22,7 +22,9 @@ from forebay.core.errors import DependencyError
 from forebay.jobs.record import JobRecord
 from forebay.jobs.store import JobReader
 from forebay.jobs.webhooks import Delivery, Settled, WebhookQueue
+from forebay.telemetry.job_metrics import JobMetrics
 from forebay.telemetry.logs import fields
+from forebay.telemetry.metrics import count
 
 FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 4 * 3600.0
@@ -36,6 +38,8 @@ MOST_AT_ONCE = 64
 MOST_OF_A_HOST = 16
 """Of those at once, so that one that answers slowly leaves room for others."""
 POLL_S = 1.0
+LAST_CALLS_S = 2.0
+"""How long calls may still take once no more are begun."""
 
 log = logging.getLogger("forebay.api")
 
@@ -55,10 +59,13 @@ class Webhooks:
         timeout_s: float = TIMEOUT_S,
         first_retry_s: float = FIRST_RETRY_S,
         tls: ssl.SSLContext | None = None,
+        last_calls_s: float = LAST_CALLS_S,
         now_s: Callable[[], float] = time.time,
+        metrics: JobMetrics | None = None,
     ) -> None:
         """private: webhooks may go to addresses that are not public. base: what stands before this server's paths.
         now_s: seconds since 1970."""
+        self._metrics = metrics or JobMetrics()
         self._queue = queue
         self._reader = reader
         self._secrets = secrets
@@ -68,34 +75,48 @@ class Webhooks:
         self._timeout_s = timeout_s
         self._first_retry_s = first_retry_s
         self._tls = tls or ssl.create_default_context()
+        self._last_calls_s = last_calls_s
         self._now_s = now_s
+        self._failing = False
         self._calling: set[asyncio.Task[None]] = set()
         self._of_host: Counter[str] = Counter()
         self._settled: list[Settled] = []
 
-    async def run(self, ready: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Until canceled; then what is being called is broken off, and due again after `HOLD_S`.
-
-        ready: awaited first; the store is there when it returns.
-        """
-        if ready is not None:
-            await ready()
+    async def run(self) -> None:
+        """Until canceled; then what is being called gets `last_calls_s`. What is broken off after that is due again at
+        once, for whoever comes."""
         try:
             while True:
                 try:
                     found = await self._round()
-                except DependencyError as error:
-                    log.warning("webhooks wait for the store: %s", error.message, extra=fields(code=error.code))
-                    found = False
+                    self._failing = False
                 except Exception as error:
-                    log.error("webhooks: a round failed", exc_info=error, extra=fields(code="internal"))
+                    self._fails(error)
                     found = False
                 if not found:
                     await asyncio.sleep(self._poll_s * random.uniform(0.5, 1.0))
         finally:
-            for call in self._calling:
-                call.cancel()
-            await asyncio.gather(*self._calling, return_exceptions=True)
+            await self._end()
+
+    def _fails(self, error: Exception) -> None:
+        """One line for each time that the store begins to fail."""
+        if not isinstance(error, DependencyError):
+            log.error("webhooks: a round failed", exc_info=error, extra=fields(code="internal"))
+        elif not self._failing:
+            log.warning("webhooks wait for the store: %s", error.message, extra=fields(code=error.code))
+        self._failing = True
+
+    async def _end(self) -> None:
+        if self._calling:
+            await asyncio.wait(self._calling, timeout=self._last_calls_s)
+        for call in self._calling:
+            call.cancel()
+        await asyncio.gather(*self._calling, return_exceptions=True)
+        try:
+            if self._settled:
+                await self._queue.settle_webhooks(self._settled)
+        except DependencyError as error:
+            log.warning("%d webhooks will be called once more: %s", len(self._settled), error.message)
 
     async def _round(self) -> bool:
         """Settle what has ended and begin what is due; whether there may be more at once."""
@@ -103,7 +124,7 @@ class Webhooks:
         try:
             if settled:
                 await self._queue.settle_webhooks(settled)
-        except DependencyError:
+        except (DependencyError, asyncio.CancelledError):
             self._settled = settled + self._settled
             raise
         free = MOST_AT_ONCE - len(self._calling)
@@ -140,6 +161,9 @@ class Webhooks:
                 self._answered(one, place, reply)
             except NotSent as error:
                 self._failed(one, place, str(error))
+            except asyncio.CancelledError:
+                self._settled.append(Settled(one.id, 0.0, counts=False))
+                raise
             except Exception as error:
                 log.error("a webhook could not be called", exc_info=error, extra=fields(job_id=one.id))
                 self._failed(one, place, "internal error")
@@ -163,6 +187,7 @@ class Webhooks:
     def _answered(self, one: Delivery, place: Place, reply: Reply) -> None:
         if 200 <= reply.status < 300:
             self._settled.append(Settled(one.id))
+            count(self._metrics.webhooks, "delivered")
         elif reply.status == 410:
             self._give_up(one, place.host, "it answered 410: it wants no more of this")
         else:
@@ -176,11 +201,13 @@ class Webhooks:
         again_s = min(self._first_retry_s * 4.0**one.tries, LONGEST_RETRY_S) * random.uniform(0.8, 1.2)
         again_s = max(again_s, min(at_least_s, LONGEST_RETRY_S))
         self._settled.append(Settled(one.id, again_s))
+        count(self._metrics.webhooks, "retried")
         about = fields(job_id=one.id, host=place.host, attempt=tries, reason=reason, retry_after_s=round(again_s, 1))
         log.info("a webhook failed and is called again later", extra=about)
 
     def _give_up(self, one: Delivery, host: str, reason: str) -> None:
         self._settled.append(Settled(one.id))
+        count(self._metrics.webhooks, "failed")
         about = fields(job_id=one.id, host=host, attempt=one.tries + 1, reason=reason)
         log.warning("a webhook is given up: %s", reason, extra=about)
 

@@ -14,8 +14,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import msgspec
+
 from forebay.api.auth import Gate, Keys, Quota, check_bind, control_refusal
 from forebay.api.site import Site
+from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.core.errors import SetupError
 from forebay.core.settings import JobSettings
 from forebay.core.settings_sources import LoadedSettings, load_settings
@@ -75,10 +78,10 @@ def settings_of(
     )
 
 
-def site_of(loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False) -> Site:
+def site_of(loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False, webhooks: bool = True) -> Site:
     """The site, not started. Raises `SetupError` for settings that are wrong or unsafe.
 
-    listens: it will be served at the settings' host and port, not by another program.
+    listens: it will be served at the settings' host and port, not by another program. webhooks: they are called here.
     """
     # Settings are read once more when a model is loaded, and when a Python model's class attributes are known.
     for source in catalog.named:
@@ -93,7 +96,18 @@ def site_of(loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False) 
         check_bind(server.host, keys, server.insecure_no_auth)
     refusal = control_refusal(server, keys, listens=listens)
     tree = loaded.settings
-    return Site(server, gate, catalog, planner(loaded), refusal, jobs=tree.jobs, data_dir=Path(tree.data_dir))
+    jobs = tree.jobs
+    if not listens and jobs.private_webhooks == "auto":
+        # Who can call is for the program to know that listens.
+        jobs = msgspec.structs.replace(jobs, private_webhooks="off")
+    secrets = webhook_secrets(loaded) if webhooks else None
+    data_dir = Path(tree.data_dir)
+    return Site(server, gate, catalog, planner(loaded), refusal, jobs=jobs, data_dir=data_dir, webhook_secrets=secrets)
+
+
+def webhook_secrets(loaded: LoadedSettings) -> WebhookSecrets:
+    """What webhooks are signed with, if anything. Raises `SetupError`."""
+    return WebhookSecrets.load(loaded.webhook_secret_lines, loaded.settings.jobs.webhook_secrets)
 
 
 def run(loaded: LoadedSettings, catalog: Catalog) -> None:
@@ -121,9 +135,10 @@ def run_web(loaded: LoadedSettings) -> None:
     keys = Keys.load(server.api_keys, loaded.api_key_lines)
     check_bind(server.host, keys, server.insecure_no_auth)
     gate = Gate(keys, Quota(server.requests_per_s, monotonic))
+    secrets = webhook_secrets(loaded)
 
     async def serve() -> None:
-        await Web(WebSite(server, gate, settings.jobs, store)).serve()
+        await Web(WebSite(server, gate, settings.jobs, store, secrets)).serve()
 
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve())
@@ -145,7 +160,7 @@ def run_worker(loaded: LoadedSettings, catalog: Catalog, *, listens: bool) -> No
 
     async def work() -> None:
         address = (settings.server.host, settings.server.port) if listens else None
-        await WorkerProcess(WorkerSite(site_of(loaded, catalog), store), address).serve()
+        await WorkerProcess(WorkerSite(site_of(loaded, catalog, webhooks=False), store), address).serve()
 
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(work())

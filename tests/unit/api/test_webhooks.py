@@ -7,20 +7,22 @@ import hmac
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
-from tests.unit.api.webhook_receiver import Receiver
+from tests.unit.api.webhook_receiver import OK, Receiver
 
 from forebay.api import webhooks
 from forebay.api.webhook_secrets import WebhookSecrets
-from forebay.api.webhooks import MOST_OF_A_HOST, MOST_TRIES, Webhooks
+from forebay.api.webhooks import HOLD_S, MOST_OF_A_HOST, MOST_TRIES, Webhooks
 from forebay.core.errors import DependencyError
 from forebay.jobs.ids import JobIds
 from forebay.jobs.memory import MemoryJobs
 from forebay.jobs.record import JobSpec, Output
 from forebay.jobs.store import Bounds, Finish, NewJob
 from forebay.jobs.webhooks import Delivery, Settled
+from forebay.telemetry.job_metrics import JobMetrics
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8G"
 
@@ -211,16 +213,64 @@ async def test_no_answer_within_the_time_is_a_failure(receiver: Receiver) -> Non
 async def test_a_delivery_survives_whoever_was_making_it(receiver: Receiver) -> None:
     now_ms = 1_000_000
     jobs = MemoryJobs(lambda: now_ms)
+    (id,) = await finished(jobs, receiver)
+    assert [one.id for one in await jobs.due_webhooks(1, HOLD_S)] == [id]
+    async with Calling(jobs):
+        await asyncio.sleep(0.05)
+        assert receiver.calls == []
+        now_ms += round(HOLD_S * 1000) + 1000
+        await eventually(lambda: receiver.calls)
+    assert [headers["webhook-id"] for headers, _ in receiver.calls] == [id]
+
+
+async def test_a_call_that_is_made_at_the_end_is_finished(receiver: Receiver) -> None:
+    jobs = Kept()
     receiver.hold = asyncio.Event()
     (id,) = await finished(jobs, receiver)
-    async with Calling(jobs):
+    async with Calling(jobs, last_calls_s=30.0) as calling:
+        await eventually(lambda: receiver.open)
+        calling.running.cancel()
+        await asyncio.sleep(0.05)
+        receiver.hold.set()
+        await asyncio.wait([calling.running])
+    assert jobs.settled == [Settled(id)]
+    assert len(receiver.calls) == 1
+
+
+async def test_what_is_broken_off_at_the_end_is_due_again_at_once_and_has_not_failed(receiver: Receiver) -> None:
+    jobs = Kept()
+    receiver.hold = asyncio.Event()
+    (id,) = await finished(jobs, receiver)
+    async with Calling(jobs, last_calls_s=0.01):
         await eventually(lambda: receiver.open)
     receiver.hold.set()
-    assert await jobs.due_webhooks(10, 60.0) == []
-    now_ms += 61_000
+    assert jobs.settled == [Settled(id, 0.0, counts=False)]
+    assert list(await jobs.due_webhooks(10, HOLD_S)) == [Delivery(id)]
+
+
+async def test_a_store_that_is_away_at_the_end_means_another_call_later(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = Away(DependencyError("the store is away"))
+    jobs.failures = {"due": 0, "settle": 1_000_000}
+    await finished(jobs, receiver)
     async with Calling(jobs):
-        await eventually(lambda: len(receiver.calls) == 2)
-    assert {headers["webhook-id"] for headers, _ in receiver.calls} == {id}
+        await eventually(lambda: receiver.calls and not receiver.open)
+    assert jobs.settled == []
+    assert "1 webhooks will be called once more: the store is away" in caplog.text
+    assert caplog.text.count("webhooks wait for the store") == 1
+
+
+async def test_how_calls_end_is_counted(receiver: Receiver) -> None:
+    jobs, metrics = Kept(), JobMetrics()
+    receiver.answers = [b"HTTP/1.1 500 Oops\r\n\r\n", OK, b"HTTP/1.1 410 Gone\r\n\r\n"]
+    async with Calling(jobs, metrics=metrics):
+        for _ in range(2):
+            (id,) = await finished(jobs, receiver)
+            await eventually(partial(jobs.ended, id))
+    assert metrics.webhooks == {"retried": 1, "delivered": 1, "failed": 1}
+    (family,) = [family for family in metrics.collect() if family.name == "forebay_job_webhooks"]
+    assert {sample.labels["kind"]: sample.value for sample in family.samples} == metrics.webhooks
 
 
 class Away(Kept):
