@@ -1,4 +1,4 @@
-"""Servers of jobs under test: ours and the peers', what is sent to them, and how their jobs are counted and looked at."""
+"""Servers of jobs under test: ours and the peers', what is sent to them, and how their jobs are counted."""
 
 from __future__ import annotations
 
@@ -172,14 +172,16 @@ def job_pool(endpoint: Endpoint, model: str, rows: Sequence[Sequence[float]]) ->
     return SplitPool([http_request(endpoint, f"/v1/models/{model}/jobs", body) for body in bodies])
 
 
-def peer(bench: Bench, name: str, kind: str, model: Path, rows: Sequence[Sequence[float]], **settings: str) -> JobServer:
+def peer(
+    bench: Bench, name: str, kind: str, model: Path, rows: Sequence[Sequence[float]], **settings: str
+) -> JobServer:
     """FastAPI with a queue, its workers and its Redis."""
     redis_port = free_port()
     redis = shutil.which("redis-server") or shutil.which("valkey-server")
     if redis is None:
         raise SystemExit("the peers of jobs need redis-server. On Debian and Ubuntu: apt-get install redis-server")
     env = bench.peer_env(MODEL=str(model), REDIS_PORT=str(redis_port), REDIS=redis, **settings)
-    counts = {"celery": CeleryCount, "arq": ArqCount}
+    counts: dict[str, Callable[[Server, int], Counted]] = {"celery": CeleryCount, "arq": ArqCount}
     contender = Contender(
         name,
         lambda port: [str(bench.peer_python), "-m", "benchmarks.peers.jobs_stack", kind, str(port)],
