@@ -95,6 +95,6 @@ def _tell(bench: Bench, subject: Subject, rate: float, alone: Json, beside: Json
     void = alone["void"] or beside["void"]
     bench.tell(
         f"jobs beside {subject.name}, {rate:.0f}/s: p99 {first['p99']:.2f} ms alone, {second['p99']:.2f} ms beside "
-        f"jobs ({second['p99'] / first['p99']:.2f}x), p50 {first['p50']:.2f} and {second['p50']:.2f} ms; {left:,} jobs left"
+        f"jobs ({second['p99'] / first['p99']:.2f}x), p50 {first['p50']:.2f} and {second['p50']:.2f} ms; {left:,} left"
         + (f" [red]VOID: {void}[/]" if void else "")
     )
