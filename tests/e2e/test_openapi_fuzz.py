@@ -44,7 +44,7 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
     for name, like in (("JobRequest", "InferenceRequest"), ("OneRowJobRequest", "OneRowRequest")):
         schemas[name]["properties"] |= schemas[like]["properties"]
     for path, operations in document["paths"].items():
-        if path.endswith(("/infer", "/jobs")):
+        if path.endswith(("/infer", "}/jobs")):
             infer = operations["post"]
             infer["parameters"] = [part for part in infer["parameters"] if part["in"] == "path"]
             infer["requestBody"]["content"] = {"application/json": infer["requestBody"]["content"]["application/json"]}

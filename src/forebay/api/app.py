@@ -26,7 +26,7 @@ from forebay.api.job_socket import add_job_sockets
 from forebay.api.job_streams import Streams
 from forebay.api.jobs import Jobs
 from forebay.api.problems import Answer, detailed, problem, problem_of
-from forebay.api.repository_routes import ModelControl, add_control
+from forebay.api.repository_routes import ModelControl, add_control, add_no_control
 from forebay.api.routing import Operation, plain, response_of
 from forebay.api.setting_routes import add_settings
 from forebay.api.torchserve_routes import add_torchserve
@@ -58,14 +58,15 @@ def create_app(
     ready: Callable[[], Sequence[str]],
     clock: Clock = time.monotonic,
     lifespan: Lifespan | None = None,
-    control: ModelControl | None = None,
+    control: ModelControl | str | None = None,
     jobs: Jobs | None = None,
     streams: Streams | None = None,
 ) -> FastAPI:
     """The app over `inference`.
 
     metrics_text: the Prometheus exposition. ready: the reasons why requests are not welcome yet; empty when they are.
-    clock: monotonic seconds, the engines' own. control: the model repository; without it what is served stays so.
+    clock: monotonic seconds, the engines' own. control: the model repository; text says why load and unload are refused
+    here; without either there are no such operations.
     jobs: without them their operations answer 501. streams: of their events.
     """
     app = ForebayApp(
@@ -91,9 +92,12 @@ def create_app(
     app.short_way = short_way
     if inference.server.torchserve_api:
         add_torchserve(app, inference, infer, ready)
-    add_documents(app, inference, control)
-    if control is not None:
-        add_control(app, inference, control)
+    repository = control if isinstance(control, ModelControl) else None
+    add_documents(app, inference, repository)
+    if repository is not None:
+        add_control(app, inference, repository)
+    elif isinstance(control, str):
+        add_no_control(app, inference, control)
     add_settings(app, inference)
     add_health(app, inference, metrics_text, ready)
     _add_schemas(app)

@@ -72,9 +72,15 @@ def add_documents(app: FastAPI, inference: Inference, control: ModelControl | No
 
 
 def add_health(
-    app: FastAPI, inference: Inference, metrics_text: Callable[[], bytes], ready: Callable[[], Sequence[str]]
+    app: FastAPI,
+    inference: Inference,
+    metrics_text: Callable[[], bytes],
+    ready: Callable[[], Sequence[str]],
+    *,
+    of_process_only: bool = False,
 ) -> None:
-    """Adds liveness, readiness and metrics; the arguments are those of `create_app`."""
+    """Adds liveness, readiness and metrics; the arguments are those of `create_app`. `of_process_only`: nothing of its
+    models, in no other form than our own."""
 
     async def live(http: HttpRequest) -> Answer:
         return document({"live": True})
@@ -92,13 +98,13 @@ def add_health(
         return Answer(200, ((b"content-type", CONTENT_TYPE_LATEST.encode()),), metrics_text())
 
     described = openapi.responses(openapi.ref("Live"), 500)
-    for path in ("/healthz", "/v2/health/live"):
+    for path in ("/healthz", "/v2/health/live")[: 1 if of_process_only else 2]:
         add(app, path, live, described, "Whether the server runs", "health")
     described = {**openapi.responses(openapi.ref("Readiness"), 500), 503: openapi.not_ready()}
-    for path in ("/readyz", "/v2/health/ready"):
+    for path in ("/readyz", "/v2/health/ready")[: 1 if of_process_only else 2]:
         add(app, path, server_ready, described, "Whether the server takes requests", "health")
     described = {**openapi.responses(openapi.ref("ModelReadiness"), 404, 500), 503: openapi.not_ready("ModelReadiness")}
-    for base, names in zip(MODEL_PATHS, (("model",), ("model", "version")), strict=True):
+    for base, names in zip(MODEL_PATHS, (("model",), ("model", "version")), strict=True) if not of_process_only else ():
         extra = openapi.operation(*names, secured=False)
         add(app, base + "/ready", model_ready, described, "Whether a model takes requests", "health", extra=extra)
     described = {200: {"description": "Prometheus exposition.", "content": {"text/plain": {}}}}

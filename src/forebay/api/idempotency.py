@@ -46,6 +46,11 @@ def item_key(key: str, position: int) -> str:
     return f"{key}\n{position}" if key else ""
 
 
+def replay_key(id: str) -> str:
+    """The key of the replay of a job, apart as well."""
+    return f"{id}\nreplay"
+
+
 def fingerprint(*asked: bytes) -> str:
     """A digest of what was asked: 128 bits as hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)

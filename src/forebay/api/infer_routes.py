@@ -38,10 +38,11 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock, as_job: AsJo
         headers = dict(http.scope["headers"])
         waiting = Waiting(http)
         await inference.awake(http.path_params["model"], headers.get(b"authorization"))
-        with let_in(http, headers, inference) as endpoint:
+        wish = read_preferences(http.scope["headers"]) if b"prefer" in headers else NO_PREFERENCES
+        later = as_job is not None and wish.respond_async
+        with let_in(http, headers, inference, as_job=later) as endpoint:
             body = await read_body(http, inference)
-            wish = read_preferences(http.scope["headers"]) if b"prefer" in headers else NO_PREFERENCES
-            if as_job is not None and wish.respond_async:
+            if as_job is not None and later:
                 return await as_job(http, endpoint, body, wish)
             request = await _read(endpoint, body, arrived, headers, waiting, inference.server.decode_off_loop_bytes)
             waiting.submit(endpoint.engine, request)
@@ -60,7 +61,9 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock, as_job: AsJo
 
 
 @contextmanager
-def let_in(http: HttpRequest, headers: Mapping[bytes, bytes], inference: Inference) -> Iterator[Endpoint]:
+def let_in(
+    http: HttpRequest, headers: Mapping[bytes, bytes], inference: Inference, *, as_job: bool = False
+) -> Iterator[Endpoint]:
     """The model that a request is for. What can be refused by the head is refused now, before the body.
 
     Until the block ends, in which the request is to be submitted, a version that is unloaded meanwhile stays open.
@@ -72,7 +75,8 @@ def let_in(http: HttpRequest, headers: Mapping[bytes, bytes], inference: Inferen
         raise RequestError("no Transfer-Encoding is supported but chunked", code="unsupported")
     length = headers.get(b"content-length", b"")
     request_coding(http.scope["headers"])
-    inference.admit(endpoint, int(length) if length.isdigit() else None)
+    admit = inference.admit_job if as_job else inference.admit
+    admit(endpoint, int(length) if length.isdigit() else None)
     endpoint.arriving += 1
     try:
         yield endpoint

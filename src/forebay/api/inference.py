@@ -222,6 +222,8 @@ class Inference:
         """Each tells whether it has a request that was let in for an endpoint and is not submitted yet."""
         self.not_started = ""
         """Why there is no model yet; empty once there has been a start."""
+        self.jobs_wait = False
+        """Whether jobs are taken for a model that cannot run now, since it runs elsewhere."""
         self.on_demand: Wakes | None = None
         """Models that were unloaded to make room; None: none ever is."""
         for engine in engines.values():
@@ -315,6 +317,13 @@ class Inference:
             )
 
         return other
+
+    def admit_job(self, endpoint: Endpoint, content_length_bytes: int | None = None) -> None:
+        """`admit`, for a job."""
+        if not self.jobs_wait:
+            self.admit(endpoint, content_length_bytes)
+        elif content_length_bytes is not None:
+            self.check_length(content_length_bytes)
 
     def admit(self, endpoint: Endpoint, content_length_bytes: int | None = None) -> None:
         """What can be refused before the body is read; `gate.enter` comes before it.

@@ -51,6 +51,8 @@ class JobDocument(msgspec.Struct, kw_only=True):
     metrics: dict[str, Any] = msgspec.field(default_factory=dict)
     """How it was batched and how long it took, once it has run."""
     metadata: dict[str, Any] | UnsetType = UNSET
+    replay_of: str | UnsetType = UNSET
+    """The failed job that this one repeats."""
     urls: JobUrls
 
 
@@ -79,6 +81,8 @@ def new_job(spec: JobSpec, created_ms: int, base: str = "") -> JobDocument:
         document.version = spec.version
     if spec.metadata is not None:
         document.metadata = spec.metadata
+    if spec.replay_of:
+        document.replay_of = spec.replay_of
     return document
 
 

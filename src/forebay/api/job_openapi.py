@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forebay.api.job_options import CACHE_WORDS, MOST_SECONDS
-from forebay.api.openapi import CONTENT_ENCODING, Schema, operation, ref
+from forebay.api.openapi import CONTENT_ENCODING, EVENT_STREAM, Schema, operation, ref
 from forebay.api.parameters import MAX_INTEGER
 from forebay.api.prefer import MOST_WAIT_S
 from forebay.api.problems import STATUSES
@@ -22,7 +22,7 @@ _REASONS = {
     401: "An API key is needed, or the one given is not valid.",
     404: "There is no such model, version or job.",
     408: "The body did not arrive in time.",
-    409: "The job was canceled: there is no result.",
+    409: "The job was canceled, so that it has no result; or it has not failed, so that it cannot be replayed.",
     410: "The job is finished, and was kept for as long as its `retention_s` said.",
     413: "The body is larger than `server.max_body_bytes`.",
     415: "The Content-Encoding is not one of gzip and deflate.",
@@ -130,9 +130,10 @@ def _job() -> Schema:
         "error": _ERROR,
         "metrics": {"type": "object", "description": "How it was batched and how long it took."},
         "metadata": {"type": "object"},
+        "replay_of": {"type": "string", "format": "uuid", "description": "The failed job that this one repeats."},
         "urls": _URLS,
     }
-    optional = {"version", "progress", "output", "error", "metadata"}
+    optional = {"version", "progress", "output", "error", "metadata", "replay_of"}
     return _object([name for name in properties if name not in optional], properties, additionalProperties=False)
 
 
@@ -231,6 +232,7 @@ def operations() -> dict[str, Described]:
         ]
     )
     seen, waited = operation("id"), operation("id", parameters=[WAIT])
+    replayed = {200: done, 202: _accepted(), **_problems(400, 404, 409, 410)}
     results = {200: _result(), 202: _accepted(), **_problems(400, 404, 409, 410, 413, 504)}
     return {
         "submit": ("POST", JOBS, "Submit a job", {200: done, 202: _accepted(), **refused}, one),
@@ -239,6 +241,7 @@ def operations() -> dict[str, Described]:
         "show": ("GET", JOB, "Look at a job, or wait for it", {200: job, **looked}, waited),
         "result": ("GET", f"{JOB}/result", "The output of a job", results, waited),
         "cancel": ("POST", f"{JOB}/cancel", "Cancel a job", {200: job, **looked}, seen),
+        "replay": ("POST", f"{JOB}/replay", "Run a failed job again, as a new one", replayed, seen),
         "delete": ("DELETE", JOB, "Forget a job", {204: {"description": "Forgotten."}, **looked}, seen),
     }
 
@@ -248,7 +251,7 @@ def events() -> Described:
     stream = {
         "description": "Server-sent events: `status`, `progress` and `output`, each an object with the job's `id`, its "
         "`sequence` (also the event's id), `attempt`, and what there is to tell; then `done`, with the whole job.",
-        "content": {"text/event-stream": {"schema": _TEXT}},
+        "content": EVENT_STREAM,
     }
     ended: Schema = {"description": "The job has ended, and the client has had every event."}
     last: Schema = {"in": "header", "name": "Last-Event-ID", "required": False, "schema": _COUNT}

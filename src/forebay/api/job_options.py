@@ -46,11 +46,13 @@ OPTIONS = ("ttl_s", "timeout_s", "retention_s", "priority", "cache", "webhook", 
 
 
 class OptionLimits(NamedTuple):
-    """What options may ask for. `private_webhooks`: webhooks may go to addresses that are not public."""
+    """What options may ask for. `private_webhooks`: webhooks may go to addresses that are not public. `webhooks`: there
+    is something to sign them with."""
 
     retention_s: float
     json_depth: int
     private_webhooks: bool
+    webhooks: bool = True
 
 
 class JobBody(NamedTuple):
@@ -96,7 +98,7 @@ def read_job_body(
     in_parameters: they stand among the request's parameters, as for `Prefer: respond-async`, else beside `inputs`.
     Only options are checked here, and members that a job does not have; what is no JSON object is passed on.
 
-    Raises `RequestError`: invalid_request, or unsupported for `cache`.
+    Raises `RequestError`: invalid_request, or unsupported for `cache` and `webhook`.
     """
     length = parse_header_length(header_length)
     if length == 0:  # a raw row: there is no JSON
@@ -184,7 +186,7 @@ def _with_timeout(options: JobOptions, parameters: Any) -> JobOptions:
 def read_options(given: Mapping[str, Any], limits: OptionLimits) -> JobOptions:
     """Options from their JSON values; null is as if it was not given.
 
-    Raises `RequestError`: invalid_request, or unsupported for `cache`.
+    Raises `RequestError`: invalid_request, or unsupported for `cache` and `webhook`.
     """
     given = {name: value for name, value in given.items() if value is not None}
     if not given:
@@ -195,7 +197,7 @@ def read_options(given: Mapping[str, Any], limits: OptionLimits) -> JobOptions:
         timeout_s=_seconds("timeout_s", given, MOST_SECONDS),
         retention_s=_seconds("retention_s", given, limits.retention_s),
         priority=_priority(given["priority"]) if "priority" in given else None,
-        webhook=check_webhook(given["webhook"], limits.private_webhooks) if "webhook" in given else "",
+        webhook=_webhook(given["webhook"], limits) if "webhook" in given else "",
         metadata=_metadata(given["metadata"], limits.json_depth) if "metadata" in given else None,
     )
 
@@ -208,6 +210,16 @@ def _check_cache(word: Any) -> None:
             f'cache {show(word)} is not supported: there is no cache yet; leave it away, or say "off"',
             code="unsupported",
         )
+
+
+def _webhook(url: Any, limits: OptionLimits) -> str:
+    if not limits.webhooks:
+        raise RequestError(
+            "webhook is not supported: this server has no secret to sign it with; the setting jobs.webhook_secrets "
+            "names a file of them, and `forebay keys webhook` makes one",
+            code="unsupported",
+        )
+    return check_webhook(url, limits.private_webhooks)
 
 
 def _seconds(name: str, given: Mapping[str, Any], most_s: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Jobs as ASGI endpoints: submit, look, wait, cancel, delete, list; and inference that prefers to be a job.
+"""Jobs as ASGI endpoints: submit, look, wait, cancel, replay, delete, list; and inference that prefers to be a job.
 
 Errors are in the form of RFC 9457 under /v1, and in the protocol's own where inference was asked for.
 """
@@ -95,6 +95,15 @@ class _Calls:
             record = _seen(look, id, tenant)
         return await as_wanted(shown(record, _base(http)), http, self._inference)
 
+    async def replay(self, http: HttpRequest) -> Answer:
+        record = await self._own(http, self._enter(http))
+        new = await self._jobs.read_again(record)
+        # Its body was checked when it was new; the model may have changed, and then it fails again.
+        await self._inference.awake(new.spec.model, _authorization(http))
+        self._inference.find(new.spec.model, new.spec.version or None)
+        job = await self._jobs.submitted(new)
+        return await as_wanted(accepted(job, _base(http)), http, self._inference)
+
     async def delete(self, http: HttpRequest) -> Answer:
         record = await self._own(http, self._enter(http))
         if not await self._jobs.reader.delete(record.spec.id):
@@ -120,7 +129,7 @@ class _Calls:
     async def _let_in(self, http: HttpRequest) -> contextlib.AbstractContextManager[Endpoint]:
         headers = dict(http.scope["headers"])
         await self._inference.awake(http.path_params["model"], headers.get(b"authorization"))
-        return let_in(http, headers, self._inference)
+        return let_in(http, headers, self._inference, as_job=True)
 
     def _enter(self, http: HttpRequest) -> str:
         return self._inference.gate.enter(_authorization(http))

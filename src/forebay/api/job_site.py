@@ -13,12 +13,16 @@ from forebay.api.job_codec import InferenceCodec
 from forebay.api.job_hub import Hub
 from forebay.api.job_streams import Streams
 from forebay.api.jobs import Jobs
+from forebay.api.webhook_secrets import WebhookSecrets
+from forebay.api.webhook_url import private_allowed
+from forebay.api.webhooks import Webhooks
 from forebay.brokers.embedded import EmbeddedValkey
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.clock import Clock
 from forebay.core.errors import DependencyError, SetupError
 from forebay.core.settings import JobSettings, ServerSettings
 from forebay.jobs.redis_jobs import RedisJobs
+from forebay.telemetry.job_metrics import JobMetrics
 from forebay.telemetry.metrics import Metrics
 from forebay.worker.loop import Worker
 from forebay.worker.reaper import Reaper
@@ -42,7 +46,11 @@ class JobSite:
         gate: Gate,
         metrics: Metrics,
         clock: Clock,
+        secrets: WebhookSecrets,
+        *,
+        works: bool = True,
     ) -> None:
+        """`works`: jobs are run here; else others do that."""
         self._embedded: EmbeddedValkey | None = None
         url = settings.store
         if url is None:
@@ -50,15 +58,29 @@ class JobSite:
             url = self._embedded.url
         self._link = RedisLink(url)
         self._store = RedisJobs(self._link, shards=settings.shards, republish_after_s=settings.republish_after_s)
-        self._worker = Worker(self._store, InferenceCodec(inference, clock), settings, clock)
-        self._reaper = Reaper(self._store, lambda: inference.engines, self._worker.metrics)
+        self._worker = Worker(self._store, InferenceCodec(inference, clock), settings, clock) if works else None
+        metrics.jobs = self._worker.metrics if self._worker is not None else JobMetrics()
+        self._reaper = Reaper(self._store, lambda: inference.engines, metrics.jobs)
         self._hub = Hub(self._store)
-        self.jobs = Jobs(settings, server, self._store, self._store, self._hub, ready=self.ready)
+        private = private_allowed(settings, server.host)
+        self.jobs = Jobs(
+            settings,
+            server,
+            self._store,
+            self._store,
+            self._hub,
+            ready=self.ready,
+            private_webhooks=private,
+            webhooks=len(secrets) > 0,
+        )
+        self._webhooks: Webhooks | None = None
+        if len(secrets):
+            self._webhooks = Webhooks(self._store, self._store, secrets, private=private, metrics=metrics.jobs)
         self.streams = Streams(self._hub, gate, self.ready)
         self._beginning: asyncio.Task[None] | None = None
         self._hearing: asyncio.Task[None] | None = None
+        self._calling: asyncio.Task[None] | None = None
         self._closed = False
-        metrics.jobs = self._worker.metrics
 
     def start(self) -> None:
         """The models are there: run what waits, where it is known that something may."""
@@ -89,41 +111,58 @@ class JobSite:
     def _begin(self) -> None:
         if self._hearing is None and not self._closed:
             self._hearing = asyncio.create_task(self._hear(), name="forebay jobs: changes")
-            self._worker.start()
+            if self._worker is not None:
+                self._worker.start()
             self._reaper.start()
+            if self._webhooks is not None:
+                self._calling = asyncio.create_task(self._webhooks.run(), name="forebay jobs: webhooks")
+
+    async def check(self) -> None:
+        """Look whether a store that is not started here will do. Raises `SetupError`, or `DependencyError` where it
+        cannot be asked now."""
+        await self._store.check()
 
     async def _hear(self) -> None:
         """Jobs that were canceled elsewhere are not worth running here."""
         while True:
             with contextlib.suppress(DependencyError):
                 async for changes in self._store.changes():
-                    self._worker.discard([change.id for change in changes if change.state == "canceled"])
+                    if self._worker is not None:
+                        self._worker.discard([change.id for change in changes if change.state == "canceled"])
             await asyncio.sleep(RETRY_S)
 
     def not_ready(self) -> list[str]:
         """Why jobs are not run; empty when they are, or were never asked for."""
         if self._embedded is not None and self._embedded.state in ("loading", "down"):
             return [f"the store of jobs is {self._embedded.state}"]
-        return [self._worker.reason] if self._worker.reason else []
+        return [self._worker.reason] if self._worker is not None and self._worker.reason else []
 
     def drain(self) -> None:
         """Lease no more; end the streams of events."""
-        self._worker.drain()
+        if self._worker is not None:
+            self._worker.drain()
         self.streams.end()
 
     async def close(self, grace_s: float) -> None:
-        """Wait at most so long for jobs that run; give back the others; end the store that was started here."""
+        """Wait at most so long for jobs that run; give back the others; finish the calls of webhooks that are made; end
+        the store that was started here."""
         self.drain()
         self._closed = True
         await self.jobs.close()
-        for one in (self._beginning, self._hearing):
-            if one is not None:
-                one.cancel()
-                await asyncio.wait([one])
-        await self._worker.close(grace_s)
+        await _ended(self._beginning)
+        await _ended(self._hearing)
+        if self._worker is not None:
+            await self._worker.close(grace_s)
         await self._reaper.close()
+        await _ended(self._calling)
         await self._hub.close()
         await self._store.close()
         await self._link.close()
         if self._embedded is not None:
             await self._embedded.stop()
+
+
+async def _ended(one: asyncio.Task[None] | None) -> None:
+    if one is not None:
+        one.cancel()
+        await asyncio.wait([one])

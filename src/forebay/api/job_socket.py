@@ -324,6 +324,7 @@ class JobSocket:
             self._closed = True
             with contextlib.suppress(WebSocketDisconnect, RuntimeError):
                 await self._socket.close(code, reason)
+            self._streams.leave(self)
 
 
 def _message(id: str, item: Item) -> bytes:

@@ -9,6 +9,7 @@ The last event of a job is `done`, with the whole document, in place of its last
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 from collections.abc import Awaitable, Callable
@@ -37,6 +38,8 @@ RETRY_S = 2.0
 """When to come back after a broken connection."""
 RETURNS_PER_S = 500
 """How quickly clients are asked to come back after a shutdown."""
+LAST_WORDS_S = 1.0
+"""How long streams may take to tell their clients that the server ends."""
 
 _PARTS = 60
 _SEQUENCE = re.compile(r"[0-9]{1,15}")
@@ -108,6 +111,9 @@ class Streams:
         self.gate = gate
         self.ready = ready
         self.closing = False
+        self._returning = 0
+        """Streams that were open when the server began to end."""
+        self._all_left = asyncio.Event()
         # In parts that take turns, so that thousands are not kept alive in one long turn of the loop.
         self._parts: list[set[Stream]] = [set() for _ in range(_PARTS)]
         self._arrivals, self._beats = count(), count()
@@ -128,6 +134,8 @@ class Streams:
         """It has ended."""
         for part in self._parts:
             part.discard(stream)
+        if self.closing and not len(self):
+            self._all_left.set()
 
     def _beat(self) -> None:
         self._timer = None
@@ -139,13 +147,22 @@ class Streams:
     def end(self) -> None:
         """The server shuts down: every stream ends, and tells its client when to come back."""
         self.closing = True
+        self._returning = max(self._returning, len(self))
         for part in self._parts:
             for stream in tuple(part):
                 stream.end()
 
+    async def ended(self, most_s: float = LAST_WORDS_S) -> None:
+        """`end`, and wait until all have told their clients; at most so long, since some may not read."""
+        self.end()
+        if len(self):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(most_s):
+                    await self._all_left.wait()
+
     def retry_ms(self) -> int:
         """When one client is to come back: later at random, and the more of them there are, once the server ends."""
-        spread_s = max(RETRY_S, len(self) / RETURNS_PER_S) if self.closing else 0.0
+        spread_s = max(RETRY_S, self._returning / RETURNS_PER_S) if self.closing else 0.0
         return round(1000 * (RETRY_S + random.uniform(0.0, spread_s)))
 
 

@@ -7,24 +7,23 @@ Body -> `Jobs.read` -> `Jobs.submit` -> `job_answers.accepted`.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from forebay.api.idempotency import fingerprint
+from msgspec import structs
+
+from forebay.api.idempotency import fingerprint, replay_key
 from forebay.api.inference import Endpoint, in_turns
 from forebay.api.job_answers import Accepted, gone
 from forebay.api.job_options import NO_OPTIONS, JobBody, OptionLimits, level_of, read_job_body
 from forebay.api.job_submit import Outcome, Sending, Submitter
-from forebay.core.errors import AdmissionError, RequestError
+from forebay.core.errors import AdmissionError, DependencyError, RequestError
 from forebay.core.request import Request
 from forebay.core.settings import JobSettings, ServerSettings
 from forebay.jobs.ids import JobIds, shard_bits_of
 from forebay.jobs.record import JobRecord, JobSpec
 from forebay.jobs.store import Bounds, JobQueue, JobReader, Look, NewJob, Submission
-
-log = logging.getLogger("forebay.api")
 
 Then = Callable[[Accepted | Exception], None]
 
@@ -70,9 +69,11 @@ class Jobs:
         *,
         ready: Callable[[], Awaitable[None]] | None = None,
         private_webhooks: bool = False,
+        webhooks: bool = True,
     ) -> None:
         """ready: awaited before every use of the store; starts one that is not started yet, and raises
-        `DependencyError`. private_webhooks: webhooks may go to addresses that are not public."""
+        `DependencyError`. private_webhooks: webhooks may go to addresses that are not public. webhooks: there is
+        something to sign them with."""
         self.settings = settings
         self.reader = reader
         self.hub = hub
@@ -80,7 +81,7 @@ class Jobs:
         self.submitter = Submitter(queue, Bounds(settings.max_queued, settings.max_queued_bytes), self.ready)
         self._large_bytes = server.decode_off_loop_bytes
         retention_s = max(settings.max_retention_s, settings.retention_s)
-        self._limits = OptionLimits(retention_s, server.max_json_depth, private_webhooks)
+        self._limits = OptionLimits(retention_s, server.max_json_depth, private_webhooks, webhooks)
         self._ids = JobIds()
         self._looking: set[asyncio.Task[None]] = set()
 
@@ -129,6 +130,24 @@ class Jobs:
         header = asked.header_length or b""
         parts = (model.encode(), asked.version.encode(), b"image" if image else b"", header, asked.body)
         return NewJob(spec, key, fingerprint(*parts))
+
+    async def read_again(self, record: JobRecord) -> NewJob:
+        """A failed job as a new one, which refers to it. It is the same new one however often it is asked for.
+
+        Raises `RequestError` (job_not_failed, job_gone) and `DependencyError`.
+        """
+        id = record.spec.id
+        if record.state != "failed":
+            raise RequestError(
+                f"job {id} is {record.state}; only a failed one can be replayed, others are submitted anew",
+                code="job_not_failed",
+            )
+        (asked,) = await self.reader.asked([id])
+        if asked is None:
+            raise gone(id)
+        key = replay_key(id)
+        new = self._ids.new(shard_bits_of(asked.tenant, key))
+        return NewJob(structs.replace(asked, id=new, replay_of=id, max_attempts=self.settings.max_attempts), key)
 
     # -- to the store -------------------------------------------------------------------------------------------------
 
@@ -190,6 +209,9 @@ class Jobs:
         try:
             look = await self.hub.read(outcome.id)
             found = Accepted(look, replayed=True) if isinstance(look, JobRecord) else gone(outcome.id)
+        except asyncio.CancelledError:
+            then(DependencyError("the server stopped while the job was looked up"))
+            raise
         except Exception as error:
             found = error
         then(found)
@@ -197,6 +219,7 @@ class Jobs:
     async def close(self) -> None:
         """Send what is waiting to be sent; take nothing more."""
         await self.submitter.close()
+        await asyncio.gather(*self._looking, return_exceptions=True)
 
 
 _IMAGE = "image/*"

@@ -166,7 +166,7 @@ class Lane(HttpToolsProtocol):
                 caller = inference.gate.enter(authorization)
                 tenant = caller if tenant is not None else None
             if endpoint.engine.state != "ready":
-                inference.admit(endpoint)
+                (inference.admit if tenant is None else inference.admit_job)(endpoint)
         except Exception as error:
             self.mode = _IGNORED
             slot.finish(endpoint.refuse(error) if tenant is None else detailed_of(error))

@@ -57,6 +57,9 @@ class LaneSocket(WebSocketsSansIOProtocol):
 
 def becomes_socket(lane: Any) -> bool:
     """Whether a connection that asks for an upgrade is a WebSocket's from now on; not while an answer is owed."""
+    path = lane.url.partition(b"?")[0]
+    if not (path.startswith(b"/v1/") and path.endswith(b"/ws")):
+        return False
     if not lane._should_upgrade() or (lane.cycle is not None and not lane.cycle.response_complete):
         return False
     lane.deaf = True

@@ -298,14 +298,17 @@ def generate_responses() -> dict[int | str, Schema]:
     return responses(ref("GenerateResponse"), *_OF_REQUESTS, description="The outputs.")
 
 
+EVENT_STREAM: Schema = {"text/event-stream": {"schema": {}}}
+"""Any: OpenAPI 3.1 has no words for single events, and tools read a schema here as that of the text or of an event."""
+
+
 def stream_responses() -> dict[int | str, Schema]:
     """Every answer of `generate_stream`."""
-    events = {"text/event-stream": {"schema": {"type": "string"}}}
     ok = {
         "description": "Server-sent events. Each `data` is a GenerateResponse with a piece of the outputs, or an "
         "Error, which is then the last. Events named `progress` have a member `progress` from 0 to 1. A request that "
         "fails before its first event is answered with the status of its error.",
-        "content": events,
+        "content": EVENT_STREAM,
     }
     return {200: ok, **{status: _error(status) for status in _OF_REQUESTS}}
 

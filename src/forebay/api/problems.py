@@ -22,6 +22,7 @@ STATUSES: dict[str, int] = {
     "method_not_allowed": 405,
     "body_timeout": 408,
     "idempotency_key_in_use": 409,
+    "job_not_failed": 409,
     "job_gone": 410,
     "payload_too_large": 413,
     "unsupported_encoding": 415,

@@ -63,6 +63,20 @@ def add_index(app: FastAPI, inference: Inference, control: ModelControl | None) 
     add(app, "/v2/repository/index", index, described, summary, "repository", method="POST", extra=body)
 
 
+def add_no_control(app: FastAPI, inference: Inference, refusal: str) -> None:
+    """Adds load and unload where nothing is loaded: they answer 501 with this."""
+
+    async def refuse(http: HttpRequest) -> Answer:
+        inference.gate.enter(http.headers.get("authorization", "").encode("latin-1") or None)
+        raise RequestError(refusal, code="unsupported")
+
+    described = openapi.responses({"type": "object"}, 401, 429, 501)
+    for suffix, summary in (("/load", "Models are not loaded here"), ("/unload", "Models are not unloaded here")):
+        path = "/v2/repository/models/{model}" + suffix
+        extra = openapi.operation("model")
+        add(app, path, refuse, described, summary, "repository", method="POST", extra=extra)
+
+
 def add_control(app: FastAPI, inference: Inference, control: ModelControl) -> None:
     """Adds load and unload."""
 

@@ -10,33 +10,68 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI
 
+from forebay.api.inference import Inference
 from forebay.api.job_socket import MOST_MESSAGE_BYTES
+from forebay.api.jobs import Jobs
 from forebay.api.lane import lane_protocol
 from forebay.api.lane_check import usable
 from forebay.api.lane_slot import is_arriving
 from forebay.api.lane_socket import LaneSocket
 from forebay.api.lane_time import SWEEP_S, sweep_connections
-from forebay.api.site import Site
 from forebay.core.errors import SetupError
+from forebay.core.settings import ServerSettings
 from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.api")
 
 
+class Served(Protocol):
+    """What is served: everything of one server but the listening."""
+
+    @property
+    def settings(self) -> ServerSettings: ...
+    @property
+    def inference(self) -> Inference: ...
+    @property
+    def jobs(self) -> Jobs | None: ...
+
+    async def start(self) -> None:
+        """Make ready to serve. Raises `SetupError`."""
+        ...
+
+    def app(self) -> FastAPI: ...
+
+    def not_ready(self) -> list[str]: ...
+
+    def on_ended(self, call: Callable[[], object]) -> None:
+        """Call this whenever an engine has ended."""
+        ...
+
+    def drain(self) -> None: ...
+
+    async def end_streams(self) -> None:
+        """Tell those who follow jobs that the server ends."""
+        ...
+
+    async def close(self) -> None: ...
+
+
 class Server(uvicorn.Server):
     """uvicorn, told to drain first: ready turns false before the listener closes."""
 
-    def __init__(self, config: uvicorn.Config, site: Site) -> None:
+    def __init__(self, config: uvicorn.Config, site: Served) -> None:
         super().__init__(config)
         self._site = site
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new work, finish what was admitted, then close."""
         self._site.drain()
+        await self._site.end_streams()
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
@@ -46,7 +81,7 @@ class Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _on_signals(call: Callable[[signal.Signals], object]) -> Iterator[None]:
+def on_signals(call: Callable[[signal.Signals], object]) -> Iterator[None]:
     """SIGTERM and SIGINT call this, in the loop, and nothing else."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,10 +116,26 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-class Web:
-    """One web process with the models of its site."""
+def health_server(app: FastAPI) -> uvicorn.Server:
+    """A server for health and metrics only, to be told to end by `should_exit`; it hears no signals."""
+    config = uvicorn.Config(
+        app, loop="none", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+        proxy_headers=False, timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    return _HealthServer(config)
 
-    def __init__(self, site: Site) -> None:
+
+class _HealthServer(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The worker hears the signals."""
+        yield
+
+
+class Web:
+    """One web process with what it serves."""
+
+    def __init__(self, site: Served) -> None:
         self._site = site
         self._settings = site.settings
         self._starting: asyncio.Future[None] | None = None
@@ -94,14 +145,14 @@ class Web:
     async def serve(self) -> None:
         """Load, warm up, listen, until SIGTERM or SIGINT. Raises `SetupError` where the start fails."""
         listener = bind(self._settings.host, self._settings.port)
-        with _on_signals(self._stop):
+        with on_signals(self._stop):
             try:
                 if await self._start():
                     # What start-up made stays: a collection need not look at it again while requests wait.
                     gc.collect()
                     gc.freeze()
                     # An engine that has ended is full of cycles, and there is little else to look through after that.
-                    self._site.registry.on_ended = gc.collect
+                    self._site.on_ended(gc.collect)
                     await self._listen(self._site.app(), listener)
             finally:
                 listener.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -15,6 +16,7 @@ from forebay.api.inference import Inference
 from forebay.api.job_site import JobSite
 from forebay.api.jobs import Jobs
 from forebay.api.repository_routes import ModelControl
+from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.core.clock import Clock
 from forebay.core.settings import JobSettings, ServerSettings
 from forebay.engine.cores import Cores, unshareable, usable_cores
@@ -39,9 +41,11 @@ class Site:
         *,
         jobs: JobSettings | None = None,
         data_dir: Path = Path(),
+        webhook_secrets: WebhookSecrets | None = None,
     ) -> None:
         """`control_refusal`: why models may not be loaded and unloaded over HTTP; empty where they may. `clock`: times
-        the drain. `jobs`: None where there are none. `data_dir`: where their store is, unless it is elsewhere."""
+        the drain. `jobs`: None where there are none. `data_dir`: where their store is, unless it is elsewhere.
+        `webhook_secrets`: what their webhooks are signed with; None: there are none."""
         self.settings = settings
         self.metrics = Metrics()
         self.inference = Inference({}, settings, gate)
@@ -52,9 +56,10 @@ class Site:
         self.registry = Registry(catalog, plan_of, self.inference, self.metrics, cores, limit_bytes)
         if limit_bytes is not None:
             self.inference.on_demand = self.registry.on_demand
-        self._jobs = (
-            JobSite(jobs, settings, data_dir, self.inference, gate, self.metrics, clock) if jobs is not None else None
-        )
+        self._jobs: JobSite | None = None
+        if jobs is not None:
+            secrets = webhook_secrets or WebhookSecrets()
+            self._jobs = JobSite(jobs, settings, data_dir, self.inference, gate, self.metrics, clock, secrets)
         self._catalog = catalog
         self._control = ModelControl(self.registry, control_refusal)
         self._watching: asyncio.Task[None] | None = None
@@ -72,6 +77,12 @@ class Site:
         if self.settings.watch:
             watch = Watch(self.registry, self._catalog, self.settings.watch_interval_s)
             self._watching = asyncio.create_task(watch.run(first))
+
+    async def check_store(self) -> None:
+        """Look whether a store of jobs that is not started here will do. Raises `SetupError`, or `DependencyError`
+        where it cannot be asked now."""
+        if self._jobs is not None:
+            await self._jobs.check()
 
     def app(self, lifespan: Lifespan | None = None) -> FastAPI:
         """The app over the models; they may be started before or after."""
@@ -98,6 +109,10 @@ class Site:
             return [self.inference.not_started]
         return self.registry.not_ready() + (self._jobs.not_ready() if self._jobs is not None else [])
 
+    def on_ended(self, call: Callable[[], object]) -> None:
+        """Call this whenever an engine has ended."""
+        self.registry.on_ended = call
+
     def drain(self) -> None:
         """Ready turns false; new requests are refused; admitted ones still run."""
         self._drain_ends = self._drain_ends or self._clock() + self.settings.drain_timeout_s
@@ -106,6 +121,11 @@ class Site:
         if self._jobs is not None:
             self._jobs.drain()
         self.registry.drain()
+
+    async def end_streams(self) -> None:
+        """Let those who follow jobs know that the server ends, before their connections do."""
+        if self._jobs is not None:
+            await self._jobs.streams.ended()
 
     async def close(self) -> None:
         """Wait for the admitted, at most `drain_timeout_s`, then end every process."""

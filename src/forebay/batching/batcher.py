@@ -76,6 +76,7 @@ class Batcher(BackgroundPlanner[T]):
         if deadline < self._easy_deadline or deadline - now < self._easy_s:
             finish = self._forecast(lane, item, deadline, now)
             if finish > deadline:
+                self._company_at = now
                 return Refusal("deadline_unreachable", max(0.001, finish - deadline))
         item.order = deadline
         keys.append(deadline)
@@ -91,6 +92,7 @@ class Batcher(BackgroundPlanner[T]):
         finish = self._forecast(lane, item, key, now)
         if finish > item.deadline:
             self._forget_if_empty(lane)
+            self._company_at = now
             return Refusal("deadline_unreachable", max(0.001, finish - item.deadline))
         if item.priority or lane.mixed:
             self._overtaking.admit(level_of(item.priority), rows=item.rows)

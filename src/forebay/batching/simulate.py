@@ -192,7 +192,7 @@ class Simulation:
         for _ in range(self.scenario.clients):
             self._schedule(0.0, None)
         events, batcher = self._events, self.batcher
-        now, wake, steps = 0.0, FOREVER, 0
+        now, wake, steps = 0.0, 0.0, 0
         self._top_up(now)
         while True:
             upcoming = min(next_arrival, events[0][0] if events else FOREVER, wake)

@@ -88,6 +88,7 @@ class RedisLink:
         self.shown = self.address.shown
         self._code: DependencyCode = code
         self._free = asyncio.Semaphore(connections)
+        self._sentinels: list[Redis] = []
         self._client = self._make(connections)
 
     async def execute(self, *words: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
@@ -147,7 +148,8 @@ class RedisLink:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        for client in (self._client, *self._sentinels):
+            await client.aclose()
 
     def _fail(self, error: BaseException) -> NoReturn:
         raise dependency_error(error, self.shown, self._code) from error
@@ -165,6 +167,7 @@ class RedisLink:
                 **address.options,
                 **secure,
             )
+            self._sentinels = sentinel.sentinels
             kind = SentinelTlsConnection if address.tls else SentinelConnection
             client: Redis = sentinel.master_for(address.service, connection_class=kind)
             return client

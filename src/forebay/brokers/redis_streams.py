@@ -69,6 +69,7 @@ class RedisStreams:
     def __init__(self, link: RedisLink, *, prefix: str = "forebay") -> None:
         self._link = link
         self._base = f"{prefix}:{{queues}}:"
+        self._lease_key = f"{self._base}lease_ms"
         self._consumer = secrets.token_hex(8)
         self._scripts = {name: _script(name) for name in get_args(ScriptName)}
         self._kept: dict[Receipt, _Kept] = {}
@@ -130,11 +131,11 @@ class RedisStreams:
         await self._end("release", deliveries)
 
     async def depth(self, queue: str) -> Depth:
-        """Bytes are not told. Those whose lease is over count as leased until somebody takes them."""
+        """Bytes are not told. When a lease is over is known from who leased last."""
         self._check_open()
         streams = [self._stream(queue, level) for level in range(PRIORITY_LEVELS)]
-        every, held = await self._call("depth", streams, [])
-        return Depth(every - held, -1, held)
+        waiting, held = await self._call("depth", [*streams, self._lease_key], [])
+        return Depth(waiting, -1, held)
 
     async def close(self) -> None:
         """Gives back what nobody was given. Errors are left to the ends of leases."""
@@ -178,11 +179,12 @@ class RedisStreams:
 
     async def _take(self, names: tuple[str, ...], most: int, lease_s: float) -> None:
         streams, now_s = self._to_read(names), time.monotonic()
+        keys = [*streams, self._lease_key]
         look_first = now_s - self._looked_s >= _OVERDUE_EVERY_S
         if look_first:
             self._looked_s = now_s
             self._held = {receipt: until_s for receipt, until_s in self._held.items() if until_s > now_s}
-        self._keep(streams, await self._call("take", streams, [most, round(lease_s * 1000), int(look_first)]), lease_s)
+        self._keep(streams, await self._call("take", keys, [most, round(lease_s * 1000), int(look_first)]), lease_s)
 
     async def _wait(self, names: tuple[str, ...], most: int, block_s: float, lease_s: float) -> None:
         streams = self._to_read(names)

@@ -30,6 +30,7 @@ _METAVARS = {
     "max_pipelined": "N",
     "max_json_depth": "N",
     "store": "URL",
+    "broker": "URL",
 } | dict.fromkeys(("max_attempts", "max_queued", "shards"), "N")
 
 
@@ -101,7 +102,7 @@ def shown_value(value: object, name: str) -> str:
     if isinstance(value, tuple):
         return ",".join(str(item) for item in value)
     if isinstance(value, float):
-        return f"{value:g}"
+        return str(int(value)) if value.is_integer() else f"{value:g}"
     if isinstance(value, int) and name.endswith("_bytes"):
         return _shown_size(value)
     return str(value)

@@ -23,8 +23,10 @@ class Subcommand(NamedTuple):
 
 SUBCOMMANDS = {
     "serve": Subcommand("forebay.cli.serve", "serve", "Serve models over HTTP."),
+    "web": Subcommand("forebay.cli.web", "web", "Take requests and jobs for models that workers have."),
+    "worker": Subcommand("forebay.cli.worker", "worker", "Run models for web processes on any host."),
     "config": Subcommand("forebay.cli.config", "app", "Look at the settings."),
-    "keys": Subcommand("forebay.cli.keys", "app", "Make API keys."),
+    "keys": Subcommand("forebay.cli.keys", "app", "Make API keys and secrets of webhooks."),
     "simulate": Subcommand("forebay.cli.simulate", "simulate", "Simulate batching: arrivals in, latency out."),
     "bench": Subcommand("forebay.cli.bench", "bench", "Measure a running server."),
     "conformance": Subcommand("forebay.cli.conformance", "conformance", "Check a server against the protocol."),

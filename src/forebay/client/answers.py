@@ -27,7 +27,7 @@ def read_error(reply: Reply, now: datetime) -> tuple[ForebayError, float | None]
     """(the error, seconds of Retry-After or None) of an answer other than 200. now: the time of day with its zone."""
     retry_after_s = parse_retry_after(reply.headers.get("retry-after"), now)
     try:
-        document = _parse(reply.body)
+        document = parse_json(reply.body)
     except InvalidAnswerError:
         document = None
     text = bytes(reply.body[:2000]).decode(errors="replace") if document is None else ""
@@ -36,14 +36,17 @@ def read_error(reply: Reply, now: datetime) -> tuple[ForebayError, float | None]
 
 def read_document(reply: Reply) -> dict[str, Any]:
     """The JSON object of an answer of status 200."""
-    document = _parse(reply.body)
+    document = parse_json(reply.body)
     if not isinstance(document, dict):
         raise InvalidAnswerError(f"the answer is not a JSON object but {type(document).__name__}")
     return document
 
 
 def read_result(reply: Reply, attempts: int) -> Result:
-    """The outputs of an inference answer of status 200, JSON and binary."""
+    """The outputs of an inference answer of status 200, JSON and binary.
+
+    Of one in the one-row form, in which some jobs were submitted, numpy chooses the types.
+    """
     view = memoryview(reply.body)
     length = reply.headers.get(_HEADER_LENGTH)
     head, tail = view, view[:0]
@@ -51,11 +54,14 @@ def read_result(reply: Reply, attempts: int) -> Result:
         if not (length.isascii() and length.isdigit()) or len(length) > 18 or int(length) > len(view):
             raise InvalidAnswerError(f"the answer's {_HEADER_LENGTH} is {length!r}, its body has {len(view)} bytes")
         head, tail = view[: int(length)], view[int(length) :]
-    document = _parse(head)
+    document = parse_json(head)
     entries = document.get("outputs") if isinstance(document, dict) else None
+    outputs: dict[str, Array] = {}
+    if entries is None and isinstance(document, dict) and isinstance(document.get("output"), dict):
+        outputs = {name: _without_type(value, name) for name, value in document["output"].items()}
+        return Result(outputs, attempts=attempts)
     if not isinstance(document, dict) or not isinstance(entries, list):
         raise InvalidAnswerError("the answer has no list of outputs")
-    outputs: dict[str, Array] = {}
     position = 0
     for entry in entries:
         name, datatype, shape = _described(entry)
@@ -80,7 +86,8 @@ def read_result(reply: Reply, attempts: int) -> Result:
     )
 
 
-def _parse(body: bytes | bytearray | memoryview) -> Any:
+def parse_json(body: bytes | bytearray | memoryview) -> Any:
+    """JSON, also with NaN and infinities as tokens. Raises `InvalidAnswerError`."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -130,3 +137,15 @@ def _from_json(data: Any, name: str, datatype: str, shape: tuple[int, ...]) -> A
         return np.array(data, dtype=NUMPY_TYPES[datatype]).reshape(shape)
     except (ValueError, TypeError, OverflowError):
         raise InvalidAnswerError(f"output {name!r}: its data is not {datatype} of shape {list(shape)}") from None
+
+
+def _without_type(value: Any, name: str) -> Array:
+    """An output that comes without datatype and shape."""
+    try:
+        loose = np.array(value)
+        if loose.dtype.kind in "biuf":
+            return loose
+        array = np.array(value, dtype=object)
+        return bytes_array([str.encode(text) for text in array.reshape(-1).tolist()], array.shape)
+    except (ValueError, TypeError, OverflowError):
+        raise InvalidAnswerError(f"output {name!r}: its data is neither numbers nor text") from None

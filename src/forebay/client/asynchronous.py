@@ -6,17 +6,22 @@ import asyncio
 import math
 import random
 import time
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from forebay.client.calls import Calls
 from forebay.client.connections import DEFAULT_MAX_CONNECTIONS, failure_of, late, request_arguments, settings
-from forebay.client.options import ClientOptions, InferOptions
+from forebay.client.job_calls import JobCalls
+from forebay.client.jobs import Job, JobEvent, JobOrId
+from forebay.client.options import ClientOptions, InferOptions, SubmitOptions
 from forebay.client.results import Result
-from forebay.client.steps import Failure, Reply, Send, Steps
+from forebay.client.steps import Failure, Open, Opened, Reply, Send, Sleep, Steps
+from forebay.core.errors import ForebayError
 
 T = TypeVar("T")
 
@@ -38,7 +43,13 @@ class AsyncClient:
         """
         self._options = options
         self._clock = time.monotonic
-        self._calls = Calls(options, clock=self._clock, chance=random.Random().random, today=lambda: datetime.now(UTC))
+        self._calls = JobCalls(
+            options,
+            clock=self._clock,
+            chance=random.Random().random,
+            today=lambda: datetime.now(UTC),
+            new_key=lambda: str(uuid.uuid4()),
+        )
         # One slot a connection: calls that wait inside httpx's pool cost it time by the square of their number.
         self._slots = asyncio.Semaphore(options.get("max_connections", DEFAULT_MAX_CONNECTIONS))
         self._http = httpx.AsyncClient(transport=transport, **settings(url, options))
@@ -81,6 +92,98 @@ class AsyncClient:
     ) -> None:
         """Waits until the server, or a model, takes requests. Raises `DeadlineExceeded` after so many seconds."""
         await self._run(self._calls.wait_until_ready(model, version, timeout_s))
+
+    async def submit(self, model: str, inputs: Any, **options: Unpack[SubmitOptions]) -> Job:
+        """Submits a job: the inputs are those of `infer`, the answer is there later.
+
+        options: `forebay.client.options.SubmitOptions`.
+        """
+        return await self._run(self._calls.submit(model, inputs, options))
+
+    async def submit_many(
+        self, model: str, inputs: Iterable[Any], **options: Unpack[SubmitOptions]
+    ) -> list[Job | ForebayError]:
+        """Submits a job for each of `inputs`, all with the same options; for each, in their order, its job, or why it
+        was refused. Their tensors travel as JSON."""
+        return await self._run(self._calls.submit_many(model, inputs, options))
+
+    async def submit_body(
+        self,
+        model: str,
+        body: bytes | str,
+        *,
+        content_type: str = "application/json",
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Submits a job whose body is ready: JSON of inference with the options of a job beside its inputs, or an
+        image (`image/png`)."""
+        return await self._run(self._calls.submit_body(model, body, content_type, idempotency_key))
+
+    async def job(self, job: JobOrId) -> Job:
+        """The job as it is now."""
+        return await self._run(self._calls.job(job))
+
+    async def wait(self, job: JobOrId, *, timeout_s: float | None = None) -> Result:
+        """The result of a job, once it is there; raises the error of a job that has none.
+
+        The server may restart meanwhile. Raises `DeadlineExceeded` after so many seconds (None: however long it
+        takes); the job goes on.
+        """
+        return await self._run(self._calls.wait(job, timeout_s))
+
+    async def ended(self, job: JobOrId, *, timeout_s: float | None = None) -> Job:
+        """The job when it has ended, whatever that end is. Waits as `wait` does."""
+        return await self._run(self._calls.ended(job, timeout_s))
+
+    async def stream(self, job: JobOrId, *, after: int = 0, timeout_s: float | None = None) -> AsyncIterator[JobEvent]:
+        """The events of a job as they come, the last of which is `done`; they go on after a broken connection.
+
+        after: the `sequence` of the last one that is known already. timeout_s: as for `wait`. Close the iterator to
+        leave early: it holds a connection.
+        """
+        steps = self._calls.stream(job, after, timeout_s)
+        outcome: Opened | Reply | bytes | Failure | None = None
+        async with AsyncExitStack() as held:
+            pieces: AsyncIterator[bytes] | None = None
+            while True:
+                try:
+                    step = steps.send(outcome)
+                except StopIteration:
+                    return
+                outcome = None
+                if isinstance(step, JobEvent):
+                    yield step
+                elif isinstance(step, Sleep):
+                    await held.aclose()
+                    await asyncio.sleep(step.seconds)
+                elif isinstance(step, Open):
+                    outcome, pieces = await self._open(step, held)
+                else:
+                    assert pieces is not None
+                    outcome = await self._read(step.opened, pieces)
+
+    async def cancel(self, job: JobOrId) -> Job:
+        """Cancels a job, unless it has ended; the job as it is then."""
+        return await self._run(self._calls.cancel(job))
+
+    async def replay(self, job: JobOrId) -> Job:
+        """Submits a failed job again, as a new one; the same new one however often it is called."""
+        return await self._run(self._calls.replay(job))
+
+    async def delete(self, job: JobOrId) -> None:
+        """Forgets a job, canceling it first if it has not ended."""
+        await self._run(self._calls.delete(job))
+
+    async def jobs(self, *, model: str = "", status: str = "") -> AsyncIterator[Job]:
+        """The jobs of this API key, the newest first, without their outputs; of one model or status where that is
+        named. Pages are fetched as they are needed."""
+        cursor = ""
+        while True:
+            page, cursor = await self._run(self._calls.page(model, status, cursor))
+            for job in page:
+                yield job
+            if not cursor:
+                return
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -126,3 +229,33 @@ class AsyncClient:
         except httpx.RequestError as error:
             return failure_of(error, step, self._clock)
         return Reply(response.status_code, response.headers, body)
+
+    async def _open(
+        self, step: Open, held: AsyncExitStack
+    ) -> tuple[Opened | Reply | Failure, AsyncIterator[bytes] | None]:
+        """What came of it, and the pieces of the answer that is open now, which is closed with `held`."""
+        await held.aclose()
+        left_s = None if step.deadline == math.inf else step.deadline - self._clock()
+        try:
+            async with asyncio.timeout(left_s):
+                await held.enter_async_context(self._slots)
+                request = self._http.build_request(**request_arguments(step, self._options, self._clock))
+                response = await self._http.send(request, stream=True)
+                held.push_async_callback(response.aclose)
+                if response.status_code == 200:
+                    return Opened(), response.aiter_bytes()
+                return Reply(response.status_code, response.headers, await response.aread()), None
+        except TimeoutError:
+            return late(step), None
+        except httpx.RequestError as error:
+            return failure_of(error, step, self._clock), None
+
+    async def _read(self, opened: Open, pieces: AsyncIterator[bytes]) -> bytes | Failure:
+        left_s = None if opened.deadline == math.inf else opened.deadline - self._clock()
+        try:
+            async with asyncio.timeout(left_s):
+                return await anext(pieces, b"")
+        except TimeoutError:
+            return late(opened)
+        except httpx.RequestError as error:
+            return failure_of(error, opened, self._clock)

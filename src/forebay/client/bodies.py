@@ -24,11 +24,13 @@ _OWN = ("timeout", "priority", "explain", "binary_data_output")
 class InferBody:
     """One inference request, ready to be sent with any time left."""
 
-    def __init__(self, tensors: Sequence[Tensor], options: InferOptions, binary: bool) -> None:
-        """Raises `RequestError` for parameters or values that cannot be sent."""
+    def __init__(
+        self, tensors: Sequence[Tensor], options: InferOptions, binary: bool, members: Mapping[str, Any] | None = None
+    ) -> None:
+        """`members` stand beside the inputs. Raises `RequestError` for parameters or values that cannot be sent."""
         self._tail = b""
         pieces: list[bytes] = []
-        document: dict[str, Any] = {"inputs": [_entry(tensor, pieces, binary) for tensor in tensors]}
+        document: dict[str, Any] = {**(members or {}), "inputs": [_entry(tensor, pieces, binary) for tensor in tensors]}
         self._tail = b"".join(pieces)
         self._binary = binary
         if options.get("request_id"):
@@ -83,7 +85,8 @@ def _text(value: bytes, index: int, name: str) -> str:
         return value.decode()
     except UnicodeDecodeError:
         raise RequestError(
-            f"input {name!r}: element {index} is not UTF-8 text, which JSON cannot carry; send it with binary=True"
+            f"input {name!r}: element {index} is not UTF-8 text, which JSON cannot carry; send it with binary=True, "
+            "a job by itself"
         ) from None
 
 

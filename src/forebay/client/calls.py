@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
@@ -54,7 +54,7 @@ class Calls:
             raise TypeError(f"infer has no option {', '.join(sorted(unknown))}")
         deadline = self._deadline(options.get("timeout_s", self._timeout_s))
         casting = options.get("casting", "no")
-        path = _model_path(model, options.get("version"))
+        path = model_path(model, options.get("version"))
         specs = (yield from self._specs_of(path, deadline)) if needs_specs(inputs, casting) else None
         tensors = make_tensors(inputs, specs, casting)
         body = InferBody(tensors, options, options.get("binary", self._binary))
@@ -79,7 +79,7 @@ class Calls:
 
     def model_document(self, model: str, version: str | None, suffix: str) -> Steps[dict[str, Any]]:
         """A document of a model."""
-        return self.document(_model_path(model, version) + suffix)
+        return self.document(model_path(model, version) + suffix)
 
     def healthy(self, what: Literal["live", "ready"], model: str | None, version: str | None) -> Steps[bool]:
         """Whether the server, or a model, is live or ready now: one try. No answer means no."""
@@ -104,7 +104,7 @@ class Calls:
     def _look(
         self, what: Literal["live", "ready"], model: str | None, version: str | None, deadline: float
     ) -> Steps[tuple[bool, str]]:
-        path = f"/v2/health/{what}" if model is None else f"{_model_path(model, version)}/ready"
+        path = f"/v2/health/{what}" if model is None else f"{model_path(model, version)}/ready"
         outcome = yield Send("GET", path, deadline)
         if isinstance(outcome, Reply):
             text = bytes(outcome.body[:200]).decode(errors="replace")
@@ -121,8 +121,10 @@ class Calls:
             self._specs[path] = known
         return known
 
-    def _persist(self, send: Callable[[float], Send], deadline: float) -> Steps[tuple[Reply, int]]:
-        """(the first answer of status 200, how many tries it took). Raises the last try's error."""
+    def _persist(
+        self, send: Callable[[float], Send], deadline: float, good: Container[int] = (200,)
+    ) -> Steps[tuple[Reply, int]]:
+        """(the first answer of a `good` status, how many tries it took). Raises the last try's error."""
         attempt = 0
         last: ForebayError | None = None
         while True:
@@ -132,12 +134,12 @@ class Calls:
             attempt += 1
             outcome = yield send(left_s)
             if isinstance(outcome, Reply):
-                if outcome.status == 200:
+                if outcome.status in good:
                     return outcome, attempt
                 error, retry_after_s = read_error(outcome, self._today())
             else:
                 assert outcome is not None
-                error, retry_after_s = _unanswered(outcome), None
+                error, retry_after_s = unanswered(outcome), None
             last = error
             left_s = deadline - self._clock()
             wait_s = self._retries.wait_s(attempt, error, retry_after_s, left_s, self._chance)
@@ -157,7 +159,8 @@ def check_timeout(timeout_s: float | None) -> float | None:
     return timeout_s
 
 
-def _unanswered(failure: Failure) -> ForebayError:
+def unanswered(failure: Failure) -> ForebayError:
+    """The error of a try that got no answer."""
     if failure.late:
         return _late(failure.reason)
     error = UnreachableError(failure.reason)
@@ -169,7 +172,8 @@ def _late(reason: str) -> DeadlineExceeded:
     return DeadlineExceeded(f"the call's time was over: {reason}", stage="waiting")
 
 
-def _model_path(model: str, version: str | None) -> str:
+def model_path(model: str, version: str | None) -> str:
+    """The path of a model. Raises `RequestError` where its name is empty."""
     if not model:
         raise RequestError("the model's name is empty")
     path = f"/v2/models/{quote(model, safe='')}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import httpx
 
 from forebay.client.options import ClientOptions
-from forebay.client.steps import Failure, Send
+from forebay.client.steps import Failure, Open, Send
 from forebay.core.clock import Clock
 from forebay.core.errors import SetupError
 
@@ -19,8 +20,9 @@ _SHORTEST_WAIT_S = 0.001
 class TimeLeft(dict[str, float | None]):
     """httpx's timeouts, counted when each phase of a request begins, so that together they end at one deadline."""
 
-    def __init__(self, deadline: float, connect_timeout_s: float, clock: Clock) -> None:
+    def __init__(self, deadline: float, connect_timeout_s: float, clock: Clock, idle_s: float = math.inf) -> None:
         super().__init__()
+        self._idle_s = idle_s
         self._deadline = deadline
         self._connect_timeout_s = connect_timeout_s
         self._clock = clock
@@ -30,7 +32,9 @@ class TimeLeft(dict[str, float | None]):
         left_s = max(self._deadline - self._clock(), _SHORTEST_WAIT_S)
         if phase == "connect":
             return min(left_s, self._connect_timeout_s)
-        return None if left_s == float("inf") else left_s
+        if phase == "read":
+            left_s = min(left_s, self._idle_s)
+        return None if left_s == math.inf else left_s
 
 
 def settings(url: str, options: ClientOptions) -> dict[str, Any]:
@@ -64,12 +68,13 @@ def settings(url: str, options: ClientOptions) -> dict[str, Any]:
 def request_arguments(step: Send, options: ClientOptions, clock: Clock) -> dict[str, Any]:
     """The arguments of `build_request`."""
     connect_timeout_s = options.get("connect_timeout_s", DEFAULT_CONNECT_TIMEOUT_S)
+    idle_s = step.idle_s if isinstance(step, Open) else math.inf
     return {
         "method": step.method,
         "url": step.path,
         "headers": dict(step.headers),
         "content": step.body if step.method == "POST" else None,
-        "extensions": {"timeout": TimeLeft(step.deadline, connect_timeout_s, clock)},
+        "extensions": {"timeout": TimeLeft(step.deadline, connect_timeout_s, clock, idle_s)},
     }
 
 

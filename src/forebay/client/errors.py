@@ -13,6 +13,7 @@ from typing import Any, get_args
 from forebay.core.errors import (
     AdmissionError,
     DeadlineExceeded,
+    DependencyError,
     ExecutionError,
     ForebayError,
     RequestError,
@@ -21,6 +22,7 @@ from forebay.core.errors import (
 
 RETRYABLE = frozenset(
     {"over_quota", "queue_full", "deadline_unreachable", "model_not_ready", "draining", "deadline_exceeded"}
+    | set(DependencyError.codes())
 )
 """Codes after which the same request may succeed later, unchanged."""
 
@@ -77,17 +79,18 @@ def error_of(
     return error
 
 
-_KNOWN = frozenset(
-    code for kind in (RequestError, AdmissionError, DeadlineExceeded, ExecutionError) for code in kind.codes()
-) | {"internal"}
+_KINDS = (RequestError, AdmissionError, ExecutionError, DependencyError)
+_KNOWN = frozenset(code for kind in (*_KINDS, DeadlineExceeded) for code in kind.codes()) | {"internal"}
 
 
 def _built(code: str, status: int, message: str, stage: Any, retry_after_s: float | None) -> ForebayError:
     if code == "internal":
         return ForebayError(message)
-    kind = next((k for k in (RequestError, AdmissionError, ExecutionError) if code in k.codes()), None)
+    kind = next((k for k in _KINDS if code in k.codes()), None)
     if code in DeadlineExceeded.codes() or (kind is None and status == 504):
         return DeadlineExceeded(message, stage=stage if stage in get_args(Stage) else "waiting")
+    if kind is DependencyError:
+        return DependencyError(message, retry_after_s=0.0 if retry_after_s is None else retry_after_s)
     if kind is AdmissionError or (kind is None and status in (401, 403, 429, 503)):
         return AdmissionError(message, retry_after_s=0.0 if retry_after_s is None else retry_after_s)
     if kind is RequestError or (kind is None and 400 <= status < 500):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from forebay.client.retries import Retries
 
@@ -57,3 +57,28 @@ class InferOptions(TypedDict, total=False):
     """What may be done to a numpy array whose type is not the model's: `no` (default): send it as it is;
     `safe`: only what loses nothing (int32 to FP64); `same_kind`: also to a narrower type of the kind (float64 to FP32).
     Never a value out of range."""
+
+
+class SubmitOptions(TypedDict, total=False):
+    """How a job is submitted. `outputs`, `request_id`, `parameters`, `binary` and `casting` are those of inference."""
+
+    outputs: Sequence[str] | None
+    request_id: str
+    parameters: Mapping[str, Scalar] | None
+    binary: bool
+    casting: Casting
+    priority: int
+    """1 is highest; 0, the default, is the server's own default; all others come after it."""
+    ttl_s: float | None
+    """Latest start, in seconds from its acceptance; then the job expires. Default: none."""
+    timeout_s: float | None
+    """Longest run of one attempt, in seconds. Default: no limit. (Submitting itself takes the client's `timeout_s`.)"""
+    retention_s: float | None
+    """How long the job is kept once it has ended. Default: the server's."""
+    webhook: str | None
+    """A URL that is called when the job has ended."""
+    metadata: Mapping[str, Any] | None
+    """Yours: kept with the job and given back with it; at most 16 KiB of JSON."""
+    idempotency_key: str | None
+    """Who submits again with the same key and the same job is given the first one. Default: a new key for each call, so
+    that a call that is tried again cannot make two jobs."""

@@ -6,9 +6,13 @@ returns the call's result or raises its error. It does no I/O and reads no clock
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from forebay.client.jobs import JobEvent
 
 T = TypeVar("T")
 
@@ -17,11 +21,33 @@ T = TypeVar("T")
 class Send:
     """One HTTP request. `deadline`: the monotonic instant (seconds) at which nobody waits for its answer any more."""
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     path: str
     deadline: float
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Open(Send):
+    """The same, but an answer of status 200 is left open, to be read in pieces. The one that was open is closed.
+
+    `idle_s`: after so many seconds without a byte the connection counts as broken.
+    """
+
+    idle_s: float = math.inf
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An answer is open."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """The next piece of the open answer, until the deadline of its `Open`: bytes, none at its end."""
+
+    opened: Open
 
 
 @dataclass(frozen=True)
@@ -50,3 +76,5 @@ class Failure:
 
 
 Steps = Generator[Send | Sleep, Reply | Failure | None, T]
+EventSteps = Generator["Open | Read | Sleep | JobEvent", Opened | Reply | bytes | Failure | None, None]
+"""A call that tells events as they come: each `JobEvent` that it yields is the caller's."""

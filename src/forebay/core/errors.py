@@ -3,7 +3,7 @@
 ForebayError
   RequestError       invalid_request, forbidden, model_not_found, body_timeout, payload_too_large,
                      unsupported_encoding, unsupported, request_canceled, job_not_found, job_gone,
-                     idempotency_key_reused, idempotency_key_in_use
+                     job_not_failed, idempotency_key_reused, idempotency_key_in_use
   AdmissionError     unauthorized, over_quota, queue_full, deadline_unreachable, model_not_ready, draining
   DeadlineExceeded   deadline_exceeded, with the stage in which the deadline passed
   ExecutionError     model_error, output_mismatch, out_of_memory, instance_crashed
@@ -59,6 +59,7 @@ class RequestError(ForebayError):
         "request_canceled",
         "job_not_found",
         "job_gone",
+        "job_not_failed",
         "idempotency_key_reused",
         "idempotency_key_in_use",
     )

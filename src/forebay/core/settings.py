@@ -94,6 +94,12 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="URL of a Redis or Valkey (from 7.2) that keeps the jobs; none: one is started here."),
     ] = None
+    broker: Annotated[
+        str | None,
+        Meta(
+            description="URL of what carries jobs to workers; none: the store does. Others than the store come later."
+        ),
+    ] = None
     durability: Annotated[
         Literal["everysec", "always"],
         Meta(description="What a power cut may cost in the store that is started here: the last second, or nothing."),
@@ -107,6 +113,10 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_retention_s: Annotated[
         Positive, Meta(description="Longest retention that a job may ask for; never less than retention_s.")
     ] = 2_592_000.0
+    webhook_secrets: Annotated[
+        Path | None,
+        Meta(description="File of the secrets that webhooks are signed with, one a line; none: there are no webhooks."),
+    ] = None
     private_webhooks: Annotated[
         Literal["auto", "on", "off"],
         Meta(description="Webhooks to addresses that are not public; auto: where only this machine can call."),

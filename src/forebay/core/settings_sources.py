@@ -35,6 +35,9 @@ CONFIG_FILE = "forebay.toml"
 ENV_PREFIX = "FOREBAY_"
 TEST_PREFIX = "FOREBAY_TEST_"
 KEY_LINES_VARIABLE = "FOREBAY_API_KEYS"
+SECRET_LINES_VARIABLE = "FOREBAY_WEBHOOK_SECRETS"
+HIDDEN = "***"
+"""Shown for what is secret."""
 
 _SECTIONS: Mapping[str, Mapping[str, Key]] = MappingProxyType(
     {"server": SERVER_KEYS, "log": LOG_KEYS, "jobs": JOB_KEYS}
@@ -42,7 +45,12 @@ _SECTIONS: Mapping[str, Mapping[str, Key]] = MappingProxyType(
 _PLAIN_KEYS: Mapping[str, Key] = MappingProxyType(
     {f"{section}.{name}": key for section, keys in _SECTIONS.items() for name, key in keys.items()} | dict(ROOT_KEYS)
 )
-_BARE_JOB_FLAGS = frozenset({"store", "durability"})
+_LINES: Mapping[str, str] = MappingProxyType(
+    {KEY_LINES_VARIABLE: "server.api_keys", SECRET_LINES_VARIABLE: "jobs.webhook_secrets"}
+)
+"""Variable that holds lines to the key whose file holds them otherwise."""
+_URLS = frozenset({"jobs.store", "jobs.broker"})
+_BARE_JOB_FLAGS = frozenset({"store", "broker", "durability"})
 _EVERY_MODEL = "*"
 REPOSITORY_KEYS = ("version_policy", "class")
 """Keys of a repository's `model.toml` that are no settings: `models/repository.py` reads them."""
@@ -90,12 +98,14 @@ class ModelLayers:
 class LoadedSettings:
     """The settings of all sources, checked. Models are added as they become known, by `model`."""
 
-    def __init__(self, plain: Mapping[str, Setting], models: Sequence[ModelLayers], key_lines: str | None) -> None:
+    def __init__(self, plain: Mapping[str, Setting], models: Sequence[ModelLayers], lines: Mapping[str, str]) -> None:
         self._plain = dict(plain)
         self._models = tuple(models)
         self._served: dict[str, Layer] = {}
-        self.api_key_lines = key_lines
+        self.api_key_lines = lines.get(KEY_LINES_VARIABLE)
         """What `FOREBAY_API_KEYS` holds, where it decides: lines NAME:SHA256HEX. Never shown, never logged."""
+        self.webhook_secret_lines = lines.get(SECRET_LINES_VARIABLE)
+        """What `FOREBAY_WEBHOOK_SECRETS` holds, where it decides: lines whsec_BASE64. Never shown, never logged."""
 
     @property
     def settings(self) -> Settings:
@@ -170,8 +180,8 @@ class LoadedSettings:
         return sorted({name for source in self._models for name in source.places if name != _EVERY_MODEL})
 
     def rows(self) -> list[Row]:
-        """Every effective setting with its source, no password in it; models last, those that `model` was asked for."""
-        rows = [Row(key, _shown_value(key, setting.value), setting.source) for key, setting in self._plain.items()]
+        """Every effective setting with its source, no secret in it; models last, those that `model` was asked for."""
+        rows = [Row(key, _shown_value(key, setting), setting.source) for key, setting in self._plain.items()]
         for name, layer in sorted(self._served.items()):
             rows += [Row(f"models.{name}.{key}", setting.value, setting.source) for key, setting in layer.items()]
         return rows
@@ -202,15 +212,8 @@ def load_settings(
     from_flags = _read_flags(flags, by_flag, flag_source or flag_name)
     for text in sets:
         _read_set(text, by_set)
-    key_lines = environ.get(KEY_LINES_VARIABLE)
-    if key_lines is not None and "server.api_keys" in from_env:
-        other = from_env["server.api_keys"].source
-        raise SetupError(f"{KEY_LINES_VARIABLE} and {other} are both set; give the keys or the file's path, not both")
-    if "server.api_keys" in from_flags:
-        key_lines = None
-    elif key_lines is not None:
-        from_env["server.api_keys"] = Setting(None, KEY_LINES_VARIABLE)
-    return LoadedSettings(plain | from_env | from_flags, (by_file, by_env, by_flag, by_set), key_lines)
+    lines = _read_lines(environ, from_env, from_flags)
+    return LoadedSettings(plain | from_env | from_flags, (by_file, by_env, by_flag, by_set), lines)
 
 
 def flag_name(key: str) -> str:
@@ -220,8 +223,10 @@ def flag_name(key: str) -> str:
     return "--" + (f"{branch}-{name}" if prefixed else name).replace("_", "-")
 
 
-def _shown_value(key: str, value: object) -> object:
-    return masked_url(value) if key == "jobs.store" and isinstance(value, str) else value
+def _shown_value(key: str, setting: Setting) -> object:
+    if setting.source in _LINES:
+        return HIDDEN
+    return masked_url(setting.value) if key in _URLS and isinstance(setting.value, str) else setting.value
 
 
 def _same_name(name: str, model: str) -> bool:
@@ -290,7 +295,7 @@ def _read_environ(environ: Mapping[str, str], models: ModelLayers) -> Layer:
     layer: Layer = {}
     for variable, raw in environ.items():
         ours = variable.startswith(ENV_PREFIX) and not variable.startswith(TEST_PREFIX)
-        if not ours or variable == KEY_LINES_VARIABLE:
+        if not ours or variable in _LINES:
             continue
         parts = variable.removeprefix(ENV_PREFIX).lower()
         dotted = parts.replace("__", ".", 1)
@@ -304,11 +309,27 @@ def _read_environ(environ: Mapping[str, str], models: ModelLayers) -> Layer:
     return layer
 
 
+def _read_lines(environ: Mapping[str, str], from_env: Layer, from_flags: Layer) -> dict[str, str]:
+    """The variables that hold lines and that decide, in place of the path to a file."""
+    deciding: dict[str, str] = {}
+    for variable, key in _LINES.items():
+        lines = environ.get(variable)
+        if lines is None:
+            continue
+        if key in from_env:
+            other, what = from_env[key].source, key.rpartition("_")[2]
+            raise SetupError(f"{variable} and {other} are both set; give the {what} or the file's path, not both")
+        if key not in from_flags:
+            from_env[key] = Setting(None, variable)
+            deciding[variable] = lines
+    return deciding
+
+
 def _unknown_variable(variable: str, parts: str) -> SetupError:
     """Names the nearest variable. The value is not shown: it may be a secret under a misspelt name."""
     known = [ENV_PREFIX + key.replace(".", "__").upper() for key in _PLAIN_KEYS]
     by_key = [name for name in known if name.lower().endswith(f"__{parts}")]
-    hint = f"; did you mean {by_key[0]!r}?" if by_key else did_you_mean(variable, [*known, KEY_LINES_VARIABLE])
+    hint = f"; did you mean {by_key[0]!r}?" if by_key else did_you_mean(variable, [*known, *_LINES])
     sections = ", ".join(f"{ENV_PREFIX}{section.upper()}__KEY" for section in _SECTIONS)
     forms = f"; variables are {sections}, {ENV_PREFIX}MODELS__NAME__KEY"
     return SetupError(f"environment: unknown variable {variable!r}{hint or forms}")

@@ -107,7 +107,7 @@ def _accepted(name: str, shape: inspect.Type, choices: tuple[str, ...]) -> str:
             return "a list of names" + (", such as cpu or cuda:0,cuda:1" if name == "devices" else "")
         case inspect.CustomType():
             return "a path"
-        case inspect.StrType() if name == "store":
+        case inspect.StrType() if name in ("store", "broker"):
             return "a URL"
         case _:
             return "text"
@@ -137,6 +137,8 @@ def read_value(key: Key, raw: object, *, source: str, text: bool, folder: Path |
         raise SetupError(f"{source}: {key.name} is {raw!r}, but the answer cache is not there yet; accepted: off")
     if key.name == "store" and value is not None and not is_store_url(value):
         raise SetupError(f"{source}: store cannot be {masked_url(value)!r}; accepted: {FORMS}")
+    if key.name == "broker" and value is not None and "://" not in value:
+        raise SetupError(f"{source}: broker cannot be {masked_url(value)!r}; accepted: the URL of the store, or none")
     if isinstance(value, Path):
         value = value.expanduser()
         value = folder / value if folder is not None else value

@@ -14,11 +14,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import msgspec
+
 from forebay.api.auth import Gate, Keys, Quota, check_bind, control_refusal
 from forebay.api.site import Site
+from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.core.errors import SetupError
+from forebay.core.settings import JobSettings
 from forebay.core.settings_sources import LoadedSettings, load_settings
 from forebay.core.settings_values import unknown_key
+from forebay.core.store_url import masked_url
 from forebay.embedding.classes import check_not_in_instance, model_of_class
 from forebay.embedding.keywords import DOTTED, keyword_of
 from forebay.models.base import Model
@@ -73,16 +78,17 @@ def settings_of(
     )
 
 
-def site_of(loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False) -> Site:
+def site_of(loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False, webhooks: bool = True) -> Site:
     """The site, not started. Raises `SetupError` for settings that are wrong or unsafe.
 
-    listens: it will be served at the settings' host and port, not by another program.
+    listens: it will be served at the settings' host and port, not by another program. webhooks: they are called here.
     """
     # Settings are read once more when a model is loaded, and when a Python model's class attributes are known.
     for source in catalog.named:
         loaded.model(source.name, {}, source.sidecar)
     for unserved in loaded.check_models(catalog.first, others_may_come=catalog.may_grow):
         log.warning("%s", unserved)
+    check_broker(loaded.settings.jobs)
     server = loaded.settings.server
     keys = Keys.load(server.api_keys, loaded.api_key_lines)
     gate = Gate(keys, Quota(server.requests_per_s, monotonic))
@@ -90,7 +96,18 @@ def site_of(loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False) 
         check_bind(server.host, keys, server.insecure_no_auth)
     refusal = control_refusal(server, keys, listens=listens)
     tree = loaded.settings
-    return Site(server, gate, catalog, planner(loaded), refusal, jobs=tree.jobs, data_dir=Path(tree.data_dir))
+    jobs = tree.jobs
+    if not listens and jobs.private_webhooks == "auto":
+        # Who can call is for the program to know that listens.
+        jobs = msgspec.structs.replace(jobs, private_webhooks="off")
+    secrets = webhook_secrets(loaded) if webhooks else None
+    data_dir = Path(tree.data_dir)
+    return Site(server, gate, catalog, planner(loaded), refusal, jobs=jobs, data_dir=data_dir, webhook_secrets=secrets)
+
+
+def webhook_secrets(loaded: LoadedSettings) -> WebhookSecrets:
+    """What webhooks are signed with, if anything. Raises `SetupError`."""
+    return WebhookSecrets.load(loaded.webhook_secret_lines, loaded.settings.jobs.webhook_secrets)
 
 
 def run(loaded: LoadedSettings, catalog: Catalog) -> None:
@@ -102,6 +119,70 @@ def run(loaded: LoadedSettings, catalog: Catalog) -> None:
     site = site_of(loaded, catalog, listens=True)
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(Web(site).serve())
+
+
+def run_web(loaded: LoadedSettings) -> None:
+    """Serve what workers have over HTTP until told to stop. Raises `SetupError` where the start fails."""
+    from forebay.api.server import Web
+    from forebay.api.web_site import WebSite
+    from forebay.telemetry.logs import start_logging
+
+    settings = loaded.settings
+    store = store_of(settings.jobs, "forebay web")
+    check_broker(settings.jobs)
+    start_logging(settings.log)
+    server = settings.server
+    keys = Keys.load(server.api_keys, loaded.api_key_lines)
+    check_bind(server.host, keys, server.insecure_no_auth)
+    gate = Gate(keys, Quota(server.requests_per_s, monotonic))
+    secrets = webhook_secrets(loaded)
+
+    async def serve() -> None:
+        await Web(WebSite(server, gate, settings.jobs, store, secrets)).serve()
+
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve())
+
+
+def run_worker(loaded: LoadedSettings, catalog: Catalog, *, listens: bool) -> None:
+    """Work off jobs and calls until told to stop; `listens`: health and metrics are told at the settings' host and
+    port. Raises `SetupError` where the start fails."""
+    from forebay.api.worker_server import WorkerProcess
+    from forebay.api.worker_site import WorkerSite
+    from forebay.telemetry.logs import start_logging
+
+    settings = loaded.settings
+    store = store_of(settings.jobs, "forebay worker")
+    if listens:
+        keys = Keys.load(settings.server.api_keys, loaded.api_key_lines)
+        check_bind(settings.server.host, keys, settings.server.insecure_no_auth)
+    start_logging(settings.log)
+
+    async def work() -> None:
+        address = (settings.server.host, settings.server.port) if listens else None
+        await WorkerProcess(WorkerSite(site_of(loaded, catalog, webhooks=False), store), address).serve()
+
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(work())
+
+
+def store_of(jobs: JobSettings, command: str) -> str:
+    """The URL of the store that web processes and workers share. Raises `SetupError` where none is named."""
+    if jobs.store is None:
+        raise SetupError(
+            f"{command} needs a store that its workers and web processes share: --store redis://HOST:PORT "
+            "(Redis or Valkey from 7.2); forebay serve needs none, it runs everything on one machine"
+        )
+    return jobs.store
+
+
+def check_broker(jobs: JobSettings) -> None:
+    """Raises `SetupError` for a broker other than the store."""
+    if jobs.broker is not None and jobs.broker != jobs.store:
+        raise SetupError(
+            f"broker {masked_url(jobs.broker)!r} is not the store; other brokers come later: leave --broker out, or "
+            "give it the URL of --store"
+        )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -85,6 +85,11 @@ class EngineClient(Protocol):
         ...
 
     @property
+    def asked_lately(self) -> bool:
+        """Whether somebody has waited for an answer in the last seconds."""
+        ...
+
+    @property
     def streams(self) -> bool:
         """Whether the model yields its answer in pieces."""
         ...
@@ -102,6 +107,11 @@ class EngineClient(Protocol):
     @property
     def facts(self) -> Mapping[str, str]:
         """What was found out about the model when it was loaded, in words by subject."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Of the model's files."""
         ...
 
     @property

@@ -124,7 +124,7 @@ class Engine(Door):
             flight.overdue, flight.deadline = True, NEVER
             late = self._too_late(running)
             waiting = flight.waiting()
-            if flight.batch.background and len(waiting) > 1:
+            if flight.batch.background and len(waiting) > 1 and not self.streams:
                 waiting = []  # one of them hangs: each will be run alone, and is then judged by its own timeout
             for item in waiting:
                 if item.deadline <= now:

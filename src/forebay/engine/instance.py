@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
+from forebay.core.settings_sources import SECRET_LINES_VARIABLE
 from forebay.engine import frames
 from forebay.engine.arena import SLOT_BYTES, Arena
 from forebay.engine.assemble import Buffer
@@ -26,6 +27,8 @@ log = logging.getLogger("forebay.engine")
 
 _SOCKET_BUFFER_BYTES = 1 << 20
 _QUIT_S = 5.0
+_WITHHELD = frozenset({SECRET_LINES_VARIABLE, "FOREBAY_JOBS__STORE"})
+"""Variables that hold secrets, which a model has no need of."""
 _LAST_WORDS_S = 0.1
 
 
@@ -132,7 +135,8 @@ class Instance(asyncio.Protocol):
         # The one place where a process environment is handed on; the thread counts must be set before numpy loads.
         threads = str(self.plan.threads)
         limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
-        return {**os.environ, **limits, "TOKENIZERS_PARALLELISM": "false"}
+        inherited = {name: value for name, value in os.environ.items() if name not in _WITHHELD}
+        return {**inherited, **limits, "TOKENIZERS_PARALLELISM": "false"}
 
     def send(
         self,

@@ -12,6 +12,8 @@ from weakref import WeakSet
 from forebay.brokers.port import PRIORITY_LEVELS
 from forebay.jobs.ids import wall_ms
 from forebay.jobs.memory_records import Entry, MemoryRecords
+from forebay.jobs.memory_webhooks import MemoryWebhooks
+from forebay.jobs.record import TERMINAL, JobRecord, JobSpec
 from forebay.jobs.store import (
     Bounds,
     Change,
@@ -27,6 +29,7 @@ from forebay.jobs.store import (
     Submission,
 )
 from forebay.jobs.subscription import Subscription
+from forebay.jobs.webhooks import Delivery, Settled
 
 
 class KeptInMemory:
@@ -37,7 +40,21 @@ class KeptInMemory:
         self._now_ms = now_ms
         self._records = MemoryRecords(now_ms, on_ready, self._publish)
         self._subscriptions: WeakSet[Subscription] = WeakSet()
+        self._webhooks = MemoryWebhooks(now_ms)
         self._closed = False
+
+    async def due_webhooks(self, most: int, hold_s: float) -> Sequence[Delivery]:
+        """Deliveries that are due."""
+        due = self._webhooks.take(most, hold_s)
+        known = [one for one in due if isinstance(self._records.read(one.id, False), JobRecord)]
+        if len(known) < len(due):
+            await self.settle_webhooks([Settled(one.id) for one in due if one not in known])
+        return known
+
+    async def settle_webhooks(self, settled: Sequence[Settled]) -> None:
+        """Note what became of deliveries."""
+        for one in settled:
+            self._webhooks.settle(one)
 
     async def extend(self, jobs: Sequence[LeasedJob], lease_s: float) -> Sequence[bool]:
         """Keep jobs."""
@@ -58,6 +75,10 @@ class KeptInMemory:
     async def events(self, id: str, after: int) -> Sequence[Event]:
         """The events of a job above `after`."""
         return self._records.events(id, after)
+
+    async def asked(self, ids: Sequence[str]) -> Sequence[JobSpec | None]:
+        """What was asked for, with bodies."""
+        return [self._records.asked(id) for id in ids]
 
     async def cancel(self, ids: Sequence[str]) -> Sequence[Look]:
         """Cancel what is not finished."""
@@ -88,6 +109,10 @@ class KeptInMemory:
             subscription.close()
 
     def _publish(self, change: Change) -> None:
+        if change.state in TERMINAL:
+            look = self._records.read(change.id, output=False)
+            if isinstance(look, JobRecord) and look.spec.webhook:
+                self._webhooks.owe(change.id)
         for subscription in self._subscriptions:
             subscription.add(change)
 

@@ -44,7 +44,7 @@ def _ms(seconds: float) -> int:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """A job as it is kept. `record.spec` is without its body, which is dropped at the end."""
+    """A job as it is kept. `record.spec` is without its body, which is dropped at the end unless the job failed."""
 
     record: JobRecord
     body: bytes
@@ -250,6 +250,13 @@ class MemoryRecords:
         events = self._entries[id].events
         return events[bisect.bisect_right(events, after, key=lambda event: event.sequence) :]
 
+    def asked(self, id: str) -> JobSpec | None:
+        """What was asked for, with its body; None where that is not kept any more."""
+        look = self.read(id, output=False)
+        if not isinstance(look, JobRecord) or (look.state in TERMINAL and look.state != "failed"):
+            return None
+        return msgspec.structs.replace(look.spec, body=self._entries[id].body)
+
     def page(self, tenant: str | None, model: str, state: str, cursor: str, limit: int) -> Page:
         """One page; looks at no more than a thousand records for it."""
         if cursor and not is_id(cursor):
@@ -337,7 +344,9 @@ class MemoryRecords:
 
     def _end(self, entry: Entry, state: State, error: JobError | None) -> None:
         record = entry.record
-        entry.nonce, entry.body = "", b""
+        entry.nonce = ""
+        if state != "failed":
+            entry.body = b""
         record.error, record.finished_ms = error, self.now_ms()
         self._move(entry, state)
         self._wake_at(self._kept_until_ms(record), record.spec.id)

@@ -54,6 +54,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How long the record is kept once it is finished."""
     max_attempts: int = 3
     webhook: str = ""
+    replay_of: str = ""
+    """Id of the failed job that this one repeats; empty: none."""
     metadata: dict[str, Any] | None = None
 
 

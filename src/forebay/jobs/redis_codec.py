@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from forebay.jobs.record import ENVELOPE_VERSION, TERMINAL, JobError, JobRecord, JobSpec, Output, State
+from forebay.jobs.record import TERMINAL, JobError, JobRecord, JobSpec, Output, State
 from forebay.jobs.store import Change, Event, Finish, Look
 
 STATES: Final[dict[bytes, State]] = {
@@ -57,19 +57,11 @@ def packed_spec(spec: JobSpec) -> bytes:
 
 
 def spec_of(envelope: bytes, id: str, body: bytes = b"") -> JobSpec:
-    """A spec from its envelope, of which nobody else knows yet."""
+    """A spec from its envelope. Raises `msgspec.DecodeError` for one of a program that is too new."""
     spec = _spec_decoder.decode(envelope)
     msgspec.structs.force_setattr(spec, "id", id)
     msgspec.structs.force_setattr(spec, "body", body)
     return spec
-
-
-def understood(envelope: bytes) -> bool:
-    """Whether this program knows the version of the envelope."""
-    try:
-        return _spec_decoder.decode(envelope).envelope == ENVELOPE_VERSION
-    except msgspec.DecodeError:
-        return False
 
 
 def packed_error(error: JobError | None) -> bytes:

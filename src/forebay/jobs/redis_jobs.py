@@ -10,10 +10,12 @@ from collections.abc import Coroutine, Sequence
 from itertools import chain
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.errors import DependencyError
 from forebay.jobs.ids import shard_of_key
-from forebay.jobs.record import OVERDUE, JobSpec
+from forebay.jobs.record import OVERDUE, JobError, JobSpec
 from forebay.jobs.redis_codec import (
     SUBMISSION,
     finish_arguments,
@@ -37,6 +39,7 @@ from forebay.jobs.store import (
     Submission,
     retry_after_s,
 )
+from forebay.jobs.webhooks import Delivery, Settled
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -45,12 +48,14 @@ _MOST_AT_ONCE = 1000
 _MOST_LEASED_BYTES = 16 << 20
 _LOST_KEPT = 100
 _OVERDUE = packed_error(OVERDUE)
+_UNREADABLE = JobError("unsupported", "No worker understands the job as it is stored; a newer server wrote it.")
+_UNREADABLE_DELAY_S = 1.0
 _OUTCOMES: Final[dict[bytes, Any]] = {b"c": "created", b"p": "replayed", b"m": "mismatch", b"f": "full"}
 
 
 class RedisJobs(RedisReader):
-    """A `JobQueue` and `JobReader`. The link is its maker's to close; `clock` is Lua that tells seconds and
-    microseconds."""
+    """A `JobQueue`, `JobReader` and `WebhookQueue`. The link is its maker's to close; `clock` is Lua that tells
+    seconds and microseconds."""
 
     def __init__(
         self,
@@ -65,7 +70,7 @@ class RedisJobs(RedisReader):
         self._reaper = RedisReaper(self._scripts, shards, republish_after_s)
         self._lost: dict[int, list[tuple[str, Sequence[str]]]] = {}
         """By shard: nonces of leases whose answer never arrived, with their models."""
-        self._first_shard = 0
+        self._first_shard = self._first_due = 0
         self._background: set[asyncio.Future[Any]] = set()
         self._closed = False
 
@@ -138,6 +143,25 @@ class RedisJobs(RedisReader):
         waiting, nbytes, running, _ = (sum(column) for column in zip(*depths, strict=True))
         return QueueDepth(waiting, nbytes, running, max(depth[3] for depth in depths) / 1e6)
 
+    async def due_webhooks(self, most: int, hold_s: float) -> Sequence[Delivery]:
+        """Deliveries that are due. Over several shards the longest due are only about the first."""
+        due: list[Delivery] = []
+        self._first_due = (self._first_due + 1) % self._shards
+        for offset in range(self._shards):
+            if len(due) < most:
+                shard = (self._first_due + offset) % self._shards
+                reply = await self._scripts.call("due", shard, [min(most - len(due), _MOST_AT_ONCE), _ms(hold_s)])
+                due += (Delivery(written_id(reply[at]), int(reply[at + 1])) for at in range(0, len(reply), 2))
+        return due
+
+    async def settle_webhooks(self, settled: Sequence[Settled]) -> None:
+        """Note what became of deliveries."""
+        rows = [
+            (packed_id(one.id), b"" if one.again_s is None else _ms(one.again_s), 1 if one.counts else 0)
+            for one in settled
+        ]
+        await self._spread("settle", [], [one.id for one in settled], rows)
+
     async def close(self) -> None:
         """End every wait; what a canceled lease claimed is given back before."""
         self._closed = True
@@ -162,7 +186,8 @@ class RedisJobs(RedisReader):
             spec.tenant,
             b"" if spec.ttl_s is None else _ms(spec.ttl_s),
             _ms(spec.retention_s),
-            spec.max_attempts,
+            # The flag costs others nothing in this form.
+            f"{spec.max_attempts}w" if spec.webhook else spec.max_attempts,
         )
 
     def _replies(self, name: ScriptName, reply: Any) -> Any:
@@ -206,13 +231,20 @@ class RedisJobs(RedisReader):
                 self._lost.setdefault(shard, []).append((nonce, models))
                 del self._lost[shard][:-_LOST_KEPT]
                 raise
-            if reply or not looked:
-                return [
-                    LeasedJob(
-                        spec_of(reply[at + 1], written_id(reply[at]), reply[at + 2]), reply[at + 3], f"{nonce}{n}"
-                    )
-                    for n, at in enumerate(range(0, len(reply), 4), 1)
-                ]
+            jobs = [self._leased(nonce, at // 4 + 1, *reply[at : at + 4]) for at in range(0, len(reply), 4)]
+            readable = [job for job in jobs if job.spec.model]
+            if len(readable) < len(jobs):
+                await self.finish([_unreadable(job) for job in jobs if not job.spec.model])
+            if readable or not looked:
+                return readable
+
+    def _leased(self, nonce: str, number: int, id: bytes, envelope: bytes, body: bytes, attempt: int) -> LeasedJob:
+        """A claimed job; without a model where its envelope cannot be read."""
+        try:
+            spec = spec_of(envelope, written_id(id), body)
+        except msgspec.DecodeError:
+            spec = JobSpec(id=written_id(id), model="", tenant="")
+        return LeasedJob(spec, attempt, f"{nonce}{number}")
 
     async def _surrender(self, shard: int) -> None:
         """Give back what leases claimed whose answer never arrived: it waits for nobody, and no attempt was begun."""
@@ -254,6 +286,11 @@ async def _gathered(claims: Sequence[Coroutine[Any, Any, Sequence[LeasedJob]]]) 
         if isinstance(answer, BaseException) and not jobs:
             raise answer
     return jobs
+
+
+def _unreadable(job: LeasedJob) -> Finish:
+    """Left to other workers, which may be newer; it fails where none of them can read it either."""
+    return Finish(job, "retry", error=_UNREADABLE, delay_s=_UNREADABLE_DELAY_S)
 
 
 def _submission(letter: bytes, id: bytes, ms: float) -> Submission:

@@ -71,8 +71,7 @@ class RedisReader:
         return is_id(id) and await self._scripts.call("delete", self._shard(id), [_CANCELED, packed_id(id)]) == 1
 
     async def asked(self, ids: Sequence[str]) -> Sequence[JobSpec | None]:
-        """What was asked for, with bodies, to ask for it anew; None where there is no body any more. Bodies of failed
-        jobs are kept as long as their records, those of others until they end."""
+        """What was asked for, with bodies."""
         return [await self._asked(id) for id in ids]
 
     async def list(
@@ -84,7 +83,7 @@ class RedisReader:
         if state and state not in LETTERS:
             return Page([])
         begin = packed_id(cursor) if cursor else b""
-        words = [model, LETTERS.get(state, ""), begin, limit, max(limit, _LOOKED_AT_A_PAGE)]
+        words = [model, LETTERS.get(state, ""), tenant or "", begin, limit, max(limit, _LOOKED_AT_A_PAGE)]
         sources = await self._indexes(tenant, state)
         calls = [self._scripts.call("page", shard, [index, *words]) for shard, index in sources]
         return _merged(await asyncio.gather(*calls), limit)
@@ -110,10 +109,10 @@ class RedisReader:
     async def _indexes(self, tenant: str | None, state: str) -> Sequence[tuple[int, str | bytes]]:
         """The sorted sets that hold what is asked for, each with its shard."""
         shards = range(self._shards)
+        if state == "failed" and tenant != "":
+            return [(shard, "dead") for shard in shards]
         if tenant is not None:
             return [(shard, f"i:{tenant}") for shard in shards]
-        if state == "failed":
-            return [(shard, "dead") for shard in shards]
         return [(shard, b"i:" + name) for shard in shards for name in await self._scripts.tenants(shard)]
 
     async def _looks(self, name: ScriptName, head: Any, ids: Sequence[str]) -> Sequence[Look]:

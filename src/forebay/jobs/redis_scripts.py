@@ -1,8 +1,8 @@
 """The Lua scripts by which jobs are kept in Redis, and their call.
 
 Each takes many jobs of one shard. Calling one again with the same arguments changes nothing, but for `lease`, which
-claims further jobs. Nothing is called twice here, except where the server says that it does not know the script: then
-it has done nothing.
+claims further jobs, `due`, which takes further webhooks, and `settle`, which counts a failure once more. Nothing is
+called twice here, except where the server says that it does not know the script: then it has done nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from forebay.brokers.redis_link import RedisLink
 
 ScriptName = Literal[
     "submit", "lease", "surrender", "extend", "tell", "finish", "cancel", "delete", "read", "events", "page", "depth",
-    "reap", "audit", "peek",
+    "reap", "audit", "peek", "due", "settle",
 ]  # fmt: skip
 _FLAGS: Final[dict[str, str]] = {
     # What takes memory is refused when there is none; what ends jobs and gives memory back is not.

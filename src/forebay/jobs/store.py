@@ -196,6 +196,11 @@ class JobReader(Protocol):
         change of state that ended them."""
         ...
 
+    async def asked(self, ids: Sequence[str]) -> Sequence[JobSpec | None]:
+        """What was asked for, with bodies, to ask for it anew; None where there is no body any more. Bodies of failed
+        jobs are kept as long as their records, those of others until they end."""
+        ...
+
     async def cancel(self, ids: Sequence[str]) -> Sequence[Look]:
         """Cancel what is not finished; the records as they are then. A run that goes on is discarded."""
         ...

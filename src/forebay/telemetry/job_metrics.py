@@ -16,6 +16,12 @@ JOB_TABLE = {
         ("model", "kind"),
     ),
     "forebay_jobs_reaped": ("counter", "What the reaper did, by what it was.", ("kind",)),
+    "forebay_job_webhooks": (
+        "counter",
+        "Calls of webhooks that ended, by how: delivered, retried (it failed and is called again later), failed (it is "
+        "given up).",
+        ("kind",),
+    ),
     "forebay_job_store_errors": ("counter", "Calls to the store of jobs that failed, by call.", ("call",)),
     "forebay_jobs_held": ("gauge", "Jobs that are leased here.", ()),
     "forebay_jobs_results_held": ("gauge", "Of these, done and not committed yet.", ()),
@@ -33,6 +39,7 @@ class JobMetrics:
         self.leased: dict[str, int] = {}
         self.finished: dict[tuple[str, str], int] = {}
         self.reaped: dict[str, int] = {}
+        self.webhooks: dict[str, int] = {}
         self.store_errors: dict[str, int] = {}
         self.held: Callable[[], tuple[int, int]] = lambda: (0, 0)
         """Jobs that are leased here, and how many of them are done and not committed."""
@@ -55,6 +62,7 @@ class JobMetrics:
             "forebay_jobs_leased": [((model,), number) for model, number in self.leased.items()],
             "forebay_jobs_finished": list(self.finished.items()),
             "forebay_jobs_reaped": [((kind,), number) for kind, number in self.reaped.items()],
+            "forebay_job_webhooks": [((kind,), number) for kind, number in self.webhooks.items()],
             "forebay_job_store_errors": [((call,), number) for call, number in self.store_errors.items()],
             "forebay_jobs_held": [((), held)],
             "forebay_jobs_results_held": [((), done)],

@@ -58,12 +58,14 @@ FIELD_NAMES = tuple(Fields.__annotations__)
 _SLOT = "forebay_fields"
 _SECRETS = (
     (re.compile(r"fb_[\w-]{20,}"), "fb_***"),
+    (re.compile(r"whsec_[\w+/=-]+"), "whsec_***"),
     (re.compile(r"(bearer)\s+[^\s\"',]+", re.IGNORECASE), r"\1 ***"),
     (re.compile(r"(?<![\w.-])((?!sha256:)[\w.-]+):[0-9a-fA-F]{64}\b"), r"\1:***"),
     (re.compile(r"(\w+://[^\s/:@\"']*):[^\s/@\"']+@"), r"\1:***@"),
     (re.compile(r"(password=)[^\s&;#'\"]+", re.IGNORECASE), r"\1***"),
 )
 _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_SOCKET_LINE = '%s - "WebSocket %s"'
 _UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
 
@@ -164,6 +166,11 @@ def log_switch() -> LogSwitch | None:
     return next((item for item in filters if isinstance(item, LogSwitch)), None)
 
 
+def _without_sockets(record: logging.LogRecord) -> bool:
+    """uvicorn tells of every WebSocket, as an access log would."""
+    return not (record.levelno <= logging.INFO and str(record.msg).startswith(_SOCKET_LINE))
+
+
 def start_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Sends all of the process's logs to `stream` (default: stderr) in one form. Call once, at the composition root.
 
@@ -187,4 +194,6 @@ def start_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
         logger.propagate = True
         logger.setLevel(level)
     logging.getLogger("uvicorn.access").disabled = True
+    connections = logging.getLogger("uvicorn.error")
+    connections.filters[:] = [_without_sockets]
     logging.captureWarnings(True)

@@ -10,10 +10,14 @@ from forebay.core.errors import DependencyError
 from forebay.jobs.store import JobQueue, LeasedJob
 from forebay.telemetry.job_metrics import JobMetrics
 from forebay.telemetry.metrics import count
-from forebay.worker.bench import Bench
+from forebay.worker.holding import Holding
 
 MOST = 128
 """Jobs a call: a store's client unpacks them in one go, and nothing else runs meanwhile."""
+PACED_MOST = 8
+PACED_EVERY_S = 0.002
+"""The same, and the least time between two calls, while somebody asks for answers: whatever is done for a job stops the
+loop that reads and writes for them."""
 WAIT_S = 2.0
 """How long a call waits for work."""
 LOOK_S = 0.5
@@ -27,11 +31,11 @@ RESULTS_MOST = 4 * MOST
 
 
 class Leasing:
-    """Fills a bench. `run` it until it ends, which it does after `stop`."""
+    """Fills a holding. `run` it until it ends, which it does after `stop`."""
 
-    def __init__(self, queue: JobQueue, bench: Bench, lease_s: float, metrics: JobMetrics, clock: Clock) -> None:
+    def __init__(self, queue: JobQueue, holding: Holding, lease_s: float, metrics: JobMetrics, clock: Clock) -> None:
         self._queue = queue
-        self._bench = bench
+        self._holding = holding
         self._lease_s = lease_s
         self._metrics = metrics
         self._clock = clock
@@ -42,6 +46,11 @@ class Leasing:
         self._asked: Mapping[str, int] = {}
         self._glance_at = 0.0
         self._stopped = False
+        self.resting = asyncio.Event()
+        """Set while no call is on its way, and none will be."""
+        self.resting.set()
+        self._paced = False
+        """Somebody has asked for answers lately, of whatever model."""
 
     def wake(self) -> None:
         """There is room, or other models are served, or the store can be reached again."""
@@ -60,26 +69,35 @@ class Leasing:
 
     def wanted(self) -> dict[str, int]:
         """How many jobs there is room for, by model; models without any are left out."""
-        bench = self._bench
-        if bench.commits.failing or len(bench.commits) > RESULTS_MOST or bench.nbytes > HELD_BYTES:
+        holding = self._holding
+        if holding.commits.failing or len(holding.commits) > RESULTS_MOST or holding.nbytes > HELD_BYTES:
             return {}
         now = self._clock()
         found: dict[str, int] = {}
-        for model, client in bench.codec.served().items():
-            if client.state != "ready" or bench.paused.get(model, 0.0) > now:
+        for model, client in holding.codec.served().items():
+            if client.state != "ready" or holding.paused.get(model, 0.0) > now:
                 continue
-            room = bench.room_of(model)
-            jobs = min(MOST, room.wanted(client))
+            room = holding.room_of(model)
+            jobs = min(PACED_MOST if self._paced else MOST, room.wanted(client))
             if room.nbytes:
-                jobs = min(jobs, max(1, int((HELD_BYTES - bench.nbytes) / room.nbytes)))
+                jobs = min(jobs, max(1, int((HELD_BYTES - holding.nbytes) / room.nbytes)))
             if jobs > 0:
                 found[model] = jobs
         return found
 
     async def run(self) -> None:
-        """Lease."""
+        """Lease, until stopped."""
+        self.resting.clear()
+        try:
+            await self._run()
+        finally:
+            self.resting.set()
+
+    async def _run(self) -> None:
         while not self._stopped:
             self._news.clear()
+            self._paced = any(client.asked_lately for client in self._holding.codec.served().values())
+            self._holding.commits.most = PACED_MOST if self._paced else MOST
             try:
                 await self._once(self.wanted())
             except DependencyError:
@@ -108,12 +126,15 @@ class Leasing:
         """One call; it is canceled where `wake` finds a model with room that was not asked for."""
         most = min(wanted.values())
         self._asked = wanted
-        self._call = asyncio.create_task(self._queue.lease(list(wanted), most, wait_s, self._lease_s))
+        call = self._call = asyncio.create_task(self._queue.lease(list(wanted), most, wait_s, self._lease_s))
         try:
-            await asyncio.wait([self._call])
-        finally:
-            call, self._call = self._call, None
+            await asyncio.wait([call])
+        except asyncio.CancelledError:
             call.cancel()
+            call.add_done_callback(self._take_late)
+            raise
+        finally:
+            self._call = None
         if call.cancelled():
             return
         jobs = call.result()
@@ -121,7 +142,14 @@ class Leasing:
         if len(jobs) >= most:
             self._hot.update(job.spec.model for job in jobs)
         if jobs:
-            self._bench.take(jobs)
+            self._holding.take(jobs)
+            if self._paced:
+                await asyncio.sleep(PACED_EVERY_S)
+
+    def _take_late(self, call: asyncio.Task[Sequence[LeasedJob]]) -> None:
+        """What a call brought that nobody waits for any more: it is held all the same, and so not forgotten."""
+        if not call.cancelled() and call.exception() is None:
+            self._holding.take(call.result())
 
     async def _rest(self, longest_s: float) -> None:
         try:

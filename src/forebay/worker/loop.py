@@ -12,8 +12,8 @@ from forebay.core.settings import JobSettings
 from forebay.jobs.store import JobQueue
 from forebay.telemetry.job_metrics import JobMetrics
 from forebay.telemetry.metrics import count
-from forebay.worker.bench import Bench
 from forebay.worker.codec import JobCodec
+from forebay.worker.holding import Holding
 from forebay.worker.leasing import Leasing
 
 log = logging.getLogger("forebay.worker")
@@ -35,10 +35,10 @@ class Worker:
         self._queue = queue
         self._lease_s = settings.lease_s
         self._clock = clock
-        self._bench = Bench(queue, codec, self.metrics, clock, self._wake)
-        self._commits = self._bench.commits
-        self._leasing = Leasing(queue, self._bench, settings.lease_s, self.metrics, clock)
-        self.metrics.held = lambda: (len(self._bench.held), len(self._commits))
+        self._holding = Holding(queue, codec, self.metrics, clock, self._wake)
+        self._commits = self._holding.commits
+        self._leasing = Leasing(queue, self._holding, settings.lease_s, self.metrics, clock)
+        self.metrics.held = lambda: (len(self._holding.held), len(self._commits))
         self._draining = False
         self._running: asyncio.Task[None] | None = None
         codec.watch(self._wake)
@@ -46,7 +46,7 @@ class Worker:
     @property
     def held(self) -> int:
         """Jobs that are leased here and whose end is not committed."""
-        return len(self._bench.held)
+        return len(self._holding.held)
 
     def start(self) -> None:
         """Begin to lease."""
@@ -54,7 +54,7 @@ class Worker:
 
     def discard(self, ids: Iterable[str]) -> None:
         """These jobs were canceled or deleted, as the store's changes tell; those that are not held are passed over."""
-        self._bench.discard(ids)
+        self._holding.discard(ids)
 
     def drain(self) -> None:
         """Lease no more, give back at once what has not begun; what runs may end."""
@@ -66,12 +66,14 @@ class Worker:
         """Drain, wait at most so long for what runs, give back the rest, and end."""
         self.drain()
         until = self._clock() + grace_s
-        while self._bench.unfinished() and self._clock() < until:
-            self._bench.ended.clear()
-            await _happens(self._bench.ended, until - self._clock())
+        await _happens(self._leasing.resting, LAST_COMMITS_S)
+        self._give_back_waiting()  # a last call may have brought some
+        while self._holding.unfinished() and self._clock() < until:
+            self._holding.ended.clear()
+            await _happens(self._holding.ended, until - self._clock())
             self._give_back_waiting()
-        for held in self._bench.unfinished():
-            self._bench.give_back(held)
+        for held in self._holding.unfinished():
+            self._holding.give_back(held)
         if self._running is None:
             return
         await _happens(self._commits.settled, max(LAST_COMMITS_S, until - self._clock()))
@@ -84,9 +86,9 @@ class Worker:
         self._leasing.wake()
 
     def _give_back_waiting(self) -> None:
-        for held in self._bench.unfinished():
+        for held in self._holding.unfinished():
             if not held.running:
-                self._bench.give_back(held)
+                self._holding.give_back(held)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -97,7 +99,7 @@ class Worker:
             began = self._clock()
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._lease())
+                    group.create_task(self._leasing.run())
                     group.create_task(self._renew())
                     group.create_task(self._commits.run())
             except* Exception as errors:
@@ -106,22 +108,18 @@ class Worker:
                 self.reason = f"the worker loop died: {errors.exceptions[0]!r}"
                 log.error("the worker loop died; it starts again in %g s", pause_s, exc_info=errors)
             # What is done is kept, and committed later. What is not goes back then, lest it waits for its lease to end.
-            for held in self._bench.unfinished():
-                self._bench.give_back(held)
+            for held in self._holding.unfinished():
+                self._holding.give_back(held)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             self.reason = ""
-
-    async def _lease(self) -> None:
-        await self._leasing.run()
-        self._give_back_waiting()  # a last call may have brought some after the drain began
 
     async def _renew(self) -> None:
         """Keep the leases of all that is held. What is no longer ours is dropped."""
         every_s = self._lease_s / RENEWALS
         while True:
             await asyncio.sleep(every_s)
-            held = list(self._bench.held.values())
+            held = list(self._holding.held.values())
             if not held:
                 continue
             try:
@@ -131,7 +129,7 @@ class Worker:
                 continue
             for one, is_ours in zip(held, ours, strict=True):
                 if not is_ours:
-                    self._bench.drop(one)
+                    self._holding.drop(one)
 
 
 async def _happens(event: asyncio.Event, within_s: float) -> None:

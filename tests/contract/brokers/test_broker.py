@@ -189,8 +189,9 @@ async def test_an_ack_behind_one_that_is_missing_counts_unless_positions_do(
     await service.pass_s(LEASE_S + 1)
     other = await service.connect()
     expected = sent[1:] if can.holds == "offset" else sent[1:2]
-    assert (await other.depth("q")).waiting == len(expected)
-    assert (await other.depth("q")).leased in (0, -1)
+    depth = await other.depth("q")
+    assert depth.leased >= -1
+    assert depth.waiting + max(depth.leased, 0) == len(expected)
     assert carried(await leased(other, len(expected))) == expected
     assert await nothing_to_lease(other)
 
@@ -264,6 +265,14 @@ async def test_what_is_given_back_is_anybodys_at_once(service: Service, broker: 
     await broker.close()
     await service.pass_s(LEASE_S + 1)
     assert await nothing_to_lease(await service.connect())
+
+
+async def test_giving_back_what_is_acked_does_nothing(broker: Broker) -> None:
+    await published(broker, [Message("same", "q", b"%d" % number) for number in range(3)])
+    deliveries = await leased(broker, 3)
+    await broker.ack(deliveries[1:])
+    await broker.release(deliveries[1:])
+    assert await nothing_to_lease(broker)
 
 
 async def test_depth_tells_what_waits_and_what_is_held(broker: Broker) -> None:

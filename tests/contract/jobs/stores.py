@@ -15,11 +15,12 @@ from forebay.jobs.brokered import BrokeredQueue
 from forebay.jobs.memory import MemoryJobs
 from forebay.jobs.memory_store import MemoryStore
 from forebay.jobs.store import JobQueue, JobReader
+from forebay.jobs.webhooks import WebhookQueue
 from forebay.testing import FakeClock
 
 
-class Jobs(JobQueue, JobReader, Protocol):
-    """Both ports in one object."""
+class Jobs(JobQueue, JobReader, WebhookQueue, Protocol):
+    """All ports in one object."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,13 @@ async def memory() -> AsyncIterator[Store]:
 
 
 class Together(BrokeredQueue):
-    """Both ports, over one store."""
+    """All ports, over one store."""
 
     def __init__(self, store: MemoryStore, broker: MemoryBroker) -> None:
         super().__init__(store, broker)
         self.read, self.events, self.cancel, self.delete = store.read, store.events, store.cancel, store.delete
+        self.asked = store.asked
+        self.due_webhooks, self.settle_webhooks = store.due_webhooks, store.settle_webhooks
         self.list, self.changes = store.list, store.changes
 
 

@@ -11,14 +11,29 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from tests.contract.jobs.calls import AMPLE, LEASE_S, Listener, leased, record, spec, submitted, succeed
+from tests.contract.jobs.calls import (
+    AMPLE,
+    BROKEN,
+    LEASE_S,
+    Listener,
+    leased,
+    record,
+    spec,
+    submitted,
+    succeed,
+    success,
+)
 from tests.contract.jobs.redis_servers import Server, valkey
 
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.errors import DependencyError, SetupError
 from forebay.jobs.record import JobRecord
+from forebay.jobs.redis_codec import packed_id
 from forebay.jobs.redis_jobs import RedisJobs
-from forebay.jobs.store import NewJob, Reaped
+from forebay.jobs.store import Finish, NewJob, Reaped
+from forebay.jobs.webhooks import Settled
+
+HOOK = "https://example.org/hook"
 
 
 @pytest.fixture
@@ -189,6 +204,37 @@ async def test_flushall_under_running_processes_is_survived(server: Server) -> N
         assert [found.spec.id for found in (await other.list("anna")).jobs] == [id]
 
 
+async def test_webhooks_survive_a_restart_of_the_server_and_none_is_left_of_what_is_forgotten(server: Server) -> None:
+    async with opened(server.url) as jobs:
+        ids = await submitted(jobs, 2, webhook=HOOK)
+        for job in await leased(jobs, 2):
+            assert await succeed(jobs, job)
+        await jobs.due_webhooks(10, 0.0)
+        await jobs.settle_webhooks([Settled(ids[0], 0.0)])
+        server.kill()
+        server.start()
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(DependencyError):
+                    due = await jobs.due_webhooks(10, 0.0)
+                    break
+        assert sorted((one.id, one.tries) for one in due) == sorted([(ids[0], 1), (ids[1], 0)])
+        assert [await jobs.delete(id) for id in ids] == [True, True]
+        assert server.ask("EXISTS", "forebay:{s0}:webhooks", "forebay:{s0}:tries") == 0
+
+
+async def test_webhooks_of_a_flushed_server_are_settled_in_vain(server: Server) -> None:
+    async with opened(server.url) as jobs:
+        ids = await submitted(jobs, 2, webhook=HOOK)
+        for job in await leased(jobs, 2):
+            assert await succeed(jobs, job)
+        assert len(await jobs.due_webhooks(1, 0.0)) == 1
+        server.ask("FLUSHALL")
+        await jobs.settle_webhooks([Settled(ids[0], 0.0), Settled(ids[1])])
+        assert list(await jobs.due_webhooks(10, 0.0)) == []
+        assert server.ask("EXISTS", "forebay:{s0}:webhooks", "forebay:{s0}:tries") == 0
+
+
 async def test_while_the_server_loads_its_data_calls_say_so(server: Server) -> None:
     async with opened(server.url) as jobs:
         await submitted(jobs, 4000)
@@ -279,3 +325,34 @@ async def test_another_number_of_shards_than_the_stored_jobs_have_is_refused(ser
         with pytest.raises(SetupError, match="shards = 1"):
             await RedisJobs(link, shards=4).check()
         await link.close()
+
+
+async def test_a_job_that_no_worker_can_read_fails_and_keeps_nobody_from_the_others(server: Server) -> None:
+    async with opened(server.url) as jobs:
+        strange, good = await submitted(jobs, 2, max_attempts=2)
+        key = b"forebay:{s0}:j:" + packed_id(strange)
+        envelope = server.ask("HGET", key, "d")
+        server.ask("HSET", key, "d", b"\x81\xa5model\x01")
+        [job] = await leased(jobs)
+        assert job.spec.id == good
+        async with asyncio.timeout(10):
+            while server.ask("HGET", key, "s") not in (b"f", "f"):
+                await led(jobs)
+                assert list(await jobs.lease(["m"], 10, 0.2, LEASE_S)) == []
+        assert isinstance(envelope, bytes)
+        server.ask("HSET", key, "d", envelope)
+        found = await record(jobs, strange)
+        assert (found.state, found.attempt) == ("failed", 2)
+        assert found.error is not None
+        assert found.error.code == "unsupported"
+
+
+async def test_what_was_asked_with_a_failed_job_is_kept_with_its_body(server: Server) -> None:
+    async with opened(server.url) as jobs:
+        [failed], [done] = await submitted(jobs, body=b"again"), await submitted(jobs)
+        first, second = await leased(jobs, 2)
+        await jobs.finish([Finish(first, "failed", error=BROKEN), success(second)])
+        [asked, gone, unknown] = await jobs.asked([failed, done, spec().id])
+        assert asked == first.spec
+        assert (gone, unknown) == (None, None)
+        assert [found.spec.id for found in (await jobs.list(None, state="failed")).jobs] == [failed]

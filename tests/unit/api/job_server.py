@@ -38,9 +38,7 @@ class _Server(uvicorn.Server):
     streams: Streams
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.streams.end()
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await self.streams.ended()
         await super().shutdown(sockets)
 
 

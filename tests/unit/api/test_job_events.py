@@ -19,9 +19,10 @@ from forebay.api.auth import key_line
 from forebay.api.job_hub import Hub, Seen
 from forebay.api.job_streams import Follow, Streams
 from forebay.core.errors import DependencyError
-from forebay.jobs.memory import MemoryJobs, Subscription
+from forebay.jobs.memory import MemoryJobs
 from forebay.jobs.record import Output
 from forebay.jobs.store import Change, Event
+from forebay.jobs.subscription import Subscription
 
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
 
@@ -425,7 +426,11 @@ class Backward(MemoryJobs):
     def changes(self) -> Subscription:
         subscription = super().changes()
         real = subscription.add
-        subscription.add = lambda change: real(Change(change.id, change.sequence, "canceled"))  # type: ignore[method-assign]
+
+        def backward(*changes: Change) -> None:
+            real(*(Change(change.id, change.sequence, "canceled") for change in changes))
+
+        subscription.add = backward  # type: ignore[method-assign]
         return subscription
 
 

@@ -13,6 +13,8 @@ import pytest
 from tests.unit.api.job_site import INFER, JOBS, MLP, UNREACHED, JobSite, check_problem, submitted
 
 from forebay.api.inference import Inference
+from forebay.api.jobs import Asked
+from forebay.core.errors import DependencyError
 
 MakeInference = Callable[..., Inference]
 
@@ -141,3 +143,23 @@ async def test_the_list_is_paged_and_filtered(site: JobSite, http: httpx.AsyncCl
 async def test_a_bad_query_is_400(http: httpx.AsyncClient, query: str, reason: str) -> None:
     answer = await http.get(f"/v1/jobs?{query}")
     assert re.search(reason, check_problem(answer, 400, "invalid_request")["detail"])
+
+
+async def test_a_loop_that_ends_answers_who_looks_for_a_replayed_job(site: JobSite, engines: Any) -> None:
+    endpoint = site.inference.find("mlp")
+    asked = Asked("anonymous", json.dumps(MLP).encode(), key="k")
+    await site.jobs.posted(endpoint, asked)
+    read = asyncio.Event()
+
+    async def never(ids: Any, *, output: bool = True) -> Any:
+        read.set()
+        await asyncio.Event().wait()
+
+    site.store.read = never  # type: ignore[method-assign]
+    found: list[Any] = []
+    site.jobs.post(endpoint, asked, found.append)
+    await read.wait()
+    for one in asyncio.all_tasks() - {asyncio.current_task()}:
+        one.cancel()
+    await site.jobs.close()
+    assert [type(one) for one in found] == [DependencyError]

@@ -15,6 +15,7 @@ from forebay.api.job_options import (
     OptionLimits,
     level_of,
     read_job_body,
+    read_options,
 )
 from forebay.core.errors import RequestError
 
@@ -197,3 +198,11 @@ def test_unknown_members_of_inference_are_passed_over() -> None:
 
 def test_priorities_are_three_levels() -> None:
     assert [level_of(priority) for priority in (0, 1, 2, 3, 1 << 62)] == [1, 0, 2, 2, 2]
+
+
+def test_a_webhook_is_refused_where_nothing_could_sign_it() -> None:
+    limits = LIMITS._replace(webhooks=False)
+    with pytest.raises(RequestError, match=r"no secret to sign it with; the setting jobs\.webhook_secrets") as caught:
+        read_options({"webhook": "https://example.org/"}, limits)
+    assert caught.value.code == "unsupported"
+    assert read_options({"webhook": None, "ttl_s": 1}, limits).webhook == ""

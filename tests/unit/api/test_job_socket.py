@@ -19,8 +19,9 @@ from websockets.typing import Subprotocol
 from forebay.api.auth import key_line
 from forebay.api.job_socket import MOST_JOBS_A_MESSAGE
 from forebay.core.errors import DependencyError
-from forebay.jobs.memory import MemoryJobs, Subscription
+from forebay.jobs.memory import MemoryJobs
 from forebay.jobs.store import Event
+from forebay.jobs.subscription import Subscription
 
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
 LIFE = [("status", 1), ("status", 2), ("done", 3)]

@@ -129,8 +129,9 @@ async def test_inference_may_prefer_to_be_a_job(site: JobSite, http: httpx.Async
         "metadata": {"a": [1]},
         "webhook": "https://example.com",
         "priority": 1,
+        "own": 3,
     }
-    body = {**MLP, "parameters": {**parameters, "own": 3}}
+    body: dict[str, Any] = {**MLP, "parameters": parameters}
     answer = await http.post(path, json=body, headers={"prefer": "respond-async"})
     assert (answer.status_code, answer.headers["preference-applied"]) == (202, "respond-async")
     assert answer.headers["location"] == answer.json()["urls"]["self"]

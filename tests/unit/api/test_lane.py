@@ -16,7 +16,7 @@ from tests.differential.transport import HIGH_WATER_BYTES, FakeTransport
 from tests.differential.ways import Way, settle
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from forebay.api import lane as lane_module
+from forebay.api import lane_check
 from forebay.api.lane import Lane
 from forebay.api.lane_time import LINGER_S, sweep, sweep_connections
 
@@ -425,12 +425,12 @@ async def test_a_large_body_of_a_client_that_leaves_while_it_is_decoded(
 
 
 def test_what_the_lane_needs_of_uvicorn_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert lane_module.usable() == ""
+    assert lane_check.usable() == ""
     monkeypatch.delattr(HttpToolsProtocol, "_start_asgi_task")
-    assert lane_module.usable() == "uvicorn's HTTP protocol has no _start_asgi_task"
+    assert lane_check.usable() == "uvicorn's HTTP protocol has no _start_asgi_task"
     monkeypatch.undo()
-    monkeypatch.setattr(lane_module, "RequestResponseCycle", lambda scope, flow: None)
-    assert lane_module.usable() == "uvicorn's request cycle takes scope flow"
+    monkeypatch.setattr(lane_check, "RequestResponseCycle", lambda scope, flow: None)
+    assert lane_check.usable() == "uvicorn's request cycle takes scope flow"
 
 
 def test_nothing_refers_to_a_connection_that_is_gone() -> None:

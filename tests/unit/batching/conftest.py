@@ -10,6 +10,7 @@ import pytest
 from forebay.batching import Batcher, LatencyModel, Policy
 from forebay.batching.costs import Cost, Linear
 from forebay.batching.simulate import SimItem
+from forebay.core.request import Background
 
 SLEEP = Linear(0.02, 0.001)
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -25,9 +26,11 @@ def make_item(
     priority: int = 0,
     lane: Hashable = "",
     nbytes: int = 10,
+    background: Background | None = None,
 ) -> SimItem:
     item = SimItem(arrived, arrived + timeout, rows, length, priority, lane)
     item.nbytes = nbytes
+    item.background = background
     return item
 
 

@@ -120,9 +120,13 @@ def test_a_piped_table_has_one_line_a_setting(folder: Path, monkeypatch: pytest.
 
 def test_keys_in_the_environment_are_not_shown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOREBAY_API_KEYS", "alice:" + "ab" * 32)
-    assert show()["server.api_keys"] == (None, "FOREBAY_API_KEYS")
+    monkeypatch.setenv("FOREBAY_WEBHOOK_SECRETS", "whsec_" + "cd" * 32)
+    assert show()["server.api_keys"] == ("***", "FOREBAY_API_KEYS")
+    assert show()["jobs.webhook_secrets"] == ("***", "FOREBAY_WEBHOOK_SECRETS")
     for extra in ([], ["--json"]):
-        assert "ab" * 32 not in CliRunner().invoke(config.app, ["show", *extra]).output
+        shown = CliRunner().invoke(config.app, ["show", *extra]).output
+        assert "ab" * 32 not in shown
+        assert "cd" * 32 not in shown
 
 
 def test_a_password_of_the_store_is_not_shown(folder: Path) -> None:
@@ -174,6 +178,7 @@ def test_each_flag_reaches_its_key(dotted: str) -> None:
         (2 << 30, "models.m.memory_bytes", "2GiB"),
         (1000, "max_queue_rows", "1000"),
         (0.5, "slo_ms", "0.5"),
+        (2_592_000.0, "max_retention_s", "2592000"),
         (("cpu", "cuda:0"), "devices", "cpu,cuda:0"),
         (Path("x"), "data_dir", "x"),
     ],

@@ -1,4 +1,4 @@
-"""`forebay keys new`."""
+"""`forebay keys`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from forebay.api.auth import Keys
+from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.cli import keys
 from forebay.core.errors import SetupError
 
@@ -72,3 +73,34 @@ def test_a_bad_name_makes_no_file(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="cannot be used"):
         new("a:b", "--file", str(tmp_path / "keys.txt"))
     assert not (tmp_path / "keys.txt").exists()
+
+
+def webhook(*arguments: str) -> str:
+    done = CliRunner().invoke(keys.app, ["webhook", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0
+    (secret,) = re.findall(r"^secret: (whsec_\S+)$", done.stdout, re.MULTILINE)
+    assert isinstance(secret, str)
+    return secret
+
+
+def test_a_secret_of_webhooks_is_printed_for_the_receivers() -> None:
+    first, second = webhook(), webhook()
+    assert first != second
+    assert len(WebhookSecrets.parse(f"{first}\n{second}", "x")) == 2
+
+
+def test_secrets_of_webhooks_are_added_to_a_file_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "webhooks.txt"
+    first, second = webhook("--file", str(file)), webhook("--file", str(file))
+    assert file.read_text() == f"{first}\n{second}\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert len(WebhookSecrets.load(None, file)) == 2
+
+
+def test_a_file_of_api_keys_gets_no_secret_of_webhooks(tmp_path: Path) -> None:
+    file = tmp_path / "keys.txt"
+    new("alice", "--file", str(file))
+    before = file.read_text()
+    with pytest.raises(SetupError, match=r"keys\.txt line 1: is not whsec_"):
+        webhook("--file", str(file))
+    assert file.read_text() == before

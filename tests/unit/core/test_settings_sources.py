@@ -12,8 +12,6 @@ from forebay.core.errors import SetupError
 from forebay.core.settings import JobSettings, ModelSettings, Settings
 from forebay.core.settings_sources import LoadedSettings, fold_name, load_settings
 
-HEX = "a" * 64
-
 
 def load(
     folder: Path,
@@ -180,6 +178,11 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         {"environ": {"FOREBAY_API_KEYS": "x", "FOREBAY_SERVER__API_KEYS": "f"}},
         "FOREBAY_API_KEYS and FOREBAY_SERVER__API_KEYS are both set; give the keys or the file's path, not both",
     ),
+    (
+        {"environ": {"FOREBAY_WEBHOOK_SECRETS": "x", "FOREBAY_JOBS__WEBHOOK_SECRETS": "f"}},
+        "FOREBAY_WEBHOOK_SECRETS and FOREBAY_JOBS__WEBHOOK_SECRETS are both set; give the secrets or the file's path, "
+        "not both",
+    ),
     ({"flags": {"server.port": -1}}, "--port: port cannot be -1; accepted: a whole number from 0 to 65535"),
     ({"flags": {"log.level": "loud"}}, "--log-level: level cannot be 'loud'; accepted: one of debug, info, "),
     ({"flags": {"jobs.durability": "none"}}, "--durability: durability cannot be 'none'; accepted: one of everysec, "),
@@ -252,29 +255,6 @@ def test_named_config_file(tmp_path: Path) -> None:
     other.write_bytes(b"\xff\xfe")
     with pytest.raises(SetupError, match=r"other\.toml: is not valid TOML"):
         load_settings(config_file=other, environ={}, flags={}, sets=())
-
-
-@pytest.mark.parametrize(
-    ("sources", "file", "lines", "source"),
-    [
-        ({"toml": "server.api_keys = '/k'"}, Path("/k"), None, "forebay.toml:server.api_keys"),
-        ({"toml": "server.api_keys = '/k'", "environ": {"FOREBAY_API_KEYS": "L"}}, None, "L", "FOREBAY_API_KEYS"),
-        ({"environ": {"FOREBAY_API_KEYS": "L"}, "flags": {"server.api_keys": "f"}}, Path("f"), None, "--api-keys"),
-        ({"environ": {"FOREBAY_API_KEYS": ""}}, None, "", "FOREBAY_API_KEYS"),
-    ],
-)
-def test_api_keys_come_as_lines_or_as_a_file(
-    tmp_path: Path, sources: dict[str, Any], file: Path | None, lines: str | None, source: str
-) -> None:
-    loaded = load(tmp_path, **sources)
-    assert (loaded.settings.server.api_keys, loaded.api_key_lines) == (file, lines)
-    assert source_of(loaded, "server.api_keys").replace(f"{tmp_path}/", "") == source
-
-
-def test_rows_never_hold_the_key_lines(tmp_path: Path) -> None:
-    loaded = load(tmp_path, environ={"FOREBAY_API_KEYS": f"alice:{HEX}"})
-    assert HEX not in repr(loaded.rows())
-    assert HEX not in repr(loaded)
 
 
 def test_settings_of_a_model_that_is_not_served(tmp_path: Path) -> None:

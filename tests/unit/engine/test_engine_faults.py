@@ -219,3 +219,19 @@ async def test_a_retry_that_comes_too_late_is_a_deadline(tmp_path: Path, gate: G
         assert codes([item]) == ["deadline_exceeded"]
         assert engine.in_flight == 0
         gate.open()
+
+
+async def test_a_model_does_not_see_what_webhooks_are_signed_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FOREBAY_WEBHOOK_SECRETS", "FOREBAY_JOBS__STORE", "FOREBAY_TEST_SEEN"):
+        monkeypatch.setenv(name, "x")
+    text = INDEPENDENT.replace("np.zeros(len(x), int)", "np.full(len(x), sum(n in os.environ for n in NAMES))")
+    text = text.replace(
+        "HERE =", 'NAMES = ("FOREBAY_WEBHOOK_SECRETS", "FOREBAY_JOBS__STORE", "FOREBAY_TEST_SEEN")\nHERE ='
+    )
+    async with engine_of(tmp_path, text) as (_, answers):
+        item = answers.submit(1.0)
+        await answers.all(item)
+        assert item.outputs is not None
+        assert item.outputs.arrays[1].tolist() == [1]

@@ -4,118 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 
 import msgspec
 import pytest
+from tests.unit.jobs.flaky import AMPLE, IDS, LEASE_S, FlakyStore, Site
 
-from forebay.brokers.memory import HeldQueues, MemoryBroker
 from forebay.brokers.port import Depth, Message
 from forebay.core.errors import DependencyError
-from forebay.jobs.brokered import BrokeredQueue
-from forebay.jobs.ids import JobIds
-from forebay.jobs.memory_store import MemoryStore
-from forebay.jobs.record import JobError, JobRecord, JobSpec, Output
-from forebay.jobs.record_store import Carried, Claimed, Due
-from forebay.jobs.store import Bounds, Finish, LeasedJob, NewJob, Submission
-from forebay.testing import FakeClock
+from forebay.jobs.record import JobError, JobSpec, Output
+from forebay.jobs.record_store import Carried
+from forebay.jobs.store import Finish, NewJob, Submission
 
-AMPLE = Bounds(1_000_000, 1 << 40)
-LEASE_S = 15.0
 CRASHED = JobError("instance_crashed", "gone", "executing")
-_IDS = JobIds()
-
-
-class FlakyStore(MemoryStore):
-    """Is away while `away`, waits for `gate` before it claims, and follows while another leads."""
-
-    away, follows = False, False
-    gate: asyncio.Event | None = None
-
-    async def claim(self, carried: Sequence[Carried], lease_s: float) -> Sequence[Claimed]:
-        if self.gate is not None:
-            await self.gate.wait()
-        self._answer()
-        return await super().claim(carried, lease_s)
-
-    async def finish(self, finishes: Sequence[Finish]) -> Sequence[bool]:
-        self._answer()
-        return await super().finish(finishes)
-
-    async def due(self, republish_after_s: float) -> Due:
-        due = await super().due(republish_after_s)
-        return msgspec.structs.replace(due, reaped=msgspec.structs.replace(due.reaped, leader=not self.follows))
-
-    def _answer(self) -> None:
-        if self.away:
-            raise DependencyError("the store is away")
-
-
-class LossyBroker(MemoryBroker):
-    """Confirms nothing that it loses; is away while `away`."""
-
-    loses, away = False, False
-
-    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
-        if self.loses:
-            return [False] * len(messages)
-        return await super().publish(messages)
-
-    async def ack(self, deliveries: Sequence[object]) -> None:
-        if self.away:
-            raise DependencyError("the broker is away", code="broker_unavailable")
-        await super().ack(deliveries)  # type: ignore[arg-type]
-
-
-class Site:
-    """One store, one broker, and a queue over them."""
-
-    def __init__(self) -> None:
-        self.clock = FakeClock(1_800_000_000.0)
-        self.queues = HeldQueues(True, self.clock)
-        self.use(FlakyStore(self.now_ms))
-        self.broker = LossyBroker(self.queues)
-        self.queue = BrokeredQueue(self.store, self.broker, republish_after_s=60.0, inline_bytes=1000)
-
-    def now_ms(self) -> int:
-        return round(self.clock() * 1000)
-
-    def use(self, store: FlakyStore) -> None:
-        """Work with this store from now on."""
-        self.store = store
-        if hasattr(self, "broker"):
-            self.queue = BrokeredQueue(store, self.broker, republish_after_s=60.0, inline_bytes=1000)
-
-    async def submit(self, count: int = 1, body: bytes = b"x", retention_s: float = 1000.0) -> list[JobSpec]:
-        specs = [
-            JobSpec(id=_IDS.new(), model="m", tenant="t", body=body, retention_s=retention_s) for _ in range(count)
-        ]
-        await self.queue.submit([NewJob(spec) for spec in specs], AMPLE)
-        return specs
-
-    async def lose(self, count: int = 1) -> list[JobSpec]:
-        """Jobs whose messages are lost, though they were confirmed."""
-        specs = await self.submit(count)
-        lost = {spec.id for spec in specs}
-        waiting = self.queues._waiting["m", 1]
-        kept = [message for message in waiting if message.id not in lost]
-        waiting.clear()
-        waiting.extend(kept)
-        return specs
-
-    async def lease(self, most: int = 10) -> Sequence[LeasedJob]:
-        return await self.queue.lease(["m"], most, 0.0, LEASE_S)
-
-    async def succeed(self, jobs: Sequence[LeasedJob]) -> None:
-        done = await self.queue.finish([Finish(job, "succeeded", output=Output(b"y")) for job in jobs])
-        assert list(done) == [True] * len(jobs)
-
-    async def state(self, spec: JobSpec) -> str | None:
-        [look] = await self.store.read([spec.id])
-        return look.state if isinstance(look, JobRecord) else look
-
-    async def carries(self) -> Depth:
-        return await self.broker.depth("m")
 
 
 @pytest.fixture
@@ -162,12 +62,12 @@ async def test_a_lost_message_is_noticed_behind_a_backlog(site: Site) -> None:
 
 async def test_what_the_broker_does_not_confirm_is_refused_and_found_again(site: Site) -> None:
     site.broker.loses = True
-    new = NewJob(JobSpec(id=_IDS.new(), model="m", tenant="t"), "key", "print")
+    new = NewJob(JobSpec(id=IDS.new(), model="m", tenant="t"), "key", "print")
     with pytest.raises(DependencyError, match="did not confirm 1 of 1") as caught:
         await site.queue.submit([new], AMPLE)
     assert caught.value.code == "broker_unavailable"
     site.broker.loses = False
-    again = NewJob(JobSpec(id=_IDS.new(), model="m", tenant="t"), "key", "print")
+    again = NewJob(JobSpec(id=IDS.new(), model="m", tenant="t"), "key", "print")
     [answer] = await site.queue.submit([again], AMPLE)
     assert answer == Submission("replayed", new.spec.id, site.now_ms())
     site.clock.advance(60.0)
@@ -255,7 +155,7 @@ async def test_a_large_body_stays_in_the_store(site: Site, caplog: pytest.LogCap
 @pytest.mark.parametrize("payload", [b"", b"\xc1garbage", msgspec.msgpack.encode(Carried("another"))])
 async def test_a_message_that_cannot_be_read_still_names_its_job(site: Site, payload: bytes) -> None:
     [spec] = await site.lose()
-    await site.broker.publish([Message(spec.id, "m", payload), Message(_IDS.new(), "m", payload)])
+    await site.broker.publish([Message(spec.id, "m", payload), Message(IDS.new(), "m", payload)])
     [job] = await site.lease()
     assert job.spec == spec
     assert (await site.carries()) == Depth(0, 0, 1)
@@ -337,8 +237,19 @@ async def test_a_message_that_comes_during_the_delay_of_its_job_is_acked_unrun(s
     assert [again.attempt for again in await site.lease()] == [2]
 
 
+async def test_a_job_waits_since_it_was_last_queued_and_not_during_its_delay(site: Site) -> None:
+    await site.submit(2)
+    first, second = await site.lease()
+    await site.queue.finish([Finish(first, "retry", error=CRASHED, delay_s=1000.0)])
+    site.clock.advance(100.0)
+    assert (await site.queue.depth("m")).oldest_s == 0.0
+    await site.queue.finish([Finish(second, "release")])
+    site.clock.advance(7.0)
+    assert (await site.queue.depth("m")).oldest_s == 7.0
+
+
 async def test_a_job_that_the_reaper_ends_gets_no_message(site: Site) -> None:
-    spec = JobSpec(id=_IDS.new(), model="m", tenant="t", ttl_s=LEASE_S - 1)
+    spec = JobSpec(id=IDS.new(), model="m", tenant="t", ttl_s=LEASE_S - 1)
     await site.queue.submit([NewJob(spec)], AMPLE)
     await site.broker.ack([job.receipt for job in await site.lease()])
     site.clock.advance(LEASE_S + 1)

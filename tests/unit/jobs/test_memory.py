@@ -9,9 +9,10 @@ import weakref
 import pytest
 
 from forebay.jobs.ids import JobIds
-from forebay.jobs.memory import MemoryJobs, Subscription
+from forebay.jobs.memory import MemoryJobs
 from forebay.jobs.record import JobSpec, Output
 from forebay.jobs.store import Bounds, Change, Finish, NewJob, Partial
+from forebay.jobs.subscription import Subscription
 
 AMPLE = Bounds(1_000_000, 1 << 40)
 
@@ -33,7 +34,7 @@ async def test_a_reader_who_is_too_slow_is_told_so_and_goes_on() -> None:
     for sequence in range(4, 9):
         subscription.add(change(sequence))
     assert await anext(subscription) == []
-    assert await anext(subscription) == [change(7), change(8)]
+    assert await anext(subscription) == [change(8)]
     subscription.add(change(9))
     assert await anext(subscription) == [change(9)]
 

@@ -115,6 +115,7 @@ def test_uvicorn_speaks_through_us_and_has_no_access_log() -> None:
     logging.getLogger("uvicorn.error").propagate = False
     start_logging(LogSettings(), stream)
     logging.getLogger("uvicorn.error").info("started")
+    logging.getLogger("uvicorn.error").info('%s - "WebSocket %s" [accepted]', "127.0.0.1:1", "/v1/ws")
     logging.getLogger("uvicorn.access").info("GET /")
     logging.getLogger("uvicorn.access").error("GET /")
     assert [(line["logger"], line["message"]) for line in lines(stream)] == [("uvicorn.error", "started")]

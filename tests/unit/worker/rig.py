@@ -117,7 +117,7 @@ class Shaky(MemoryJobs):
     def __init__(self) -> None:
         super().__init__()
         self.down = False
-        self.asked: list[int] = []
+        self.committed: list[int] = []
         """Of each call of `finish`, how many."""
         self.extended: list[int] = []
         self.lease_raises: Exception | None = None
@@ -148,7 +148,7 @@ class Shaky(MemoryJobs):
 
     async def finish(self, finishes: Sequence[Finish]) -> Sequence[bool]:
         self._reach()
-        self.asked.append(len(finishes))
+        self.committed.append(len(finishes))
         return await super().finish(finishes)
 
 

@@ -1,6 +1,6 @@
 -- ARGV: group, consumer, most, milliseconds after which what others hold is overdue, and 1 to look for that first (0:
--- only where there is nothing else). KEYS: streams, in the order in which they are to be read. Answers with rows of
--- stream number, entry, id, payload and 1 where it was overdue.
+-- only where there is nothing else). KEYS: streams, in the order in which they are to be read, and where to leave word
+-- of that time for `depth`. Answers with rows of stream number, entry, id, payload and 1 where it was overdue.
 local left, overdue, look_first = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == '1'
 local rows = {}
 
@@ -12,7 +12,8 @@ local function add(number, entries, was_overdue)
 end
 
 local function take_overdue()
-  for number, stream in ipairs(KEYS) do
+  for number = 1, #KEYS - 1 do
+    local stream = KEYS[number]
     local entries = {}
     if left > 0 then
       for _, row in ipairs(grouped(stream, 'XPENDING', stream, group, 'IDLE', overdue, '-', '+', left)) do
@@ -26,7 +27,8 @@ local function take_overdue()
 end
 
 local function take_new()
-  for number, stream in ipairs(KEYS) do
+  for number = 1, #KEYS - 1 do
+    local stream = KEYS[number]
     local found = left > 0
       and grouped(stream, 'XREADGROUP', 'GROUP', group, consumer, 'COUNT', left, 'STREAMS', stream, '>')
     if found then
@@ -36,6 +38,7 @@ local function take_new()
 end
 
 if look_first then
+  redis.call('SET', KEYS[#KEYS], overdue)
   take_overdue()
 end
 take_new()

@@ -1,13 +1,13 @@
--- ARGV: index, model, state, id to begin behind (or ''), most records, most to look at.
+-- ARGV: index, model, state, tenant (each '' for any), id to begin behind (or ''), most records, most to look at.
 -- Reply: the id that was looked at last ('' at the end), then for each record its id and its fields.
-local model, state, most, looks = ARGV[2], ARGV[3], tonumber(ARGV[5]), tonumber(ARGV[6])
-local from = ARGV[4] == '' and '+' or '(' .. ARGV[4]
+local model, state, tenant, most, looks = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[6]), tonumber(ARGV[7])
+local from = ARGV[5] == '' and '+' or '(' .. ARGV[5]
 local ids = call('ZRANGE', base .. ARGV[1], from, '-', 'BYLEX', 'REV', 'LIMIT', 0, looks)
 local reply = { #ids == looks and ids[#ids] or '' }
 local found = 0
 for position, id in ipairs(ids) do
-  local f = call('HMGET', base .. 'j:' .. id, 's', 'm')
-  if (state == '' or f[1] == state) and (model == '' or f[2] == model) then
+  local f = call('HMGET', base .. 'j:' .. id, 's', 'm', 't')
+  if (state == '' or f[1] == state) and (model == '' or f[2] == model) and (tenant == '' or f[3] == tenant) then
     local shown = show(id, false)
     if shown and shown ~= 'G' then
       found = found + 1

@@ -2,7 +2,8 @@
 --
 -- KEYS[1] is the shard's prefix, such as forebay:{s0}: and every key begins with it:
 --   j:ID   hash, a job:  s state (q r s f c x; G gone, D deleted: all that is left)  m model  v level, if not 1
---          t tenant  c order: microseconds of its acceptance, ascending  a attempt, if not 0  x most attempts
+--          t tenant  c order: microseconds of its acceptance, ascending  a attempt, if not 0
+--          x most attempts, with a w behind where it has a webhook
 --          e events so far, if not 1
 --          R retention (ms)  T latest start (ms)  k digest of its Idempotency-Key  d envelope  b body
 --          n nonce of the last claim  z nonce and kind of the last finish that took effect  
@@ -14,6 +15,7 @@
 --   r:MODEL   running, by the end of their lease            x  finished, by the end of their retention
 --   t      queued ones that expire, by latest start         dead  failed ones        i:TENANT  all of a tenant's
 --   models, tenants  sets of names       n  hash: last order; bytes that wait, and since when it is full, by model
+--   webhooks  ended ones whose webhook is to be called, by when that is due     tries  hash: how often each failed
 --   lock   who reaps                     changes  the channel
 -- ID is the 16 bytes of the UUID. A job is in exactly one of q, d, r and x.
 local call, base = redis.call, KEYS[1]
@@ -103,9 +105,13 @@ end
 local function record(id)
   local key = base .. 'j:' .. id
   local f = call('HMGET', key, 's', 'm', 'v', 't', 'c', 'a', 'e', 'x', 'R', 'T', 'k', 'n', 'F', 'z')
+  local attempts, hook = tonumber(f[8]), false
+  if f[8] and not attempts then
+    attempts, hook = tonumber(f[8]:sub(1, -2)), true
+  end
   return {
     id = id, key = key, state = f[1], model = f[2], level = f[3] or 1, tenant = f[4], order = f[5],
-    attempt = tonumber(f[6] or 0), sequence = f[7] or 1, attempts = tonumber(f[8]), retention = f[9], latest = f[10], digest = f[11], nonce = f[12],
+    attempt = tonumber(f[6] or 0), sequence = f[7] or 1, attempts = attempts, hook = hook, retention = f[9], latest = f[10], digest = f[11], nonce = f[12],
     finished = f[13], mark = f[14],
   }
 end
@@ -154,6 +160,9 @@ local function finish(job, state, ...)
     call('HDEL', job.key, 'b')
   end
   add('x', now + job.retention, job.id)
+  if job.hook then
+    add('webhooks', now, job.id)
+  end
 end
 
 local function event(sequence, kind, state, attempt, progress, piece)
@@ -192,6 +201,10 @@ local function forget(job, why)
   remove('i:' .. job.tenant, job.id)
   if job.digest and call('GETRANGE', base .. 'k:' .. job.digest, 0, 15) == job.id then
     call('DEL', base .. 'k:' .. job.digest)
+  end
+  if job.hook then
+    remove('webhooks', job.id)
+    call('HDEL', base .. 'tries', job.id)
   end
   call('UNLINK', job.key, base .. 'e:' .. job.id)
   call('HSET', job.key, 's', why)

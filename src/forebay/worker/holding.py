@@ -35,12 +35,12 @@ Stage = Literal["leased", "submitted", "ended"]
 
 
 class Held:
-    """One job that is held. Its end comes by `done`, or by `Bench.end`."""
+    """One job that is held. Its end comes by `done`, or by `Holding.end`."""
 
-    __slots__ = ("bench", "client", "job", "request", "room", "stage")
+    __slots__ = ("client", "holding", "job", "request", "room", "stage")
 
-    def __init__(self, bench: Bench, job: LeasedJob, room: Room) -> None:
-        self.bench = bench
+    def __init__(self, holding: Holding, job: LeasedJob, room: Room) -> None:
+        self.holding = holding
         self.job = job
         self.room = room
         self.stage: Stage = "leased"
@@ -49,25 +49,25 @@ class Held:
 
     def done(self, request: Request) -> None:
         """Called by the engine."""
-        bench = self.bench
+        holding = self.holding
         error = request.error
         if error is not None:
-            bench.refuse(self, error)
+            holding.refuse(self, error)
             return
         try:
-            result = bench.codec.close(request)
+            result = holding.codec.close(request)
         except Exception as failure:
-            bench.refuse(self, failure)
+            holding.refuse(self, failure)
             return
         if isinstance(result, JobError):
-            bench.end(self, Finish(self.job, "failed", None, result, 0.0, _metrics(request)), request.rows)
+            holding.end(self, Finish(self.job, "failed", None, result, 0.0, _metrics(request)), request.rows)
         else:
-            bench.end(self, Finish(self.job, "succeeded", result, None, 0.0, _metrics(request)), request.rows)
+            holding.end(self, Finish(self.job, "succeeded", result, None, 0.0, _metrics(request)), request.rows)
 
     def on_piece(self, row: int, outputs: Outputs) -> None:
         """A piece of the answer."""
         assert self.request is not None
-        self._tell(Partial(self.job, piece=self.bench.codec.piece(self.request, row, outputs)))
+        self._tell(Partial(self.job, piece=self.holding.codec.piece(self.request, row, outputs)))
 
     def on_progress(self, row: int, fraction: float) -> None:
         """How far a row is. Of several rows the first speaks for all."""
@@ -75,7 +75,7 @@ class Held:
             self._tell(Partial(self.job, progress=fraction))
 
     def _tell(self, partial: Partial) -> None:
-        if self.stage == "submitted" and not self.bench.commits.tell(partial) and self.request is not None:
+        if self.stage == "submitted" and not self.holding.commits.tell(partial) and self.request is not None:
             self.request.listener = None  # no piece may be missing between others, so there are no more
 
     @property
@@ -85,7 +85,7 @@ class Held:
         return self.stage == "submitted" and background is not None and background.began > 0
 
 
-class Bench:
+class Holding:
     """All jobs that are held, by id, and how many there is room for, by model."""
 
     def __init__(

@@ -1,0 +1,73 @@
+"""kill -9 of a server in the middle of a batch, and of the store under load."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from tests.e2e.server import eventually
+from tests.faults.jobs.calls import Caller
+from tests.faults.jobs.houses import LEASE_S, Kind, house
+from tests.faults.jobs.invariants import witnessing
+from tests.faults.jobs.ledger import tally
+from tests.faults.jobs.lengths import kinds, rounds
+from tests.faults.jobs.load import Load
+
+RATE_PER_S = 100.0
+
+
+def at_s(time_of: str) -> float:
+    """A time of a job's document as seconds since 1970."""
+    return datetime.fromisoformat(time_of).timestamp()
+
+
+@kinds
+@rounds(1, 20)
+@pytest.mark.timeout(600)
+def test_jobs_of_a_server_that_is_killed_run_again_once(tmp_path: Path, kind: Kind, rounds: int) -> None:
+    with house(tmp_path, kind) as found, witnessing(found) as witness:
+        for _ in range(rounds):
+            with Load(found.port, witness.ledger, RATE_PER_S), found.held() as let_go:
+                eventually(lambda: len(witness.running()) >= 16 and witness.begun(), "jobs run")
+                running, begun = witness.running(), witness.begun()
+                found.kill_server()
+                let_go()
+                found.restart()
+                ready_s = time.time()
+            witness.settle(30)
+            runs = tally(found.folder)
+            for id in running:
+                entry = witness.ledger.entries[id]
+                assert entry.seen is not None, f"{id} is lost"
+                assert entry.seen["attempt"] == 2
+                assert at_s(entry.seen["started_at"]) < ready_s + LEASE_S + 2
+                assert len(runs[entry.value]) == (2 if id in begun else 1)
+        witness.check()
+
+
+@kinds
+@rounds(2, 20)
+@pytest.mark.timeout(600)
+def test_a_store_that_is_killed_under_load_loses_nothing_and_is_used_again_at_once(
+    tmp_path: Path, kind: Kind, rounds: int
+) -> None:
+    with house(tmp_path, kind) as found, witnessing(found) as witness, Caller(found.port) as caller:
+        server = found.served.process.pid
+        with Load(found.port, witness.ledger, 2 * RATE_PER_S):
+            for _ in range(rounds):
+                witness.more(50)
+                found.kill_store()
+                if found.node is not None:
+                    witness.more_refused()
+                    found.node.start()
+                found.wait_store()
+                back_s = time.time()
+                eventually(found.served.ready, "the server is ready again")
+                value = witness.ledger.value()
+                entry = witness.ledger.accept(caller.submit(value).json()["id"], value)
+                document = caller.show(entry.id, 20)
+                assert at_s(document["finished_at"]) < back_s + 5
+        assert found.served.process.pid == server
+        witness.check()
