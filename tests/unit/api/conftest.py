@@ -35,6 +35,7 @@ class FunctionEngine:
     default_timeout_s = 30.0
     labels: Sequence[str] = ()
     label_file = ""
+    digest = ""
     facts: Mapping[str, str] = MappingProxyType({"batching": "batches of up to 64 rows"})
     tuning: Tuning | None = None
 
