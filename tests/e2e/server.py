@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "tests" / "models"
 COMMAND = [sys.executable, "-c", "from forebay.cli.main import main; main()"]
 START_S = 60.0
+LISTENING = ("serving ", "health and metrics at ")
+"""How the log line begins that has the port."""
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -47,19 +49,21 @@ class Served:
         folder: Path,
         *arguments: str,
         group: bool = False,
-        port: int = 0,
+        port: int | None = 0,
+        role: str = "serve",
         root: Sequence[str] = COMMAND,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """`root`: the program; `environ`: more for its environment."""
+        """`port` None: none is given. `role`: the subcommand. `root`: the program; `environ`: more for its environment."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.lines: list[str] = []
-        command = [*root, "serve", *arguments, "--port", str(port), "--log-format", "json"]
+        listens = ["--port", str(port)] if port is not None else []
+        command = [*root, role, *arguments, *listens, "--log-format", "json"]
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment(FOREBAY_TEST_FOLDER=str(folder), **(environ or {})),
+            env=environment(**{"FOREBAY_TEST_FOLDER": str(folder), **(environ or {})}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -100,7 +104,7 @@ class Served:
 
         def listening() -> bool:
             assert self.process.poll() is None, f"the server ended with {self.process.returncode}:\n{self.output}"
-            self.port = next((r["port"] for r in self.records() if r["message"].startswith("serving ")), 0)
+            self.port = next((r["port"] for r in self.records() if r["message"].startswith(LISTENING)), 0)
             return bool(self.port)
 
         eventually(listening, "the server listens", START_S)
