@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "tests" / "models"
 COMMAND = [sys.executable, "-c", "from forebay.cli.main import main; main()"]
 START_S = 60.0
+LISTENING = ("serving ", "health and metrics at ")
+"""How the log line begins that has the port."""
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -47,15 +49,18 @@ class Served:
         folder: Path,
         *arguments: str,
         group: bool = False,
-        port: int = 0,
+        port: int | None = 0,
+        role: str = "serve",
         root: Sequence[str] = COMMAND,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """`root`: the program; `environ`: more for its environment."""
+        """`port` None: none is given. `role`: the subcommand. `root`: the program; `environ`: more for its
+        environment."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.lines: list[str] = []
-        command = [*root, "serve", *arguments, "--port", str(port), "--log-format", "json"]
+        listens = ["--port", str(port)] if port is not None else []
+        command = [*root, role, *arguments, *listens, "--log-format", "json"]
         self.process = subprocess.Popen(
             command,
             cwd=folder,
@@ -97,15 +102,20 @@ class Served:
 
     def wait_ready(self) -> Served:
         """Until the port is known and `/readyz` says 200."""
+        self.wait_listening()
+        eventually(self.ready, "the server is ready")
+        return self
+
+    def wait_listening(self) -> Served:
+        """Until the port is known."""
 
         def listening() -> bool:
             assert self.process.poll() is None, f"the server ended with {self.process.returncode}:\n{self.output}"
-            self.port = next((r["port"] for r in self.records() if r["message"].startswith("serving ")), 0)
+            self.port = next((r["port"] for r in self.records() if r["message"].startswith(LISTENING)), 0)
             return bool(self.port)
 
         eventually(listening, "the server listens", START_S)
         self.http.base_url = httpx.URL(f"http://127.0.0.1:{self.port}")
-        eventually(self.ready, "the server is ready")
         return self
 
     def ready(self) -> bool:

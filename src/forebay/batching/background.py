@@ -113,6 +113,10 @@ class BackgroundPlanner(Planner[T]):
         """Empty the queue; the items are the caller's."""
         return [*super().take_all(), *self.backlog.take_all()]
 
+    def has_company(self, now: float) -> bool:
+        """Whether somebody has asked lately, and may again: jobs then do as little harm as they can."""
+        return now - self._company_at < LATELY_S
+
     def _met_company(self, batch: Batch[T], now: float) -> None:
         """A batch goes out that somebody waits for."""
         self._company_at = now
@@ -123,7 +127,7 @@ class BackgroundPlanner(Planner[T]):
         pool = self.pool
         if not pool.idle:
             return None
-        company = now - self._company_at < LATELY_S
+        company = self.has_company(now)
         if company and len(pool.idle) == 1 < len(pool.slots) and now < self._turn_at:
             return None  # whoever comes next finds an instance free
         if self.latency.version != self._version:

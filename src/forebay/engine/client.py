@@ -85,6 +85,11 @@ class EngineClient(Protocol):
         ...
 
     @property
+    def asked_lately(self) -> bool:
+        """Whether somebody has waited for an answer in the last seconds."""
+        ...
+
+    @property
     def streams(self) -> bool:
         """Whether the model yields its answer in pieces."""
         ...

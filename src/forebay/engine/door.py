@@ -67,6 +67,11 @@ class Door:
         return self._batcher.piece_rows(0)
 
     @property
+    def asked_lately(self) -> bool:
+        """Whether somebody has waited for an answer in the last seconds."""
+        return self._batcher.has_company(self._clock())
+
+    @property
     def default_timeout_s(self) -> float:
         """Seconds that a request without its own timeout gets."""
         return self.plan.settings.default_timeout_s

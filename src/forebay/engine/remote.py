@@ -83,6 +83,11 @@ class RemoteEngine:
         return self.model.max_batch_rows
 
     @property
+    def asked_lately(self) -> bool:
+        """Jobs do not run here, so nobody need know."""
+        return False
+
+    @property
     def best_rows(self) -> int:
         """Nobody leases jobs for it here."""
         return max(1, self.model.max_batch_rows)

@@ -17,7 +17,7 @@ from forebay.telemetry.metrics import count
 log = logging.getLogger("forebay.worker")
 
 MOST = 128
-"""Jobs a call: a store's client packs them in one go, and nothing else runs meanwhile."""
+"""Jobs a call, unless `most` says otherwise: a store's client packs them in one go, and nothing else runs meanwhile."""
 MOST_BYTES = 8 << 20
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 TELL_EVERY_S = 0.02
@@ -38,6 +38,7 @@ class Commits:
         on_lost: Callable[[LeasedJob], None],
         on_rest: Callable[[], None],
     ) -> None:
+        self.most = MOST
         self.failing = False
         """The store cannot be reached: what is done is held, and no more should be begun."""
         self.settled = asyncio.Event()
@@ -82,11 +83,13 @@ class Commits:
             await self._news.wait()
             if not self._finishes:
                 await self._gather()
+            # Chosen before the store is told how jobs go, so that all of it stands before their ends.
+            batch = self._next()
             try:
                 if self._partials:
                     await self._tell()
-                if self._finishes:
-                    await self._finish()
+                if batch:
+                    await self._finish(batch)
             except DependencyError as error:
                 if not self.failing:
                     log.warning(
@@ -132,8 +135,7 @@ class Commits:
             if not stands:
                 self._on_lost(partial.job)
 
-    async def _finish(self) -> None:
-        batch = self._next()
+    async def _finish(self, batch: Sequence[Finish]) -> None:
         try:
             stand = await self._queue.finish(batch)
         except DependencyError:
@@ -159,7 +161,7 @@ class Commits:
             if batch and (alone or nbytes > MOST_BYTES):
                 break
             batch.append(finish)
-            if alone or len(batch) == MOST:
+            if alone or len(batch) >= self.most:
                 break
         return batch
 

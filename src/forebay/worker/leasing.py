@@ -14,6 +14,10 @@ from forebay.worker.holding import Holding
 
 MOST = 128
 """Jobs a call: a store's client unpacks them in one go, and nothing else runs meanwhile."""
+PACED_MOST = 8
+PACED_EVERY_S = 0.002
+"""The same, and the least time between two calls, while somebody asks for answers: whatever is done for a job stops the
+loop that reads and writes for them."""
 WAIT_S = 2.0
 """How long a call waits for work."""
 LOOK_S = 0.5
@@ -42,6 +46,11 @@ class Leasing:
         self._asked: Mapping[str, int] = {}
         self._glance_at = 0.0
         self._stopped = False
+        self.resting = asyncio.Event()
+        """Set while no call is on its way, and none will be."""
+        self.resting.set()
+        self._paced = False
+        """Somebody has asked for answers lately, of whatever model."""
 
     def wake(self) -> None:
         """There is room, or other models are served, or the store can be reached again."""
@@ -69,7 +78,7 @@ class Leasing:
             if client.state != "ready" or holding.paused.get(model, 0.0) > now:
                 continue
             room = holding.room_of(model)
-            jobs = min(MOST, room.wanted(client))
+            jobs = min(PACED_MOST if self._paced else MOST, room.wanted(client))
             if room.nbytes:
                 jobs = min(jobs, max(1, int((HELD_BYTES - holding.nbytes) / room.nbytes)))
             if jobs > 0:
@@ -77,9 +86,18 @@ class Leasing:
         return found
 
     async def run(self) -> None:
-        """Lease."""
+        """Lease, until stopped."""
+        self.resting.clear()
+        try:
+            await self._run()
+        finally:
+            self.resting.set()
+
+    async def _run(self) -> None:
         while not self._stopped:
             self._news.clear()
+            self._paced = any(client.asked_lately for client in self._holding.codec.served().values())
+            self._holding.commits.most = PACED_MOST if self._paced else MOST
             try:
                 await self._once(self.wanted())
             except DependencyError:
@@ -108,12 +126,15 @@ class Leasing:
         """One call; it is canceled where `wake` finds a model with room that was not asked for."""
         most = min(wanted.values())
         self._asked = wanted
-        self._call = asyncio.create_task(self._queue.lease(list(wanted), most, wait_s, self._lease_s))
+        call = self._call = asyncio.create_task(self._queue.lease(list(wanted), most, wait_s, self._lease_s))
         try:
-            await asyncio.wait([self._call])
-        finally:
-            call, self._call = self._call, None
+            await asyncio.wait([call])
+        except asyncio.CancelledError:
             call.cancel()
+            call.add_done_callback(self._take_late)
+            raise
+        finally:
+            self._call = None
         if call.cancelled():
             return
         jobs = call.result()
@@ -122,6 +143,13 @@ class Leasing:
             self._hot.update(job.spec.model for job in jobs)
         if jobs:
             self._holding.take(jobs)
+            if self._paced:
+                await asyncio.sleep(PACED_EVERY_S)
+
+    def _take_late(self, call: asyncio.Task[Sequence[LeasedJob]]) -> None:
+        """What a call brought that nobody waits for any more: it is held all the same, and so not forgotten."""
+        if not call.cancelled() and call.exception() is None:
+            self._holding.take(call.result())
 
     async def _rest(self, longest_s: float) -> None:
         try:

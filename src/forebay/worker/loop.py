@@ -66,6 +66,8 @@ class Worker:
         """Drain, wait at most so long for what runs, give back the rest, and end."""
         self.drain()
         until = self._clock() + grace_s
+        await _happens(self._leasing.resting, LAST_COMMITS_S)
+        self._give_back_waiting()  # a last call may have brought some
         while self._holding.unfinished() and self._clock() < until:
             self._holding.ended.clear()
             await _happens(self._holding.ended, until - self._clock())
@@ -97,7 +99,7 @@ class Worker:
             began = self._clock()
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._lease())
+                    group.create_task(self._leasing.run())
                     group.create_task(self._renew())
                     group.create_task(self._commits.run())
             except* Exception as errors:
@@ -111,10 +113,6 @@ class Worker:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             self.reason = ""
-
-    async def _lease(self) -> None:
-        await self._leasing.run()
-        self._give_back_waiting()  # a last call may have brought some after the drain began
 
     async def _renew(self) -> None:
         """Keep the leases of all that is held. What is no longer ours is dropped."""

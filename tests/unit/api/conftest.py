@@ -30,9 +30,11 @@ class FunctionEngine:
     version = "1"
     instances = 2
     best_rows = 64
+    asked_lately = False
     streams = False
     max_queue_delay_ms = 0.5
     default_timeout_s = 30.0
+    digest: str = ""
     labels: Sequence[str] = ()
     label_file = ""
     facts: Mapping[str, str] = MappingProxyType({"batching": "batches of up to 64 rows"})

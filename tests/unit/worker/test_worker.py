@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from tests.unit.worker.rig import Rig, Shaky, output, rig
 
 from forebay.engine import flight
 from forebay.jobs.record import Output
-from forebay.jobs.store import Finish
-from forebay.worker import outcomes
+from forebay.jobs.store import Finish, LeasedJob
+from forebay.worker import leasing, outcomes
 
 
 @pytest.fixture(autouse=True)
@@ -308,6 +309,28 @@ async def test_a_drain_gives_back_what_waits_and_ends_what_runs(tmp_path: Path) 
         assert await r.jobs.lease(["tiny"], 20, 0.0, 30.0), "nothing waits for a lease to end"
 
 
+async def test_what_a_last_call_brings_after_the_drain_began_goes_back(tmp_path: Path) -> None:
+    class Slow(Shaky):
+        claimed = 0
+
+        async def lease(self, models: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[LeasedJob]:
+            jobs = await super().lease(models, most, wait_s, lease_s)
+            self.claimed += len(jobs)
+            try:
+                await asyncio.sleep(0.05)
+            except asyncio.CancelledError:
+                pass  # too late: they are claimed
+            return jobs
+
+    jobs = Slow()
+    async with rig(tmp_path, jobs=jobs, start=False) as r:
+        ids = await r.submit(*[float(n) for n in range(20)])
+        r.worker.start()
+        await eventually(lambda: jobs.claimed)
+        await r.worker.close(5.0)
+        assert {(one.state, one.attempt) for one in await r.records(ids)} == {("queued", 0)}
+
+
 async def test_what_is_still_running_when_the_grace_is_over_goes_back(tmp_path: Path) -> None:
     async with rig(tmp_path) as r:
         id = await held_at_the_gate(r)
@@ -347,6 +370,15 @@ async def test_synchronous_requests_go_before_jobs_that_wait(tmp_path: Path) -> 
         await eventually(lambda: len(jobs_before) == 4)
         assert jobs_before == [1] * 4, "only the one that ran already"
         await r.ended(id, *jobs)
+
+
+async def test_beside_requests_jobs_are_leased_and_committed_a_few_at_a_time(tmp_path: Path) -> None:
+    async with rig(tmp_path, start=False) as r:
+        ids = await r.submit(*[float(n) for n in range(200)])
+        await r.answers.all(r.answers.submit(1.0))
+        r.worker.start()
+        await r.ended(*ids)
+        assert max(r.jobs.committed) <= leasing.PACED_MOST
 
 
 async def test_an_answer_that_the_store_cannot_take_fails_its_job_alone(tmp_path: Path) -> None:
