@@ -231,7 +231,7 @@ def test_workers_are_restarted_one_by_one_without_a_failed_request(built: House)
             over.set()
         for one in asking:
             one.result()
-    assert {answer.status_code for answer in answers} == {200}
+    assert [answer.text for answer in answers if answer.status_code != 200] == []
 
 
 def test_jobs_outlive_the_web_process_that_accepted_them(built: House) -> None:

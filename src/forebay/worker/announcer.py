@@ -56,8 +56,9 @@ class Announcer:
         self._retired = False
         self._news = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
-        self.reason = ""
+        self.reason = "this worker has not been announced yet"
         """Why others do not know of this worker; empty when they do."""
+        self._failing = False
 
     def start(self) -> None:
         """Begin."""
@@ -94,7 +95,7 @@ class Announcer:
             self._news.clear()
             try:
                 await self.once()
-                self.reason = ""
+                self.reason, self._failing = "", False
             except DependencyError as error:
                 self._fails(f"this worker cannot be announced: {error.message}")
             except Exception as error:  # it goes on whatever happens: without it nobody knows of this worker
@@ -108,9 +109,9 @@ class Announcer:
     def _fails(self, reason: str) -> None:
         """One line for each time that it begins to fail."""
         self._told = None
-        if not self.reason:
+        if not self._failing:
             log.warning("%s", reason)
-        self.reason = reason
+        self.reason, self._failing = reason, True
 
     async def once(self) -> None:
         """Tell what is new, or that all is as before. Raises `DependencyError`."""

@@ -111,10 +111,11 @@ async def test_it_says_why_nobody_knows_of_it_and_withdraws_in_the_end(
     announcer: Announcer, directory: Directory
 ) -> None:
     directory.down = True
+    assert announcer.reason == "this worker has not been announced yet"
     announcer.start()
-    while not announcer.reason:
-        await asyncio.sleep(0)
-    assert announcer.reason == "this worker cannot be announced: it is down"
+    async with asyncio.timeout(10):
+        while announcer.reason != "this worker cannot be announced: it is down":
+            await asyncio.sleep(0)
     directory.down = False
     announcer.wake()
     while announcer.reason:
