@@ -29,7 +29,7 @@ from forebay.telemetry.metrics import count
 FIRST_RETRY_S = 5.0
 LONGEST_RETRY_S = 4 * 3600.0
 MOST_TRIES = 10
-"""With four times the wait after each failure, these take about 16 hours."""
+"""With four times the wait after each failure, these take about 14 hours."""
 TIMEOUT_S = 15.0
 """Of one call, from the look-up of the name to the answer."""
 HOLD_S = 60.0

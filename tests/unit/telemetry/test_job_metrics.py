@@ -27,6 +27,7 @@ def test_all_of_the_table_is_told() -> None:
     count(jobs.leased, "m")
     count(jobs.finished, ("m", "succeeded"))
     count(jobs.reaped, "requeued")
+    count(jobs.webhooks, "delivered")
     count(jobs.store_errors, "finish")
     jobs.held = lambda: (5, 2)
     jobs.depths = {"m": (7, 3, 1.5)}
@@ -34,6 +35,7 @@ def test_all_of_the_table_is_told() -> None:
         "forebay_jobs_leased": {("m",): 1},
         "forebay_jobs_finished": {("m", "succeeded"): 1},
         "forebay_jobs_reaped": {("requeued",): 1},
+        "forebay_job_webhooks": {("delivered",): 1},
         "forebay_job_store_errors": {("finish",): 1},
         "forebay_jobs_held": {(): 5},
         "forebay_jobs_results_held": {(): 2},
