@@ -1,4 +1,4 @@
-"""Servers of jobs under test: ours and the peers', what is sent to them, and how their jobs are counted and looked at."""
+"""Servers of jobs under test: ours and the peers', what is sent to them, and how their jobs are counted."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def peer(
     if redis is None:
         raise SystemExit("the peers of jobs need redis-server. On Debian and Ubuntu: apt-get install redis-server")
     env = bench.peer_env(MODEL=str(model), REDIS_PORT=str(redis_port), REDIS=redis, **settings)
-    counts = {"celery": CeleryCount, "arq": ArqCount}
+    counts: dict[str, Callable[[Server, int], Counted]] = {"celery": CeleryCount, "arq": ArqCount}
     contender = Contender(
         name,
         lambda port: [str(bench.peer_python), "-m", "benchmarks.peers.jobs_stack", kind, str(port)],

@@ -10,8 +10,31 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-OURS = ("forebay", "uvicorn", "uvloop", "httptools", "fastapi", "msgspec", "numpy", "onnxruntime", "tokenizers")
-PEERS = ("mosec", "litserve", "orjson", "uvicorn", "uvloop", "httptools", "numpy", "onnxruntime", "tokenizers")
+OURS = (
+    "forebay",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "fastapi",
+    "msgspec",
+    "numpy",
+    "onnxruntime",
+    "tokenizers",
+    "redis",
+)
+PEERS = (
+    "mosec",
+    "litserve",
+    "orjson",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "numpy",
+    "onnxruntime",
+    "tokenizers",
+    "celery",
+    "arq",
+)
 
 
 def describe(peer_python: Path | None) -> dict[str, Any]:

@@ -33,6 +33,14 @@ class Plan:
     """One timed turn of one setting; MiniLM's are twice as long."""
     fair_rounds: int
     fair_s: float
+    job_latencies: int
+    """Jobs of one turn, one after another."""
+    job_streams: int
+    jobs_queued: int
+    jobs_beside: int
+    """That wait while synchronous requests are measured."""
+    beside_rounds: int
+    beside_s: float
 
 
 FULL = Plan(
@@ -53,6 +61,12 @@ FULL = Plan(
     sizing_s=2.0,
     fair_rounds=3,
     fair_s=15.0,
+    job_latencies=500,
+    job_streams=5000,
+    jobs_queued=1_000_000,
+    jobs_beside=10_000,
+    beside_rounds=3,
+    beside_s=10.0,
 )
 QUICK = Plan(
     rounds=2,
@@ -72,4 +86,10 @@ QUICK = Plan(
     sizing_s=2.0,
     fair_rounds=1,
     fair_s=8.0,
+    job_latencies=200,
+    job_streams=1000,
+    jobs_queued=100_000,
+    jobs_beside=10_000,
+    beside_rounds=1,
+    beside_s=6.0,
 )

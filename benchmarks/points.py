@@ -22,7 +22,7 @@ class Point(NamedTuple):
 
 def points(results: Results) -> list[Point]:
     """The points that these results can speak of."""
-    return [*_throughput(results), *_one_client(results), *_overload(results), *_rest(results)]
+    return [*_throughput(results), *_one_client(results), *_overload(results), *_rest(results), *_jobs(results)]
 
 
 def _at_least(number: str, what: str, value: float, least: float, aim: float, unit: str = "x") -> Point:
@@ -95,3 +95,27 @@ def _rest(results: Results) -> Iterator[Point]:
             yield _at_most("8", what, found["p99_ratio"]["median"], 2, 1.3, "x")
     for label, added in ((results.get("mixed") or {}).get("added_p99_ms") or {}).items():
         yield _at_most("13", f"MLP client's p99 with {label}: added", added["median"], 5, 2, " ms")
+
+
+def _jobs(results: Results) -> Iterator[Point]:
+    found = results.get("jobs") or {}
+    ours = found.get("rates", {}).get("Forebay")
+    for name, least, aim in (("FastAPI + Celery + Redis", 10, 20), ("FastAPI + arq + Redis", 5, 10)):
+        if name in found.get("ratios", {}):
+            yield _at_least("jobs 1", f"MLP jobs against {name}", found["ratios"][name]["median"], least, aim)
+    if ours:
+        yield _at_least("jobs 1", "MLP jobs through the queue", ours["median"], 0, 10_000, "/s")
+    if events := results.get("job_events"):
+        ways = {name: ms["median"] for name, ms in events["ms"].items()}
+        best = min(ways, key=lambda name: ways[name])
+        yield _at_most("jobs 3", f"submission to the job's end, p50, by {best}", ways[best], 5, 2, " ms")
+        for form, figures in events["streams"].items():
+            yield _at_most("jobs 5", f"memory of an idle stream ({form})", figures["kb_a_stream"], 40, 28, " KB")
+    if queue := results.get("job_queue"):
+        what = f"memory a job, {queue['jobs']:,} queued"
+        yield _at_most("jobs 4", what, queue["bytes_a_job"] / 1e3, 1.5, 0.8, " KB")
+        yield _at_least("jobs 4", "submissions then, against an empty queue", queue["submit_ratio"], 0.9, 1)
+    for model, beside in (results.get("job_beside") or {}).items():
+        if beside["p99_ratio"] is not None:
+            what = f"{model}: synchronous p99 beside jobs, against none"
+            yield _at_most("jobs 6", what, beside["p99_ratio"]["median"], 2, 1.2, "x")

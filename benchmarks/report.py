@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.job_report import job_lines
 from benchmarks.points import points
 
 TITLES = {
@@ -14,6 +15,7 @@ TITLES = {
     "minilm": "MiniLM sentence embeddings: texts of 5 to 200 words, 32 clients, all cores",
     "trees": "XGBoost: 300 trees of depth 6, 28 features, 64 connections, one instance",
     "images": "Pictures of 150 KB, binary, 16 connections",
+    "jobs": "Jobs on the small MLP, one a request, 64 submitters, durable: completed a second",
 }
 Results = Mapping[str, Any]
 
@@ -40,6 +42,7 @@ def report_lines(results: Results) -> Iterator[str]:
     yield from _open_loop(results.get("open_loop"))
     yield from _mixed(results.get("mixed"))
     yield from _fairness(results.get("fairness"))
+    yield from job_lines(results)
     yield from _rest(results)
     yield from _sizing(results.get("sizing"))
     yield from _points(results)

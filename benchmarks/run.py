@@ -29,6 +29,10 @@ from benchmarks.workloads import (  # noqa: E402
     fairness,
     idle,
     images,
+    job_beside,
+    job_events,
+    job_queue,
+    jobs,
     minilm,
     mixed,
     mlp,
@@ -54,11 +58,15 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "trees": trees.run,
     "sizing": sizing.run,
     "fairness": fairness.run,
+    "jobs": jobs.run,
+    "job_events": job_events.run,
+    "job_queue": job_queue.run,
+    "job_beside": job_beside.run,
 }
 EXAMPLES = {
-    "mlp": {"mlp", "one_client", "mixed", "idle", "sizing", "fairness"},
+    "mlp": {"mlp", "one_client", "mixed", "idle", "sizing", "fairness", "jobs", "job_events", "job_beside"},
     "images": {"images", "mixed", "sizing", "fairness"},
-    "minilm": {"minilm", "idle", "open_loop", "sizing", "fairness"},
+    "minilm": {"minilm", "idle", "open_loop", "sizing", "fairness", "job_beside"},
 }
 """Which workloads need which of the examples built; building does nothing where the files are up to date."""
 

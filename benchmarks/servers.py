@@ -17,6 +17,7 @@ from forebay.bench.bodies import Endpoint
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 _TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class ServerFailedError(Exception):
@@ -39,6 +40,14 @@ class Server:
     def cpu_s(self) -> float:
         """CPU seconds of all processes of the server that live now, with those of their dead children."""
         return sum(ticks for _, ticks in session_processes(self.process.pid)) / _TICKS
+
+    def own_cpu_s(self) -> float:
+        """CPU seconds of the process that was started, alone."""
+        return dict(session_processes(self.process.pid))[self.process.pid] / _TICKS
+
+    def own_rss_bytes(self) -> int:
+        """Memory of the process that was started, alone."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * _PAGE_BYTES
 
     def process_count(self) -> int:
         """Processes that live now."""

@@ -33,7 +33,7 @@ class Body(BaseModel):
     x: list[float]
 
 
-@celery.task  # type: ignore[untyped-decorator]
+@celery.task
 def infer(x: list[float]) -> Any:
     """The row's answer."""
     return session().run(None, {"x": np.array([x], dtype=np.float32)})[0][0].tolist()

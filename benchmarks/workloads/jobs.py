@@ -15,10 +15,11 @@ import numpy as np
 from benchmarks.bench_run import OURS, Bench, Json, throughput_result
 from benchmarks.job_servers import JobServer, ours, peer, settle, wait_until_over
 from benchmarks.pools import mlp_inputs
-from benchmarks.turns import CHECK_SHARE, run_event_loop, wrk_alone, wrk_and_checker
+from benchmarks.turns import CHECK_SHARE, wrk_alone, wrk_and_checker
 from benchmarks.workloads.mlp import CONNECTIONS, MODEL, expected_rows
 
 from forebay.bench.connection import Answer
+from forebay.bench.generator import run_event_loop
 from forebay.core.tensors import Array
 
 ALWAYS = "Forebay, durability always"

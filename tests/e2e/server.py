@@ -64,7 +64,7 @@ class Served:
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment(FOREBAY_TEST_FOLDER=str(folder), **(environ or {})),
+            env=environment(**{"FOREBAY_TEST_FOLDER": str(folder), **(environ or {})}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -12,10 +12,11 @@ import numpy as np
 import forebay
 from forebay.core.tensors import Array
 
-RAISES, KILLS, HANGS, STARVES, CROWDED = -2.0, -3.0, -4.0, -5.0, -6.0
+RAISES, KILLS, HANGS, STARVES, CROWDED = -20.0, -30.0, -40.0, -50.0, -60.0
 """Rows that spoil their batch; the last two by a lack of memory, of which CROWDED only suffers among more than 8."""
+POISONS = (RAISES, KILLS, HANGS, STARVES, CROWDED)
 FIRST = 1000.0
-"""Values from 0 to it have run 0: an instance that starts tries its model with such, alone and together."""
+"""Other values below it have run 0: an instance that starts tries its model with such, alone and together."""
 BATCH_S, ROW_S, MOST_ROWS = 0.03, 0.001, 32
 CAPACITY_PER_S = MOST_ROWS / (BATCH_S + MOST_ROWS * ROW_S)
 """Rows that one instance can do."""
@@ -23,7 +24,7 @@ FOLDER = Path(os.environ.get("FOREBAY_TEST_FOLDER", "."))
 
 
 class Tallied(forebay.Model):
-    """y = 2x + 1, and `run`, a number that no other run of any row has.
+    """y = 2x + 1, and `run`, a number that no other run of any row has; within a batch they follow each other.
 
     Each row is noted when its run begins: `tallied.runs` in the folder, a line of value and run. A batch with a row
     from FIRST up then waits while the file `hold` is there.
@@ -41,8 +42,8 @@ class Tallied(forebay.Model):
     def predict(self, x: Array) -> dict[str, Array]:
         """`x`: float32 [rows, 1]."""
         runs = self._runs + 1 + np.arange(len(x), dtype=np.int64)
-        self._runs += len(x)
-        runs[(x[:, 0] >= 0) & (x[:, 0] < FIRST)] = 0  # the same row, the same answer, as far as is tried at the start
+        self._runs += len(x) + 1  # a gap between batches
+        runs[(x[:, 0] < FIRST) & ~np.isin(x[:, 0], POISONS)] = 0
         os.write(self._tally, b"".join(b"%d %d\n" % noted for noted in zip(x[:, 0], runs, strict=True)))
         while (x >= FIRST).any() and (FOLDER / "hold").exists():
             time.sleep(0.005)

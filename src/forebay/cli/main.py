@@ -27,6 +27,7 @@ SUBCOMMANDS = {
     "worker": Subcommand("forebay.cli.worker", "worker", "Run models for web processes on any host."),
     "config": Subcommand("forebay.cli.config", "app", "Look at the settings."),
     "keys": Subcommand("forebay.cli.keys", "app", "Make API keys and secrets of webhooks."),
+    "jobs": Subcommand("forebay.cli.jobs", "app", "Look at jobs, cancel them, follow them."),
     "simulate": Subcommand("forebay.cli.simulate", "simulate", "Simulate batching: arrivals in, latency out."),
     "bench": Subcommand("forebay.cli.bench", "bench", "Measure a running server."),
     "conformance": Subcommand("forebay.cli.conformance", "conformance", "Check a server against the protocol."),

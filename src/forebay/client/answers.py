@@ -55,13 +55,25 @@ def read_result(reply: Reply, attempts: int) -> Result:
             raise InvalidAnswerError(f"the answer's {_HEADER_LENGTH} is {length!r}, its body has {len(view)} bytes")
         head, tail = view[: int(length)], view[int(length) :]
     document = parse_json(head)
-    entries = document.get("outputs") if isinstance(document, dict) else None
-    outputs: dict[str, Array] = {}
-    if entries is None and isinstance(document, dict) and isinstance(document.get("output"), dict):
-        outputs = {name: _without_type(value, name) for name, value in document["output"].items()}
-        return Result(outputs, attempts=attempts)
-    if not isinstance(document, dict) or not isinstance(entries, list):
+    if not isinstance(document, dict):
         raise InvalidAnswerError("the answer has no list of outputs")
+    return Result(
+        _outputs(document, tail),
+        model_name=str(document.get("model_name") or ""),
+        model_version=str(document.get("model_version") or ""),
+        id=str(document.get("id") or ""),
+        parameters=dict(document.get("parameters") or {}),
+        attempts=attempts,
+    )
+
+
+def _outputs(document: dict[str, Any], tail: memoryview) -> dict[str, Array]:
+    entries, one_row = document.get("outputs"), document.get("output")
+    if entries is None and isinstance(one_row, dict):
+        return {name: _without_type(value, name) for name, value in one_row.items()}
+    if not isinstance(entries, list):
+        raise InvalidAnswerError("the answer has no list of outputs")
+    outputs: dict[str, Array] = {}
     position = 0
     for entry in entries:
         name, datatype, shape = _described(entry)
@@ -76,14 +88,7 @@ def read_result(reply: Reply, attempts: int) -> Result:
             )
         outputs[name] = _from_binary(tail[position : position + size], name, datatype, shape)
         position += size
-    return Result(
-        outputs,
-        model_name=str(document.get("model_name") or ""),
-        model_version=str(document.get("model_version") or ""),
-        id=str(document.get("id") or ""),
-        parameters=dict(document.get("parameters") or {}),
-        attempts=attempts,
-    )
+    return outputs
 
 
 def parse_json(body: bytes | bytearray | memoryview) -> Any:

@@ -81,7 +81,7 @@ class MemoryCalls:
     async def give_back(self, calls: Sequence[Call]) -> None:
         """Queue calls again."""
         for call in calls:
-            if call.left_s > 0:
+            if self._find(call.id) is not None:
                 self._queue(call, -1, 0)
         self._tell(call.form for call in calls)
 

@@ -13,14 +13,18 @@ from redis import Redis
 from redis.exceptions import RedisError
 from tests.contract.jobs.redis_servers import Server, valkey
 from tests.e2e.server import COMMAND, Served, eventually, gone, model, quick
+from tests.faults.jobs import rigged
 
-Kind = Literal["serve", "serve on a node"]
-"""serve: one process, with the store that it starts for itself. on a node: with a Valkey that the test started."""
-Role = Literal["server", "instance", "store"]
+Kind = Literal["serve", "serve on a node", "web and worker"]
+"""serve: one process, with the store that it starts for itself. The others: with a Valkey that the test started."""
+Part = Literal["web", "worker"]
+"""Who answers HTTP and who runs the model; one process but in the last kind."""
+Role = Literal["web", "worker", "instance", "store"]
 BASE = "forebay:{s0}:"
 """What every key of jobs begins with in the store."""
 LEASE_S = 2.0
 START_S = 60.0
+MODEL = [*quick(*model("tallied.py", "Tallied"), warm_up_s=0.4)]
 
 
 def node(**settings: str) -> Server:
@@ -29,7 +33,7 @@ def node(**settings: str) -> Server:
 
 
 class House:
-    """Servers of the model `tallied`, and the store that they share. Closed at the end of `house(...)`."""
+    """Processes that serve the model `tallied`, and the store that they share. See `house`."""
 
     def __init__(
         self,
@@ -37,92 +41,99 @@ class House:
         kind: Kind,
         *arguments: str,
         store: Server | None = None,
-        root: Sequence[str] = COMMAND,
+        rig: rigged.Rig | None = None,
+        rigs: Part = "worker",
         environ: Mapping[str, str] | None = None,
         lease_s: float = LEASE_S,
     ) -> None:
-        """`store`: a node that runs already. `root`, `environ`: as in `Served`."""
-        self.folder = folder
-        self.kind = kind
+        """`store`: a node that runs already. `rig`: what goes wrong at first in the part that `rigs` names."""
+        self.folder, self.kind = folder, kind
+        self.apart = kind == "web and worker"
         self.node = store
         self._own_node = None if store is not None or kind == "serve" else node()
         if self._own_node is not None:
             self.node = self._own_node.__enter__()
         where = ["--store", self.node.url] if self.node is not None else []
-        self._arguments = [
-            *quick(*model("tallied.py", "Tallied"), warm_up_s=0.4),
-            "--jobs-lease-s",
-            str(lease_s),
-            *where,
-            *arguments,
-        ]
-        self._root, self._environ = root, environ
-        self._port = 0
-        self.begin()
+        self._arguments = ["--jobs-lease-s", str(lease_s), *where, *arguments]
+        self._environ = dict(environ or {})
+        self.tally_folder = Path(self._environ.get("FOREBAY_TEST_FOLDER", folder))
+        self._ports: dict[Part, int] = {"web": 0, "worker": 0}
+        self._served: dict[Part, Served] = {}
+        for part in self.parts:
+            self.begin(part, rig if part == rigs or not self.apart else None)
 
-    # -- the server ---------------------------------------------------------------------------------------------------
+    # -- its processes ------------------------------------------------------------------------------------------------
 
-    def begin(self, *, root: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> None:
-        """Start the server process on the same folder and port as before, without waiting for it."""
-        self.served = Served(
-            self.folder,
-            *self._arguments,
-            port=self._port,
-            root=root or self._root,
-            environ=self._environ if environ is None else environ,
-        )
+    @property
+    def parts(self) -> Sequence[Part]:
+        """One for each process."""
+        return ("worker", "web") if self.apart else ("web",)
 
-    def wait_ready(self) -> House:
-        """Until it takes requests."""
-        self.served.wait_ready()
-        self._port = self.served.port
-        return self
+    @property
+    def web(self) -> Served:
+        """Who answers HTTP."""
+        return self._served["web"]
+
+    @property
+    def worker(self) -> Served:
+        """Who runs the model."""
+        return self._served["worker" if self.apart else "web"]
 
     @property
     def port(self) -> int:
-        """Where it listens, also while it is down."""
-        return self._port
+        """Where HTTP is answered, also while nobody does."""
+        return self._ports["web"]
 
-    def kill_server(self) -> None:
-        """SIGKILL of the server process; what it has started ends with it."""
-        children = self.served.instances()
-        self.served.process.kill()
-        self.ended(children)
+    def begin(self, part: Part, rig: rigged.Rig | None = None) -> None:
+        """Start a process on the same folder and port as before, without waiting for it."""
+        part = part if self.apart else "web"
+        without_model = self.apart and part == "web"
+        self._served[part] = Served(
+            self.folder / "web" if without_model else self.folder,
+            *([] if without_model else MODEL),
+            *self._arguments,
+            port=self._ports[part],
+            role=part if self.apart else "serve",
+            root=COMMAND if rig is None else rigged.ROOT,
+            environ=self._environ | (rigged.environ(rig) if rig is not None else {}),
+        )
 
-    def ended(self, children: Sequence[psutil.Process] = ()) -> None:
-        """It has been killed: wait for its end, and for that of its children."""
-        self.served.process.wait(30)
+    def wait_ready(self) -> House:
+        """Until all of it takes requests."""
+        for part in self.parts:
+            self._ports[part] = self._served[part].wait_ready().port
+        eventually(self.ready, "the model is served", START_S)
+        return self
+
+    def ready(self) -> bool:
+        """Whether all of it takes requests."""
+        served = self.web
+        return self.worker.ready() and served.ready() and served.http.get("/v2/models/tallied/ready").status_code == 200
+
+    def kill_part(self, part: Part) -> None:
+        """SIGKILL of a process; what it has started ends with it."""
+        served = self.worker if part == "worker" else self.web
+        children = served.instances()
+        served.process.kill()
+        self.ended(part, children)
+
+    def ended(self, part: Part, children: Sequence[psutil.Process] = ()) -> None:
+        """It has been killed, or told to end: wait for that, and for the end of its children."""
+        served = self.worker if part == "worker" else self.web
+        served.process.wait(30)
         gone(children)
-        self.served.close()
+        served.close()
 
-    def restart(self) -> None:
-        """Another server process, as ordered, on the same folder and port."""
-        self.begin(root=COMMAND, environ={})
+    def restart(self, part: Part) -> None:
+        """Another process for that part, not rigged; all is ready then."""
+        self.begin(part)
         self.wait_ready()
-
-    # -- kills --------------------------------------------------------------------------------------------------------
-
-    def kill(self, role: Role) -> None:
-        """SIGKILL of one process, and what an operator does then: start it again. Returns when all is ready again."""
-        if role == "server":
-            self.kill_server()
-            self.restart()
-        elif role == "instance":
-            if found := self.served.instances():
-                found[0].kill()
-                gone(found[:1])
-        else:
-            self.kill_store()
-            if self.node is not None:
-                self.node.start()
-            self.wait_store()
-        eventually(self.served.ready, f"the server is ready after the death of the {role}", START_S)
 
     def store_process(self) -> psutil.Process:
         """The process of the store."""
         if self.node is not None:
             return psutil.Process(self.node.process.pid)
-        children = psutil.Process(self.served.process.pid).children()
+        children = psutil.Process(self.web.process.pid).children()
         (found,) = [child for child in children if child.name().startswith("valkey")]
         return found
 
@@ -135,6 +146,30 @@ class House:
             victim.kill()
             gone([victim])
 
+    @property
+    def roles(self) -> Sequence[Role]:
+        """Whom `kill` can kill."""
+        return (*self.parts, "instance", "store")
+
+    def kill(self, role: Role) -> None:
+        """SIGKILL of one process, and what an operator does then: start it again. Returns when all is ready again."""
+        if role == "instance":
+            if found := self.worker.instances():
+                found[0].kill()
+                gone(found[:1])
+        elif role == "store":
+            self.kill_store()
+            if self.node is not None:
+                self.node.start()
+            self.wait_store()
+        else:
+            self.kill_part(role)
+            self.begin(role)
+            self.wait_ready()
+        eventually(self.ready, f"all is ready after the death of the {role}", START_S)
+
+    # -- the store ----------------------------------------------------------------------------------------------------
+
     def wait_store(self) -> None:
         """Until the store answers again."""
 
@@ -146,8 +181,6 @@ class House:
             return True
 
         eventually(answers, "the store answers", START_S)
-
-    # -- the store ----------------------------------------------------------------------------------------------------
 
     @property
     def socket(self) -> Path:
@@ -165,15 +198,15 @@ class House:
         with self.client() as client:
             return client.execute_command(*words)
 
-    def started(self) -> House:
-        """The store that the server starts for itself is up, which it is from the first job on."""
-        if self.node is None:
-            eventually(lambda: self.served.http.get("/v1/jobs").status_code == 200, "there is a store")
-        return self
-
     def running(self) -> list[str]:
         """Ids of the jobs that somebody has claimed, as the store has them."""
         return [str(uuid.UUID(bytes=member)) for member in self.ask("ZRANGE", f"{BASE}r:tallied", 0, -1)]
+
+    def started(self) -> House:
+        """The store that the server starts for itself is up, which it is from the first use on."""
+        if self.node is None:
+            eventually(lambda: self.web.http.get("/v1/jobs").status_code == 200, "there is a store")
+        return self
 
     # -- the model ----------------------------------------------------------------------------------------------------
 
@@ -187,22 +220,34 @@ class House:
         finally:
             file.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """End everything; a server that runs must stop well."""
+    def metric(self, name: str, part: Part = "worker", **labels: str) -> float:
+        """A sample of `/metrics`, summed over the labels that are not given."""
+        served = self.worker if part == "worker" else self.web
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        lines = served.http.get("/metrics").text.splitlines()
+        found = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in found if all(word in line for word in wanted))
+
+    def close(self, *, well: bool) -> None:
+        """End everything. `well`: those that run must stop well."""
         try:
-            if self.served.process.poll() is None:
-                self.served.stop()
+            for part in reversed(self.parts):
+                if well and self._served[part].process.poll() is None:
+                    self._served[part].stop()
         finally:
-            self.served.close()
+            for served in self._served.values():
+                served.close()
             if self._own_node is not None:
                 self._own_node.__exit__(None, None, None)
 
 
 @contextlib.contextmanager
 def house(folder: Path, kind: Kind = "serve", *arguments: str, **options: Any) -> Iterator[House]:
-    """A house whose server and store are ready."""
+    """A house that is ready, its store too; at the end its processes must stop well."""
     found = House(folder, kind, *arguments, **options)
+    well = False
     try:
         yield found.wait_ready().started()
+        well = True
     finally:
-        found.close()
+        found.close(well=well)

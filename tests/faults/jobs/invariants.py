@@ -19,6 +19,7 @@ from tests.faults.jobs.calls import BrokenError, Caller
 from tests.faults.jobs.houses import BASE, House
 from tests.faults.jobs.ledger import Entry, Ledger, run_of, tally
 from tests.faults.jobs.watch import SLOWEST_S, Probe, Subscriber
+from tests.models.tallied import FIRST
 
 LOOKED_AT = 300
 """Of so many jobs, drawn at random, the history is read; of all that were run more than once."""
@@ -67,8 +68,18 @@ class Witness:
 
     def begun(self) -> set[str]:
         """Of these, those whose batch has begun, as the model tells."""
-        runs, entries = tally(self.house.folder), self.ledger.entries
+        runs, entries = tally(self.house.tally_folder), self.ledger.entries
         return {id for id in self.running() if entries[id].value in runs}
+
+    def taken_over(self, ids: set[str]) -> None:
+        """Wait until jobs run in their second attempt."""
+        with Caller(self.house.port) as caller:
+            for id in ids:
+                eventually(lambda id=id: caller.show(id)["attempt"] == 2, f"{id} is taken over", 30)  # type: ignore[misc]
+
+    def late_results(self, house: House, count: float) -> None:
+        """Wait until a worker has been refused so many results."""
+        eventually(lambda: late_results(house) >= count, f"{count:g} late results are refused")
 
     def settle(self, within_s: float) -> None:
         """Wait until every accepted job has ended, `within_s` at most, and judge each."""
@@ -82,9 +93,10 @@ class Witness:
                     time.sleep(0.05)
 
     def _ends(self, caller: Caller, entry: Entry) -> bool:
+        asked_s = time.monotonic()
         with contextlib.suppress(BrokenError):
             reply = caller.ask(f"/v1/jobs/{entry.id}")
-            return reply.status == 200 and self.ledger.see(entry, reply.json())
+            return reply.status == 200 and self.ledger.see(entry, reply.json(), asked_s)
         return False
 
     def check(self, within_s: float = 30.0, *, responsive: bool = True) -> Found:
@@ -110,7 +122,7 @@ class Witness:
         entries = [entry for entry in self.ledger.entries.values() if entry.seen is not None]
         found.twice += [f"{id}: {ends}" for id, ends in self.subscriber.endings.items() if len(ends) > 1]
         found.twice += self.subscriber.after_the_end
-        runs = tally(self.house.folder)
+        runs = tally(self.house.tally_folder)
         chosen = set(random.Random(len(entries)).sample(range(len(entries)), min(LOOKED_AT, len(entries))))
         with Caller(self.house.port) as caller:
             for number, entry in enumerate(entries):
@@ -136,8 +148,8 @@ class Witness:
             found.twice.append(f"{entry.id}: its history is {told}")
 
     def _answers(self) -> dict[float, list[str]]:
-        """The ids of all jobs in the store with an answer, by the value that it is for: no value was sent twice, but
-        with the key of the first time."""
+        """The ids of all jobs in the store with an answer, by the value that it is for. No value from FIRST up is
+        sent twice, but with the key of the first time."""
         answers: dict[float, list[str]] = {}
         with self.house.client() as client:
             keys = list(client.scan_iter(match=f"{BASE}j:*", count=1000))
@@ -148,7 +160,8 @@ class Witness:
                 for key, output in zip(keys[start : start + 1000], pipe.execute(), strict=True):
                     if output is not None:
                         (y,) = json.loads(output)["output"]["y"]
-                        answers.setdefault((y - 1) / 2, []).append(key[-16:].hex())
+                        if (value := (y - 1) / 2) >= FIRST:
+                            answers.setdefault(value, []).append(key[-16:].hex())
         return answers
 
     # -- I3, I4 -------------------------------------------------------------------------------------------------------
@@ -166,11 +179,14 @@ class Witness:
             left = Counter({name: client.zcard(f"{BASE}{name}:tallied") for name in "qdr"})
             left["t"] = client.zcard(f"{BASE}t")
             left["bytes"] = int(client.hget(f"{BASE}n", "b:tallied") or 0)
-        for line in self.house.served.http.get("/metrics").text.splitlines():
-            if line.startswith(("forebay_jobs_held ", "forebay_jobs_results_held ")):
-                name, value = line.split()
-                left[name] = int(float(value))
+        for name in ("forebay_jobs_held", "forebay_jobs_results_held"):
+            left[name] = int(self.house.metric(name))
         return [f"{name} {number}" for name, number in left.items() if number]
+
+
+def late_results(house: House) -> float:
+    """Results that a worker was not allowed to commit."""
+    return house.metric("forebay_jobs_finished_total", kind="lost")
 
 
 @contextlib.contextmanager

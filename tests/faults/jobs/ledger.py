@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,6 @@ from typing import Any
 from tests.models.tallied import FIRST
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
-RETRY_S = 0.05
 
 Expected = float | str
 """The answer's number, worked out here and not by the model; or the code of the error that a job must end with."""
@@ -20,12 +22,14 @@ Expected = float | str
 
 @dataclass
 class Entry:
-    """A job that was accepted. `seen`: the whole document of when it was first seen finished."""
+    """A job that was accepted. `seen`: the whole document of when it was first seen finished; `seen_s`: when that was,
+    by the monotonic clock."""
 
     id: str
     value: float
     expected: Expected
     seen: dict[str, Any] | None = None
+    seen_s: float = math.inf
 
 
 class Ledger:
@@ -58,14 +62,14 @@ class Ledger:
             self.wrong.append(f"job {id} was given to {before.value:g} and to {value:g}")
         return before
 
-    def see(self, entry: Entry, document: dict[str, Any]) -> bool:
-        """A document of it was read: judge it where it is finished, and tell whether it is."""
+    def see(self, entry: Entry, document: dict[str, Any], asked_s: float) -> bool:
+        """A document of it, asked for at `asked_s`: judge it where it is finished, and tell whether it is."""
         if document["status"] not in TERMINAL:
-            if entry.seen is not None:
-                self.wrong.append(f"job {entry.id} was {entry.seen['status']} and is {document['status']}")
+            if asked_s > entry.seen_s:
+                self.wrong.append(f"job {entry.id} was finished and is {document['status']}: {entry.seen}")
             return False
         if entry.seen is None:
-            entry.seen = document
+            entry.seen, entry.seen_s = document, time.monotonic()
             if found := _faulty(entry, document):
                 self.wrong.append(f"job {entry.id} of {entry.value:g}: {found}")
         return True
@@ -92,6 +96,19 @@ def run_of(document: Mapping[str, Any]) -> int:
     return int(run)
 
 
+def batches_with(folder: Path, values: Iterable[float]) -> list[list[int]]:
+    """The runs of every batch that one of the values was in, in their order."""
+    runs = tally(folder)
+    of_interest = {run for value in values for run in runs.get(value, [])}
+    batches: list[list[int]] = []
+    for run in sorted(run for each in runs.values() for run in each if run):
+        if batches and run == batches[-1][-1] + 1:
+            batches[-1].append(run)
+        else:
+            batches.append([run])
+    return [batch for batch in batches if not of_interest.isdisjoint(batch)]
+
+
 def tally(folder: Path) -> dict[float, list[int]]:
     """The runs of every value, as the model noted them when they began."""
     found: dict[float, list[int]] = {}
@@ -100,3 +117,8 @@ def tally(folder: Path) -> dict[float, list[int]]:
         value, run = line.split()
         found.setdefault(float(value), []).append(int(run))
     return found
+
+
+def at_s(time_of: str) -> float:
+    """A time of a job's document as seconds since 1970."""
+    return datetime.fromisoformat(time_of).timestamp()

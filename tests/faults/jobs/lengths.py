@@ -10,5 +10,5 @@ def rounds(short: int, full: int) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("rounds", [short, pytest.param(full, marks=pytest.mark.full)])
 
 
-kinds = pytest.mark.parametrize("kind", ["serve", "serve on a node"])
-"""A parameter `kind` of `house`: where the fault differs by who runs the store."""
+kinds = pytest.mark.parametrize("kind", ["serve", "web and worker"])
+"""A parameter `kind` of `house`: both of those that are promised the same."""

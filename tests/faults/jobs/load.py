@@ -87,11 +87,12 @@ class Load:
         entry = rng.choice(recent)
         if entry.seen is not None:
             return
+        asked_s = time.monotonic()
         try:
             reply = caller.ask(f"/v1/jobs/{entry.id}")
         except BrokenError:
             return
         if reply.status == 200:
-            self._ledger.see(entry, reply.json())
+            self._ledger.see(entry, reply.json(), asked_s)
         elif reply.status != 503:
             self._ledger.wrong.append(f"job {entry.id} was accepted, and now: {reply.status} {reply.body!r}")

@@ -1,9 +1,8 @@
-"""kill -9 of a server in the middle of a batch, and of the store under load."""
+"""kill -9 of a worker in the middle of a batch, and of the store under load."""
 
 from __future__ import annotations
 
 import time
-from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,30 +10,25 @@ from tests.e2e.server import eventually
 from tests.faults.jobs.calls import Caller
 from tests.faults.jobs.houses import LEASE_S, Kind, house
 from tests.faults.jobs.invariants import witnessing
-from tests.faults.jobs.ledger import tally
+from tests.faults.jobs.ledger import at_s, tally
 from tests.faults.jobs.lengths import kinds, rounds
 from tests.faults.jobs.load import Load
 
 RATE_PER_S = 100.0
 
 
-def at_s(time_of: str) -> float:
-    """A time of a job's document as seconds since 1970."""
-    return datetime.fromisoformat(time_of).timestamp()
-
-
 @kinds
 @rounds(1, 20)
 @pytest.mark.timeout(600)
-def test_jobs_of_a_server_that_is_killed_run_again_once(tmp_path: Path, kind: Kind, rounds: int) -> None:
+def test_jobs_of_a_worker_that_is_killed_run_again_once(tmp_path: Path, kind: Kind, rounds: int) -> None:
     with house(tmp_path, kind) as found, witnessing(found) as witness:
         for _ in range(rounds):
             with Load(found.port, witness.ledger, RATE_PER_S), found.held() as let_go:
                 eventually(lambda: len(witness.running()) >= 16 and witness.begun(), "jobs run")
                 running, begun = witness.running(), witness.begun()
-                found.kill_server()
+                found.kill_part("worker")
                 let_go()
-                found.restart()
+                found.restart("worker")
                 ready_s = time.time()
             witness.settle(30)
             runs = tally(found.folder)
@@ -54,7 +48,7 @@ def test_a_store_that_is_killed_under_load_loses_nothing_and_is_used_again_at_on
     tmp_path: Path, kind: Kind, rounds: int
 ) -> None:
     with house(tmp_path, kind) as found, witnessing(found) as witness, Caller(found.port) as caller:
-        server = found.served.process.pid
+        processes = [found.web.process.pid, found.worker.process.pid]
         with Load(found.port, witness.ledger, 2 * RATE_PER_S):
             for _ in range(rounds):
                 witness.more(50)
@@ -64,10 +58,10 @@ def test_a_store_that_is_killed_under_load_loses_nothing_and_is_used_again_at_on
                     found.node.start()
                 found.wait_store()
                 back_s = time.time()
-                eventually(found.served.ready, "the server is ready again")
+                eventually(found.ready, "all is ready again")
                 value = witness.ledger.value()
                 entry = witness.ledger.accept(caller.submit(value).json()["id"], value)
                 document = caller.show(entry.id, 20)
                 assert at_s(document["finished_at"]) < back_s + 5
-        assert found.served.process.pid == server
+        assert [found.web.process.pid, found.worker.process.pid] == processes
         witness.check()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tests.e2e.server import eventually
 from tests.faults.jobs.calls import Caller
-from tests.faults.jobs.houses import House, house
+from tests.faults.jobs.houses import house
 from tests.faults.jobs.invariants import Witness, witnessing
-from tests.faults.jobs.ledger import Entry, Expected, tally
+from tests.faults.jobs.ledger import Entry, Expected, batches_with
 from tests.faults.jobs.lengths import rounds
 from tests.models.tallied import KILLS
 
@@ -38,19 +38,6 @@ def in_one_batch(witness: Witness, poison: float, expected: Expected) -> tuple[E
     return guilty, company
 
 
-def rows_of(found: House, poison: float) -> int:
-    """Rows of the first batch with this value: they have adjacent numbers."""
-    runs = sorted(run for each in tally(found.folder).values() for run in each)
-    at = tally(found.folder)[poison][0]
-    rows = {at}
-    for step in (1, -1):
-        run = at + step
-        while run in runs and run not in rows:
-            rows.add(run)
-            run += step
-    return len(rows)
-
-
 @rounds(1, 10)
 @pytest.mark.timeout(600)
 def test_a_job_that_kills_the_instance_fails_alone_after_its_attempts(tmp_path: Path, rounds: int) -> None:
@@ -60,7 +47,7 @@ def test_a_job_that_kills_the_instance_fails_alone_after_its_attempts(tmp_path: 
             assert guilty.seen is not None
             assert (guilty.seen["status"], guilty.seen["attempt"]) == ("failed", 2)
             assert {entry.seen["attempt"] for entry in company if entry.seen is not None} == {1}
-            assert rows_of(found, KILLS) > 1
-            assert found.served.http.get("/v2/models/tallied/ready").status_code == 200
-        assert not found.served.logged("keeps crashing")
+            assert len(batches_with(found.folder, [KILLS])[0]) > 1
+            assert found.web.http.get("/v2/models/tallied/ready").status_code == 200
+        assert not found.worker.logged("keeps crashing")
         witness.check()

@@ -7,15 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.faults.jobs.houses import Kind, Role, house
+from tests.faults.jobs.houses import Kind, house
 from tests.faults.jobs.invariants import witnessing
+from tests.faults.jobs.lengths import kinds
 from tests.faults.jobs.load import Load
 from tests.models.tallied import CAPACITY_PER_S
 
-ROLES: list[Role] = ["server", "instance", "store"]
 
-
-@pytest.mark.parametrize("kind", ["serve", "serve on a node"])
+@kinds
 @pytest.mark.parametrize(("seconds", "every_s"), [(12, 3.0), pytest.param(300, 5.0, marks=pytest.mark.full)])
 @pytest.mark.timeout(600)
 def test_no_job_is_lost_whatever_is_killed(tmp_path: Path, kind: Kind, seconds: float, every_s: float) -> None:
@@ -26,7 +25,7 @@ def test_no_job_is_lost_whatever_is_killed(tmp_path: Path, kind: Kind, seconds: 
             end = time.monotonic() + seconds
             while time.monotonic() + every_s < end:
                 time.sleep(every_s * rng.uniform(0.5, 1.0))
-                found.kill(ROLES[kills % 3] if kills < 3 else rng.choice(ROLES))
+                found.kill(found.roles[kills] if kills < len(found.roles) else rng.choice(found.roles))
                 kills += 1
         report = witness.check(60)
         print(f"{kills} kills; {witness.ledger.refused} refused, {witness.ledger.unknown} unknown")

@@ -37,6 +37,7 @@ class FunctionEngine:
     digest: str = ""
     labels: Sequence[str] = ()
     label_file = ""
+    digest = ""
     facts: Mapping[str, str] = MappingProxyType({"batching": "batches of up to 64 rows"})
     tuning: Tuning | None = None
 

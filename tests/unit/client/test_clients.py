@@ -281,7 +281,9 @@ async def test_an_unknown_option_is_refused_by_name(kind: str) -> None:
 def test_both_clients_have_the_same_calls_with_the_same_arguments() -> None:
     for name, call in inspect.getmembers(forebay.Client, inspect.isfunction):
         if not name.startswith("_"):
-            assert inspect.signature(call) == inspect.signature(getattr(forebay.AsyncClient, name)), name
+            here, there = inspect.signature(call), inspect.signature(getattr(forebay.AsyncClient, name))
+            assert here.parameters == there.parameters, name
+            assert here.return_annotation == there.return_annotation.removeprefix("Async"), name
 
 
 def test_without_httpx_the_error_names_the_extra() -> None:

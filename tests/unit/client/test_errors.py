@@ -11,12 +11,20 @@ from forebay.api.problems import STATUSES, problem_of
 from forebay.client.answers import read_error
 from forebay.client.errors import error_of
 from forebay.client.steps import Reply
-from forebay.core.errors import AdmissionError, DeadlineExceeded, ExecutionError, ForebayError, RequestError
+from forebay.core.errors import (
+    AdmissionError,
+    DeadlineExceeded,
+    DependencyError,
+    ExecutionError,
+    ForebayError,
+    RequestError,
+)
 
 EVERY: list[ForebayError] = [
     *(RequestError("why", code=code) for code in RequestError.codes()),
     *(AdmissionError("why", code=code, retry_after_s=3.0) for code in AdmissionError.codes()),
     *(ExecutionError("why", code=code) for code in ExecutionError.codes()),
+    *(DependencyError("why", code=code, retry_after_s=3.0) for code in DependencyError.codes()),
     DeadlineExceeded("why", stage="queued"),
 ]
 
@@ -28,9 +36,9 @@ def test_every_error_of_the_server_comes_back_as_itself(error: ForebayError) -> 
     found, retry_after_s = read_error(Reply(answer.status, headers, answer.body), MIDNIGHT)
     assert type(found) is type(error)
     assert (found.code, found.message, found.status) == (error.code, "why", STATUSES[error.code])
-    if isinstance(error, AdmissionError) and error.code != "unauthorized":
+    if isinstance(error, AdmissionError | DependencyError) and error.code != "unauthorized":
         assert retry_after_s == 3.0
-        assert isinstance(found, AdmissionError)
+        assert isinstance(found, AdmissionError | DependencyError)
         assert found.retry_after_s == 3.0
     if isinstance(error, DeadlineExceeded):
         assert isinstance(found, DeadlineExceeded)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from forebay.client.calls import Calls
+from forebay.client.job_calls import JobCalls
+from forebay.client.jobs import JobEvent
 from forebay.client.options import ClientOptions
 from forebay.client.retries import Retries
-from forebay.client.steps import Failure, Reply, Send, Sleep, Steps
+from forebay.client.steps import EventSteps, Failure, Open, Opened, Reply, Send, Sleep, Steps
 
 T = TypeVar("T")
 MIDNIGHT = datetime(2030, 1, 1, tzinfo=UTC)
@@ -21,7 +23,7 @@ MIDNIGHT = datetime(2030, 1, 1, tzinfo=UTC)
 class Event(NamedTuple):
     """What the next request meets, and how long that takes."""
 
-    outcome: Reply | Failure
+    outcome: Reply | Failure | Opened | bytes
     takes_s: float = 0.0
 
 
@@ -34,14 +36,16 @@ class World:
         self.sent: list[Send] = []
         self.slept: list[float] = []
         self.chance = chance
+        self._keys = count(1)
 
-    def calls(self, **options: Any) -> Calls:
+    def calls(self, **options: Any) -> JobCalls:
         kept: ClientOptions = {"retries": Retries(attempts=3, first_wait_s=1.0), **options}  # type: ignore[typeddict-item]
-        return Calls(
+        return JobCalls(
             kept,
             clock=lambda: self.now,
             chance=lambda: self.chance,
             today=lambda: MIDNIGHT + timedelta(seconds=self.now),
+            new_key=lambda: f"key-{next(self._keys)}",
         )
 
     def run(self, steps: Steps[T]) -> T:
@@ -58,6 +62,29 @@ class World:
                 outcome = None
             else:
                 self.sent.append(step)
+                event = self.events.pop(0)
+                self.now += event.takes_s
+                assert isinstance(event.outcome, Reply | Failure)
+                outcome = event.outcome
+
+    def follow(self, steps: EventSteps) -> list[JobEvent]:
+        """Runs the steps of a stream; the next events are what each `Open` and each `Read` meets."""
+        told: list[JobEvent] = []
+        outcome: Any = None
+        while True:
+            try:
+                step = steps.send(outcome)
+            except StopIteration:
+                return told
+            outcome = None
+            if isinstance(step, JobEvent):
+                told.append(step)
+            elif isinstance(step, Sleep):
+                self.slept.append(step.seconds)
+                self.now += step.seconds
+            else:
+                if isinstance(step, Open):
+                    self.sent.append(step)
                 event = self.events.pop(0)
                 self.now += event.takes_s
                 outcome = event.outcome
