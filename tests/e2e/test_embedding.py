@@ -190,7 +190,7 @@ async def test_an_app_inside_a_users_app() -> None:
 
 @pytest.mark.parametrize(("settings", "status"), [({}, 400), ({"jobs_private_webhooks": "on"}, 202)])
 async def test_an_app_that_cannot_know_who_calls_it_calls_nobody_nearby(
-    tmp_path: Path, settings: dict[str, str], status: int
+    tmp_path: Path, settings: dict[str, Any], status: int
 ) -> None:
     (tmp_path / "secrets").write_text(new_secret())
     app = forebay.create_app(Centred, jobs_webhook_secrets=tmp_path / "secrets", **settings, **QUICK)
