@@ -17,7 +17,7 @@ from forebay.brokers.redis_link import RedisLink
 from forebay.jobs.redis_reader import PREFIX
 
 RoleScript = Literal["announce", "withdraw", "look", "send", "take", "give_back", "answer", "where"]
-_FLAGS: Final[dict[str, str]] = {"announce": "", "look": "no-writes", "send": "", "where": "no-writes"}
+_FLAGS: Final[dict[str, str]] = {"look": "no-writes", "send": "", "where": "no-writes"}
 _ENDING = "allow-oom"
 
 

@@ -37,7 +37,6 @@ class FunctionEngine:
     digest: str = ""
     labels: Sequence[str] = ()
     label_file = ""
-    digest = ""
     facts: Mapping[str, str] = MappingProxyType({"batching": "batches of up to 64 rows"})
     tuning: Tuning | None = None
 
