@@ -8,9 +8,9 @@ import logging
 import os
 import random
 import signal
-import tempfile
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
