@@ -59,8 +59,9 @@ class Server:
 
 
 def session_processes(session: int) -> list[tuple[int, int]]:
-    """(pid, CPU ticks) of each process of a session, from /proc (Linux)."""
-    found: list[tuple[int, int]] = []
+    """(pid, CPU ticks) of each process of a session, and of those that they have started, from /proc (Linux)."""
+    parents: dict[int, tuple[int, int]] = {}
+    found: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -68,9 +69,13 @@ def session_processes(session: int) -> list[tuple[int, int]]:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it ended meanwhile
+        pid, ticks = int(entry.name), sum(int(field) for field in fields[11:15])
+        parents[pid] = int(fields[1]), ticks
         if int(fields[3]) == session:
-            found.append((int(entry.name), sum(int(field) for field in fields[11:15])))
-    return found
+            found[pid] = ticks
+    while more := {pid: ticks for pid, (parent, ticks) in parents.items() if parent in found and pid not in found}:
+        found.update(more)
+    return list(found.items())
 
 
 def free_port() -> int:

@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -353,13 +354,14 @@ async def test_a_path_that_a_url_must_quote(tmp_path: Path, monkeypatch: pytest.
 
 
 async def test_a_socket_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    store = EmbeddedValkey(tmp_path / ("d" * 120))
-    socket = Path(store.url.removeprefix("unix://"))
-    socket.parent.mkdir(mode=0o777)
-    socket.parent.chmod(0o777)
-    with pytest.raises(SetupError, match="is not a folder that only you can use; set TMPDIR"):
-        await store.start()
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.setattr("tempfile.tempdir", short)
+        store = EmbeddedValkey(tmp_path / ("d" * 120))
+        socket = Path(store.url.removeprefix("unix://"))
+        socket.parent.mkdir(mode=0o777)
+        socket.parent.chmod(0o777)
+        with pytest.raises(SetupError, match="is not a folder that only you can use; set TMPDIR"):
+            await store.start()
 
 
 async def test_a_temporary_folder_that_is_too_deep_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from tests.models.plain import Centred, Texts
 
 import forebay
 import forebay.testing
+from forebay.api.webhook_secrets import new_secret
 from forebay.core.errors import AdmissionError, DeadlineExceeded, ExecutionError, RequestError, SetupError
 from forebay.embedding.engine import EmbeddedEngine
 
@@ -185,6 +186,19 @@ async def test_an_app_inside_a_users_app() -> None:
             assert control.status_code == 403, "whether strangers can call, this app cannot know"
         with pytest.raises(AdmissionError):
             await models.state.engine.infer({"x": [[1.0]]})
+
+
+@pytest.mark.parametrize(("settings", "status"), [({}, 400), ({"jobs_private_webhooks": "on"}, 202)])
+async def test_an_app_that_cannot_know_who_calls_it_calls_nobody_nearby(
+    tmp_path: Path, settings: dict[str, Any], status: int
+) -> None:
+    (tmp_path / "secrets").write_text(new_secret())
+    app = forebay.create_app(Centred, jobs_webhook_secrets=tmp_path / "secrets", **settings, **QUICK)
+    job = {"input": {"x": [1.0]}, "webhook": "http://127.0.0.1:9/hook"}
+    transport = httpx.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        answer = await http.post("/v1/models/centred/jobs", json=job)
+        assert answer.status_code == status, answer.text
 
 
 def free_port() -> int:

@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.e2e.roles import announced
+from tests.e2e.roles import house as house_of
 from tests.e2e.server import Served, eventually, gone, quick, run_once, serving
 
 MLP = {"input": {"x": [0.25] * 16}}
@@ -144,3 +146,17 @@ def test_without_a_secret_a_webhook_is_refused_and_the_setting_is_named(house: S
     assert (answer.status_code, answer.json()["code"]) == (501, "unsupported")
     assert "jobs.webhook_secrets" in answer.json()["detail"]
     assert house.http.post("/v1/models/mlp/jobs", json=MLP).status_code == 202
+
+
+def test_a_web_process_calls_for_jobs_that_a_worker_ran(
+    tmp_path: Path, mlp: Path, secrets: Path, receiver: Receiver
+) -> None:
+    with house_of(tmp_path / "house") as built:
+        web = built.web("web", "--jobs-webhook-secrets", str(secrets))
+        built.worker("worker", str(mlp))
+        web.wait_ready()
+        announced(web, "mlp")
+        id = submitted(web, receiver)
+        (told,) = eventually(lambda: receiver.of(id), "it is called")
+        assert told["data"] == web.http.get(f"/v1/jobs/{id}").json()
+    assert receiver.forged == 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from itertools import chain
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ from forebay.api.binary import Body, TensorReader, Unchecked, check_bytes, check
 from forebay.api.chunked import ChunkedDecoder
 from forebay.api.elements import FLOAT_LIMITS, INTEGER_RANGES, MAX_AXIS, check_empty, show
 from forebay.api.general import read_body
-from forebay.api.parameters import NO_OPTIONS, ReplyForm, read_parameters, read_requested, reply_form
+from forebay.api.parameters import NO_OPTIONS, SHORTHAND, ReplyForm, read_parameters, read_requested, reply_form
 from forebay.core.errors import RequestError
 from forebay.core.request import Payload, Request
 from forebay.core.tensors import NUMPY_TYPES, element_count, pack_bytes
@@ -30,6 +30,12 @@ OnDone = Callable[[Request], None]
 Axis = Annotated[int, Meta(ge=0, le=MAX_AXIS)]
 Scalars = dict[str, str | int | float | bool]
 
+_OTHER_MEMBERS: Final[list[Any]] = [
+    ("id", str, ""),
+    ("parameters", Scalars | UnsetType, UNSET),
+    ("outputs", list[Any] | UnsetType, UNSET),
+]
+_CLOSED: Final[dict[str, Any]] = {"forbid_unknown_fields": True, "gc": False}
 _FAILED = (msgspec.DecodeError, ValueError, RecursionError)
 """What a typed decode raises: the general way finds out why."""
 
@@ -65,18 +71,15 @@ def _body_type(signature: Signature, form: Literal["flat", "nested", "binary"]) 
             fields.append(("parameters", _BinaryParameters))
         else:
             fields.append(("data", _data_type(spec, len(axes) if form == "nested" else 1)))
-        tensors.append(msgspec.defstruct("Tensor", fields, forbid_unknown_fields=True, gc=False))
-    return msgspec.defstruct(
-        "Body",
-        [
-            ("inputs", tuple[tuple(tensors)]),  # type: ignore[misc]
-            ("id", str, ""),
-            ("parameters", Scalars | UnsetType, UNSET),
-            ("outputs", list[Any] | UnsetType, UNSET),
-        ],
-        forbid_unknown_fields=True,
-        gc=False,
-    )
+        tensors.append(msgspec.defstruct("Tensor", fields, **_CLOSED))
+    inputs: Any = tuple[tuple(tensors)]  # type: ignore[misc]
+    return msgspec.defstruct("Body", [("inputs", inputs), *_OTHER_MEMBERS], **_CLOSED)
+
+
+def _row_body_type(spec: TensorSpec) -> Any:
+    """The struct of the one-row shorthand for a model with this one input, whose rows are flat lists."""
+    row = msgspec.defstruct("Row", [("value", _data_type(spec, 1))], rename={"value": spec.name}, **_CLOSED)
+    return msgspec.defstruct("RowBody", [("input", row), *_OTHER_MEMBERS], **_CLOSED)
 
 
 class _BinaryParameters(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -104,6 +107,9 @@ class BodyDecoder:
         self._width = math.prod(only.row_shape) if plain and only is not None else -1
         self._width_bytes = self._width * self._item_bytes[0] if self._item_bytes else 0
         self._row_shapes = tuple(spec.row_shape for spec in signature.inputs)
+        # The shorthand, where such a row is a flat list.
+        flat = plain and only is not None and len(only.row_shape) == 1
+        self._decode_row = msgspec.json.Decoder(_row_body_type(only)).decode if flat and only is not None else None
 
     def decode(self, body: Body, arrived: float, on_done: OnDone, header_length: int | None = None) -> Request:
         """A body as a request. `arrived`: monotonic seconds, from which its timeout counts.
@@ -116,6 +122,9 @@ class BodyDecoder:
         try:
             document = self._decode_json(body)
         except _FAILED:
+            row = self._row(body)
+            if row is not None:
+                return self._shorthand(row, arrived, on_done)
             document = self._flattened(body)
             if document is None:
                 return self._decode_general(body, arrived, on_done, None)
@@ -159,7 +168,40 @@ class BodyDecoder:
             raise RequestError("a raw image body needs a model with exactly one BYTES input of one element a row")
         shape = (1,) * len(signature.wire_shape(spec))
         payload: Payload = pack_bytes([bytes(body)])
-        return self._build([payload], [shape], "", None, ReplyForm(shorthand=True), arrived, on_done)
+        return self._build([payload], [shape], "", None, SHORTHAND, arrived, on_done)
+
+    def _row(self, body: Body) -> Any:
+        """The typed body of the usual shorthand; else None."""
+        if self._decode_row is None:
+            return None
+        try:
+            document = self._decode_row(body)
+        except _FAILED:
+            return None
+        return document if len(document.input.value) == self._width else None
+
+    def _shorthand(self, document: Any, arrived: float, on_done: OnDone) -> Request:
+        request = Request(
+            [document.input.value],
+            self._row_shapes,
+            1,
+            nbytes=self._width_bytes,
+            deadline=arrived + self._default_timeout_s,
+            arrived=arrived,
+            on_done=on_done,
+        )
+        request.id = document.id
+        if document.parameters is not UNSET or document.outputs is not UNSET:
+            self._apply(request, document.parameters, document.outputs)
+        return self._in_shorthand(request)
+
+    def _in_shorthand(self, request: Request) -> Request:
+        if request.wire is not None:
+            raise RequestError(
+                "the one-row shorthand has no binary data and no classification; ask for them with inputs"
+            )
+        request.wire = SHORTHAND
+        return request
 
     def _flattened(self, body: Body) -> Any:
         """The typed body where all `data` nests as its shape says, flattened; else None."""
@@ -260,13 +302,7 @@ class BodyDecoder:
         read = read_body(body, header_length, self._signature, self._max_json_depth, unchecked)
         request = self._build(read.payloads, read.shapes, read.id, None, None, arrived, on_done)
         self._apply(request, read.parameters, read.outputs)
-        if read.shorthand:
-            if request.wire is not None:
-                raise RequestError(
-                    "the one-row shorthand has no binary data and no classification; ask for them with inputs"
-                )
-            request.wire = ReplyForm(shorthand=True)
-        return request
+        return self._in_shorthand(request) if read.shorthand else request
 
     def _finish(self, payloads: list[Payload], document: Any, arrived: float, on_done: OnDone) -> Request:
         shapes = [tensor.shape for tensor in document.inputs]

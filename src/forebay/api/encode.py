@@ -14,7 +14,7 @@ import numpy as np
 
 from forebay.api.classification import classify
 from forebay.api.elements import show
-from forebay.api.parameters import ReplyForm
+from forebay.api.parameters import SHORTHAND, ReplyForm
 from forebay.core.errors import RequestError
 from forebay.core.json_numbers import write_numbers
 from forebay.core.request import Request, output_array, output_buffer, output_shape
@@ -57,20 +57,28 @@ class AnswerEncoder:
         ]
         self._row_head = b'{%b,"outputs":[%b' % (self._model, b"".join(starts[:1]))
         self._between = [b"]}," + start for start in starts[1:]]
+        # The same for the shorthand, where a row is one flat list.
+        flat = self._number_rows and self._single and len(signature.outputs[0].row_shape) == 1
+        self._short_head = b'{%b,"output":{%b:[' % (self._model, _dumps(signature.outputs[0].name)) if flat else b""
 
     def plain(self, request: Request) -> bytes | None:
         """The JSON of the most usual answer: one row, outputs of finite numbers, nothing asked for. Else None."""
         outputs = request.outputs
         if outputs is None or not self._number_rows or request.rows != 1:
             return None
-        if request.wire is not None or request.id or request.explain or request.requested is not None:
+        head, tail = self._row_head, b"]}]}"
+        if request.wire is not None:
+            if request.wire is not SHORTHAND or not self._short_head:
+                return None
+            head, tail = self._short_head, b"]}}"
+        if request.id or request.explain or request.requested is not None:
             return None
         texts = outputs.texts
         if texts is False:
             texts = outputs.row_texts(self._between)
         if not isinstance(texts, list):
             return None
-        return b"%b%b]}]}" % (self._row_head, texts[request.row_start])
+        return b"%b%b%b" % (head, texts[request.row_start], tail)
 
     def encode(self, request: Request) -> tuple[HeaderPairs, bytes]:
         """(headers without the length, body) of a request whose `outputs` are set.

@@ -6,7 +6,7 @@ Sources: Triton's schedule policy, parameters, sequence, classification, shared 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from forebay.api.classification import UNCLASSIFIABLE
 from forebay.api.elements import kind, show
@@ -25,6 +25,10 @@ class ReplyForm(NamedTuple):
     """For each answered output in order, whether it goes out in binary form. Empty: none."""
     classes: tuple[int, ...] = ()
     """For each answered output in order, as how many classes it goes out; 0: as it is. Empty: all as they are."""
+
+
+SHORTHAND: Final = ReplyForm(shorthand=True)
+"""Always this object, so that it is known by identity."""
 
 
 class Asked(NamedTuple):

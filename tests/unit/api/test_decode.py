@@ -319,6 +319,45 @@ def test_a_wrong_shorthand_is_refused(content: Any, words: str) -> None:
     assert words in refusal(FP32, content).message
 
 
+FLAT = of("FP32", (3,))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"id": "s"},
+        {"parameters": {"priority": 2, "timeout": 5_000_000, "explain": True, "mine": "m"}},
+        {"outputs": [{"name": "z"}]},
+        {"parameters": None, "outputs": None},
+    ],
+)
+@pytest.mark.parametrize("values", [[1.5, -2.0, 3.0], [1, 2, 3]])
+def test_a_shorthand_is_the_same_as_its_row_among_inputs(values: list[float], more: dict[str, Any]) -> None:
+    short = decode(FLAT, {"input": {"x": values}, **more})
+    usual = decode(FLAT, {"inputs": [item(values, [1, 3])], **more})
+    assert short.wire == ReplyForm(shorthand=True)
+    for request in (short, usual):
+        assert tensor(request, FLAT).tolist() == [values]
+    names = ("rows", "shapes", "nbytes", "id", "deadline", "priority", "explain", "parameters", "requested")
+    assert [getattr(short, name) for name in names] == [getattr(usual, name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"input": {"x": [1, 2]}}, "nested as shape [3], got shape [2]"),
+        ({"input": {"x": [1, True, 3]}}, "element 1 must be a number"),
+        ({"input": {"x": [1, 1e39, 3]}}, "1e+39"),
+        ({"input": {"x": [1, 2, 3], "q": 1}}, "no input 'q'"),
+        ({"input": {"x": [1, 2, 3]}, "inputs": []}, "not both"),
+        ({"input": {"x": [1, 2, 3]}, "parameters": {"binary_data_output": True}}, "no binary data and no class"),
+    ],
+)
+def test_a_wrong_shorthand_of_a_flat_row_is_refused(content: Any, words: str) -> None:
+    assert words in refusal(FLAT, content).message
+
+
 def test_an_image_body_is_one_row() -> None:
     request = BodyDecoder(TEXT).decode_image(b"\x89PNG", 0.0, ignore)
     assert tensor(request, TEXT).tolist() == [b"\x89PNG"]

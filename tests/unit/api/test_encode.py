@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from forebay.api.encode import JSON_HEADERS, AnswerEncoder
-from forebay.api.parameters import ReplyForm
+from forebay.api.parameters import SHORTHAND, ReplyForm
 from forebay.core.errors import RequestError
 from forebay.core.request import Outputs, Request
 from forebay.core.tensors import Array, pack_bytes
@@ -160,6 +160,19 @@ def test_the_one_row_form_nests_as_the_row(row_shape: tuple[int, ...], array: Ar
     signature = Signature(ONE.inputs, (TensorSpec("v", "INT64", row_shape),))
     body = answer(signature, finished(signature, [array], 1, 1, id="q", wire=ReplyForm(shorthand=True)))
     assert body == {"id": "q", "model_name": "m\u00fc", "model_version": "1", "output": {"v": value}}
+
+
+def test_the_short_way_of_a_flat_row_in_one_row_form_says_what_the_long_one_says() -> None:
+    batch = np.array([[0.1, 2], [1 / 3, np.nan]], np.float32)
+    encoder = AnswerEncoder("m", "1", ONE)
+    request = finished(ONE, [batch[:1]], 1, wire=SHORTHAND)
+    assert encoder.plain(request) == encoder.encode(request)[1]
+    assert json.loads(encoder.plain(request) or b"")["output"] == {"y": [0.1, 2.0]}
+    assert encoder.plain(finished(ONE, [batch], 1, 1, wire=SHORTHAND)) is None
+    assert encoder.plain(finished(ONE, [batch[:1]], 1, wire=SHORTHAND, id="x")) is None
+    two = Signature(ONE.inputs, (TensorSpec("p", "FP32", (2, 1)),))
+    nested = finished(two, [batch[:1].reshape(1, 2, 1)], 1, wire=SHORTHAND)
+    assert AnswerEncoder("m", "1", two).plain(nested) is None
 
 
 def test_explain_tells_how_it_was_batched() -> None:
