@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from forebay.core.clock import Clock
 from forebay.core.errors import AdmissionError, SetupError
 from forebay.core.settings import ServerSettings
-from forebay.core.settings_values import shown
+from forebay.core.settings_values import shown, shown_path
 
 ANONYMOUS = "anonymous"
 """The tenant of every caller of a server without keys."""
@@ -75,7 +75,7 @@ class Keys:
             text = file.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or "it is not a text file"
-            raise SetupError(f"API keys file {shown(str(file))} cannot be read: {reason}") from None
+            raise SetupError(f"API keys file {shown_path(file)} cannot be read: {reason}") from None
         return cls.parse(text, str(file))
 
     @classmethod

@@ -13,7 +13,7 @@ import secrets
 from pathlib import Path
 
 from forebay.core.errors import SetupError
-from forebay.core.settings_values import shown
+from forebay.core.settings_values import shown_path
 
 SECRET_PREFIX = "whsec_"
 _SHORTEST_BYTES, _LONGEST_BYTES = 24, 64
@@ -50,7 +50,7 @@ class WebhookSecrets:
             text = file.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or "it is not a text file"
-            raise SetupError(f"webhook secrets file {shown(str(file))} cannot be read: {reason}") from None
+            raise SetupError(f"webhook secrets file {shown_path(file)} cannot be read: {reason}") from None
         return cls.parse(text, str(file))
 
     @classmethod

@@ -27,6 +27,7 @@ _UNITS = MappingProxyType(
 )
 _NONE_WORDS = frozenset({"none", "null"})
 _LONGEST_SHOWN = 80
+_LONGEST_PATH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +193,15 @@ def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
     return f"; did you mean {folded[nearest[0]]!r}?" if nearest else ""
 
 
-def shown(raw: object) -> str:
-    """A value as an error may show it: on one line, not endless, and nothing that looks like a secret."""
+def shown_path(path: Path) -> str:
+    """A path as an error may show it: all of it, unless somebody gave a secret for a path."""
+    return shown(str(path), _LONGEST_PATH)
+
+
+def shown(raw: object, longest: int = _LONGEST_SHOWN) -> str:
+    """A value as an error may show it: on one line, `longest` characters of it, and nothing that looks like a secret.
+    """
     text = repr(raw)
     if re.search(r"fb_[\w-]{20}|[0-9a-f]{64}", text):
         return "(a value that looks like a key; not shown)"
-    return text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "..."
+    return text if len(text) <= longest else text[:longest] + "..."
