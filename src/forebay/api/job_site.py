@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from pathlib import Path
 
@@ -125,10 +124,14 @@ class JobSite:
     async def _hear(self) -> None:
         """Jobs that were canceled elsewhere are not worth running here."""
         while True:
-            with contextlib.suppress(DependencyError):
+            try:
                 async for changes in self._store.changes():
                     if self._worker is not None:
                         self._worker.discard([change.id for change in changes if change.state == "canceled"])
+            except DependencyError:
+                pass  # others tell of it
+            except Exception:  # it goes on whatever happens: without it canceled jobs would be run
+                log.exception("hearing of canceled jobs failed")
             await asyncio.sleep(RETRY_S)
 
     def not_ready(self) -> list[str]:
