@@ -95,7 +95,8 @@ class Partial(msgspec.Struct, frozen=True, eq=False):
 class Reaped(msgspec.Struct, frozen=True):
     """What one round of the reaper did: jobs taken from workers that fell silent (`requeued`, or `failed` where no
     attempt was left), delayed ones that are due (`released`), `expired` ones, queued ones whose message was lost
-    (`republished`), records past their retention (`forgotten`). `leader`: whether this process held the lock at all."""
+    (`republished`), records past their retention (`forgotten`). `leader`: whether this process held the lock at all.
+    `stores_lost`: the store is not the one of the last round, and has none of its jobs; of shards, how many."""
 
     leader: bool
     requeued: int = 0
@@ -104,6 +105,7 @@ class Reaped(msgspec.Struct, frozen=True):
     expired: int = 0
     republished: int = 0
     forgotten: int = 0
+    stores_lost: int = 0
 
 
 class QueueDepth(msgspec.Struct, frozen=True):

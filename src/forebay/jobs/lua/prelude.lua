@@ -14,7 +14,7 @@
 --   q:MODEL   sorted set, to be run, by level and order     d:MODEL  delayed, by when they are due
 --   r:MODEL   running, by the end of their lease            x  finished, by the end of their retention
 --   t      queued ones that expire, by latest start         dead  failed ones        i:TENANT  all of a tenant's
---   models, tenants  sets of names       n  hash: last order; bytes that wait, and since when it is full, by model
+--   models, tenants  sets of names       n  hash: last order; epoch, of its first use; bytes that wait, and since when it is full, by model
 --   webhooks  ended ones whose webhook is to be called, by when that is due     tries  hash: how often each failed
 --   lock   who reaps                     changes  the channel
 -- ID is the 16 bytes of the UUID. A job is in exactly one of q, d, r and x.
