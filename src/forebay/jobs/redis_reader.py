@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.errors import RequestError, SetupError
 from forebay.jobs.ids import is_id, shard_of
@@ -104,7 +106,12 @@ class RedisReader:
             return None
         key = f"{self._scripts.base(self._shard(id))}j:".encode() + packed_id(id)
         envelope, body = await self._link.execute("HMGET", key, "d", "b")
-        return None if envelope is None or body is None else spec_of(envelope, id, body)
+        if envelope is None or body is None:
+            return None
+        try:
+            return spec_of(envelope, id, body)
+        except msgspec.DecodeError:
+            raise RequestError(f"job {id} was stored by a newer server; ask that one", code="unsupported") from None
 
     async def _indexes(self, tenant: str | None, state: str) -> Sequence[tuple[int, str | bytes]]:
         """The sorted sets that hold what is asked for, each with its shard."""

@@ -200,7 +200,8 @@ class JobReader(Protocol):
 
     async def asked(self, ids: Sequence[str]) -> Sequence[JobSpec | None]:
         """What was asked for, with bodies, to ask for it anew; None where there is no body any more. Bodies of failed
-        jobs are kept as long as their records, those of others until they end."""
+        jobs are kept as long as their records, those of others until they end. Raises `RequestError` (unsupported) for
+        one that a newer release stored."""
         ...
 
     async def cancel(self, ids: Sequence[str]) -> Sequence[Look]:

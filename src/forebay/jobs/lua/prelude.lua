@@ -217,7 +217,7 @@ end
 
 -- A job as readers see it: an array; 'G' for one that is gone; false for none.
 local function show(id, output)
-  local f = call('HMGET', base .. 'j:' .. id, 's', 'd', 'c', 'a', 'e', 'S', 'F', 'p', 'E', 'M', 'R', output and 'o' or '-', 'O')
+  local f = call('HMGET', base .. 'j:' .. id, 's', 'd', 'c', 'a', 'e', 'S', 'F', 'p', 'E', 'M', 'R', output and 'o' or '-', 'O', 'm', 't', 'x')
   if not f[1] or f[1] == 'D' then
     return false
   elseif f[1] == 'G' or not kept(f[1], f[7], f[11]) then
