@@ -127,14 +127,16 @@ def events_of(reply: Sequence[Any], after: int) -> list[Event]:
     """The events of a job from the reply of `events.lua`; those that the record itself tells are not listed there."""
     if not reply:
         return []
-    letter, last, running, attempt, progress, listed = reply
+    letter, last, running, attempt, progress, listed, whole = reply
     state, reached = STATES[letter], float(progress or 0)
     events = [Event(1, "status", "queued", 0), *map(_event_of, listed)]
     if int(running):
         events.append(Event(int(running), "status", "running", int(attempt)))
     if state in TERMINAL:
         events.append(Event(int(last), "status", state, int(attempt), reached))
-    return sorted((event for event in events if event.sequence > after), key=lambda event: event.sequence)
+    until = int(last) if whole else _event_of(listed[-1]).sequence
+    wanted = (event for event in events if after < event.sequence <= until)
+    return sorted(wanted, key=lambda event: event.sequence)
 
 
 def _event_of(entry: bytes) -> Event:

@@ -15,7 +15,7 @@ from forebay.jobs.record import CANCELED, JobRecord, JobSpec
 from forebay.jobs.redis_codec import LETTERS, events_of, look_of, packed_error, packed_id, spec_of, written_id
 from forebay.jobs.redis_feed import RedisFeed
 from forebay.jobs.redis_scripts import ScriptName, Scripts
-from forebay.jobs.store import Event, Look, Page
+from forebay.jobs.store import EVENT_BYTES, EVENTS_BYTES, Event, Look, Page
 from forebay.jobs.subscription import Subscription
 
 PREFIX: Final = "forebay"
@@ -62,11 +62,12 @@ class RedisReader:
         """Cancel what is not finished."""
         return await self._looks("cancel", _CANCELED, ids)
 
-    async def events(self, id: str, after: int) -> Sequence[Event]:
-        """The events of a job above `after`."""
+    async def events(self, id: str, after: int, most_bytes: int = EVENTS_BYTES) -> Sequence[Event]:
+        """The next events of a job above `after`."""
         if not is_id(id):
             return []
-        return events_of(await self._scripts.call("events", self._shard(id), [packed_id(id)]), after)
+        words = [packed_id(id), after, most_bytes, EVENT_BYTES]
+        return events_of(await self._scripts.call("events", self._shard(id), words), after)
 
     async def delete(self, id: str) -> bool:
         """Forget a job."""

@@ -137,6 +137,11 @@ class Event(msgspec.Struct, frozen=True):
     piece: bytes = b""
 
 
+EVENT_BYTES = 128
+"""What an event counts for beside its piece, where events are read by bytes."""
+EVENTS_BYTES = 256 << 10
+
+
 class Page(msgspec.Struct, frozen=True):
     """Jobs, the newest first. `cursor` goes on behind them; empty: there are no more."""
 
@@ -193,9 +198,9 @@ class JobReader(Protocol):
         """Records as they are now; bodies are left out, outputs too where they are not wanted."""
         ...
 
-    async def events(self, id: str, after: int) -> Sequence[Event]:
-        """The events with a sequence above `after`, in order. Those of earlier attempts may be left out, but for the
-        change of state that ended them."""
+    async def events(self, id: str, after: int, most_bytes: int = EVENTS_BYTES) -> Sequence[Event]:
+        """The events with a sequence above `after`, in order: about `most_bytes` of them, one at least where there is
+        any. Those of earlier attempts may be left out, but for the change of state that ended them."""
         ...
 
     async def asked(self, ids: Sequence[str]) -> Sequence[JobSpec | None]:
