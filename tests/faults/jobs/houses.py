@@ -251,3 +251,12 @@ def house(folder: Path, kind: Kind = "serve", *arguments: str, **options: Any) -
         well = True
     finally:
         found.close(well=well)
+
+
+@contextlib.contextmanager
+def second(found: House, name: str = "second", clock_s: float = 0.0) -> Iterator[House]:
+    """Others of the same kind on the same store, whose runs stand on the same tally."""
+    environ = {"FOREBAY_TEST_FOLDER": str(found.folder)}
+    rig: rigged.Rig | None = {"clock_s": clock_s} if clock_s else None
+    with house(found.folder / name, found.kind, store=found.node, rig=rig, environ=environ) as other:
+        yield other

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.e2e.server import eventually
 from tests.faults.jobs.calls import BrokenError, Caller
@@ -195,3 +196,9 @@ def witnessing(house: House) -> Iterator[Witness]:
     with Subscriber(house.socket) as subscriber, Probe(house.port) as probe:
         assert subscriber.stands.wait(20)
         yield Witness(house, Ledger(), subscriber, probe)
+
+
+def submitted(witness: Witness, caller: Caller, count: int, **options: Any) -> list[Entry]:
+    """Jobs, accepted one after the other."""
+    values = [witness.ledger.value() for _ in range(count)]
+    return [witness.ledger.accept(caller.submit(value, **options).json()["id"], value) for value in values]

@@ -41,6 +41,8 @@ def lose_all(found: House, witness: Witness, caller: Caller, times: int) -> None
         return all(found.metric("forebay_job_stores_lost_total", part) == times for part in found.parts)
 
     eventually(alarmed, "an alarm everywhere")
+    if found.apart:
+        eventually(lambda: found.ask("EXISTS", "forebay:{roles}:last"), "the model is announced anew")
     eventually(found.ready, "all is ready again")
 
 
