@@ -41,20 +41,22 @@ class House:
         kind: Kind,
         *arguments: str,
         store: Server | None = None,
+        worker_url: str = "",
         rig: rigged.Rig | None = None,
         rigs: Part = "worker",
         environ: Mapping[str, str] | None = None,
         lease_s: float = LEASE_S,
     ) -> None:
-        """`store`: a node that runs already. `rig`: what goes wrong at first in the part that `rigs` names."""
+        """`store`: a node that runs already; `worker_url`: the worker's way to it, where that is another.
+        `rig`: what goes wrong at first in the part that `rigs` names."""
         self.folder, self.kind = folder, kind
         self.apart = kind == "web and worker"
         self.node = store
         self._own_node = None if store is not None or kind == "serve" else node()
         if self._own_node is not None:
             self.node = self._own_node.__enter__()
-        where = ["--store", self.node.url] if self.node is not None else []
-        self._arguments = ["--jobs-lease-s", str(lease_s), *where, *arguments]
+        self._worker_url = worker_url
+        self._arguments = ["--jobs-lease-s", str(lease_s), *arguments]
         self._environ = dict(environ or {})
         self.tally_folder = Path(self._environ.get("FOREBAY_TEST_FOLDER", folder))
         self._ports: dict[Part, int] = {"web": 0, "worker": 0}
@@ -92,11 +94,17 @@ class House:
             self.folder / "web" if without_model else self.folder,
             *([] if without_model else MODEL),
             *self._arguments,
+            *self._where(part),
             port=self._ports[part],
             role=part if self.apart else "serve",
             root=COMMAND if rig is None else rigged.ROOT,
             environ=self._environ | (rigged.environ(rig) if rig is not None else {}),
         )
+
+    def _where(self, part: Part) -> Sequence[str]:
+        if self.node is None:
+            return ()
+        return ("--store", self._worker_url if self._worker_url and part == "worker" else self.node.url)
 
     def wait_ready(self) -> House:
         """Until all of it takes requests."""

@@ -15,7 +15,7 @@ from tests.faults.jobs.calls import Caller
 from tests.faults.jobs.houses import House, Kind, house, node
 from tests.faults.jobs.invariants import Witness, submitted, witnessing
 from tests.faults.jobs.ledger import Entry, tally
-from tests.faults.jobs.lengths import kinds, rounds
+from tests.faults.jobs.lengths import lengths
 from tests.faults.jobs.load import Load
 
 RATE_PER_S = 100.0
@@ -59,8 +59,7 @@ def in_a_batch(found: House, witness: Witness, caller: Caller) -> list[Entry]:
     return entries
 
 
-@kinds
-@rounds(1, 10)
+@lengths(("serve", 1), 10)
 @pytest.mark.timeout(600)
 def test_at_its_maxmemory_nothing_is_accepted_and_all_that_was_ends(tmp_path: Path, kind: Kind, rounds: int) -> None:
     with house(tmp_path, kind) as found, witnessing(found) as witness, Caller(found.port) as caller:
@@ -82,8 +81,7 @@ def test_at_its_maxmemory_nothing_is_accepted_and_all_that_was_ends(tmp_path: Pa
         witness.check()
 
 
-@kinds
-@rounds(1, 5)
+@lengths(("serve", 1), 5)
 @pytest.mark.timeout(600)
 def test_while_its_disk_is_full_results_are_held(tmp_path: Path, kind: Kind, rounds: int) -> None:
     disk = tmp_path / ".forebay"

@@ -11,14 +11,13 @@ from tests.faults.jobs.calls import Caller
 from tests.faults.jobs.houses import LEASE_S, Kind, house
 from tests.faults.jobs.invariants import witnessing
 from tests.faults.jobs.ledger import at_s, tally
-from tests.faults.jobs.lengths import kinds, rounds
+from tests.faults.jobs.lengths import lengths
 from tests.faults.jobs.load import Load
 
 RATE_PER_S = 100.0
 
 
-@kinds
-@rounds(1, 20)
+@lengths(("web and worker", 1), 20)
 @pytest.mark.timeout(600)
 def test_jobs_of_a_worker_that_is_killed_run_again_once(tmp_path: Path, kind: Kind, rounds: int) -> None:
     with house(tmp_path, kind) as found, witnessing(found) as witness:
@@ -41,8 +40,7 @@ def test_jobs_of_a_worker_that_is_killed_run_again_once(tmp_path: Path, kind: Ki
         witness.check()
 
 
-@kinds
-@rounds(2, 20)
+@lengths(("serve", 2), 20)
 @pytest.mark.timeout(600)
 def test_a_store_that_is_killed_under_load_loses_nothing_and_is_used_again_at_once(
     tmp_path: Path, kind: Kind, rounds: int

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from tests.e2e.server import eventually
 from tests.faults.jobs.calls import Caller
-from tests.faults.jobs.houses import house
+from tests.faults.jobs.houses import Kind, house
 from tests.faults.jobs.invariants import Witness, witnessing
 from tests.faults.jobs.ledger import Entry, Expected, batches_with
-from tests.faults.jobs.lengths import rounds
+from tests.faults.jobs.lengths import lengths
 from tests.models.tallied import KILLS
 
 COMPANY = 31
@@ -38,10 +38,10 @@ def in_one_batch(witness: Witness, poison: float, expected: Expected) -> tuple[E
     return guilty, company
 
 
-@rounds(1, 10)
+@lengths(("serve", 1), 10)
 @pytest.mark.timeout(600)
-def test_a_job_that_kills_the_instance_fails_alone_after_its_attempts(tmp_path: Path, rounds: int) -> None:
-    with house(tmp_path, "serve", "--jobs-max-attempts", "2") as found, witnessing(found) as witness:
+def test_a_job_that_kills_the_instance_fails_alone_after_its_attempts(tmp_path: Path, kind: Kind, rounds: int) -> None:
+    with house(tmp_path, kind, "--jobs-max-attempts", "2") as found, witnessing(found) as witness:
         for _ in range(rounds):
             guilty, company = in_one_batch(witness, KILLS, "instance_crashed")
             assert guilty.seen is not None

@@ -12,12 +12,11 @@ from tests.faults.jobs.calls import Caller
 from tests.faults.jobs.houses import LEASE_S, Kind, house, second
 from tests.faults.jobs.invariants import late_results, submitted, witnessing
 from tests.faults.jobs.ledger import at_s, tally
-from tests.faults.jobs.lengths import kinds, rounds
+from tests.faults.jobs.lengths import ON_A_NODE, lengths
 from tests.faults.jobs.load import Load
 
 
-@pytest.mark.parametrize("kind", ["serve on a node", "web and worker"])
-@rounds(1, 10)
+@lengths(("web and worker", 1), 10, ON_A_NODE)
 @pytest.mark.timeout(600)
 def test_a_worker_that_was_stopped_for_longer_than_its_lease_commits_nothing(
     tmp_path: Path, kind: Kind, rounds: int
@@ -45,8 +44,7 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_commits_nothing(
         witness.check()
 
 
-@kinds
-@rounds(1, 5)
+@lengths(("serve", 1), 5)
 @pytest.mark.timeout(600)
 def test_a_batch_that_outlasts_its_lease_stays_with_its_worker(tmp_path: Path, kind: Kind, rounds: int) -> None:
     with house(tmp_path, kind) as found, witnessing(found) as witness, Caller(found.port) as caller:
@@ -61,8 +59,7 @@ def test_a_batch_that_outlasts_its_lease_stays_with_its_worker(tmp_path: Path, k
         witness.check()
 
 
-@pytest.mark.parametrize("kind", ["serve on a node", "web and worker"])
-@rounds(1, 5)
+@lengths(("serve on a node", 1), 5, ON_A_NODE)
 @pytest.mark.timeout(600)
 def test_clocks_that_are_two_hours_apart_change_nothing(tmp_path: Path, kind: Kind, rounds: int) -> None:
     with (
