@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from redis.exceptions import RedisError
 from tests.contract.jobs.redis_servers import Server, valkey
 from tests.e2e.server import COMMAND, Served, eventually, gone, model, quick
 from tests.faults.jobs import rigged
+from tests.models.tallied import FIRST
 
 Kind = Literal["serve", "serve on a node", "web and worker"]
 """serve: one process, with the store that it starts for itself. The others: with a Valkey that the test started."""
@@ -58,6 +60,8 @@ class House:
         self._worker_url = worker_url
         self._arguments = ["--jobs-lease-s", str(lease_s), *arguments]
         self._environ = dict(environ or {})
+        self.values = count(int(FIRST))
+        """Values of jobs, each for one of them."""
         self.tally_folder = Path(self._environ.get("FOREBAY_TEST_FOLDER", folder))
         self._ports: dict[Part, int] = {"web": 0, "worker": 0}
         self._served: dict[Part, Served] = {}

@@ -19,3 +19,8 @@ def lengths(
     `kinds` in `make faults`."""
     long = [pytest.param(kind, full, marks=pytest.mark.full) for kind in kinds]
     return pytest.mark.parametrize(("kind", name), [short, *long])
+
+
+def repeated(full: int) -> pytest.MarkDecorator:
+    """A parameter `rounds`: once in `make test`, `full` times in `make faults`."""
+    return pytest.mark.parametrize("rounds", [1, pytest.param(full, marks=pytest.mark.full)])
