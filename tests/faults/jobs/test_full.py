@@ -53,7 +53,7 @@ def filled(folder: Path) -> Iterator[None]:
 
 
 def in_a_batch(found: House, witness: Witness, caller: Caller) -> list[Entry]:
-    """Jobs that run and wait for `held` to let them go."""
+    """Jobs that run and wait for `held` to let them go. None of others is left before them."""
     entries = submitted(witness, caller, 16)
     eventually(lambda: any(entry.value in tally(found.folder) for entry in entries), "they run")
     return entries
@@ -78,6 +78,7 @@ def test_at_its_maxmemory_nothing_is_accepted_and_all_that_was_ends(tmp_path: Pa
                     assert all(entry.seen is not None for entry in witness.ledger.entries.values())
                     found.ask("CONFIG", "SET", "maxmemory", "0")
                     witness.more(50)
+            witness.settle(30)
         witness.check()
 
 
@@ -94,19 +95,20 @@ def test_while_its_disk_is_full_results_are_held(tmp_path: Path, kind: Kind, rou
         found = stack.enter_context(house(tmp_path, kind, store=store, lease_s=120.0))
         witness, caller = stack.enter_context(witnessing(found)), stack.enter_context(Caller(found.port))
         for number in range(rounds):
-            with found.held() as let_go, Load(found.port, witness.ledger, RATE_PER_S, seed=100 * number):
+            with found.held() as let_go:
                 held = in_a_batch(found, witness, caller)
-                with filled(disk):
-                    witness.more_refused()
-                    refused = caller.submit(witness.ledger.value())
-                    assert (refused.status, refused.json()["code"]) == (503, "store_unavailable")
-                    let_go()
-                    eventually(lambda: found.metric("forebay_jobs_results_held") > 0, "results are held")
-                    leased = found.metric("forebay_jobs_leased_total")
-                    time.sleep(2.0 * rounds)
-                    assert found.metric("forebay_jobs_leased_total") == leased
-                    assert caller.show(held[0].id)["status"] == "running"
-                witness.more(50)
+                with Load(found.port, witness.ledger, RATE_PER_S, seed=100 * number):
+                    with filled(disk):
+                        witness.more_refused()
+                        refused = caller.submit(witness.ledger.value())
+                        assert (refused.status, refused.json()["code"]) == (503, "store_unavailable")
+                        let_go()
+                        eventually(lambda: found.metric("forebay_jobs_results_held") > 0, "results are held")
+                        leased = found.metric("forebay_jobs_leased_total")
+                        time.sleep(2.0)
+                        assert found.metric("forebay_jobs_leased_total") == leased
+                        assert caller.show(held[0].id)["status"] == "running"
+                    witness.more(50)
             witness.settle(60)
             assert {entry.seen["attempt"] for entry in held if entry.seen is not None} == {1}
             assert {len(tally(found.folder)[entry.value]) for entry in held} == {1}
