@@ -23,6 +23,7 @@ local clock = CLOCK
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 local LEVEL = 3e15
+local jobs = base .. 'j:'
 
 -- Members of sorted sets to remove and to add, told many at once by flush().
 local leaving, coming = {}, {}
@@ -103,7 +104,7 @@ local function flush()
 end
 
 local function record(id)
-  local key = base .. 'j:' .. id
+  local key = jobs .. id
   local f = call('HMGET', key, 's', 'm', 'v', 't', 'c', 'a', 'e', 'x', 'R', 'T', 'k', 'n', 'F', 'z')
   local attempts, hook = tonumber(f[8]), false
   if f[8] and not attempts then
@@ -217,7 +218,7 @@ end
 
 -- A job as readers see it: an array; 'G' for one that is gone; false for none.
 local function show(id, output)
-  local f = call('HMGET', base .. 'j:' .. id, 's', 'd', 'c', 'a', 'e', 'S', 'F', 'p', 'E', 'M', 'R', output and 'o' or '-', 'O')
+  local f = call('HMGET', jobs .. id, 's', 'd', 'c', 'a', 'e', 'S', 'F', 'p', 'E', 'M', 'R', output and 'o' or '-', 'O')
   if not f[1] or f[1] == 'D' then
     return false
   elseif f[1] == 'G' or not kept(f[1], f[7], f[11]) then
