@@ -12,16 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import redis.asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from tests.e2e.embedded import client, until
 from tests.e2e.server import environment, eventually
 
 from forebay.brokers import embedded_child, embedded_process
@@ -42,23 +40,6 @@ async def main():
 
 uvloop.run(main())
 """
-
-
-@contextlib.asynccontextmanager
-async def client(store: EmbeddedValkey) -> AsyncIterator[Any]:
-    """A connection that does not retry by itself."""
-    connection = redis.Redis.from_url(store.url, decode_responses=True, retry=Retry(NoBackoff(), 0))
-    try:
-        yield connection
-    finally:
-        await connection.aclose()
-
-
-async def until(store: EmbeddedValkey, state: str, other_than: int = 0) -> None:
-    """Wait until the store is in a state, with another process than one that it had."""
-    async with asyncio.timeout(30):
-        while store.state != state or store.pid == other_than:
-            await asyncio.sleep(0.005)
 
 
 @contextlib.contextmanager

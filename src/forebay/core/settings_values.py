@@ -199,8 +199,7 @@ def shown_path(path: Path) -> str:
 
 
 def shown(raw: object, longest: int = _LONGEST_SHOWN) -> str:
-    """A value as an error may show it: on one line, `longest` characters of it, and nothing that looks like a secret.
-    """
+    """A value as an error may show it: on one line, `longest` characters, and nothing that looks like a secret."""
     text = repr(raw)
     if re.search(r"fb_[\w-]{20}|[0-9a-f]{64}", text):
         return "(a value that looks like a key; not shown)"

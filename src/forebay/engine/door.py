@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from abc import ABC, abstractmethod
 
 from forebay.batching import Batcher
 from forebay.core.errors import AdmissionError, ExecutionError
@@ -22,7 +23,7 @@ from forebay.models.signature import Signature
 from forebay.telemetry.metrics import ModelMetrics
 
 
-class Door:
+class Door(ABC):
     """See `EngineClient` for what callers may use. The engine is a door with instances behind it."""
 
     def __init__(self, plan: Plan) -> None:
@@ -207,9 +208,10 @@ class Door:
             request.dispatch_reason, request.padding_waste = piece.dispatch_reason, piece.padding_waste
             self._answers.whole(request, request.arrived + piece.queue_s, self._clock())
 
+    @abstractmethod
     def _pump(self) -> None:
         """Send what may be sent."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _gauges(self) -> dict[str, float]:
-        raise NotImplementedError
+        """What the model's metrics show of the queue and the instances now."""

@@ -196,6 +196,8 @@ class Exchange:
             await self._look()
         except DependencyError:
             pass  # asked again after the next look at the workers
+        except Exception:
+            log.exception("looking for requests whose worker has vanished failed")
 
     async def _look(self) -> None:
         asked = [trip for trip in dict.fromkeys(self._trips.values()) if trip.sent_at]

@@ -9,7 +9,7 @@ from forebay.core.request import Outputs, Request
 from forebay.engine.isolate import Group
 
 HANG_MIN_S = 5.0
-"""A run that a caller has given up on is left at least this long before its instance is killed."""
+"""A run that a caller (not a job) has given up on is left at least this long before its instance is killed."""
 HANG_FACTOR = 10.0
 """... and this many times its predicted time."""
 
@@ -71,5 +71,11 @@ class Flight:
                     item.background.began = 0.0
 
     def hang_at(self) -> float:
-        """When the instance may be killed if a caller has given up on this batch."""
+        """When the instance may be killed if a caller has given up on this batch.
+
+        For a request, its patience is no measure of the model: the instance is left to end. The timeout of a job is
+        what its run may take, and so ends the run; of a streaming model only where it does not heed being dismissed.
+        """
+        if self.batch.background and self.streamed is None:
+            return self.began
         return self.began + max(HANG_MIN_S, HANG_FACTOR * self.batch.predicted_s)

@@ -15,6 +15,7 @@ from forebay.jobs.memory_records import Entry, MemoryRecords
 from forebay.jobs.memory_webhooks import MemoryWebhooks
 from forebay.jobs.record import TERMINAL, JobRecord, JobSpec
 from forebay.jobs.store import (
+    EVENTS_BYTES,
     Bounds,
     Change,
     Event,
@@ -72,9 +73,9 @@ class KeptInMemory:
         """Records as they are now."""
         return [self._records.read(id, output) for id in ids]
 
-    async def events(self, id: str, after: int) -> Sequence[Event]:
+    async def events(self, id: str, after: int, most_bytes: int = EVENTS_BYTES) -> Sequence[Event]:
         """The events of a job above `after`."""
-        return self._records.events(id, after)
+        return self._records.events(id, after, most_bytes)
 
     async def asked(self, ids: Sequence[str]) -> Sequence[JobSpec | None]:
         """What was asked for, with bodies."""

@@ -17,6 +17,9 @@ import msgspec
 ENVELOPE_VERSION: Final = 1
 """Of `JobSpec` as it is stored and carried. Fields may be added within a version; readers pass over those they do not
 know, and refuse another version."""
+UNREADABLE: Final = 0
+"""The version that readers see of a job whose envelope they cannot read at all; of what was asked they know its model
+and tenant."""
 
 State = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
 TERMINAL: Final = frozenset({"succeeded", "failed", "canceled", "expired"})

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from forebay.jobs.record import TERMINAL, JobError, JobRecord, JobSpec, Output, State
+from forebay.jobs.record import TERMINAL, UNREADABLE, JobError, JobRecord, JobSpec, Output, State
 from forebay.jobs.store import Change, Event, Finish, Look
 
 STATES: Final[dict[bytes, State]] = {
@@ -73,6 +73,15 @@ def spec_of(envelope: bytes, id: str, body: bytes = b"") -> JobSpec:
     return spec
 
 
+def _shown_spec(envelope: bytes, id: str, model: bytes, tenant: bytes, attempts: bytes) -> JobSpec:
+    """As much as can be read of a spec."""
+    try:
+        return spec_of(envelope, id)
+    except msgspec.DecodeError:
+        most = int(attempts.rstrip(b"w"))
+        return JobSpec(envelope=UNREADABLE, id=id, model=model.decode(), tenant=tenant.decode(), max_attempts=most)
+
+
 def packed_error(error: JobError | None) -> bytes:
     """Empty: there is none."""
     return b"" if error is None else _encoder.encode(error)
@@ -96,9 +105,11 @@ def look_of(id: str, fields: Any) -> Look:
     """A record from the reply of `show` in `prelude.lua`."""
     if not isinstance(fields, list):
         return "gone" if fields == b"G" else None
-    state, envelope, order, attempt, sequence, started, finished, progress, error, metrics, _, output, form = fields
+    state, envelope, order, attempt, sequence, started, finished, progress, error, metrics, _, output, form, *named = (
+        fields
+    )
     record = JobRecord(
-        spec=spec_of(envelope, id),
+        spec=_shown_spec(envelope, id, *named),
         state=STATES[state],
         attempt=int(attempt or 0),
         sequence=int(sequence or 1),
@@ -121,14 +132,16 @@ def events_of(reply: Sequence[Any], after: int) -> list[Event]:
     """The events of a job from the reply of `events.lua`; those that the record itself tells are not listed there."""
     if not reply:
         return []
-    letter, last, running, attempt, progress, listed = reply
+    letter, last, running, attempt, progress, listed, whole = reply
     state, reached = STATES[letter], float(progress or 0)
     events = [Event(1, "status", "queued", 0), *map(_event_of, listed)]
     if int(running):
         events.append(Event(int(running), "status", "running", int(attempt)))
     if state in TERMINAL:
         events.append(Event(int(last), "status", state, int(attempt), reached))
-    return sorted((event for event in events if event.sequence > after), key=lambda event: event.sequence)
+    until = int(last) if whole else _event_of(listed[-1]).sequence
+    wanted = (event for event in events if after < event.sequence <= until)
+    return sorted(wanted, key=lambda event: event.sequence)
 
 
 def _event_of(entry: bytes) -> Event:

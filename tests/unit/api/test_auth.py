@@ -129,7 +129,7 @@ def test_load(tmp_path: Path) -> None:
 def test_load_from_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="nope' cannot be read: No such file or directory"):
         Keys.load(tmp_path / "nope", None)
-    deep = tmp_path / ("d" * 100)
+    deep = tmp_path / ("long " * 20)
     deep.mkdir()
     (deep / "binary").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(SetupError, match="binary' cannot be read: it is not a text file"):

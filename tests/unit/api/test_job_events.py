@@ -21,7 +21,7 @@ from forebay.api.job_streams import Follow, Streams
 from forebay.core.errors import DependencyError
 from forebay.jobs.memory import MemoryJobs
 from forebay.jobs.record import Output
-from forebay.jobs.store import Change, Event
+from forebay.jobs.store import EVENTS_BYTES, Change, Event
 from forebay.jobs.subscription import Subscription
 
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -250,11 +250,11 @@ class Absent(MemoryJobs):
 
     away = 0
 
-    async def events(self, id: str, after: int) -> Sequence[Event]:
+    async def events(self, id: str, after: int, most_bytes: int = EVENTS_BYTES) -> Sequence[Event]:
         if self.away:
             self.away -= 1
             raise DependencyError("the store is away")
-        return await super().events(id, after)
+        return await super().events(id, after, most_bytes)
 
 
 async def test_a_store_that_is_away_for_a_while_costs_no_event() -> None:
@@ -271,7 +271,7 @@ async def test_a_store_that_is_away_for_a_while_costs_no_event() -> None:
 class Faulty(MemoryJobs):
     """A store with a fault in it."""
 
-    async def events(self, id: str, after: int) -> Sequence[Event]:
+    async def events(self, id: str, after: int, most_bytes: int = EVENTS_BYTES) -> Sequence[Event]:
         raise ZeroDivisionError
 
 

@@ -14,7 +14,7 @@
 --   q:MODEL   sorted set, to be run, by level and order     d:MODEL  delayed, by when they are due
 --   r:MODEL   running, by the end of their lease            x  finished, by the end of their retention
 --   t      queued ones that expire, by latest start         dead  failed ones        i:TENANT  all of a tenant's
---   models, tenants  sets of names       n  hash: last order; bytes that wait, and since when it is full, by model
+--   models, tenants  sets of names       n  hash: last order; epoch, of its first use; bytes that wait, and since when it is full, by model
 --   webhooks  ended ones whose webhook is to be called, by when that is due     tries  hash: how often each failed
 --   lock   who reaps                     changes  the channel
 -- ID is the 16 bytes of the UUID. A job is in exactly one of q, d, r and x.
@@ -218,7 +218,7 @@ end
 
 -- A job as readers see it: an array; 'G' for one that is gone; false for none.
 local function show(id, output)
-  local f = call('HMGET', jobs .. id, 's', 'd', 'c', 'a', 'e', 'S', 'F', 'p', 'E', 'M', 'R', output and 'o' or '-', 'O')
+  local f = call('HMGET', jobs .. id, 's', 'd', 'c', 'a', 'e', 'S', 'F', 'p', 'E', 'M', 'R', output and 'o' or '-', 'O', 'm', 't', 'x')
   if not f[1] or f[1] == 'D' then
     return false
   elseif f[1] == 'G' or not kept(f[1], f[7], f[11]) then
