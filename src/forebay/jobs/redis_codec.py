@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -30,7 +30,8 @@ KIND_LETTERS: Final[dict[str, bytes]] = {
 }
 _KINDS: Final[dict[bytes, Any]] = {b"s": "status", b"p": "progress", b"o": "output"}
 SUBMISSION: Final = struct.Struct(">c16sd")
-_CHANGE: Final = struct.Struct(">16scHI")
+_SECTION: Final = struct.Struct(">cI")
+_CHANGE: Final = struct.Struct(">16sI")
 _MODEL: Final = struct.Struct(">BH")
 _RARE: Final = struct.Struct(">IH")
 _PLAIN_OUTPUT: Final = Output(b"")
@@ -150,20 +151,21 @@ def _event_of(entry: bytes) -> Event:
     return Event(int(sequence), _KINDS[kind], STATES[state], int(attempt), float(progress), piece)
 
 
-def changes_of(message: bytes) -> tuple[list[Change], list[str]]:
-    """What one message on the channel tells: changes, and the models that have new work."""
-    (count,) = struct.unpack_from(">H", message)
-    at, models, work = 2, [], []
-    for _ in range(count):
+def changes_of(message: bytes, states: Container[State]) -> tuple[list[Change], list[str]]:
+    """What one message on the channel tells: changes to these states, and the models that have new work."""
+    at, changes, work = 0, list[Change](), list[str]()
+    while at < len(message):
         has_work, length = _MODEL.unpack_from(message, at)
         at += _MODEL.size
         model = message[at : at + length].decode()
-        at += length
-        models.append(model)
+        at += length + 1
         if has_work:
             work.append(model)
-    changes = [
-        Change(written_id(id), sequence, STATES[state], models[model])
-        for id, state, model, sequence in _CHANGE.iter_unpack(memoryview(message)[at:])
-    ]
+        for _ in range(message[at - 1]):
+            letter, count = _SECTION.unpack_from(message, at)
+            state, begin = STATES[letter], at + _SECTION.size
+            at = begin + count * _CHANGE.size
+            if state in states:
+                rows = _CHANGE.iter_unpack(memoryview(message)[begin:at])
+                changes += [Change(written_id(id), sequence, state, model) for id, sequence in rows]
     return changes, work
