@@ -80,7 +80,7 @@ class RedisJobs(RedisReader):
         head = [-(-bounds.jobs // self._shards), -(-bounds.nbytes // self._shards)]
         ids, terms = [job.spec.id for job in new], dict[bytes, bytes]()
         replies = await self._spread("submit", head, ids, [self._row(job, terms) for job in new])
-        return [_submission(*reply) for reply in replies]
+        return [_submission(id, *reply) for id, reply in zip(ids, replies, strict=True)]
 
     async def lease(self, models: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[LeasedJob]:
         """Claim jobs. Over several shards the oldest of a level is only about the first."""
@@ -285,10 +285,13 @@ def _unreadable(job: LeasedJob) -> Finish:
     return Finish(job, "retry", error=_UNREADABLE, delay_s=_UNREADABLE_DELAY_S)
 
 
-def _submission(letter: bytes, id: bytes, ms: float) -> Submission:
+def _submission(own: str, letter: bytes, id: bytes, ms: float) -> Submission:
+    """`own`: the id of the job that was submitted."""
     outcome = _OUTCOMES[letter]
+    if outcome == "created":
+        return Submission(outcome, own, int(ms))
     if outcome == "full":
-        return Submission(outcome, written_id(id), 0, retry_after_s(ms / 1000))
+        return Submission(outcome, own, 0, retry_after_s(ms / 1000))
     return Submission(outcome, written_id(id), int(ms))
 
 

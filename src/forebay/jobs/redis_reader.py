@@ -165,7 +165,7 @@ def _portions(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:
     portion: list[Row] = []
     nbytes = 0
     for row in rows:
-        weight = sum(len(argument) for argument in row if isinstance(argument, bytes))
+        weight = sum([len(argument) for argument in row if type(argument) is bytes])
         if portion and (len(portion) >= _PORTION or nbytes + weight > _PORTION_BYTES):
             yield portion
             portion, nbytes = [], 0
