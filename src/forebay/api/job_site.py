@@ -136,9 +136,9 @@ class JobSite:
         """Jobs that were canceled elsewhere are not worth running here."""
         while True:
             try:
-                async for changes in self._store.changes():
+                async for changes in self._store.changes({"canceled"}):
                     if self._worker is not None:
-                        self._worker.discard([change.id for change in changes if change.state == "canceled"])
+                        self._worker.discard([change.id for change in changes])
             except DependencyError:
                 pass  # others tell of it
             except Exception:  # it goes on whatever happens: without it canceled jobs would be run

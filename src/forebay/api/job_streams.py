@@ -22,7 +22,7 @@ from starlette.requests import HTTPConnection
 from forebay.api.auth import Gate
 from forebay.api.elements import show
 from forebay.api.job_answers import gone, unknown
-from forebay.api.job_documents import encoded, job_document
+from forebay.api.job_documents import encoded_job
 from forebay.api.job_hub import ENDED, Hub, Seen
 from forebay.core.errors import RequestError
 from forebay.jobs.ids import parse_id
@@ -224,7 +224,7 @@ class Follow:
         if not near:
             look = await hub.read(self.id)
         if isinstance(look, JobRecord) and look.state in TERMINAL:
-            items.append(Item("done", look.sequence, one_line(encoded(job_document(look, base)))))
+            items.append(Item("done", look.sequence, one_line(encoded_job(look, base))))
             self.position, self.over = look.sequence, True
         elif isinstance(look, JobRecord):
             self._ended = False

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from forebay import __version__
-from forebay.api.job_documents import encoded, job_document, time_of
+from forebay.api.job_documents import encoded_job, time_of
 from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.api.webhook_send import NotSent, Place, Reply, place_of, post
 from forebay.core.errors import DependencyError
@@ -214,5 +214,5 @@ class Webhooks:
 
 def payload(record: JobRecord, base: str = "") -> bytes:
     """What a webhook is sent about a finished job."""
-    about = (record.state.encode(), time_of(record.finished_ms).encode(), encoded(job_document(record, base)))
+    about = (record.state.encode(), time_of(record.finished_ms).encode(), encoded_job(record, base))
     return b'{"type":"job.%b","timestamp":"%b","data":%b}' % about

@@ -6,14 +6,14 @@ import asyncio
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from weakref import WeakSet
 
 from forebay.brokers.port import PRIORITY_LEVELS
 from forebay.jobs.ids import wall_ms
 from forebay.jobs.memory_records import Entry, MemoryRecords
 from forebay.jobs.memory_webhooks import MemoryWebhooks
-from forebay.jobs.record import TERMINAL, JobRecord, JobSpec
+from forebay.jobs.record import STATE_NAMES, TERMINAL, JobRecord, JobSpec, State
 from forebay.jobs.store import (
     EVENTS_BYTES,
     Bounds,
@@ -95,9 +95,9 @@ class KeptInMemory:
         """A page of records, the newest ids first."""
         return self._records.page(tenant, model, state, cursor, limit)
 
-    def changes(self) -> Subscription:
-        """All changes from now on."""
-        subscription = Subscription()
+    def changes(self, states: Collection[State] = STATE_NAMES) -> Subscription:
+        """Changes from now on."""
+        subscription = Subscription(states)
         if self._closed:
             subscription.close()
         self._subscriptions.add(subscription)

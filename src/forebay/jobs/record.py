@@ -10,7 +10,7 @@ store's clock, except in ids.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -22,7 +22,8 @@ UNREADABLE: Final = 0
 and tenant."""
 
 State = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
-TERMINAL: Final = frozenset({"succeeded", "failed", "canceled", "expired"})
+STATE_NAMES: Final[frozenset[State]] = frozenset(get_args(State))
+TERMINAL: Final[frozenset[State]] = frozenset({"succeeded", "failed", "canceled", "expired"})
 MOVES: Final[dict[str, frozenset[str]]] = {
     "queued": frozenset({"running", "canceled", "expired"}),
     "running": frozenset({"queued", "succeeded", "failed", "canceled", "expired"}),

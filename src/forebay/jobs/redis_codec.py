@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -20,18 +20,20 @@ STATES: Final[dict[bytes, State]] = {
     b"x": "expired",
 }
 LETTERS: Final[dict[str, str]] = {state: letter.decode() for letter, state in STATES.items()}
-KIND_LETTERS: Final[dict[str, str]] = {
-    "succeeded": "s",
-    "failed": "f",
-    "expired": "x",
-    "canceled": "c",
-    "retry": "t",
-    "release": "l",
+KIND_LETTERS: Final[dict[str, bytes]] = {
+    "succeeded": b"s",
+    "failed": b"f",
+    "expired": b"x",
+    "canceled": b"c",
+    "retry": b"t",
+    "release": b"l",
 }
 _KINDS: Final[dict[bytes, Any]] = {b"s": "status", b"p": "progress", b"o": "output"}
 SUBMISSION: Final = struct.Struct(">c16sd")
-_CHANGE: Final = struct.Struct(">16scHI")
+_SECTION: Final = struct.Struct(">cI")
+_CHANGE: Final = struct.Struct(">16sI")
 _MODEL: Final = struct.Struct(">BH")
+_RARE: Final = struct.Struct(">IH")
 _PLAIN_OUTPUT: Final = Output(b"")
 
 _encoder = msgspec.msgpack.Encoder()
@@ -56,6 +58,14 @@ def packed_spec(spec: JobSpec) -> bytes:
     return _encoder.encode(msgspec.structs.replace(spec, id="", body=b""))
 
 
+def packed_terms(spec: JobSpec) -> bytes:
+    """What `submit.lua` must know of a job; the same for jobs alike."""
+    ttl_ms = False if spec.ttl_s is None else round(spec.ttl_s * 1000)
+    # The flag costs those without a webhook nothing in this form.
+    attempts = f"{spec.max_attempts}w" if spec.webhook else spec.max_attempts
+    return _encoder.encode((spec.model, spec.level, spec.tenant, ttl_ms, round(spec.retention_s * 1000), attempts))
+
+
 def spec_of(envelope: bytes, id: str, body: bytes = b"") -> JobSpec:
     """A spec from its envelope. Raises `msgspec.DecodeError` for one of a program that is too new."""
     spec = _spec_decoder.decode(envelope)
@@ -78,22 +88,18 @@ def packed_error(error: JobError | None) -> bytes:
     return b"" if error is None else _encoder.encode(error)
 
 
-def finish_arguments(finish: Finish) -> Iterator[Any]:
-    """The eight arguments of `finish.lua`."""
+def finish_arguments(finish: Finish) -> tuple[bytes, bytes, bytes, bytes]:
+    """The arguments of `finish.lua` for one job."""
     output, job = finish.output, finish.job
-    yield packed_id(job.spec.id)
-    yield job.nonce
-    yield KIND_LETTERS[finish.kind]
-    yield round(finish.delay_s * 1000)
-    if output is None:
-        yield b""
-        yield b""
-    else:
-        yield b"o" + output.body
-        plain = output.content_type == _PLAIN_OUTPUT.content_type and not output.header_length
-        yield b"" if plain else f"{output.content_type}\n{output.header_length}"
-    yield packed_error(finish.error)
-    yield b"" if finish.metrics is None else _encoder.encode(finish.metrics)
+    head = packed_id(job.spec.id) + KIND_LETTERS[finish.kind] + job.nonce.encode()
+    metrics = b"" if finish.metrics is None else _encoder.encode(finish.metrics)
+    form = b""
+    if output is not None and (output.header_length or output.content_type != _PLAIN_OUTPUT.content_type):
+        form = f"{output.content_type}\n{output.header_length}".encode()
+    rare = b""
+    if form or finish.error is not None or finish.delay_s:
+        rare = _RARE.pack(round(finish.delay_s * 1000), len(form)) + form + packed_error(finish.error)
+    return head, b"" if output is None else b"o" + output.body, metrics, rare
 
 
 def look_of(id: str, fields: Any) -> Look:
@@ -145,20 +151,21 @@ def _event_of(entry: bytes) -> Event:
     return Event(int(sequence), _KINDS[kind], STATES[state], int(attempt), float(progress), piece)
 
 
-def changes_of(message: bytes) -> tuple[list[Change], list[str]]:
-    """What one message on the channel tells: changes, and the models that have new work."""
-    (count,) = struct.unpack_from(">H", message)
-    at, models, work = 2, [], []
-    for _ in range(count):
+def changes_of(message: bytes, states: Container[State]) -> tuple[list[Change], list[str]]:
+    """What one message on the channel tells: changes to these states, and the models that have new work."""
+    at, changes, work = 0, list[Change](), list[str]()
+    while at < len(message):
         has_work, length = _MODEL.unpack_from(message, at)
         at += _MODEL.size
         model = message[at : at + length].decode()
-        at += length
-        models.append(model)
+        at += length + 1
         if has_work:
             work.append(model)
-    changes = [
-        Change(written_id(id), sequence, STATES[state], models[model])
-        for id, state, model, sequence in _CHANGE.iter_unpack(memoryview(message)[at:])
-    ]
+        for _ in range(message[at - 1]):
+            letter, count = _SECTION.unpack_from(message, at)
+            state, begin = STATES[letter], at + _SECTION.size
+            at = begin + count * _CHANGE.size
+            if state in states:
+                rows = _CHANGE.iter_unpack(memoryview(message)[begin:at])
+                changes += [Change(written_id(id), sequence, state, model) for id, sequence in rows]
     return changes, work

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -11,8 +11,8 @@ import msgspec
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.errors import RequestError, SetupError
 from forebay.jobs.ids import is_id, shard_of
-from forebay.jobs.record import CANCELED, JobRecord, JobSpec
-from forebay.jobs.redis_codec import LETTERS, events_of, look_of, packed_error, packed_id, spec_of, written_id
+from forebay.jobs.record import CANCELED, STATE_NAMES, TERMINAL, JobRecord, JobSpec, State
+from forebay.jobs.redis_codec import LETTERS, STATES, events_of, look_of, packed_error, packed_id, spec_of, written_id
 from forebay.jobs.redis_feed import RedisFeed
 from forebay.jobs.redis_scripts import ScriptName, Scripts
 from forebay.jobs.store import EVENT_BYTES, EVENTS_BYTES, Event, Look, Page
@@ -91,9 +91,9 @@ class RedisReader:
         calls = [self._scripts.call("page", shard, [index, *words]) for shard, index in sources]
         return _merged(await asyncio.gather(*calls), limit)
 
-    def changes(self) -> Subscription:
-        """All changes from now on."""
-        return self._feed.subscribe()
+    def changes(self, states: Collection[State] = STATE_NAMES) -> Subscription:
+        """Changes from now on."""
+        return self._feed.subscribe(states)
 
     async def close(self) -> None:
         """End every wait, and `changes`."""
@@ -106,8 +106,8 @@ class RedisReader:
         if not is_id(id):
             return None
         key = f"{self._scripts.base(self._shard(id))}j:".encode() + packed_id(id)
-        envelope, body = await self._link.execute("HMGET", key, "d", "b")
-        if envelope is None or body is None:
+        envelope, body, state = await self._link.execute("HMGET", key, "d", "b", "s")
+        if envelope is None or body is None or STATES[state] in TERMINAL - {"failed"}:
             return None
         try:
             return spec_of(envelope, id, body)
@@ -165,7 +165,7 @@ def _portions(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:
     portion: list[Row] = []
     nbytes = 0
     for row in rows:
-        weight = sum(len(argument) for argument in row if isinstance(argument, bytes))
+        weight = sum([len(argument) for argument in row if type(argument) is bytes])
         if portion and (len(portion) >= _PORTION or nbytes + weight > _PORTION_BYTES):
             yield portion
             portion, nbytes = [], 0

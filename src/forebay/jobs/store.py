@@ -8,12 +8,12 @@ took effect, and every call may be repeated: repeating one that did take effect 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
 
-from forebay.jobs.record import JobError, JobRecord, JobSpec, Output, State
+from forebay.jobs.record import STATE_NAMES, JobError, JobRecord, JobSpec, Output, State
 
 
 class NewJob(msgspec.Struct, frozen=True):
@@ -225,8 +225,8 @@ class JobReader(Protocol):
         with a cursor: then go on. Raises `RequestError` (invalid_request) for a cursor that no page gave."""
         ...
 
-    def changes(self) -> AsyncIterator[Sequence[Change]]:
-        """All changes from now on, for as long as it is iterated: one subscription a process. Changes may be lost
-        (a connection breaks); an empty sequence says that some may have been, so that who waits looks again. The first
-        one is empty, and comes when the subscription stands."""
+    def changes(self, states: Collection[State] = STATE_NAMES) -> AsyncIterator[Sequence[Change]]:
+        """All changes to these states from now on, for as long as it is iterated; other changes cost next to nothing.
+        Changes may be lost (a connection breaks); an empty sequence says that some may have been, so that who waits
+        looks again. The first one is empty, and comes when the subscription stands."""
         ...

@@ -17,6 +17,7 @@ from tests.contract.jobs.calls import (
 )
 from tests.contract.jobs.stores import Jobs, Store
 
+from forebay.jobs.record import State
 from forebay.jobs.store import Event, Finish, LeasedJob, Partial
 
 
@@ -184,6 +185,19 @@ async def test_every_change_is_told_to_every_listener_in_order(store: Store) -> 
             numbers = [change.sequence for change in changes]
             assert numbers == sorted(set(numbers))
             assert (changes[-1].state, changes[-1].sequence) == ("succeeded", 4)
+
+
+async def test_a_listener_hears_of_the_states_it_asks_for(store: Store) -> None:
+    wanted: set[State] = {"succeeded", "canceled"}
+    async with Listener(store.other, wanted) as listener, Listener(store.other) as everything:
+        job = await started(store.jobs)
+        await succeed(store.jobs, job)
+        [canceled] = await submitted(store.jobs)
+        await store.jobs.cancel([canceled])
+        assert len(await everything.until(canceled, 2)) == 2
+        await listener.until(canceled, 2)
+        heard = [(change.id, change.sequence, change.state) for change in listener.heard]
+        assert heard == [(job.spec.id, 3, "succeeded"), (canceled, 2, "canceled")]
 
 
 async def test_all_ends_are_told(store: Store) -> None:

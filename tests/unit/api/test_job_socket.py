@@ -6,7 +6,7 @@ import logging
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +20,7 @@ from forebay.api.auth import key_line
 from forebay.api.job_socket import MOST_JOBS_A_MESSAGE
 from forebay.core.errors import DependencyError
 from forebay.jobs.memory import MemoryJobs
+from forebay.jobs.record import STATE_NAMES, State
 from forebay.jobs.store import EVENTS_BYTES, Event
 from forebay.jobs.subscription import Subscription
 
@@ -286,7 +287,7 @@ async def test_nothing_is_lost_or_told_twice_whenever_connections_break(served: 
 class Deaf(MemoryJobs):
     """A store whose changes are all lost."""
 
-    def changes(self) -> Subscription:
+    def changes(self, states: Collection[State] = STATE_NAMES) -> Subscription:
         return Subscription()
 
 

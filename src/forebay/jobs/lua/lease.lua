@@ -25,7 +25,7 @@ local function first_of(all)
 end
 
 local function claim(model, id)
-  local key = base .. 'j:' .. id
+  local key = jobs .. id
   local f = call('HMGET', key, 's', 'a', 'e', 'T', 'd', 'b')
   if f[1] ~= 'q' then
     return

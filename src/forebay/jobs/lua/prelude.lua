@@ -5,7 +5,8 @@
 --          t tenant  c order: microseconds of its acceptance, ascending  a attempt, if not 0
 --          x most attempts, with a w behind where it has a webhook
 --          e events so far, if not 1
---          R retention (ms)  T latest start (ms)  k digest of its Idempotency-Key  d envelope  b body
+--          R retention (ms)  T latest start (ms)  k digest of its Idempotency-Key  d envelope
+--   b body; empty once it has ended otherwise than failed
 --          n nonce of the last claim  z nonce and kind of the last finish that took effect  
 --          r number of its running event, if not 2; 0: there is none
 --          S started (ms)  F finished (ms)  p progress  u partials told  o output  O its form  E error  M metrics
@@ -14,7 +15,8 @@
 --   q:MODEL   sorted set, to be run, by level and order     d:MODEL  delayed, by when they are due
 --   r:MODEL   running, by the end of their lease            x  finished, by the end of their retention
 --   t      queued ones that expire, by latest start         dead  failed ones        i:TENANT  all of a tenant's
---   models, tenants  sets of names       n  hash: last order; epoch, of its first use; bytes that wait, and since when it is full, by model
+--   models, tenants  sets of names       n  hash: last order; epoch, of its first use; bytes that wait, and since when
+--   it is full, by model
 --   webhooks  ended ones whose webhook is to be called, by when that is due     tries  hash: how often each failed
 --   lock   who reaps                     changes  the channel
 -- ID is the 16 bytes of the UUID. A job is in exactly one of q, d, r and x.
@@ -23,6 +25,7 @@ local clock = CLOCK
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 local LEVEL = 3e15
+local jobs = base .. 'j:'
 
 -- Members of sorted sets to remove and to add, told many at once by flush().
 local leaving, coming = {}, {}
@@ -46,21 +49,31 @@ local function add(key, score, id)
   list[#list + 1] = id
 end
 
--- Changes to publish; a model's number in the message, and whether it has new work; bytes that wait, by model.
-local changes, numbers, names, work, waiting_bytes = {}, {}, {}, {}, {}
+-- Changes to publish, by model and state; models that have new work; bytes that wait, by model.
+local changes, work, waiting_bytes, numbers = {}, {}, {}, {}
 
-local function number_of(model)
-  local number = numbers[model]
-  if not number then
-    number = #names
-    names[number + 1] = model
-    numbers[model] = number
+local function packed(number)
+  local found = numbers[number]
+  if not found then
+    found = struct.pack('>I4', number)
+    numbers[number] = found
   end
-  return number
+  return found
 end
 
 local function changed(id, state, sequence, model)
-  changes[#changes + 1] = id .. state .. struct.pack('>HI4', number_of(model), sequence)
+  local states = changes[model]
+  if not states then
+    states = {}
+    changes[model] = states
+  end
+  local list = states[state]
+  if not list then
+    list = {}
+    states[state] = list
+  end
+  local n = #list
+  list[n + 1], list[n + 2] = id, packed(sequence)
 end
 
 local function count_bytes(model, nbytes)
@@ -75,19 +88,27 @@ local function in_portions(command, lists)
   end
 end
 
+-- The message: for each model whether it has new work, its name, how many states follow; for each of these its letter,
+-- how many jobs, and for each of these its id and sequence.
 local function publish()
-  if #changes == 0 and next(work) == nil then
+  for model in pairs(work) do
+    changes[model] = changes[model] or {}
+  end
+  if next(changes) == nil then
     return
   end
-  for model in pairs(work) do
-    number_of(model)
+  local parts = {}
+  for model, states in pairs(changes) do
+    local at, count = #parts + 1, 0
+    parts[at] = ''
+    for state, list in pairs(states) do
+      count = count + 1
+      parts[#parts + 1] = state .. packed(#list / 2) .. table.concat(list)
+    end
+    parts[at] = struct.pack('>BH', work[model] and 1 or 0, #model) .. model .. string.char(count)
   end
-  local parts = { struct.pack('>H', #names) }
-  for _, model in ipairs(names) do
-    parts[#parts + 1] = struct.pack('>BH', work[model] and 1 or 0, #model) .. model
-  end
-  call('PUBLISH', base .. 'changes', table.concat(parts) .. table.concat(changes))
-  changes, numbers, names, work = {}, {}, {}, {}
+  call('PUBLISH', base .. 'changes', table.concat(parts))
+  changes, work = {}, {}
 end
 
 local function flush()
@@ -103,7 +124,7 @@ local function flush()
 end
 
 local function record(id)
-  local key = base .. 'j:' .. id
+  local key = jobs .. id
   local f = call('HMGET', key, 's', 'm', 'v', 't', 'c', 'a', 'e', 'x', 'R', 'T', 'k', 'n', 'F', 'z')
   local attempts, hook = tonumber(f[8]), false
   if f[8] and not attempts then
@@ -153,11 +174,12 @@ end
 -- The body of a failed job is kept: it may be run again as another job.
 local function finish(job, state, ...)
   leave(job)
-  move(job, state, 'F', now, ...)
   if state == 'f' then
+    move(job, state, 'F', now, ...)
     add('dead', 0, job.id)
   else
-    call('HDEL', job.key, 'b')
+    -- An empty field in the same command: to remove it takes as long as all else that is done here.
+    move(job, state, 'F', now, 'b', '', ...)
   end
   add('x', now + job.retention, job.id)
   if job.hook then
@@ -219,7 +241,7 @@ end
 
 -- A job as readers see it: an array; 'G' for one that is gone; false for none.
 local function show(id, output)
-  local f = call('HMGET', base .. 'j:' .. id, 's', 'd', 'c', 'a', 'e', 'S', 'F', 'p', 'E', 'M', 'R', output and 'o' or '-', 'O', 'm', 't', 'x')
+  local f = call('HMGET', jobs .. id, 's', 'd', 'c', 'a', 'e', 'S', 'F', 'p', 'E', 'M', 'R', output and 'o' or '-', 'O', 'm', 't', 'x')
   if not f[1] or f[1] == 'D' then
     return false
   elseif f[1] == 'G' or not kept(f[1], f[7], f[11]) then
