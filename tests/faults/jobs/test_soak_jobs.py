@@ -16,7 +16,7 @@ from tests.models.tallied import CAPACITY_PER_S
 
 
 @pytest.mark.parametrize("kind", BOTH)
-@pytest.mark.parametrize(("seconds", "every_s"), [(10, 2.5), pytest.param(300, 5.0, marks=pytest.mark.full)])
+@pytest.mark.parametrize(("seconds", "every_s"), [(8, 2.0), pytest.param(300, 5.0, marks=pytest.mark.full)])
 @pytest.mark.timeout(600)
 def test_no_job_is_lost_whatever_is_killed(tmp_path: Path, kind: Kind, seconds: float, every_s: float) -> None:
     rng = random.Random(kind)
