@@ -10,6 +10,8 @@ from __future__ import annotations
 from forebay.cache.semantic.facts import Facts, read_facts
 from forebay.cache.semantic.lexicon import Lexicon
 
+GUARD_VERSION = 1
+"""Raised whenever the guard may let pass what it did not before: calibrations are made for one version."""
 _SHORTEST_MISSPELT = 6
 
 

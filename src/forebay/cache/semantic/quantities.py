@@ -69,6 +69,7 @@ _DATES: Final = {name: group.split(" ")[0] for group in _DATE_NAMES.split("|") f
 _NEEDS_CAPITAL: Final = frozenset(words_of("may march mar jan mon sat sun wed dec sep ad ce bc spring"))
 """Names of dates that are other words as well: they count with a capital letter within a sentence, or by a number."""
 
+_OPERATORS: Final = frozenset("+*×÷=<>^")
 _NUMBER: Final = re.compile(r"(-?\d+(?:[.,]\d+)*)([^\W\d_]*)")
 _THOUSANDS: Final = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
@@ -112,6 +113,8 @@ def read_quantities(tokens: Sequence[Token]) -> Quantities:
 def _number(tokens: Sequence[Token], place: int) -> tuple[str, str, int]:
     """A number that begins at this token, the unit written with it, and the place after it."""
     word = tokens[place].word
+    if word in _OPERATORS:
+        return word, "", place + 1
     if any(character.isdigit() for character in word):
         value, unit = _digits(word)
         scale = _SCALES.get(tokens[place + 1].word) if place + 1 < len(tokens) else None

@@ -29,6 +29,8 @@ def objection(guard: Guard, one: str, other: str) -> str | None:
         ("What opened on 2024-03-01?", "What opened on 2024-03-02?", "numbers"),
         ("Is gate A4 open", "Is gate B4 open", "numbers"),
         ("Who came first?", "Who came second?", "numbers"),
+        ("What is 2+3?", "What is 2*3?", "numbers"),
+        ("What is 5?", "What is 5!", "numbers"),
         ("Is 5 kg too heavy?", "Is 5 lb too heavy?", "units"),
         ("Is 30°C hot?", "Is 30°F hot?", "units"),
         ("What is 20 euros worth?", "What is 20 dollars worth?", "units"),

@@ -1,0 +1,42 @@
+"""`RedisIndex` beyond what every index promises."""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+import pytest
+from tests.contract.jobs.redis_servers import Servers
+
+from forebay.brokers.redis_link import RedisLink
+from forebay.cache.semantic.index import Kept
+from forebay.cache.semantic.redis_index import RedisIndex
+from forebay.core.errors import SetupError
+
+
+async def test_a_server_without_vector_sets_is_refused_with_what_to_do(servers: Servers) -> None:
+    url = servers.url("valkey")
+    assert url is not None
+    link = RedisLink(url)
+    with pytest.raises(SetupError, match=r"has no vector sets, which come with Redis 8\.0; set semantic_index"):
+        await RedisIndex(link).check()
+    await link.close()
+
+
+async def test_all_keys_of_a_partition_expire_together(servers: Servers) -> None:
+    url = servers.url("redis")
+    if url is None:
+        pytest.skip("there is no redis-server on this machine")
+    link, prefix = RedisLink(url), f"test-{secrets.token_hex(6)}"
+    index = RedisIndex(link, prefix=prefix, ttl_s=50.0)
+    try:
+        await index.check()
+    except SetupError as error:
+        await link.close()
+        pytest.skip(error.message)
+    await index.add("p", Kept("a", "A?", "a", np.array([0.6, 0.8], np.float32)))
+    keys = sorted(await link.execute("KEYS", f"{prefix}:*"))
+    assert [key.rpartition(b":")[2] for key in keys] == [b"normals", b"texts", b"vectors"]
+    for key in keys:
+        assert 0 < int(await link.execute("PTTL", key)) <= 50_000
+    await link.close()
