@@ -101,6 +101,14 @@ class EmbeddedEngine:
         finally:
             engine.cancel(request)  # one that is answered has nothing left to cancel
 
+    def signature(self, model: str | None = None) -> Signature:
+        """Inputs and outputs of the latest version of a model, which may be left out where there is one."""
+        return self._site.inference.find(self._only() if model is None else model, None).engine.signature
+
+    def digest(self, model: str | None = None) -> str:
+        """What tells the latest version of a model from every other one: a digest of its files."""
+        return self._site.inference.find(self._only() if model is None else model, None).engine.digest
+
     async def load(self, model: str) -> None:
         """Load a model, or bring it up to date with its files. Raises `RequestError`, `SetupError`."""
         with python_words():

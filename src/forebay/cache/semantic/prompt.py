@@ -27,7 +27,8 @@ def prompt_of_chat(messages: Sequence[Mapping[str, Any]]) -> Prompt | None:
 
     None where a message is anything but a role and a text: pictures and calls of tools are not compared.
     """
-    system, turns = [], []
+    system: list[str] = []
+    turns: list[str] = []
     for message in messages:
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str) or not isinstance(content, str) or message.keys() - {"role", "content"}:

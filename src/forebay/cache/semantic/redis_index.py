@@ -45,8 +45,7 @@ class RedisIndex:
 
     async def check(self) -> None:
         """Raises `SetupError` where the server has no vector sets, `DependencyError` where it cannot be asked."""
-        known = await self._link.execute("COMMAND", "INFO", "VADD")
-        if not known or (isinstance(known, list) and known[0] is None):
+        if not await self._link.execute("COMMAND LIST", "FILTERBY", "PATTERN", "vadd"):
             raise SetupError(
                 f"{self._link.shown} has no vector sets, which come with Redis 8.0; "
                 'set semantic_index = "numpy" to keep the semantic cache in each process'

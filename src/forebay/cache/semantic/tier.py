@@ -68,7 +68,8 @@ class SemanticTier:
         try:
             found = await self._index.same(partition.key(), normalised(text))
         except DependencyError as error:
-            return self._missed("index_error", error)
+            self._missed("index_error", error)
+            return None
         if found is None or self._objection(text, found.text) is not None:
             return None
         self.counts["normalised"] += 1
@@ -80,13 +81,16 @@ class SemanticTier:
             return None
         unit = unit_vector(vector)
         if unit is None:
-            return self._missed("vector")
+            self._missed("vector")
+            return None
         try:
             near = await self._index.near(partition.key(), unit, self._policy.threshold, self._policy.candidates)
         except DependencyError as error:
-            return self._missed("index_error", error)
+            self._missed("index_error", error)
+            return None
         if not near:
-            return self._missed("none_near")
+            self._missed("none_near")
+            return None
         reasons = []
         for match in near:
             reason = self._objection(text, match.text) or await self._refusal(text, match)
@@ -94,7 +98,8 @@ class SemanticTier:
                 self.counts["semantic"] += 1
                 return Hit(match.entry_id, match.text, match.score, "semantic")
             reasons.append(reason)
-        return self._missed(reasons[0])
+        self._missed(reasons[0])
+        return None
 
     async def store(self, partition: Partition, entry_id: str, text: str, vector: Array) -> None:
         """Keep a text whose answer is kept under `entry_id`. What cannot be kept is left out."""
