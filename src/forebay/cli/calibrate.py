@@ -23,6 +23,7 @@ from forebay.cache.semantic.calibrate import (
 )
 from forebay.cache.semantic.guard import Guard
 from forebay.cache.semantic.lexicon import load_lexicon
+from forebay.cache.semantic.normalise import normalised
 from forebay.cache.semantic.policy import Calibration
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
@@ -132,10 +133,10 @@ def _pair(path: Path, line: int, row: dict[str, str | None]) -> TextPair:
 
 
 def score(pairs: Sequence[TextPair], vectors: dict[str, Array], guard: Guard) -> list[ScoredPair]:
-    """The cosine of every pair, and whether the guard lets it pass."""
+    """The cosine of every pair, and whether the guard lets it pass. The same words are a hit at any threshold."""
     return [
         ScoredPair(
-            float(vectors[pair.one] @ vectors[pair.other]),
+            1.0 if normalised(pair.one) == normalised(pair.other) else float(vectors[pair.one] @ vectors[pair.other]),
             guard.objection(guard.read(pair.one), guard.read(pair.other)) is None,
             pair.same,
         )

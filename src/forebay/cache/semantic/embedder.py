@@ -47,7 +47,8 @@ async def check_embedder(embed: Embed, max_text_bytes: int) -> EmbedderCheck:
     if alone.shape != together.shape:
         raise SetupError(f"the embedder gives {alone.shape[1]} numbers alone and {together.shape[1]} in a batch")
     distance = float(np.linalg.norm(alone - together, axis=1).max())
-    filler = "the water runs on and on through the field " * (max_text_bytes // 8)
+    # Single letters: a token for every two bytes, more than ordinary text has.
+    filler = "a b c d e f g h i j k l m n o p " * (1 + max_text_bytes // 32)
     one, other = (f"{filler[: max_text_bytes - 12]} {end}" for end in ("turbines.", "strawberry"))
     ends = np.concatenate([_vectors(await embed([text]), 1) for text in (one, other)])
     if float(np.linalg.norm(ends[0] - ends[1])) < _UNREAD:

@@ -36,7 +36,7 @@ class SemanticPolicy(msgspec.Struct, frozen=True, kw_only=True):
     many near texts are shown to the guard."""
 
     threshold: float = DEFAULT_THRESHOLD
-    max_text_bytes: int = 1000
+    max_text_bytes: int = 500
     candidates: int = 4
     verifier_timeout_s: float = 1.0
 

@@ -1,7 +1,7 @@
 """The semantic tier: a text that asks what another one asked, after the exact tier has missed.
 
-Two steps, so that a text which differs in case or spaces needs no vector: `same_words`, then `lookup` with the vector.
-What fails in any way is a miss.
+Two steps, so that a text which differs in case or spaces needs no vector: `same_words`, then `lookup` with the vector;
+`find` takes both. What fails in any way is a miss.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from forebay.cache.semantic.index import Kept, Match, SemanticIndex
 from forebay.cache.semantic.normalise import normalised
 from forebay.cache.semantic.partition import Partition
 from forebay.cache.semantic.policy import SemanticPolicy
-from forebay.cache.semantic.prompt import turns_of
-from forebay.core.errors import DependencyError
+from forebay.cache.semantic.prompt import to_embed, turns_of
+from forebay.core.errors import DependencyError, ForebayError
 from forebay.core.tensors import Array
 
 log = logging.getLogger("forebay.cache")
@@ -38,9 +38,16 @@ class Hit(NamedTuple):
     way: Literal["normalised", "semantic"]
 
 
+class Found(NamedTuple):
+    """What `find` found, and the vector that it made: with it the answer is stored after a miss."""
+
+    hit: Hit | None
+    vector: Array | None
+
+
 class SemanticTier:
     """One for each model. `counts` says what became of lookups: `normalised`, `semantic`, `none_near`, `too_long`,
-    `off`, `index_error`, `verifier`, `verifier_error`, `vector`, or `guard_` and its objection."""
+    `off`, `index_error`, `embed_error`, `verifier`, `verifier_error`, `vector`, or `guard_` and its objection."""
 
     def __init__(
         self, index: SemanticIndex, guard: Guard, policy: SemanticPolicy, verifier: Verifier | None = None
@@ -62,6 +69,18 @@ class SemanticTier:
         else:
             return True
         return False
+
+    async def find(self, partition: Partition, text: str, embed: Callable[[str], Awaitable[Array]]) -> Found:
+        """Look for the same words, then for a near text. `embed` gets what `prompt.to_embed` makes of the text."""
+        hit = await self.same_words(partition, text)
+        if hit is not None or not self.wants(text):
+            return Found(hit, None)
+        try:
+            vector = await embed(to_embed(text))
+        except ForebayError as error:
+            self._missed("embed_error", error)
+            return Found(None, None)
+        return Found(await self.lookup(partition, text, vector), vector)
 
     async def same_words(self, partition: Partition, text: str) -> Hit | None:
         """A text that is the same but for case, spaces and what ends it."""
@@ -142,9 +161,9 @@ class SemanticTier:
             log.warning("the verifier of the semantic cache failed: a miss", exc_info=True)
             return "verifier_error"
 
-    def _missed(self, reason: str, error: DependencyError | None = None) -> None:
+    def _missed(self, reason: str, error: ForebayError | None = None) -> None:
         if error is not None:
-            log.warning("the index of the semantic cache failed: a miss: %s", error.message)
+            log.warning("a miss of the semantic cache, %s: %s", reason, error.message)
         self.counts[reason] += 1
 
 

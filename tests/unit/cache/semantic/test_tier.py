@@ -19,7 +19,7 @@ from forebay.cache.semantic.partition import Partition
 from forebay.cache.semantic.policy import SemanticPolicy
 from forebay.cache.semantic.prompt import prompt_of_chat, prompt_of_text, to_embed
 from forebay.cache.semantic.tier import SemanticTier, Verifier
-from forebay.core.errors import DependencyError
+from forebay.core.errors import AdmissionError, DependencyError
 from forebay.core.tensors import Array
 
 HERE = Partition(
@@ -103,6 +103,31 @@ async def test_the_same_words_need_no_vector(guard: Guard) -> None:
         assert hit is not None, text
         assert (hit.entry_id, hit.way) == ("e1", "normalised")
     assert await tier.same_words(HERE, "How do I mend tyres?") is None
+
+
+async def test_the_embedder_runs_only_where_it_is_needed(guard: Guard) -> None:
+    embedded = []
+
+    async def embed(text: str) -> Array:
+        embedded.append(text)
+        if text == "fail":
+            raise AdmissionError("full")
+        return NORTH
+
+    tier = tier_of(guard, max_text_bytes=60)
+    missed = await tier.find(HERE, "How do I mend a tyre?", embed)
+    assert missed.hit is None
+    assert missed.vector is NORTH
+    await tier.store(HERE, "e1", "How do I mend a tyre?", missed.vector)
+    same = await tier.find(HERE, "how do i mend a tyre", embed)
+    near = await tier.find(HERE, "How do I repair a tyre?", embed)
+    assert same.hit is not None
+    assert near.hit is not None
+    assert (same.hit.way, near.hit.way) == ("normalised", "semantic")
+    assert await tier.find(HERE, "a " * 60, embed) == (None, None)
+    assert await tier.find(HERE, "fail", embed) == (None, None)
+    assert embedded == ["How do I mend a tyre?", "How do I repair a tyre?", "fail"]
+    assert tier.counts == {"none_near": 1, "normalised": 1, "semantic": 1, "too_long": 1, "embed_error": 1}
 
 
 async def test_the_guard_sees_case_that_the_normalised_form_has_lost(guard: Guard) -> None:
