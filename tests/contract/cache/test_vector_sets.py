@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import secrets
+import signal
 
 import numpy as np
 import pytest
-from tests.contract.jobs.redis_servers import Servers
+from tests.contract.jobs.redis_servers import Server, Servers, redis_server
 
 from forebay.brokers.redis_link import RedisLink
+from forebay.cache.semantic.guard import Guard
 from forebay.cache.semantic.index import Kept
+from forebay.cache.semantic.lexicon import load_lexicon
+from forebay.cache.semantic.partition import Partition
+from forebay.cache.semantic.policy import SemanticPolicy
 from forebay.cache.semantic.redis_index import RedisIndex
+from forebay.cache.semantic.tier import SemanticTier
 from forebay.core.errors import SetupError
+from forebay.core.tensors import Array
+
+HERE = Partition(model="m", artefact="1", parameters=b"", system_prompt="", tenant="", embedder="e", locale="")
+NORTH = np.array([1.0, 0.0], np.float32)
+
+
+async def embed(text: str) -> Array:
+    return NORTH
 
 
 async def test_a_server_without_vector_sets_is_refused_with_what_to_do(servers: Servers) -> None:
@@ -40,3 +56,33 @@ async def test_all_keys_of_a_partition_expire_together(servers: Servers) -> None
     for key in keys:
         assert 0 < int(await link.execute("PTTL", key)) <= 50_000
     await link.close()
+
+
+async def test_a_server_that_is_paused_or_dead_is_a_miss_within_bounds() -> None:
+    binary = redis_server()
+    if binary is None:
+        pytest.skip("there is no redis-server on this machine")
+    with Server(binary) as server:
+        link = RedisLink(server.url)
+        index = RedisIndex(link, prefix="test")
+        try:
+            await index.check()
+        except SetupError as error:
+            await link.close()
+            pytest.skip(error.message)
+        tier = SemanticTier(index, Guard(load_lexicon()), SemanticPolicy())
+        await tier.store(HERE, "e1", "Mend a tyre", NORTH)
+        assert (await tier.find(HERE, "Repair a tyre", embed)).hit is not None
+        os.kill(server.process.pid, signal.SIGSTOP)
+        async with asyncio.timeout(5.0):
+            assert (await tier.find(HERE, "Repair a tyre", embed)).hit is None
+        os.kill(server.process.pid, signal.SIGCONT)
+        assert (await tier.find(HERE, "Repair a tyre", embed)).hit is not None
+        server.kill()
+        async with asyncio.timeout(5.0):
+            assert (await tier.find(HERE, "Repair a tyre", embed)).hit is None
+        server.start()
+        assert (await tier.find(HERE, "Repair a tyre", embed)).hit is None
+        await tier.store(HERE, "e1", "Mend a tyre", NORTH)
+        assert (await tier.find(HERE, "Repair a tyre", embed)).hit is not None
+        await link.close()

@@ -30,12 +30,20 @@ class RedisIndex:
     """
 
     def __init__(
-        self, link: RedisLink, *, prefix: str = "forebay", max_entries: int = 100_000, ttl_s: float = 86_400.0
+        self,
+        link: RedisLink,
+        *,
+        prefix: str = "forebay",
+        max_entries: int = 100_000,
+        ttl_s: float = 86_400.0,
+        timeout_s: float = 0.25,
     ) -> None:
+        """`timeout_s`: of a whole call. What takes longer is a miss to whoever asks."""
         self._link = link
         self._prefix = prefix
         self._max_entries = max_entries
         self._ttl_ms = round(ttl_s * 1e3)
+        self._timeout_s = timeout_s
         folder = files("forebay.cache.semantic") / "lua"
         self._sources = {name: (folder / f"{name}.lua").read_text("utf-8") for name in get_args(ScriptName)}
         self._digests = {
@@ -74,11 +82,11 @@ class RedisIndex:
 
     async def drop(self, partition: str) -> None:
         """Forget a partition."""
-        await self._link.execute("UNLINK", *self._keys(partition))
+        await self._link.execute("UNLINK", *self._keys(partition), timeout_s=self._timeout_s)
 
     async def count(self, partition: str) -> int:
         """How many texts a partition has."""
-        return int(await self._link.execute("HLEN", self._keys(partition)[1]))
+        return int(await self._link.execute("HLEN", self._keys(partition)[1], timeout_s=self._timeout_s))
 
     async def close(self) -> None:
         """Nothing is held here."""
@@ -90,9 +98,9 @@ class RedisIndex:
     async def _call(self, name: ScriptName, partition: str, *arguments: Any) -> Any:
         words = (3, *self._keys(partition), *arguments)
         try:
-            return await self._link.execute("EVALSHA", self._digests[name], *words)
+            return await self._link.execute("EVALSHA", self._digests[name], *words, timeout_s=self._timeout_s)
         except NoScriptError:
-            return await self._link.execute("EVAL", self._sources[name], *words)
+            return await self._link.execute("EVAL", self._sources[name], *words, timeout_s=self._timeout_s)
 
 
 def _packed(vector: Array) -> bytes:
