@@ -6,14 +6,14 @@ import typer
 
 from forebay.cli.calibrate import calibrate
 
-_HELP = "Look after kept answers; calibrate the semantic cache."
+_HELP = "Calibrate the semantic cache."
 
 app = typer.Typer(no_args_is_help=True, help=_HELP, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback(help=_HELP)
 def cache() -> None:
-    """Look after kept answers; calibrate the semantic cache."""
+    """Calibrate the semantic cache."""
 
 
 app.command("calibrate")(calibrate)
