@@ -31,6 +31,8 @@ from typing import Any, NamedTuple
 from forebay.cache.semantic.calibrate import ScoredPair, TooFewPairsError, choose, curve, upper_bound
 from forebay.cache.semantic.guard import Guard
 from forebay.cache.semantic.lexicon import load_lexicon
+from forebay.cache.semantic.policy import SemanticPolicy
+from forebay.cache.semantic.prompt import prompt_of_chat, to_embed
 from forebay.cli.calibrate import TextPair, embed_all, parse_budget, score
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +94,36 @@ def split(pairs: Sequence[LabelledPair], seed: int = SEED) -> tuple[list[Labelle
     return calibration, test
 
 
+def load_chats() -> list[LabelledPair]:
+    """The conversations of the package, as prompts."""
+    folder = resources.files("fow_cache").joinpath("data")
+    files = (file for part in ("conv-parts", "conv-long") for file in folder.joinpath(part).iterdir())
+    texts = (file.read_text("utf-8") for file in files if file.name.endswith(".jsonl"))
+    chats = []
+    for row in (json.loads(line) for text in texts for line in text.splitlines()):
+        one, other = prompt_of_chat(row["a"]), prompt_of_chat(row["b"])
+        if one is None or other is None or one.system != other.system:
+            raise SystemExit(f"{row['id']} is not made of texts alone")
+        chats.append(LabelledPair(row["id"], row["subtype"], TextPair(one.text, other.text, row["same_answer"])))
+    return chats
+
+
+def short(pair: LabelledPair, policy: SemanticPolicy) -> bool:
+    """Whether the tier compares these texts at all."""
+    return max(len(text.encode()) for text in pair.texts[:2]) <= policy.max_text_bytes
+
+
+def measure_chats(threshold: float, guard: Guard) -> dict[str, Any]:
+    """Hits among conversations, at the threshold found on questions."""
+    chats = load_chats()
+    embedded = {text: to_embed(text) for chat in chats for text in chat.texts[:2]}
+    vectors, _ = asyncio.run(embed_all(EMBEDDER, list(dict.fromkeys(embedded.values()))))
+    scored = score([chat.texts for chat in chats], {text: vectors[to] for text, to in embedded.items()}, guard)
+    rule, policy = Rule("Forebay", threshold, True), SemanticPolicy()
+    compared = [pair for chat, pair in zip(chats, scored, strict=True) if short(chat, policy)]
+    return {"any length": rates(rule, scored), f"up to {policy.max_text_bytes} bytes": rates(rule, compared)}
+
+
 def rates(rule: Rule, scored: Sequence[ScoredPair]) -> dict[str, Any]:
     """Hits of a rule among pairs with different answers and among those with one answer."""
     hits = [pair for pair in scored if pair.score >= rule.threshold and (pair.passed or not rule.guarded)]
@@ -150,6 +182,7 @@ def measure(budget: float, seed: int) -> dict[str, Any]:
             name: rates(ours, [s for pair, s in zip(test, parts["test"], strict=True) if pair.category == name])
             for name in categories
         },
+        "chats": measure_chats(chosen.threshold, guard),
         "refused": {name: refusal(parts[name], TIGHT_BUDGET) for name in ("calibration", "all")},
     }
 
@@ -183,6 +216,9 @@ def main() -> None:
     print(f"calibration part: threshold {row['threshold']:.4f}, false hits {row['false_hits']} of "
           f"{row['different_pairs']} (at most {row['upper_bound']:.1%}), true hits {row['true_hits']} of "
           f"{row['same_pairs']}\n\n{markdown(result)}\n")  # fmt: skip
+    for name, row in result["chats"].items():
+        print(f"conversations, {name}: false hits {row['false_hits']} of {row['different_pairs']}, "
+              f"true hits {row['true_hits']} of {row['same_pairs']}")  # fmt: skip
     for name, text in result["refused"].items():
         print(f"budget {TIGHT_BUDGET:.0%}, {name} pairs: {text or 'accepted'}")
 

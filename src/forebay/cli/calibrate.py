@@ -137,7 +137,7 @@ def score(pairs: Sequence[TextPair], vectors: dict[str, Array], guard: Guard) ->
     return [
         ScoredPair(
             1.0 if normalised(pair.one) == normalised(pair.other) else float(vectors[pair.one] @ vectors[pair.other]),
-            guard.objection(guard.read(pair.one), guard.read(pair.other)) is None,
+            guard.compare(pair.one, pair.other) is None,
             pair.same,
         )
         for pair in pairs

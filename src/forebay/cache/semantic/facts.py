@@ -9,6 +9,7 @@ from forebay.cache.semantic.grammar import (
     DEGREES,
     DIRECTIONS,
     FUNCTION_WORDS,
+    INTERJECTIONS,
     MODALS,
     NEGATIVE_PREFIXES,
     NEGATORS,
@@ -54,7 +55,11 @@ def read_facts(text: str, lexicon: Lexicon) -> Facts:
     small = [one in FUNCTION_WORDS or token.word in FUNCTION_WORDS for one, token in zip(plain, tokens, strict=True)]
     lemmas = [token.word if empty else lexicon.lemma(token.word) for token, empty in zip(tokens, small, strict=True)]
     title = _is_title(tokens)
-    named = [place for place, token in enumerate(tokens) if not small[place] and _is_name(token, title, lexicon)]
+    named = [
+        place
+        for place, token in enumerate(tokens)
+        if (_is_loud(token) and not title if small[place] else _is_name(token, title, lexicon))
+    ]
     named = [place for place in named if place not in quantities.used]
     bare = quantities.used.union(named, (place for place, empty in enumerate(small) if empty))
     return Facts(
@@ -108,9 +113,15 @@ def _is_name(token: Token, title: bool, lexicon: Lexicon) -> bool:
     """Whether a capital letter says so, or no dictionary has the word."""
     if not token.written[0].isalpha():
         return False
-    loud = len(token.word) > 1 and token.written.isupper()
-    capital = loud or (token.written[0].isupper() and not token.opens)
+    capital = _is_loud(token) or (token.written[0].isupper() and not token.opens)
     return (capital and not title) or not lexicon.knows(_bare(token.word))
+
+
+def _is_loud(token: Token) -> bool:
+    """Whether a word is all capital letters, as `US` and `IT` are, and the A of `vitamin A`."""
+    if token.word == "a":
+        return token.written == "A" and not token.opens
+    return len(token.word) > 1 and token.written.isupper() and token.word not in INTERJECTIONS
 
 
 def _bare(word: str) -> str:

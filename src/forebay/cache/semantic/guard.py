@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from forebay.cache.semantic.facts import Facts, read_facts
 from forebay.cache.semantic.lexicon import Lexicon
+from forebay.cache.semantic.prompt import turns_of
 
 GUARD_VERSION = 1
 """Raised whenever the guard may let pass what it did not before: calibrations are made for one version."""
@@ -25,8 +26,23 @@ class Guard:
         """The facts of a text, to be compared."""
         return read_facts(text, self._lexicon)
 
+    def compare(self, one: str, other: str) -> str | None:
+        """Why two texts must not share an answer, in a word; None: nothing speaks against it. Chats (`prompt.py`) are
+        compared turn by turn."""
+        if one == other:
+            return None
+        ours, theirs = turns_of(one), turns_of(other)
+        if [role for role, _ in ours] != [role for role, _ in theirs]:
+            return "turns"
+        objections = (
+            self.objection(self.read(text), self.read(kept))
+            for (_, text), (_, kept) in zip(ours, theirs, strict=True)
+            if text != kept
+        )
+        return next((found for found in objections if found is not None), None)
+
     def objection(self, one: Facts, other: Facts) -> str | None:
-        """Why two texts must not share an answer, in a word; None: nothing speaks against it."""
+        """The same for facts that were read before."""
         if one.quantities.numbers != other.quantities.numbers:
             return "numbers"
         if one.quantities.units != other.quantities.units:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from forebay.cache.semantic.calibrate import lower_bound
 from forebay.core.request import Outputs
 from forebay.core.tensors import Array
+from forebay.telemetry.semantic_metrics import SemanticReading
 
 log = logging.getLogger("forebay.cache")
 
@@ -77,6 +78,11 @@ class Shadow:
         """Begin anew: the operator has turned the tier on again."""
         self._wrong.clear()
         self.tripped = False
+
+
+def reading(lookups: Mapping[str, int], shadow: Shadow) -> SemanticReading:
+    """What a model's metrics tell: `lookups` are the counts of its tier."""
+    return SemanticReading(lookups, shadow.compared, shadow.false_hits, shadow.false_hit_rate, shadow.tripped)
 
 
 def same_outputs(served: Outputs, fresh: Outputs) -> bool:

@@ -19,7 +19,7 @@ from forebay.cache.semantic.index import Kept, Match, SemanticIndex
 from forebay.cache.semantic.normalise import normalised
 from forebay.cache.semantic.partition import Partition
 from forebay.cache.semantic.policy import SemanticPolicy
-from forebay.cache.semantic.prompt import to_embed, turns_of
+from forebay.cache.semantic.prompt import to_embed
 from forebay.core.errors import DependencyError, ForebayError
 from forebay.core.tensors import Array
 
@@ -58,7 +58,6 @@ class SemanticTier:
         self._verifier = verifier
         self.counts: Counter[str] = Counter()
         self.off = False
-        """Set by shadow mode: no semantic hits any more."""
 
     def wants(self, text: str) -> bool:
         """Whether a text is one to be embedded and looked up: the tier is on and the text is short enough."""
@@ -130,6 +129,10 @@ class SemanticTier:
         except DependencyError as error:
             self._missed("index_error", error)
 
+    def turn_off(self) -> None:
+        """No more near texts, only the same words: what shadow mode does when hits are wrong too often."""
+        self.off = True
+
     async def forget(self, partition: Partition, entry_id: str) -> None:
         """The answer is no longer kept, or was a wrong one."""
         try:
@@ -138,17 +141,8 @@ class SemanticTier:
             self._missed("index_error", error)
 
     def _objection(self, text: str, kept: str) -> str | None:
-        """What the guard has against it, turn by turn."""
-        if text == kept:
-            return None
-        ours, theirs = turns_of(text), turns_of(kept)
-        if [role for role, _ in ours] != [role for role, _ in theirs]:
-            return "guard_turns"
-        for (_, one), (_, other) in zip(ours, theirs, strict=True):
-            objection = self._guard.objection(self._guard.read(one), self._guard.read(other))
-            if objection is not None:
-                return f"guard_{objection}"
-        return None
+        objection = self._guard.compare(text, kept)
+        return None if objection is None else f"guard_{objection}"
 
     async def _refusal(self, text: str, match: Match) -> str | None:
         if self._verifier is None:

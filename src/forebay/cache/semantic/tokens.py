@@ -7,7 +7,7 @@ import unicodedata
 from typing import Final, NamedTuple
 
 _TOKEN: Final = re.compile(
-    r"(?:(?<![\w.])-)?(?=[^\W_]*\d)[^\W_]+(?:[.,:/\-](?=[^\W_]*\d)[^\W_]+)*!?"  # 1,000.5 17:00 A4 5!
+    r"(?:(?<![\w.])-|[^\W\d_]+-)?(?=[^\W_]*\d)[^\W_]+(?:[.,:/\-](?=[^\W_]*\d)[^\W_]+)*!?"  # 1,000.5 17:00 A4 A-4 5!
     r"|[^\W\d_]+(?:'[^\W\d_]+)*(?:\+\+|\#)?"  # words, with don't and C++
     r"|°\s?[CFcf]?\b|[%$€£¥₹₩₽+*×÷=<>^]"
     r"|[.!?\n]"

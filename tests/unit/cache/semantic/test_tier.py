@@ -157,7 +157,7 @@ async def test_long_texts_are_neither_kept_nor_looked_up(guard: Guard) -> None:
 async def test_a_tier_that_is_off_serves_nothing_near(guard: Guard) -> None:
     tier = tier_of(guard)
     await tier.store(HERE, "e1", "How do I mend a tyre?", NORTH)
-    tier.off = True
+    tier.turn_off()
     assert await tier.lookup(HERE, "How do I repair a tyre?", NORTH) is None
     assert tier.counts == {"off": 1}
 
