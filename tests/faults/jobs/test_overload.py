@@ -46,7 +46,7 @@ def waiting(found: House) -> int:
     return int(found.ask("ZCARD", f"{BASE}q:tallied"))
 
 
-@lengths(("serve", 6.0), 300.0, name="seconds")
+@lengths(("serve", 4.0), 300.0, name="seconds")
 @pytest.mark.timeout(600)
 def test_twice_of_what_can_be_done_is_bounded_and_refused(tmp_path: Path, kind: Kind, seconds: float) -> None:
     with (

@@ -16,7 +16,7 @@ from tests.faults.jobs.lengths import ON_A_NODE, lengths
 from tests.faults.jobs.load import Load
 
 
-@lengths(("web and worker", 1), 10, ON_A_NODE)
+@lengths(("serve on a node", 1), 10, ON_A_NODE)
 @pytest.mark.timeout(600)
 def test_a_worker_that_was_stopped_for_longer_than_its_lease_commits_nothing(
     tmp_path: Path, kind: Kind, rounds: int

@@ -198,10 +198,12 @@ local function requeue(job, delay, attempt, ...)
   move(job, 'q', 'a', attempt, 'r', 0, ...)
   local events = base .. 'e:' .. job.id
   local kept = {}
-  for _, entry in ipairs(call('LRANGE', events, 0, -1)) do
-    if entry:find('^%d+ s') then
-      kept[#kept + 1] = entry
+  -- Ends of earlier attempts come first, a hundred at most; behind them may be much.
+  for _, entry in ipairs(call('LRANGE', events, 0, 99)) do
+    if not entry:find('^%d+ s') then
+      break
     end
+    kept[#kept + 1] = entry
   end
   kept[#kept + 1] = event(job.sequence, 's', 'q', attempt, '0', '')
   call('DEL', events)
