@@ -11,7 +11,7 @@ from tests.e2e.server import eventually
 from tests.faults.jobs.calls import Caller
 from tests.faults.jobs.houses import House, Kind, house
 from tests.faults.jobs.invariants import Witness, witnessing
-from tests.faults.jobs.lengths import kinds, rounds
+from tests.faults.jobs.lengths import BOTH, repeated
 from tests.faults.jobs.load import Load
 
 
@@ -41,11 +41,13 @@ def lose_all(found: House, witness: Witness, caller: Caller, times: int) -> None
         return all(found.metric("forebay_job_stores_lost_total", part) == times for part in found.parts)
 
     eventually(alarmed, "an alarm everywhere")
+    if found.apart:
+        eventually(lambda: found.ask("EXISTS", "forebay:{roles}:last"), "the model is announced anew")
     eventually(found.ready, "all is ready again")
 
 
-@kinds
-@rounds(1, 10)
+@pytest.mark.parametrize("kind", BOTH)
+@repeated(10)
 @pytest.mark.timeout(600)
 def test_a_store_that_is_emptied_is_begun_anew(tmp_path: Path, kind: Kind, rounds: int) -> None:
     with house(tmp_path, kind) as found, witnessing(found) as witness, Caller(found.port) as caller:

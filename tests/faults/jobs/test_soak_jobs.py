@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from tests.faults.jobs.houses import Kind, house
 from tests.faults.jobs.invariants import witnessing
-from tests.faults.jobs.lengths import kinds
+from tests.faults.jobs.lengths import BOTH
 from tests.faults.jobs.load import Load
 from tests.models.tallied import CAPACITY_PER_S
 
 
-@kinds
-@pytest.mark.parametrize(("seconds", "every_s"), [(12, 3.0), pytest.param(300, 5.0, marks=pytest.mark.full)])
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize(("seconds", "every_s"), [(10, 2.5), pytest.param(300, 5.0, marks=pytest.mark.full)])
 @pytest.mark.timeout(600)
 def test_no_job_is_lost_whatever_is_killed(tmp_path: Path, kind: Kind, seconds: float, every_s: float) -> None:
     rng = random.Random(kind)
