@@ -12,16 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import redis.asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from tests.e2e.embedded import client, until
 from tests.e2e.server import environment, eventually
 
 from forebay.brokers import embedded_child, embedded_process
@@ -42,23 +40,6 @@ async def main():
 
 uvloop.run(main())
 """
-
-
-@contextlib.asynccontextmanager
-async def client(store: EmbeddedValkey) -> AsyncIterator[Any]:
-    """A connection that does not retry by itself."""
-    connection = redis.Redis.from_url(store.url, decode_responses=True, retry=Retry(NoBackoff(), 0))
-    try:
-        yield connection
-    finally:
-        await connection.aclose()
-
-
-async def until(store: EmbeddedValkey, state: str, other_than: int = 0) -> None:
-    """Wait until the store is in a state, with another process than one that it had."""
-    async with asyncio.timeout(30):
-        while store.state != state or store.pid == other_than:
-            await asyncio.sleep(0.005)
 
 
 @contextlib.contextmanager
@@ -484,10 +465,33 @@ async def test_a_long_log_is_put_aside(tmp_path: Path) -> None:
         assert (tmp_path / "jobs" / "valkey.log.1").stat().st_size > 1 << 20
 
 
+async def environment_of_valkey(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of its environment, by a program that writes it down and becomes Valkey, which overwrites its own."""
+    folder.mkdir()
+    program = folder / "valkey"
+    program.write_text(f'#!/bin/sh\nenv > "{folder}/environment"\nexec "{embedded_process.find_binary()}" "$@"\n')
+    program.chmod(0o700)
+    monkeypatch.setattr("forebay.brokers.embedded.find_binary", lambda: program)
+    async with EmbeddedValkey(folder):
+        return (folder / "environment").read_text().splitlines()
+
+
+async def test_its_allocator_is_set_unless_the_operator_has_done_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    lines = await environment_of_valkey(tmp_path / "ours", monkeypatch)
+    assert any(line.startswith("GLIBC_TUNABLES=glibc.malloc.tcache_count=") for line in lines)
+    own = "glibc.malloc.arena_max=1"
+    monkeypatch.setenv("GLIBC_TUNABLES", own)
+    assert f"GLIBC_TUNABLES={own}" in await environment_of_valkey(tmp_path / "theirs", monkeypatch)
+
+
 async def test_secrets_of_our_environment_are_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOREBAY_API_KEYS", "secret")
-    async with EmbeddedValkey(tmp_path) as store:
-        assert "FOREBAY_API_KEYS" not in psutil.Process(store.pid).environ()
+    lines = await environment_of_valkey(tmp_path / "it", monkeypatch)
+    assert any(line.startswith("PATH=") for line in lines)
+    assert not any(line.startswith("FOREBAY_") for line in lines)
 
 
 async def test_without_the_package_the_error_names_the_other_way(

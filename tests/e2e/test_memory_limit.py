@@ -87,6 +87,22 @@ def test_many_requests_at_once_load_a_model_once(models: Path, tmp_path: Path) -
         assert served.output.count("instance 0 of third is ready") == 2
 
 
+def test_a_job_of_an_unloaded_model_is_run_without_anybody_asking(models: Path, tmp_path: Path) -> None:
+    """It was queued by an earlier server, which had another model unloaded."""
+    with serving(tmp_path, *arguments(models, "--jobs-lease-s", "1")) as served:
+        answer = served.http.post("/v1/models/third/jobs", json={"input": {"x": [3000.0]}})
+        assert answer.status_code == 202, answer.text
+        job = answer.json()["id"]
+        eventually(lambda: served.http.get(f"/v1/jobs/{job}").json()["status"] == "running", "it runs")
+        served.process.kill()
+        served.process.wait(10)
+    with serving(tmp_path, *arguments(models)) as served:
+        assert loaded(served) == {"first", "second"}
+        assert ask(served, name="first") == 1
+        eventually(lambda: served.http.get(f"/v1/jobs/{job}").json()["status"] == "succeeded", "it has run", 30)
+        assert loaded(served) == {"first", "third"}
+
+
 def test_a_model_in_use_is_not_unloaded(models: Path, tmp_path: Path) -> None:
     """The only one that may go is the other, though it was used later."""
     with serving(tmp_path, *arguments(models)) as served:

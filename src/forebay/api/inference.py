@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Protocol, TypeVar
 from urllib.parse import quote
 
@@ -181,6 +181,10 @@ def log_unforeseen(error: BaseException, model: str = "") -> None:
 
 class Wakes(Protocol):
     """Models that are loaded when they are asked for."""
+
+    def names(self) -> Sequence[str]:
+        """All of them."""
+        ...
 
     def covers(self, model: str) -> bool:
         """Whether a request would load this model."""

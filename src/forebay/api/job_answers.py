@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from forebay.api.encode import JSON_HEADERS, HeaderPairs
 from forebay.api.idempotency import REPLAYED
-from forebay.api.job_documents import encoded, job_document, job_path
+from forebay.api.job_documents import encoded_job, job_path
 from forebay.api.problems import STATUSES, Answer, problem
 from forebay.core.errors import RequestError
 from forebay.jobs.record import TERMINAL, JobError, JobRecord
@@ -32,7 +32,7 @@ def accepted(job: Accepted, base: str = "", more: HeaderPairs = ()) -> Answer:
         headers.append(REPLAYED)
     if record.state not in TERMINAL:
         headers.append(RETRY_AFTER)
-    return Answer(200 if record.state in TERMINAL else 202, headers, encoded(job_document(record, base)))
+    return Answer(200 if record.state in TERMINAL else 202, headers, encoded_job(record, base))
 
 
 def shown(record: JobRecord, base: str = "", more: HeaderPairs = ()) -> Answer:
@@ -40,7 +40,7 @@ def shown(record: JobRecord, base: str = "", more: HeaderPairs = ()) -> Answer:
     headers = [*JSON_HEADERS, *more]
     if record.state not in TERMINAL:
         headers.append(RETRY_AFTER)
-    return Answer(200, headers, encoded(job_document(record, base)))
+    return Answer(200, headers, encoded_job(record, base))
 
 
 def result(record: JobRecord, base: str = "", more: HeaderPairs = ()) -> Answer:

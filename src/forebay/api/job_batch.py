@@ -16,7 +16,7 @@ from forebay.api.general import parse_json
 from forebay.api.idempotency import REPLAYED, item_key
 from forebay.api.inference import Endpoint
 from forebay.api.job_answers import Accepted
-from forebay.api.job_documents import encoded, job_document
+from forebay.api.job_documents import encoded_job
 from forebay.api.jobs import Asked, Jobs
 from forebay.api.problems import Answer, detailed
 from forebay.core.errors import AdmissionError, DependencyError, RequestError
@@ -95,5 +95,5 @@ def _settle(done: asyncio.Future[Accepted | Exception], found: Accepted | Except
 
 def _item(endpoint: Endpoint, found: Accepted | Exception, base: str) -> bytes:
     if isinstance(found, Accepted):
-        return encoded(job_document(found.record, base))
+        return encoded_job(found.record, base)
     return detailed(endpoint.refuse(found)).body

@@ -8,57 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
-from forebay.jobs.record import JobError, JobRecord, JobSpec, Output, State
+from forebay.jobs.record import JobRecord, JobSpec, Output
 
 PATH = "/v1/jobs/"
 _encode = msgspec.json.Encoder().encode
-
-
-class JobUrls(msgspec.Struct):
-    """Where a job's other documents are."""
-
-    job: str = msgspec.field(name="self")
-    result: str
-    events: str
-    ws: str
-    cancel: str
-
-
-class JobDocument(msgspec.Struct, kw_only=True):
-    """A job. Times are RFC 3339 in UTC, with milliseconds; null: not yet, or never."""
-
-    id: str
-    model: str
-    version: str | UnsetType = UNSET
-    """Where one was asked for."""
-    status: State
-    created_at: str
-    started_at: str | None = None
-    """Of the last attempt."""
-    finished_at: str | None = None
-    attempt: int = 0
-    max_attempts: int
-    cached: bool = False
-    progress: float | UnsetType = UNSET
-    """0 to 1, where the model tells."""
-    output: msgspec.Raw | UnsetType = UNSET
-    error: JobError | UnsetType = UNSET
-    metrics: dict[str, Any] = msgspec.field(default_factory=dict)
-    """How it was batched and how long it took, once it has run."""
-    metadata: dict[str, Any] | UnsetType = UNSET
-    replay_of: str | UnsetType = UNSET
-    """The failed job that this one repeats."""
-    urls: JobUrls
+_SECONDS_KEPT = 64
 
 
 def time_of(ms: int) -> str:
     """Milliseconds since 1970 as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return f"{_second(ms // 1000)}{ms % 1000:03d}Z"
+
+
+@lru_cache(_SECONDS_KEPT)
+def _second(seconds: int) -> str:
+    """A second, up to its point: those of jobs that are told of together are mostly the same."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
 
 
 def job_path(id: str, base: str = "") -> str:
@@ -66,54 +35,67 @@ def job_path(id: str, base: str = "") -> str:
     return f"{base}{PATH}{id}"
 
 
-def new_job(spec: JobSpec, created_ms: int, base: str = "") -> JobDocument:
-    """A job that was accepted just now."""
-    path = job_path(spec.id, base)
-    document = JobDocument(
-        id=spec.id,
-        model=spec.model,
-        status="queued",
-        created_at=time_of(created_ms),
-        max_attempts=spec.max_attempts,
-        urls=JobUrls(path, f"{path}/result", f"{path}/events", f"{path}/ws", f"{path}/cancel"),
+def encoded_job(record: JobRecord, base: str = "") -> bytes:
+    """A job as its record has it. Written piece by piece, since every submission is answered by one.
+
+    Times have milliseconds; null: not yet, or never. version, progress, output, error, metadata and replay_of are left
+    out where there is none.
+    """
+    spec, path = record.spec, _encode(job_path(record.spec.id, base))[:-1]
+    return (
+        b'{"id":"%b","model":%b%b,"status":"%b","created_at":"%b","started_at":%b,"finished_at":%b,"attempt":%d,'
+        b'"max_attempts":%d,"cached":false%b,"metrics":%b%b,"urls":{"self":%b","result":%b/result","events":%b/events",'
+        b'"ws":%b/ws","cancel":%b/cancel"}}'
+    ) % (
+        spec.id.encode(),
+        _encode(spec.model),
+        b',"version":%b' % _encode(spec.version) if spec.version else b"",
+        record.state.encode(),
+        time_of(record.created_ms).encode(),
+        _time_or_null(record.started_ms),
+        _time_or_null(record.finished_ms),
+        record.attempt,
+        spec.max_attempts,
+        _outcome(record),
+        _encode(record.metrics) if record.metrics else b"{}",
+        _mentioned(spec),
+        path,
+        path,
+        path,
+        path,
+        path,
     )
-    if spec.version:
-        document.version = spec.version
-    if spec.metadata is not None:
-        document.metadata = spec.metadata
-    if spec.replay_of:
-        document.replay_of = spec.replay_of
-    return document
 
 
-def job_document(record: JobRecord, base: str = "") -> JobDocument:
-    """A job as its record has it."""
-    document = new_job(record.spec, record.created_ms, base)
-    document.status = record.state
-    document.attempt = record.attempt
-    if record.started_ms:
-        document.started_at = time_of(record.started_ms)
-    if record.finished_ms:
-        document.finished_at = time_of(record.finished_ms)
+def _time_or_null(ms: int) -> bytes:
+    return b'"%b"' % time_of(ms).encode() if ms else b"null"
+
+
+def _outcome(record: JobRecord) -> bytes:
+    """Members that tell how far it is, or how it ended."""
+    members = b""
     if record.progress:
-        document.progress = record.progress
+        members += b',"progress":%b' % _encode(record.progress)
     if record.output is not None and is_json(record.output):
-        document.output = msgspec.Raw(record.output.body)
+        members += b',"output":%b' % record.output.body
     if record.error is not None:
-        document.error = record.error
-    if record.metrics:
-        document.metrics = record.metrics
-    return document
+        members += b',"error":%b' % _encode(record.error)
+    return members
+
+
+def _mentioned(spec: JobSpec) -> bytes:
+    """Members that say again what came with the job."""
+    members = b""
+    if spec.metadata is not None:
+        members += b',"metadata":%b' % _encode(spec.metadata)
+    if spec.replay_of:
+        members += b',"replay_of":"%b"' % spec.replay_of.encode()
+    return members
 
 
 def is_json(output: Output) -> bool:
     """Whether an output is JSON as a whole, without binary tensors behind."""
     return not output.header_length and output.content_type == "application/json"
-
-
-def encoded(document: JobDocument) -> bytes:
-    """The document as JSON."""
-    return _encode(document)
 
 
 def page_of(documents: Sequence[bytes], cursor: str) -> bytes:

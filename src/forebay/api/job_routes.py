@@ -19,7 +19,7 @@ from forebay.api.infer_routes import AsJob, as_wanted, let_in, read_body, unless
 from forebay.api.inference import Endpoint, Inference
 from forebay.api.job_answers import Accepted, accepted, gone, result, shown, unknown
 from forebay.api.job_batch import submit_batch
-from forebay.api.job_documents import encoded, job_document, job_path, page_of
+from forebay.api.job_documents import encoded_job, job_path, page_of
 from forebay.api.jobs import Asked, Jobs
 from forebay.api.prefer import Preferences, applied, read_preferences
 from forebay.api.problems import Answer, detailed, detailed_of
@@ -120,7 +120,7 @@ class _Calls:
         page = await self._jobs.reader.list(
             tenant, model=wanted.get("model", ""), state=state, cursor=wanted.get("cursor", ""), limit=limit
         )
-        documents = [encoded(job_document(record, _base(http))) for record in page.jobs]
+        documents = [encoded_job(record, _base(http)) for record in page.jobs]
         answer = Answer(200, JSON_HEADERS, page_of(documents, page.cursor))
         return await as_wanted(answer, http, self._inference)
 

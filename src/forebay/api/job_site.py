@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from forebay.api.auth import Gate
@@ -24,6 +25,7 @@ from forebay.jobs.redis_jobs import RedisJobs
 from forebay.telemetry.job_metrics import JobMetrics
 from forebay.telemetry.metrics import Metrics
 from forebay.worker.loop import Worker
+from forebay.worker.parked import ParkedModels
 from forebay.worker.reaper import Reaper
 
 RETRY_S = 1.0
@@ -59,7 +61,8 @@ class JobSite:
         self._store = RedisJobs(self._link, shards=settings.shards, republish_after_s=settings.republish_after_s)
         self._worker = Worker(self._store, InferenceCodec(inference, clock), settings, clock) if works else None
         metrics.jobs = self._worker.metrics if self._worker is not None else JobMetrics()
-        self._reaper = Reaper(self._store, lambda: inference.engines, metrics.jobs)
+        self._inference = inference
+        self._reaper = Reaper(self._store, lambda: [*inference.engines, *self._parked()], metrics.jobs)
         self._hub = Hub(self._store)
         private = private_allowed(settings, server.host)
         self.jobs = Jobs(
@@ -79,6 +82,7 @@ class JobSite:
         self._beginning: asyncio.Task[None] | None = None
         self._hearing: asyncio.Task[None] | None = None
         self._calling: asyncio.Task[None] | None = None
+        self._waking: asyncio.Task[None] | None = None
         self._closed = False
 
     def start(self) -> None:
@@ -112,9 +116,16 @@ class JobSite:
             self._hearing = asyncio.create_task(self._hear(), name="forebay jobs: changes")
             if self._worker is not None:
                 self._worker.start()
+                if (on_demand := self._inference.on_demand) is not None:
+                    parked = ParkedModels(self._store, self._parked, on_demand.wake)
+                    self._waking = asyncio.create_task(parked.run(), name="forebay jobs: unloaded models")
             self._reaper.start()
             if self._webhooks is not None:
                 self._calling = asyncio.create_task(self._webhooks.run(), name="forebay jobs: webhooks")
+
+    def _parked(self) -> Sequence[str]:
+        on_demand = self._inference.on_demand
+        return on_demand.names() if on_demand is not None else ()
 
     async def check(self) -> None:
         """Look whether a store that is not started here will do. Raises `SetupError`, or `DependencyError` where it
@@ -125,9 +136,9 @@ class JobSite:
         """Jobs that were canceled elsewhere are not worth running here."""
         while True:
             try:
-                async for changes in self._store.changes():
+                async for changes in self._store.changes({"canceled"}):
                     if self._worker is not None:
-                        self._worker.discard([change.id for change in changes if change.state == "canceled"])
+                        self._worker.discard([change.id for change in changes])
             except DependencyError:
                 pass  # others tell of it
             except Exception:  # it goes on whatever happens: without it canceled jobs would be run
@@ -153,6 +164,7 @@ class JobSite:
         self._closed = True
         await self.jobs.close()
         await _ended(self._beginning)
+        await _ended(self._waking)
         await _ended(self._hearing)
         if self._worker is not None:
             await self._worker.close(grace_s)

@@ -1,7 +1,7 @@
 """What the event streams of jobs have in common, server-sent or over a WebSocket: which events are sent, and when.
 
 Events wait in the store, not here: a client is sent what it has not had when it can take it, so one that reads slowly
-holds at most `MOST_BYTES` of them and its connection's buffer.
+holds about `MOST_BYTES` of them and its connection's buffer.
 
 The last event of a job is `done`, with the whole document, in place of its last status and under that one's sequence.
 """
@@ -22,7 +22,7 @@ from starlette.requests import HTTPConnection
 from forebay.api.auth import Gate
 from forebay.api.elements import show
 from forebay.api.job_answers import gone, unknown
-from forebay.api.job_documents import encoded, job_document
+from forebay.api.job_documents import encoded_job
 from forebay.api.job_hub import ENDED, Hub, Seen
 from forebay.core.errors import RequestError
 from forebay.jobs.ids import parse_id
@@ -42,6 +42,8 @@ LAST_WORDS_S = 1.0
 """How long streams may take to tell their clients that the server ends."""
 
 _PARTS = 60
+_NEAR = 16
+"""So few events before a job's end, its record is asked for together with them."""
 _SEQUENCE = re.compile(r"[0-9]{1,15}")
 
 
@@ -198,31 +200,35 @@ class Follow:
 
         Raises `DependencyError`; then nothing is lost. Raises `RequestError` where the job is gone; then it is `over`.
         """
-        known, ended, reader = self._known, self._ended, streams.hub.reader
+        known, ended, hub = self._known, self._ended, streams.hub
         look: Look = None
-        if ended:
-            events, look = await asyncio.gather(reader.events(self.id, self.position), streams.hub.read(self.id))
+        near = ended and known - self.position <= _NEAR
+        if near:
+            events, look = await asyncio.gather(
+                hub.reader.events(self.id, self.position, most_bytes), hub.read(self.id)
+            )
         else:
-            events = await reader.events(self.id, self.position)
+            events = await hub.reader.events(self.id, self.position, most_bytes)
         items: list[Item] = []
-        size_bytes = 0
         for event in events:
             if event.kind == "status" and event.state in TERMINAL:
                 self._ended = True
                 break
-            item = _item(self.id, event)
-            size_bytes += len(item.data)
-            if items and size_bytes > most_bytes:
-                return items
-            items.append(item)
+            items.append(_item(self.id, event))
             self.position = max(self.position, event.sequence)
+        if events and events[-1].sequence < known:
+            return items
         self._asked = known
+        if not ended or (items and not near):
+            return items
+        if not near:
+            look = await hub.read(self.id)
         if isinstance(look, JobRecord) and look.state in TERMINAL:
-            items.append(Item("done", look.sequence, one_line(encoded(job_document(look, base)))))
+            items.append(Item("done", look.sequence, one_line(encoded_job(look, base))))
             self.position, self.over = look.sequence, True
         elif isinstance(look, JobRecord):
             self._ended = False
-        elif ended:
+        else:
             self.over = True
             record_of(look, self.id)
         return items

@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Callable
 
 from forebay import __version__
-from forebay.api.job_documents import encoded, job_document, time_of
+from forebay.api.job_documents import encoded_job, time_of
 from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.api.webhook_send import NotSent, Place, Reply, place_of, post
 from forebay.core.errors import DependencyError
-from forebay.jobs.record import JobRecord
+from forebay.jobs.record import UNREADABLE, JobRecord
 from forebay.jobs.store import JobReader
 from forebay.jobs.webhooks import Delivery, Settled, WebhookQueue
 from forebay.telemetry.job_metrics import JobMetrics
@@ -136,7 +136,7 @@ class Webhooks:
             for one, look in zip(due, looks, strict=True):
                 if isinstance(look, JobRecord) and look.spec.webhook:
                     self._begin(one, look)
-                else:
+                elif not isinstance(look, JobRecord) or look.spec.envelope != UNREADABLE:
                     self._settled.append(Settled(one.id))  # its record is gone
         return bool(due) and len(self._calling) < MOST_AT_ONCE
 
@@ -214,5 +214,5 @@ class Webhooks:
 
 def payload(record: JobRecord, base: str = "") -> bytes:
     """What a webhook is sent about a finished job."""
-    about = (record.state.encode(), time_of(record.finished_ms).encode(), encoded(job_document(record, base)))
+    about = (record.state.encode(), time_of(record.finished_ms).encode(), encoded_job(record, base))
     return b'{"type":"job.%b","timestamp":"%b","data":%b}' % about

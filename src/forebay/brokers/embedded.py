@@ -34,6 +34,8 @@ _PROGRESS_S = 5.0
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
 _HEALTHY_S = 1.0
+_FOLDER_EVERY_S = 1.0
+"""How often it is looked whether the folder is there: without it, what is accepted is written nowhere."""
 
 
 class EmbeddedValkey:
@@ -101,19 +103,29 @@ class EmbeddedValkey:
     async def _start(self) -> None:
         binary = await asyncio.to_thread(find_binary)
         async with self._turn:
-            await asyncio.to_thread(self._folder.prepare)
-            await self._folder.lock()
-            try:
-                self._process = await self._launch(binary)
-            except BaseException:
-                self._folder.unlock()
-                self.state = "stopped"
-                raise
-            if self._durability == "everysec":
-                self._sync = AofSync(self._folder.path)
-                self._sync.start()
+            await self._begin(binary)
             self._watching = asyncio.create_task(self._watch(binary), name="embedded valkey: watch")
         log.info("the store of jobs is ready", extra=fields(pid=self.pid, file=str(self._folder.path)))
+
+    async def _begin(self, binary: Path) -> None:
+        """Take the folder, made where there is none, and start a process on it. Raises `SetupError`."""
+        await asyncio.to_thread(self._folder.prepare)
+        await self._folder.lock()
+        try:
+            self._process = await self._launch(binary)
+        except BaseException:
+            self._folder.unlock()
+            self.state = "stopped"
+            raise
+        if self._durability == "everysec":
+            self._sync = AofSync(self._folder.path)
+            self._sync.start()
+
+    async def _leave_folder(self) -> None:
+        if self._sync is not None:
+            await asyncio.to_thread(self._sync.stop)
+            self._sync = None
+        self._folder.unlock()
 
     async def stop(self) -> None:
         """End it, within seconds, with all that it has confirmed on the disk. It may be started again."""
@@ -129,10 +141,7 @@ class EmbeddedValkey:
                 if code and not died:
                     log.warning("the store of jobs did not end by itself", extra=fields(exit_code=code))
                 self._process = None
-            if self._sync is not None:
-                await asyncio.to_thread(self._sync.stop)
-                self._sync = None
-            self._folder.unlock()
+            await self._leave_folder()
             self.state = "stopped"
 
     async def _launch(self, binary: Path) -> ValkeyProcess:
@@ -182,13 +191,14 @@ class EmbeddedValkey:
             )
 
     async def _watch(self, binary: Path) -> None:
-        """Start it again whenever it dies, at once the first time, later more slowly where it does not last."""
+        """Start it again whenever it dies, at once the first time, later more slowly where it does not last; on a new
+        folder where its own was taken away."""
         loop = asyncio.get_running_loop()
         backoff_s = _FIRST_BACKOFF_S
         while True:
             since_s = loop.time()
             assert self._process is not None
-            code = await asyncio.shield(self._process.ended)
+            code = await self._until_ended(self._process)
             self.state = "down"
             log.error(
                 "the store of jobs %s; it is started again",
@@ -200,7 +210,7 @@ class EmbeddedValkey:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
                 try:
-                    self._process = await self._launch(binary)
+                    await self._begin_again(binary)
                     break
                 except Exception as error:
                     self.state = "down"
@@ -208,6 +218,27 @@ class EmbeddedValkey:
                         "the store of jobs cannot be started; that is tried again", extra=fields(reason=str(error))
                     )
             log.info("the store of jobs is ready again", extra=fields(pid=self.pid))
+
+    async def _until_ended(self, process: ValkeyProcess) -> int:
+        """Its exit code. It is ended where its folder was taken away: what it goes on to confirm is on no disk."""
+        while not process.ended.done():
+            await asyncio.wait({process.ended}, timeout=_FOLDER_EVERY_S)
+            if not process.ended.done() and not await asyncio.to_thread(self._folder.is_in_use):
+                log.error("the folder of jobs was taken away, or its socket", extra=fields(file=str(self._folder.path)))
+                self.state = "down"
+                await process.kill()
+        return process.ended.result()
+
+    async def _begin_again(self, binary: Path) -> None:
+        if self._folder.lock_fd >= 0:
+            if await asyncio.to_thread(self._folder.is_whole):
+                await asyncio.to_thread(self._folder.prepare)
+                self._process = await self._launch(binary)
+                return
+            if not self._folder.has_data():
+                log.error("all jobs are lost; a new folder is begun", extra=fields(file=str(self._folder.path)))
+            await self._leave_folder()
+        await self._begin(binary)
 
 
 def _ending(code: int) -> str:

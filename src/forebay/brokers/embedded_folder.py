@@ -18,7 +18,8 @@ SOCKET_PATH_BYTES = 103
 """Longest path that a socket may have on every system (Linux takes 107)."""
 
 AOF_FOLDER = "appendonlydir"
-"""Valkey's own name for it."""
+AOF_MANIFEST = "appendonly.aof.manifest"
+"""Valkey's own names."""
 _LOG_BYTES = 1 << 20
 _LOCK_S = 10.0
 _LOCK_POLL_S = 0.05
@@ -52,6 +53,18 @@ class JobFolder:
     def has_data(self) -> bool:
         """Whether a store has ever written here."""
         return (self.path / AOF_FOLDER).is_dir()
+
+    def is_whole(self) -> bool:
+        """Whether what is held locked is still here, and jobs in it. Blocking."""
+        try:
+            locked = os.path.samestat(os.stat(self.path / LOCK_FILE), os.fstat(self.lock_fd))
+        except OSError as error:
+            return not isinstance(error, FileNotFoundError | NotADirectoryError)
+        return locked and (self.path / AOF_FOLDER / AOF_MANIFEST).exists()
+
+    def is_in_use(self) -> bool:
+        """Whether a Valkey that runs here can be reached, and writes where the next one would read. Blocking."""
+        return self.is_whole() and self.socket.exists()
 
     def prepare(self) -> None:
         """Make what is missing. Blocking. Raises `SetupError` where the folder cannot be written or the socket not

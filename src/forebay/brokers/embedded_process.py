@@ -39,6 +39,10 @@ _CONFIG = {
     "hash-max-listpack-value": "4096",
     "hash-max-listpack-entries": "128",
 }
+_ALLOCATOR = "glibc.malloc.tcache_count=2000:glibc.malloc.tcache_max=512"
+"""It has the C library's allocator. A call of a script allocates hundreds of arguments of a few sizes and frees them
+together; glibc keeps seven of a size at hand, and the rest go the long way, which takes half of its time once a million
+jobs are queued. This holds back 17 MB at most. Other C libraries pass it over."""
 
 
 def find_binary() -> Path:
@@ -151,6 +155,7 @@ def _spawn(arguments: list[str], folder: Path, log: int, handed_on: tuple[int, .
     """Start it in a session of its own and with Ctrl-C and SIGTERM blocked for good: both may be sent to all processes
     of a service, and the jobs that still run then have to be written down."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FOREBAY_")}
+    environment.setdefault("GLIBC_TUNABLES", _ALLOCATOR)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         return subprocess.Popen(

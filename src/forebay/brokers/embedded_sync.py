@@ -15,14 +15,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from forebay.brokers.embedded_folder import AOF_FOLDER
+from forebay.brokers.embedded_folder import AOF_FOLDER, AOF_MANIFEST
 from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.jobs")
 
 _INTERVAL_S = 1.0
 _STOP_S = 10.0
-_MANIFEST = "appendonly.aof.manifest"
 
 
 class AofSync:
@@ -90,7 +89,7 @@ class AofSync:
     def _appended_to(self) -> list[str]:
         """The manifest has a line a file: `file NAME seq N type i`, with type b for what a rewrite wrote as a whole."""
         try:
-            text = (self._files / _MANIFEST).read_text()
+            text = (self._files / AOF_MANIFEST).read_text()
         except FileNotFoundError:
             return []
         words = [line.split() for line in text.splitlines()]

@@ -6,15 +6,16 @@ import asyncio
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from weakref import WeakSet
 
 from forebay.brokers.port import PRIORITY_LEVELS
 from forebay.jobs.ids import wall_ms
 from forebay.jobs.memory_records import Entry, MemoryRecords
 from forebay.jobs.memory_webhooks import MemoryWebhooks
-from forebay.jobs.record import TERMINAL, JobRecord, JobSpec
+from forebay.jobs.record import STATE_NAMES, TERMINAL, JobRecord, JobSpec, State
 from forebay.jobs.store import (
+    EVENTS_BYTES,
     Bounds,
     Change,
     Event,
@@ -72,9 +73,9 @@ class KeptInMemory:
         """Records as they are now."""
         return [self._records.read(id, output) for id in ids]
 
-    async def events(self, id: str, after: int) -> Sequence[Event]:
+    async def events(self, id: str, after: int, most_bytes: int = EVENTS_BYTES) -> Sequence[Event]:
         """The events of a job above `after`."""
-        return self._records.events(id, after)
+        return self._records.events(id, after, most_bytes)
 
     async def asked(self, ids: Sequence[str]) -> Sequence[JobSpec | None]:
         """What was asked for, with bodies."""
@@ -94,9 +95,9 @@ class KeptInMemory:
         """A page of records, the newest ids first."""
         return self._records.page(tenant, model, state, cursor, limit)
 
-    def changes(self) -> Subscription:
-        """All changes from now on."""
-        subscription = Subscription()
+    def changes(self, states: Collection[State] = STATE_NAMES) -> Subscription:
+        """Changes from now on."""
+        subscription = Subscription(states)
         if self._closed:
             subscription.close()
         self._subscriptions.add(subscription)

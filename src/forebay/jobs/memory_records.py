@@ -19,6 +19,7 @@ from forebay.core.errors import RequestError
 from forebay.jobs.ids import is_id
 from forebay.jobs.record import CANCELED, OVERDUE, SILENT, TERMINAL, JobError, JobRecord, JobSpec, State, transition
 from forebay.jobs.store import (
+    EVENT_BYTES,
     Bounds,
     Change,
     Event,
@@ -243,12 +244,16 @@ class MemoryRecords:
             return "gone"
         return msgspec.structs.replace(record, output=record.output if output else None)
 
-    def events(self, id: str, after: int) -> list[Event]:
-        """The events of one job above `after`."""
+    def events(self, id: str, after: int, most_bytes: int) -> list[Event]:
+        """The next events of one job above `after`."""
         if not isinstance(self.read(id, output=False), JobRecord):
             return []
         events = self._entries[id].events
-        return events[bisect.bisect_right(events, after, key=lambda event: event.sequence) :]
+        begin = end = bisect.bisect_right(events, after, key=lambda event: event.sequence)
+        while end < len(events) and (most_bytes >= (size := EVENT_BYTES + len(events[end].piece)) or end == begin):
+            most_bytes -= size
+            end += 1
+        return events[begin:end]
 
     def asked(self, id: str) -> JobSpec | None:
         """What was asked for, with its body; None where that is not kept any more."""

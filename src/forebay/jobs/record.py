@@ -10,16 +10,20 @@ store's clock, except in ids.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
 ENVELOPE_VERSION: Final = 1
 """Of `JobSpec` as it is stored and carried. Fields may be added within a version; readers pass over those they do not
 know, and refuse another version."""
+UNREADABLE: Final = 0
+"""The version that readers see of a job whose envelope they cannot read at all; of what was asked they know its model
+and tenant."""
 
 State = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
-TERMINAL: Final = frozenset({"succeeded", "failed", "canceled", "expired"})
+STATE_NAMES: Final[frozenset[State]] = frozenset(get_args(State))
+TERMINAL: Final[frozenset[State]] = frozenset({"succeeded", "failed", "canceled", "expired"})
 MOVES: Final[dict[str, frozenset[str]]] = {
     "queued": frozenset({"running", "canceled", "expired"}),
     "running": frozenset({"queued", "succeeded", "failed", "canceled", "expired"}),

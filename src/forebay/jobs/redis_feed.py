@@ -7,10 +7,11 @@ second or two in any case.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from weakref import WeakSet
 
 from forebay.brokers.redis_link import RedisLink
+from forebay.jobs.record import STATE_NAMES, State
 from forebay.jobs.redis_codec import changes_of
 from forebay.jobs.redis_listener import RedisListener
 from forebay.jobs.subscription import Subscription
@@ -25,9 +26,9 @@ class RedisFeed:
         self._listener = RedisListener(link, channels, self._pass_on, self._lose, "jobs")
         self._closed = False
 
-    def subscribe(self) -> Subscription:
-        """All changes from when the subscription stands; the first thing it gives is empty, and says so."""
-        subscription = Subscription(stands=self._listener.stands)
+    def subscribe(self, states: Collection[State] = STATE_NAMES) -> Subscription:
+        """Changes to these states from when the subscription stands; the first thing it gives is empty, and says so."""
+        subscription = Subscription(states, stands=self._listener.stands)
         self._subscriptions.add(subscription)
         if self._closed:
             subscription.close()
@@ -59,7 +60,8 @@ class RedisFeed:
         self._wake(None)
 
     def _pass_on(self, channel: bytes, data: bytes) -> None:
-        changes, work = changes_of(data)
+        wanted = frozenset[State]().union(*(subscription.states for subscription in self._subscriptions))
+        changes, work = changes_of(data, wanted)
         if changes:
             for subscription in self._subscriptions:
                 subscription.add(*changes)

@@ -22,6 +22,7 @@ from forebay.jobs.redis_codec import (
     packed_error,
     packed_id,
     packed_spec,
+    packed_terms,
     spec_of,
     written_id,
 )
@@ -77,9 +78,9 @@ class RedisJobs(RedisReader):
     async def submit(self, new: Sequence[NewJob], bounds: Bounds) -> Sequence[Submission]:
         """Accept jobs. Bounds hold for all shards together where jobs are spread evenly."""
         head = [-(-bounds.jobs // self._shards), -(-bounds.nbytes // self._shards)]
-        ids = [job.spec.id for job in new]
-        replies = await self._spread("submit", head, ids, [self._row(job) for job in new])
-        return [_submission(*reply) for reply in replies]
+        ids, terms = [job.spec.id for job in new], dict[bytes, bytes]()
+        replies = await self._spread("submit", head, ids, [self._row(job, terms) for job in new])
+        return [_submission(id, *reply) for id, reply in zip(ids, replies, strict=True)]
 
     async def lease(self, models: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[LeasedJob]:
         """Claim jobs. Over several shards the oldest of a level is only about the first."""
@@ -129,7 +130,7 @@ class RedisJobs(RedisReader):
 
     async def finish(self, finishes: Sequence[Finish]) -> Sequence[bool]:
         """Commit how jobs ended; also while the server is at its maxmemory."""
-        rows = [tuple(finish_arguments(finish)) for finish in finishes]
+        rows = [finish_arguments(finish) for finish in finishes]
         return await self._spread("finish", [], [finish.job.spec.id for finish in finishes], rows)
 
     async def reap(self) -> Reaped:
@@ -169,26 +170,17 @@ class RedisJobs(RedisReader):
         while self._background:
             await asyncio.wait(self._background)
 
-    def _row(self, new: NewJob) -> Row:
-        spec, digest = new.spec, b""
+    def _row(self, new: NewJob, terms: dict[bytes, bytes]) -> Row:
+        """The arguments of `submit.lua`. `terms`: those of envelopes that were met in this call."""
+        spec, name = new.spec, packed_id(new.spec.id)
         if new.key:
             if shard_of_key(spec.tenant, new.key, self._shards) != self._shard(spec.id):
                 raise ValueError(f"job {spec.id} is not in the shard of its key; make its id with shard_bits_of")
-            digest = hashlib.blake2b(_key_bytes(spec, new.key), digest_size=16).digest()
-        return (
-            packed_id(spec.id),
-            packed_spec(spec),
-            spec.body,
-            digest,
-            new.fingerprint,
-            spec.model,
-            spec.level,
-            spec.tenant,
-            b"" if spec.ttl_s is None else _ms(spec.ttl_s),
-            _ms(spec.retention_s),
-            # The flag costs others nothing in this form.
-            f"{spec.max_attempts}w" if spec.webhook else spec.max_attempts,
-        )
+            name += hashlib.blake2b(_key_bytes(spec, new.key), digest_size=16).digest() + new.fingerprint.encode()
+        envelope = packed_spec(spec)
+        if envelope not in terms:
+            terms[envelope] = packed_terms(spec)
+        return name, terms[envelope], envelope, spec.body
 
     def _replies(self, name: ScriptName, reply: Any) -> Any:
         if name == "submit":
@@ -293,10 +285,13 @@ def _unreadable(job: LeasedJob) -> Finish:
     return Finish(job, "retry", error=_UNREADABLE, delay_s=_UNREADABLE_DELAY_S)
 
 
-def _submission(letter: bytes, id: bytes, ms: float) -> Submission:
+def _submission(own: str, letter: bytes, id: bytes, ms: float) -> Submission:
+    """`own`: the id of the job that was submitted."""
     outcome = _OUTCOMES[letter]
+    if outcome == "created":
+        return Submission(outcome, own, int(ms))
     if outcome == "full":
-        return Submission(outcome, written_id(id), 0, retry_after_s(ms / 1000))
+        return Submission(outcome, own, 0, retry_after_s(ms / 1000))
     return Submission(outcome, written_id(id), int(ms))
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.errors import RequestError, SetupError
 from forebay.jobs.ids import is_id, shard_of
-from forebay.jobs.record import CANCELED, JobRecord, JobSpec
-from forebay.jobs.redis_codec import LETTERS, events_of, look_of, packed_error, packed_id, spec_of, written_id
+from forebay.jobs.record import CANCELED, STATE_NAMES, TERMINAL, JobRecord, JobSpec, State
+from forebay.jobs.redis_codec import LETTERS, STATES, events_of, look_of, packed_error, packed_id, spec_of, written_id
 from forebay.jobs.redis_feed import RedisFeed
 from forebay.jobs.redis_scripts import ScriptName, Scripts
-from forebay.jobs.store import Event, Look, Page
+from forebay.jobs.store import EVENT_BYTES, EVENTS_BYTES, Event, Look, Page
 from forebay.jobs.subscription import Subscription
 
 PREFIX: Final = "forebay"
@@ -60,11 +62,12 @@ class RedisReader:
         """Cancel what is not finished."""
         return await self._looks("cancel", _CANCELED, ids)
 
-    async def events(self, id: str, after: int) -> Sequence[Event]:
-        """The events of a job above `after`."""
+    async def events(self, id: str, after: int, most_bytes: int = EVENTS_BYTES) -> Sequence[Event]:
+        """The next events of a job above `after`."""
         if not is_id(id):
             return []
-        return events_of(await self._scripts.call("events", self._shard(id), [packed_id(id)]), after)
+        words = [packed_id(id), after, most_bytes, EVENT_BYTES]
+        return events_of(await self._scripts.call("events", self._shard(id), words), after)
 
     async def delete(self, id: str) -> bool:
         """Forget a job."""
@@ -88,9 +91,9 @@ class RedisReader:
         calls = [self._scripts.call("page", shard, [index, *words]) for shard, index in sources]
         return _merged(await asyncio.gather(*calls), limit)
 
-    def changes(self) -> Subscription:
-        """All changes from now on."""
-        return self._feed.subscribe()
+    def changes(self, states: Collection[State] = STATE_NAMES) -> Subscription:
+        """Changes from now on."""
+        return self._feed.subscribe(states)
 
     async def close(self) -> None:
         """End every wait, and `changes`."""
@@ -103,8 +106,13 @@ class RedisReader:
         if not is_id(id):
             return None
         key = f"{self._scripts.base(self._shard(id))}j:".encode() + packed_id(id)
-        envelope, body = await self._link.execute("HMGET", key, "d", "b")
-        return None if envelope is None or body is None else spec_of(envelope, id, body)
+        envelope, body, state = await self._link.execute("HMGET", key, "d", "b", "s")
+        if envelope is None or body is None or STATES[state] in TERMINAL - {"failed"}:
+            return None
+        try:
+            return spec_of(envelope, id, body)
+        except msgspec.DecodeError:
+            raise RequestError(f"job {id} was stored by a newer server; ask that one", code="unsupported") from None
 
     async def _indexes(self, tenant: str | None, state: str) -> Sequence[tuple[int, str | bytes]]:
         """The sorted sets that hold what is asked for, each with its shard."""
@@ -157,7 +165,7 @@ def _portions(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:
     portion: list[Row] = []
     nbytes = 0
     for row in rows:
-        weight = sum(len(argument) for argument in row if isinstance(argument, bytes))
+        weight = sum([len(argument) for argument in row if type(argument) is bytes])
         if portion and (len(portion) >= _PORTION or nbytes + weight > _PORTION_BYTES):
             yield portion
             portion, nbytes = [], 0

@@ -30,14 +30,17 @@ class RedisReaper:
         self._owner = secrets.token_hex(8)
         self._words = [self._owner, _LOCK_MS, _PORTION, packed_error(SILENT), packed_error(OVERDUE)]
         self._audits: dict[int, _Audit] = {}
+        self._epochs: dict[int, bytes] = {}
 
     async def reap(self) -> Reaped:
         """One round in every shard that this process leads."""
-        leader, counts, republished = False, [0] * 5, 0
+        leader, lost, counts, republished = False, 0, [0] * 5, 0
         for shard in range(self._shards):
             missing = False
             for _ in range(_PORTIONS_A_ROUND):
-                holds, *told = await self._scripts.call("reap", shard, self._words)
+                epoch, holds, *told = await self._scripts.call("reap", shard, self._words)
+                lost += self._epochs.setdefault(shard, epoch) != epoch
+                self._epochs[shard] = epoch
                 if not holds:
                     break
                 leader = True
@@ -48,7 +51,7 @@ class RedisReaper:
             if missing:
                 republished += await self._audit(shard)
         requeued, failed, released, expired, forgotten = counts
-        return Reaped(leader, requeued, failed, released, expired, republished, forgotten)
+        return Reaped(leader, requeued, failed, released, expired, republished, forgotten, lost)
 
     async def _audit(self, shard: int) -> int:
         """Look at some thousand jobs for those that no sorted set holds; how many were queued anew."""

@@ -8,12 +8,12 @@ took effect, and every call may be repeated: repeating one that did take effect 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
 
-from forebay.jobs.record import JobError, JobRecord, JobSpec, Output, State
+from forebay.jobs.record import STATE_NAMES, JobError, JobRecord, JobSpec, Output, State
 
 
 class NewJob(msgspec.Struct, frozen=True):
@@ -95,7 +95,8 @@ class Partial(msgspec.Struct, frozen=True, eq=False):
 class Reaped(msgspec.Struct, frozen=True):
     """What one round of the reaper did: jobs taken from workers that fell silent (`requeued`, or `failed` where no
     attempt was left), delayed ones that are due (`released`), `expired` ones, queued ones whose message was lost
-    (`republished`), records past their retention (`forgotten`). `leader`: whether this process held the lock at all."""
+    (`republished`), records past their retention (`forgotten`). `leader`: whether this process held the lock at all.
+    `stores_lost`: the store is not the one of the last round, and has none of its jobs; of shards, how many."""
 
     leader: bool
     requeued: int = 0
@@ -104,6 +105,7 @@ class Reaped(msgspec.Struct, frozen=True):
     expired: int = 0
     republished: int = 0
     forgotten: int = 0
+    stores_lost: int = 0
 
 
 class QueueDepth(msgspec.Struct, frozen=True):
@@ -133,6 +135,11 @@ class Event(msgspec.Struct, frozen=True):
     attempt: int
     progress: float = 0.0
     piece: bytes = b""
+
+
+EVENT_BYTES = 128
+"""What an event counts for beside its piece, where events are read by bytes."""
+EVENTS_BYTES = 256 << 10
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -191,14 +198,15 @@ class JobReader(Protocol):
         """Records as they are now; bodies are left out, outputs too where they are not wanted."""
         ...
 
-    async def events(self, id: str, after: int) -> Sequence[Event]:
-        """The events with a sequence above `after`, in order. Those of earlier attempts may be left out, but for the
-        change of state that ended them."""
+    async def events(self, id: str, after: int, most_bytes: int = EVENTS_BYTES) -> Sequence[Event]:
+        """The events with a sequence above `after`, in order: about `most_bytes` of them, one at least where there is
+        any. Those of earlier attempts may be left out, but for the change of state that ended them."""
         ...
 
     async def asked(self, ids: Sequence[str]) -> Sequence[JobSpec | None]:
         """What was asked for, with bodies, to ask for it anew; None where there is no body any more. Bodies of failed
-        jobs are kept as long as their records, those of others until they end."""
+        jobs are kept as long as their records, those of others until they end. Raises `RequestError` (unsupported) for
+        one that a newer release stored."""
         ...
 
     async def cancel(self, ids: Sequence[str]) -> Sequence[Look]:
@@ -217,8 +225,8 @@ class JobReader(Protocol):
         with a cursor: then go on. Raises `RequestError` (invalid_request) for a cursor that no page gave."""
         ...
 
-    def changes(self) -> AsyncIterator[Sequence[Change]]:
-        """All changes from now on, for as long as it is iterated: one subscription a process. Changes may be lost
-        (a connection breaks); an empty sequence says that some may have been, so that who waits looks again. The first
-        one is empty, and comes when the subscription stands."""
+    def changes(self, states: Collection[State] = STATE_NAMES) -> AsyncIterator[Sequence[Change]]:
+        """All changes to these states from now on, for as long as it is iterated; other changes cost next to nothing.
+        Changes may be lost (a connection breaks); an empty sequence says that some may have been, so that who waits
+        looks again. The first one is empty, and comes when the subscription stands."""
         ...

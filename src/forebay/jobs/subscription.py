@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
+from forebay.jobs.record import STATE_NAMES, State
 from forebay.jobs.store import Change
 
 CHANGES_KEPT = 65_536
 
 
 class Subscription(AsyncIterator[Sequence[Change]]):
-    """Changes for one reader, who may be slow: of more than `most` unread ones none is kept, and that is told.
+    """Changes to `states` for one reader, who may be slow: of more than `most` unread ones none is kept, and that is
+    told.
 
     `stands`: it hears everything from now on, which the reader is told first of all; else `lose` tells it later.
     """
 
-    def __init__(self, most: int = CHANGES_KEPT, *, stands: bool = True) -> None:
+    def __init__(
+        self, states: Collection[State] = STATE_NAMES, *, most: int = CHANGES_KEPT, stands: bool = True
+    ) -> None:
+        self.states = frozenset(states)
         self._most = most
         self._unread: deque[Change] = deque()
         self._lost, self._closed = stands, False
@@ -26,7 +31,11 @@ class Subscription(AsyncIterator[Sequence[Change]]):
             self._news.set()
 
     def add(self, *changes: Change) -> None:
-        """Tell the reader."""
+        """Tell the reader of those that it wants to hear of."""
+        if self.states != STATE_NAMES:
+            changes = tuple(change for change in changes if change.state in self.states)
+        if not changes:
+            return
         if len(self._unread) + len(changes) > self._most:
             self.lose()
             return

@@ -38,6 +38,10 @@ class OnDemand:
         """It is loaded, or was unloaded for good."""
         self._parked.pop(name, None)
 
+    def names(self) -> list[str]:
+        """The parked models."""
+        return list(self._parked)
+
     def covers(self, model: str) -> bool:
         """Whether a request would load this model."""
         return model in self._parked

@@ -23,6 +23,12 @@ JOB_TABLE = {
         ("kind",),
     ),
     "forebay_job_store_errors": ("counter", "Calls to the store of jobs that failed, by call.", ("call",)),
+    "forebay_job_stores_lost": (
+        "counter",
+        "Times that the store was found to have none of its jobs any more (flushed, or its folder taken away), as this "
+        "process saw it.",
+        (),
+    ),
     "forebay_jobs_held": ("gauge", "Jobs that are leased here.", ()),
     "forebay_jobs_results_held": ("gauge", "Of these, done and not committed yet.", ()),
     "forebay_jobs_waiting": ("gauge", "Jobs that wait in the store.", ("model",)),
@@ -41,6 +47,7 @@ class JobMetrics:
         self.reaped: dict[str, int] = {}
         self.webhooks: dict[str, int] = {}
         self.store_errors: dict[str, int] = {}
+        self.stores_lost = 0
         self.held: Callable[[], tuple[int, int]] = lambda: (0, 0)
         """Jobs that are leased here, and how many of them are done and not committed."""
         self.depths: Mapping[str, tuple[int, int, float]] = {}
@@ -64,6 +71,7 @@ class JobMetrics:
             "forebay_jobs_reaped": [((kind,), number) for kind, number in self.reaped.items()],
             "forebay_job_webhooks": [((kind,), number) for kind, number in self.webhooks.items()],
             "forebay_job_store_errors": [((call,), number) for call, number in self.store_errors.items()],
+            "forebay_job_stores_lost": [((), self.stores_lost)],
             "forebay_jobs_held": [((), held)],
             "forebay_jobs_results_held": [((), done)],
             "forebay_jobs_waiting": [((model,), waiting) for model, (waiting, _, _) in depths],

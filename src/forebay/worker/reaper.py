@@ -72,6 +72,9 @@ class Reaper:
 
     def _note(self, reaped: Reaped) -> None:
         done = {kind: number for kind, number in msgspec.structs.asdict(reaped).items() if kind != "leader" and number}
+        if lost_stores := done.pop("stores_lost", 0):
+            self._metrics.stores_lost += lost_stores
+            log.error("the store of jobs was emptied, or is another one: jobs that were accepted before are lost")
         for kind, number in done.items():
             self._metrics.reaped[kind] = self._metrics.reaped.get(kind, 0) + number
         lost = {kind: done[kind] for kind in ("requeued", "failed", "republished") if kind in done}

@@ -16,10 +16,16 @@ class Proxy:
         self._path, self._target = path, target
         self._open: set[asyncio.StreamWriter] = set()
         self._lose = b""
+        self._silent = False
         self.lost = asyncio.Event()
+
+    def silence(self) -> None:
+        """Whatever is sent from now on does not arrive, until `cut`."""
+        self._silent = True
 
     def cut(self) -> None:
         """Break every connection, in whatever it is doing."""
+        self._silent = False
         for writer in self._open:
             writer.transport.abort()
 
@@ -38,16 +44,18 @@ class Proxy:
                 if self._lose and self._lose in data:
                     self._lose = b""
                     losing.set()
-                to_writer.write(data)
-                await to_writer.drain()
+                if not self._silent:
+                    to_writer.write(data)
+                    await to_writer.drain()
 
         async def back() -> None:
             while data := await to_reader.read(1 << 20):
                 if losing.is_set():
                     self.lost.set()
                     return
-                writer.write(data)
-                await writer.drain()
+                if not self._silent:
+                    writer.write(data)
+                    await writer.drain()
 
         ways = [asyncio.create_task(forward()), asyncio.create_task(back())]
         try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
 from tests.contract.jobs.stores import Jobs, Store
 
 from forebay.jobs.ids import JobIds, shard_bits_of
-from forebay.jobs.record import JobError, JobRecord, JobSpec, Output
+from forebay.jobs.record import STATE_NAMES, JobError, JobRecord, JobSpec, Output, State
 from forebay.jobs.store import Bounds, Change, Finish, LeasedJob, NewJob, Reaped
 
 AMPLE = Bounds(1_000_000, 1 << 40)
@@ -93,8 +94,8 @@ async def succeed(jobs: Jobs, job: LeasedJob, body: bytes = b'{"y":1}') -> bool:
 class Listener:
     """Everything that one subscription tells from the moment it is entered."""
 
-    def __init__(self, jobs: Jobs) -> None:
-        self._changes = aiter(jobs.changes())
+    def __init__(self, jobs: Jobs, states: Collection[State] = STATE_NAMES) -> None:
+        self._changes = aiter(jobs.changes(states))
         self.heard: list[Change] = []
 
     async def __aenter__(self) -> Listener:

@@ -17,6 +17,7 @@ from tests.contract.jobs.calls import (
 )
 from tests.contract.jobs.stores import Jobs, Store
 
+from forebay.jobs.record import State
 from forebay.jobs.store import Event, Finish, LeasedJob, Partial
 
 
@@ -62,6 +63,41 @@ async def test_events_go_on_behind_any_of_them(jobs: Jobs) -> None:
     assert [event.sequence for event in whole] == list(range(1, 24))
     for after in range(25):
         assert list(await jobs.events(job.spec.id, after)) == whole[after:]
+
+
+async def in_pieces(jobs: Jobs, id: str, after: int, most_bytes: int) -> list[Event]:
+    """All events, read as a slow client reads them."""
+    found: list[Event] = []
+    while some := await jobs.events(id, found[-1].sequence if found else after, most_bytes):
+        pieces = [len(event.piece) for event in some if event.kind == "output"]
+        assert len(pieces) <= 1 or sum(pieces) <= most_bytes
+        found += some
+    return found
+
+
+async def test_many_events_are_read_in_pieces_of_bounded_size(store: Store) -> None:
+    jobs = store.jobs
+    [id] = await submitted(jobs)
+    for attempt in (1, 2):
+        [job] = await leased(jobs)
+        sizes = [50_000 if number % 50 == 0 else number % 7 for number in range(1, 301)]
+        for start in range(0, 300, 100):
+            part = enumerate(sizes[start : start + 100], start + 1)
+            await told(jobs, job, *(Partial(job, piece=b"x" * size, number=number) for number, size in part))
+        if attempt == 1:
+            await store.pass_s(LEASE_S + 1.0)
+            await reaped(store)
+    for _ in ("while it runs", "and at its end"):
+        whole = list(await store.other.events(id, 0, 1 << 30))
+        assert len(whole) > 300
+        assert [len(event.piece) for event in whole if event.kind == "output"] == sizes
+        for most_bytes in (1, 1000, 60_000, 1 << 20):
+            assert await in_pieces(store.other, id, 0, most_bytes) == whole
+        for after in range(0, whole[-1].sequence + 2, 41):
+            rest = [event for event in whole if event.sequence > after]
+            assert await in_pieces(store.other, id, after, 3000) == rest
+        assert len(await jobs.events(id, 0)) < len(whole)
+        await succeed(jobs, job)
 
 
 async def test_progress_and_a_piece_at_once_are_two_events(jobs: Jobs) -> None:
@@ -149,6 +185,19 @@ async def test_every_change_is_told_to_every_listener_in_order(store: Store) -> 
             numbers = [change.sequence for change in changes]
             assert numbers == sorted(set(numbers))
             assert (changes[-1].state, changes[-1].sequence) == ("succeeded", 4)
+
+
+async def test_a_listener_hears_of_the_states_it_asks_for(store: Store) -> None:
+    wanted: set[State] = {"succeeded", "canceled"}
+    async with Listener(store.other, wanted) as listener, Listener(store.other) as everything:
+        job = await started(store.jobs)
+        await succeed(store.jobs, job)
+        [canceled] = await submitted(store.jobs)
+        await store.jobs.cancel([canceled])
+        assert len(await everything.until(canceled, 2)) == 2
+        await listener.until(canceled, 2)
+        heard = [(change.id, change.sequence, change.state) for change in listener.heard]
+        assert heard == [(job.spec.id, 3, "succeeded"), (canceled, 2, "canceled")]
 
 
 async def test_all_ends_are_told(store: Store) -> None:

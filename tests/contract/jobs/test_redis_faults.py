@@ -26,7 +26,7 @@ from tests.contract.jobs.calls import (
 from tests.contract.jobs.redis_servers import Server, valkey
 
 from forebay.brokers.redis_link import RedisLink
-from forebay.core.errors import DependencyError, SetupError
+from forebay.core.errors import DependencyError, RequestError, SetupError
 from forebay.jobs.record import JobRecord
 from forebay.jobs.redis_codec import packed_id
 from forebay.jobs.redis_jobs import RedisJobs
@@ -331,7 +331,6 @@ async def test_a_job_that_no_worker_can_read_fails_and_keeps_nobody_from_the_oth
     async with opened(server.url) as jobs:
         strange, good = await submitted(jobs, 2, max_attempts=2)
         key = b"forebay:{s0}:j:" + packed_id(strange)
-        envelope = server.ask("HGET", key, "d")
         server.ask("HSET", key, "d", b"\x81\xa5model\x01")
         [job] = await leased(jobs)
         assert job.spec.id == good
@@ -339,9 +338,17 @@ async def test_a_job_that_no_worker_can_read_fails_and_keeps_nobody_from_the_oth
             while server.ask("HGET", key, "s") not in (b"f", "f"):
                 await led(jobs)
                 assert list(await jobs.lease(["m"], 10, 0.2, LEASE_S)) == []
-        assert isinstance(envelope, bytes)
-        server.ask("HSET", key, "d", envelope)
         found = await record(jobs, strange)
+        assert [look.spec.id for look in (await jobs.list("anna")).jobs] == [good, strange]
+        assert (found.spec.envelope, found.spec.model, found.spec.tenant, found.spec.max_attempts) == (
+            0,
+            "m",
+            "anna",
+            2,
+        )
+        assert len(await jobs.events(strange, 0)) > 2
+        with pytest.raises(RequestError, match="stored by a newer server"):
+            await jobs.asked([strange])
         assert (found.state, found.attempt) == ("failed", 2)
         assert found.error is not None
         assert found.error.code == "unsupported"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from redis.exceptions import RedisError
 from tests.contract.jobs.redis_servers import Server, valkey
 from tests.e2e.server import COMMAND, Served, eventually, gone, model, quick
 from tests.faults.jobs import rigged
+from tests.models.tallied import FIRST
 
 Kind = Literal["serve", "serve on a node", "web and worker"]
 """serve: one process, with the store that it starts for itself. The others: with a Valkey that the test started."""
@@ -41,21 +43,25 @@ class House:
         kind: Kind,
         *arguments: str,
         store: Server | None = None,
+        worker_url: str = "",
         rig: rigged.Rig | None = None,
         rigs: Part = "worker",
         environ: Mapping[str, str] | None = None,
         lease_s: float = LEASE_S,
     ) -> None:
-        """`store`: a node that runs already. `rig`: what goes wrong at first in the part that `rigs` names."""
+        """`store`: a node that runs already; `worker_url`: the worker's way to it, where that is another.
+        `rig`: what goes wrong at first in the part that `rigs` names."""
         self.folder, self.kind = folder, kind
         self.apart = kind == "web and worker"
         self.node = store
         self._own_node = None if store is not None or kind == "serve" else node()
         if self._own_node is not None:
             self.node = self._own_node.__enter__()
-        where = ["--store", self.node.url] if self.node is not None else []
-        self._arguments = ["--jobs-lease-s", str(lease_s), *where, *arguments]
+        self._worker_url = worker_url
+        self._arguments = ["--jobs-lease-s", str(lease_s), *arguments]
         self._environ = dict(environ or {})
+        self.values = count(int(FIRST))
+        """Values of jobs, each for one of them."""
         self.tally_folder = Path(self._environ.get("FOREBAY_TEST_FOLDER", folder))
         self._ports: dict[Part, int] = {"web": 0, "worker": 0}
         self._served: dict[Part, Served] = {}
@@ -92,11 +98,17 @@ class House:
             self.folder / "web" if without_model else self.folder,
             *([] if without_model else MODEL),
             *self._arguments,
+            *self._where(part),
             port=self._ports[part],
             role=part if self.apart else "serve",
             root=COMMAND if rig is None else rigged.ROOT,
             environ=self._environ | (rigged.environ(rig) if rig is not None else {}),
         )
+
+    def _where(self, part: Part) -> Sequence[str]:
+        if self.node is None:
+            return ()
+        return ("--store", self._worker_url if self._worker_url and part == "worker" else self.node.url)
 
     def wait_ready(self) -> House:
         """Until all of it takes requests."""
@@ -251,3 +263,12 @@ def house(folder: Path, kind: Kind = "serve", *arguments: str, **options: Any) -
         well = True
     finally:
         found.close(well=well)
+
+
+@contextlib.contextmanager
+def second(found: House, name: str = "second", clock_s: float = 0.0) -> Iterator[House]:
+    """Others of the same kind on the same store, whose runs stand on the same tally."""
+    environ = {"FOREBAY_TEST_FOLDER": str(found.folder)}
+    rig: rigged.Rig | None = {"clock_s": clock_s} if clock_s else None
+    with house(found.folder / name, found.kind, store=found.node, rig=rig, environ=environ) as other:
+        yield other

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.e2e.server import eventually
 from tests.faults.jobs.calls import BrokenError, Caller
@@ -51,6 +52,7 @@ class Witness:
 
     def __init__(self, house: House, ledger: Ledger, subscriber: Subscriber, probe: Probe) -> None:
         self.house, self.ledger, self.subscriber, self.probe = house, ledger, subscriber, probe
+        self._dead_before = self._dead_now()
 
     def more(self, accepted: int) -> None:
         """Wait until the load has had so many more jobs accepted."""
@@ -170,8 +172,10 @@ class Witness:
         expected = {
             entry.id.replace("-", "") for entry in self.ledger.entries.values() if isinstance(entry.expected, str)
         }
-        dead = {member.hex() for member in self.house.ask("ZRANGE", f"{BASE}dead", 0, -1)}
-        found.wrong += [f"{id} is dead" for id in dead - expected]
+        found.wrong += [f"{id} is dead" for id in self._dead_now() - self._dead_before - expected]
+
+    def _dead_now(self) -> set[str]:
+        return {member.hex() for member in self.house.ask("ZRANGE", f"{BASE}dead", 0, -1)}
 
     def _left(self) -> list[str]:
         """What is in the store or a worker and should be done with."""
@@ -194,4 +198,10 @@ def witnessing(house: House) -> Iterator[Witness]:
     """Somebody who looks on from now."""
     with Subscriber(house.socket) as subscriber, Probe(house.port) as probe:
         assert subscriber.stands.wait(20)
-        yield Witness(house, Ledger(), subscriber, probe)
+        yield Witness(house, Ledger(house.values), subscriber, probe)
+
+
+def submitted(witness: Witness, caller: Caller, count: int, **options: Any) -> list[Entry]:
+    """Jobs, accepted one after the other."""
+    values = [witness.ledger.value() for _ in range(count)]
+    return [witness.ledger.accept(caller.submit(value, **options).json()["id"], value) for value in values]

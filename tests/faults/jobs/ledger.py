@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
-
-from tests.models.tallied import FIRST
 
 TERMINAL = frozenset({"succeeded", "failed", "canceled", "expired"})
 
@@ -35,7 +32,8 @@ class Entry:
 class Ledger:
     """Entries by id. Posters on any thread add to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, values: Iterator[int]) -> None:
+        """`values`: of jobs, none of which the store has seen."""
         self.entries: dict[str, Entry] = {}
         self.wrong: list[str] = []
         """What was answered and should never have been."""
@@ -43,7 +41,7 @@ class Ledger:
         """Submissions answered 503, which promises nothing."""
         self.unknown = 0
         """Submissions that got no answer, and were not repeated."""
-        self._values = count(int(FIRST))
+        self._values = values
         self._lock = threading.Lock()
 
     def __len__(self) -> int:

@@ -1,14 +1,26 @@
-"""How long a fault test runs: once in `make test`, more often in `make faults`."""
+"""How long a fault test runs: once in `make test`, longer and against more kinds of house in `make faults`."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from tests.faults.jobs.houses import Kind
+
+BOTH: tuple[Kind, Kind] = ("serve", "web and worker")
+"""The two that are promised the same."""
+ON_A_NODE: tuple[Kind, Kind] = ("serve on a node", "web and worker")
 
 
-def rounds(short: int, full: int) -> pytest.MarkDecorator:
-    """A parameter `rounds`: how often the fault happens."""
-    return pytest.mark.parametrize("rounds", [short, pytest.param(full, marks=pytest.mark.full)])
+def lengths(
+    short: tuple[Kind, Any], full: Any, kinds: tuple[Kind, ...] = BOTH, name: str = "rounds"
+) -> pytest.MarkDecorator:
+    """Parameters `kind` of `house` and `name`, how often or how long: `short` in `make test`; `full` with each of the
+    `kinds` in `make faults`."""
+    long = [pytest.param(kind, full, marks=pytest.mark.full) for kind in kinds]
+    return pytest.mark.parametrize(("kind", name), [short, *long])
 
 
-kinds = pytest.mark.parametrize("kind", ["serve", "web and worker"])
-"""A parameter `kind` of `house`: both of those that are promised the same."""
+def repeated(full: int) -> pytest.MarkDecorator:
+    """A parameter `rounds`: once in `make test`, `full` times in `make faults`."""
+    return pytest.mark.parametrize("rounds", [1, pytest.param(full, marks=pytest.mark.full)])

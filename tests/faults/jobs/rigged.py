@@ -67,9 +67,9 @@ def _killing(call: Callable[..., Awaitable[Any]], rig: Rig) -> Callable[..., Awa
     return rigged
 
 
-async def _never(self: Any) -> AsyncIterator[Sequence[Any]]:
+async def _never(self: Any, *states: Any) -> AsyncIterator[Sequence[Any]]:
     """`JobReader.changes` that begins, as it must, and then loses everything."""
-    async for changes in self.heard():
+    async for changes in self.heard(*states):
         if not changes:
             yield changes
 

@@ -10,14 +10,13 @@ from tests.faults.jobs.calls import BrokenError, Caller
 from tests.faults.jobs.houses import Kind, house
 from tests.faults.jobs.invariants import witnessing
 from tests.faults.jobs.ledger import tally
-from tests.faults.jobs.lengths import kinds, rounds
+from tests.faults.jobs.lengths import lengths
 from tests.faults.jobs.load import Load
 
 RATE_PER_S = 200.0
 
 
-@kinds
-@rounds(1, 10)
+@lengths(("web and worker", 1), 10)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.timeout(600)
 def test_a_result_that_was_committed_is_not_worked_out_again(
@@ -45,8 +44,7 @@ def test_a_result_that_was_committed_is_not_worked_out_again(
         witness.check()
 
 
-@kinds
-@rounds(1, 10)
+@lengths(("serve", 1), 10)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.timeout(600)
 def test_a_key_finds_the_job_whose_acceptance_was_never_told(

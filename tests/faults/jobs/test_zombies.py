@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.e2e.server import eventually
-from tests.faults.jobs import rigged
 from tests.faults.jobs.calls import Caller
-from tests.faults.jobs.houses import LEASE_S, House, Kind, house
-from tests.faults.jobs.invariants import Witness, late_results, witnessing
-from tests.faults.jobs.ledger import Entry, at_s, tally
-from tests.faults.jobs.lengths import kinds, rounds
+from tests.faults.jobs.houses import LEASE_S, Kind, house, second
+from tests.faults.jobs.invariants import late_results, submitted, witnessing
+from tests.faults.jobs.ledger import at_s, tally
+from tests.faults.jobs.lengths import ON_A_NODE, lengths
 from tests.faults.jobs.load import Load
 
 
-@contextlib.contextmanager
-def second(found: House, name: str = "second", clock_s: float = 0.0) -> Iterator[House]:
-    """Others of the same kind on the same store, whose runs stand on the same tally."""
-    environ = {"FOREBAY_TEST_FOLDER": str(found.folder)}
-    rig: rigged.Rig = {"clock_s": clock_s}
-    with house(found.folder / name, found.kind, store=found.node, rig=rig, environ=environ) as other:
-        yield other
-
-
-def submitted(witness: Witness, caller: Caller, count: int, **options: Any) -> list[Entry]:
-    """Jobs, accepted one after the other."""
-    values = [witness.ledger.value() for _ in range(count)]
-    return [witness.ledger.accept(caller.submit(value, **options).json()["id"], value) for value in values]
-
-
-@pytest.mark.parametrize("kind", ["serve on a node", "web and worker"])
-@rounds(1, 10)
+@lengths(("serve on a node", 1), 10, ON_A_NODE)
 @pytest.mark.timeout(600)
 def test_a_worker_that_was_stopped_for_longer_than_its_lease_commits_nothing(
     tmp_path: Path, kind: Kind, rounds: int
@@ -64,8 +44,7 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_commits_nothing(
         witness.check()
 
 
-@kinds
-@rounds(1, 5)
+@lengths(("serve", 1), 5)
 @pytest.mark.timeout(600)
 def test_a_batch_that_outlasts_its_lease_stays_with_its_worker(tmp_path: Path, kind: Kind, rounds: int) -> None:
     with house(tmp_path, kind) as found, witnessing(found) as witness, Caller(found.port) as caller:
@@ -80,8 +59,7 @@ def test_a_batch_that_outlasts_its_lease_stays_with_its_worker(tmp_path: Path, k
         witness.check()
 
 
-@pytest.mark.parametrize("kind", ["serve on a node", "web and worker"])
-@rounds(1, 5)
+@lengths(("serve on a node", 1), 5, ON_A_NODE)
 @pytest.mark.timeout(600)
 def test_clocks_that_are_two_hours_apart_change_nothing(tmp_path: Path, kind: Kind, rounds: int) -> None:
     with (

@@ -7,13 +7,14 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 from redis import Redis
 from redis.exceptions import RedisError
 from tests.faults.jobs.calls import BrokenError, Caller
 from tests.faults.jobs.ledger import TERMINAL
 
+from forebay.jobs.record import State
 from forebay.jobs.redis_codec import changes_of
 
 CHANNEL = "forebay:{s0}:changes"
@@ -83,7 +84,7 @@ class Subscriber(_Thread):
                     self._note(message["data"])
 
     def _note(self, data: bytes) -> None:
-        changes, _ = changes_of(data)
+        changes, _ = changes_of(data, get_args(State))
         for change in changes:
             ended = self.endings.get(change.id)
             if ended:

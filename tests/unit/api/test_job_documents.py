@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import pytest
 
-from forebay.api.job_documents import JobDocument, encoded, job_document, new_job, page_of, time_of
+from forebay.api.job_documents import encoded_job, page_of, time_of
 from forebay.api.job_openapi import schemas
 from forebay.jobs.record import JobError, JobRecord, JobSpec, Output
 
@@ -20,12 +19,12 @@ def spec(**more: Any) -> JobSpec:
 
 
 def shown(record: JobRecord, base: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(encoded(job_document(record, base)))
+    found: dict[str, Any] = json.loads(encoded_job(record, base))
     return found
 
 
 def test_a_new_job() -> None:
-    assert json.loads(encoded(new_job(spec(), 1_764_063_707_123))) == {
+    assert shown(JobRecord(spec=spec(), state="queued", created_ms=1_764_063_707_123)) == {
         "id": ID,
         "model": "mlp",
         "status": "queued",
@@ -58,7 +57,7 @@ def test_a_job_that_has_succeeded() -> None:
         metrics={"batch_rows": 4, "queue_ms": 1.5},
     )
     # The output is embedded to the letter: its numbers are as the encoder wrote them.
-    assert b'"output":{"outputs":[1.50, 1e400]},' in encoded(job_document(record))
+    assert b'"output":{"outputs":[1.50, 1e400]},' in encoded_job(record)
     document = shown(record, "/models")
     assert document["version"] == "2"
     assert document["metadata"] == {"user": "é"}
@@ -106,5 +105,20 @@ def test_pages() -> None:
 
 
 def test_the_schema_knows_every_member() -> None:
-    properties = set(schemas()["Job"]["properties"])
-    assert properties == {field.encode_name for field in msgspec.structs.fields(JobDocument)}
+    record = JobRecord(
+        spec=spec(version="2", metadata={}, replay_of=ID),
+        state="running",
+        progress=0.5,
+        output=Output(b"{}"),
+        error=JobError("internal", "no"),
+    )
+    assert list(shown(record)) == list(schemas()["Job"]["properties"])
+
+
+def test_whatever_a_caller_may_choose_is_escaped() -> None:
+    record = JobRecord(
+        spec=JobSpec(id=ID, model='a"b\\é', version='"', tenant="me", metadata={'"': "\n"}), state="queued"
+    )
+    document = shown(record, '/"mounted')
+    assert (document["model"], document["version"], document["metadata"]) == ('a"b\\é', '"', {'"': "\n"})
+    assert document["urls"]["cancel"] == f'/"mounted/v1/jobs/{ID}/cancel'

@@ -6,7 +6,7 @@ import logging
 import random
 import socket
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -20,8 +20,8 @@ from forebay.api.job_hub import Hub, Seen
 from forebay.api.job_streams import Follow, Streams
 from forebay.core.errors import DependencyError
 from forebay.jobs.memory import MemoryJobs
-from forebay.jobs.record import Output
-from forebay.jobs.store import Change, Event
+from forebay.jobs.record import STATE_NAMES, Output, State
+from forebay.jobs.store import EVENTS_BYTES, Change, Event
 from forebay.jobs.subscription import Subscription
 
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -232,7 +232,7 @@ async def test_a_job_that_is_deleted_ends_its_streams_with_a_problem(served: Job
 class Deaf(MemoryJobs):
     """A store whose changes are all lost."""
 
-    def changes(self) -> Subscription:
+    def changes(self, states: Collection[State] = STATE_NAMES) -> Subscription:
         return Subscription()
 
 
@@ -250,11 +250,11 @@ class Absent(MemoryJobs):
 
     away = 0
 
-    async def events(self, id: str, after: int) -> Sequence[Event]:
+    async def events(self, id: str, after: int, most_bytes: int = EVENTS_BYTES) -> Sequence[Event]:
         if self.away:
             self.away -= 1
             raise DependencyError("the store is away")
-        return await super().events(id, after)
+        return await super().events(id, after, most_bytes)
 
 
 async def test_a_store_that_is_away_for_a_while_costs_no_event() -> None:
@@ -271,7 +271,7 @@ async def test_a_store_that_is_away_for_a_while_costs_no_event() -> None:
 class Faulty(MemoryJobs):
     """A store with a fault in it."""
 
-    async def events(self, id: str, after: int) -> Sequence[Event]:
+    async def events(self, id: str, after: int, most_bytes: int = EVENTS_BYTES) -> Sequence[Event]:
         raise ZeroDivisionError
 
 
@@ -423,8 +423,8 @@ async def test_news_that_come_late_or_twice_change_nothing() -> None:
 class Backward(MemoryJobs):
     """A store that says that a job has ended which has not."""
 
-    def changes(self) -> Subscription:
-        subscription = super().changes()
+    def changes(self, states: Collection[State] = STATE_NAMES) -> Subscription:
+        subscription = super().changes(states)
         real = subscription.add
 
         def backward(*changes: Change) -> None:

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any, cast
 
 import pytest
 
 from forebay.api.job_hub import Hub, Seen
 from forebay.core.errors import DependencyError
-from forebay.jobs.record import JobRecord, JobSpec, Output, State
+from forebay.jobs.record import STATE_NAMES, JobRecord, JobSpec, Output, State
 from forebay.jobs.store import Change, JobReader, Look
 
 
@@ -38,7 +38,7 @@ class Reader:
             raise self.broken
         return [self.records.get(id) for id in ids]
 
-    async def changes(self) -> AsyncIterator[Sequence[Change]]:
+    async def changes(self, states: Collection[State] = STATE_NAMES) -> AsyncIterator[Sequence[Change]]:
         self.subscriptions += 1
         while True:
             found = await self.heard.get()

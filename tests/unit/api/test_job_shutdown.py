@@ -11,7 +11,7 @@ from tests.unit.api.test_job_socket import eventually, hear, opened, rest
 
 from forebay.api.job_streams import Streams
 from forebay.jobs.memory import MemoryJobs
-from forebay.jobs.store import Event
+from forebay.jobs.store import EVENTS_BYTES, Event
 
 
 class Slow(MemoryJobs):
@@ -22,12 +22,12 @@ class Slow(MemoryJobs):
         self.late: Streams | None = None
         self.waiting = 0
 
-    async def events(self, id: str, after: int) -> Sequence[Event]:
+    async def events(self, id: str, after: int, most_bytes: int = EVENTS_BYTES) -> Sequence[Event]:
         if self.late is not None:
             self.waiting += 1
             await eventually(lambda: self.late is not None and self.late.closing)
             await asyncio.sleep(0.1)
-        return await super().events(id, after)
+        return await super().events(id, after, most_bytes)
 
 
 async def looking(served: JobServer, jobs: Slow) -> None:

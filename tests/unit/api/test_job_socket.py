@@ -6,7 +6,7 @@ import logging
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,7 +20,8 @@ from forebay.api.auth import key_line
 from forebay.api.job_socket import MOST_JOBS_A_MESSAGE
 from forebay.core.errors import DependencyError
 from forebay.jobs.memory import MemoryJobs
-from forebay.jobs.store import Event
+from forebay.jobs.record import STATE_NAMES, State
+from forebay.jobs.store import EVENTS_BYTES, Event
 from forebay.jobs.subscription import Subscription
 
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -286,7 +287,7 @@ async def test_nothing_is_lost_or_told_twice_whenever_connections_break(served: 
 class Deaf(MemoryJobs):
     """A store whose changes are all lost."""
 
-    def changes(self) -> Subscription:
+    def changes(self, states: Collection[State] = STATE_NAMES) -> Subscription:
         return Subscription()
 
 
@@ -305,11 +306,11 @@ class Absent(MemoryJobs):
     away = 0
     error: type[Exception] = DependencyError
 
-    async def events(self, id: str, after: int) -> Sequence[Event]:
+    async def events(self, id: str, after: int, most_bytes: int = EVENTS_BYTES) -> Sequence[Event]:
         if self.away:
             self.away -= 1
             raise self.error("the store is away")
-        return await super().events(id, after)
+        return await super().events(id, after, most_bytes)
 
 
 async def test_a_store_that_is_away_for_a_while_costs_no_event() -> None:

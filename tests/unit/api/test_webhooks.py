@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.unit.api.webhook_receiver import OK, Receiver
 
 from forebay.api import webhooks
@@ -19,8 +20,8 @@ from forebay.api.webhooks import HOLD_S, MOST_OF_A_HOST, MOST_TRIES, Webhooks
 from forebay.core.errors import DependencyError
 from forebay.jobs.ids import JobIds
 from forebay.jobs.memory import MemoryJobs
-from forebay.jobs.record import JobSpec, Output
-from forebay.jobs.store import Bounds, Finish, NewJob
+from forebay.jobs.record import UNREADABLE, JobRecord, JobSpec, Output
+from forebay.jobs.store import Bounds, Finish, Look, NewJob
 from forebay.jobs.webhooks import Delivery, Settled
 from forebay.telemetry.job_metrics import JobMetrics
 
@@ -322,3 +323,21 @@ async def test_a_job_that_is_deleted_or_gone_is_not_delivered(receiver: Receiver
     async with Calling(jobs):
         await eventually(lambda: jobs.ended(id))
     assert receiver.calls == []
+
+
+async def test_the_call_for_a_job_that_a_newer_server_stored_is_left_to_that_one(receiver: Receiver) -> None:
+    class Newer(Kept):
+        async def read(self, ids: Sequence[str], *, output: bool = True) -> Sequence[Look]:
+            looks = await super().read(ids, output=output)
+            blank = JobSpec(envelope=UNREADABLE, id=strange, model="m", tenant="t")
+            return [
+                replace(look, spec=blank) if isinstance(look, JobRecord) and look.spec.id == strange else look
+                for look in looks
+            ]
+
+    jobs = Newer()
+    strange, known = await finished(jobs, receiver, 2)
+    async with Calling(jobs):
+        await eventually(lambda: jobs.ended(known))
+    assert [headers["webhook-id"] for headers, _ in receiver.calls] == [known]
+    assert not any(one.id == strange for one in jobs.settled)

@@ -29,6 +29,7 @@ def test_all_of_the_table_is_told() -> None:
     count(jobs.reaped, "requeued")
     count(jobs.webhooks, "delivered")
     count(jobs.store_errors, "finish")
+    jobs.stores_lost = 1
     jobs.held = lambda: (5, 2)
     jobs.depths = {"m": (7, 3, 1.5)}
     assert samples(metrics) == {
@@ -37,6 +38,7 @@ def test_all_of_the_table_is_told() -> None:
         "forebay_jobs_reaped": {("requeued",): 1},
         "forebay_job_webhooks": {("delivered",): 1},
         "forebay_job_store_errors": {("finish",): 1},
+        "forebay_job_stores_lost": {(): 1},
         "forebay_jobs_held": {(): 5},
         "forebay_jobs_results_held": {(): 2},
         "forebay_jobs_waiting": {("m",): 7},

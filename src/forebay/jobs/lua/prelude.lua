@@ -1,20 +1,21 @@
 -- What the scripts share. It stands before each of them.
 --
 -- KEYS[1] is the shard's prefix, such as forebay:{s0}: and every key begins with it:
---   j:ID   hash, a job:  s state (q r s f c x; G gone, D deleted: all that is left)  m model  v level, if not 1
---          t tenant  c order: microseconds of its acceptance, ascending  a attempt, if not 0
---          x most attempts, with a w behind where it has a webhook
---          e events so far, if not 1
---          R retention (ms)  T latest start (ms)  k digest of its Idempotency-Key  d envelope  b body
---          n nonce of the last claim  z nonce and kind of the last finish that took effect  
---          r number of its running event, if not 2; 0: there is none
---          S started (ms)  F finished (ms)  p progress  u partials told  o output  O its form  E error  M metrics
+--   j:ID   hash, a job:  s state (q r s f c x; G gone, D deleted: all that is left)
+--          w terms, as terms_of reads them  c order: microseconds of its acceptance, ascending  d envelope
+--          b body; empty once it has ended otherwise than failed  T latest start (ms)  k digest of its Idempotency-Key
+--          a attempt  e events so far: both only where they are not those of a job's first way through its states
+--          n the last claim: when it started (ms, a double), nonce  z nonce and kind of the last finish that was no end
+--          r number of its running event, if not 2; 0: there is none  p progress  u partials told
+--          F its end: when it finished (ms, a double), kind of the finish or -, metrics  o output  O its form  E error
+--   Few fields: each that is added to a hash is one more move of all of it.
 --   e:ID   list, events that the record itself does not tell: attempts that ended, progress, pieces
 --   k:DIGEST  string, an Idempotency-Key: id and fingerprint
 --   q:MODEL   sorted set, to be run, by level and order     d:MODEL  delayed, by when they are due
 --   r:MODEL   running, by the end of their lease            x  finished, by the end of their retention
 --   t      queued ones that expire, by latest start         dead  failed ones        i:TENANT  all of a tenant's
---   models, tenants  sets of names       n  hash: last order; bytes that wait, and since when it is full, by model
+--   models, tenants  sets of names       n  hash: last order; epoch, of its first use; bytes that wait, and since when
+--   it is full, by model
 --   webhooks  ended ones whose webhook is to be called, by when that is due     tries  hash: how often each failed
 --   lock   who reaps                     changes  the channel
 -- ID is the 16 bytes of the UUID. A job is in exactly one of q, d, r and x.
@@ -23,6 +24,7 @@ local clock = CLOCK
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 local LEVEL = 3e15
+local jobs, packed_now = base .. 'j:', struct.pack('>d', now)
 
 -- Members of sorted sets to remove and to add, told many at once by flush().
 local leaving, coming = {}, {}
@@ -46,21 +48,31 @@ local function add(key, score, id)
   list[#list + 1] = id
 end
 
--- Changes to publish; a model's number in the message, and whether it has new work; bytes that wait, by model.
-local changes, numbers, names, work, waiting_bytes = {}, {}, {}, {}, {}
+-- Changes to publish, by model and state; models that have new work; bytes that wait, by model.
+local changes, work, waiting_bytes, numbers = {}, {}, {}, {}
 
-local function number_of(model)
-  local number = numbers[model]
-  if not number then
-    number = #names
-    names[number + 1] = model
-    numbers[model] = number
+local function packed(number)
+  local found = numbers[number]
+  if not found then
+    found = struct.pack('>I4', number)
+    numbers[number] = found
   end
-  return number
+  return found
 end
 
 local function changed(id, state, sequence, model)
-  changes[#changes + 1] = id .. state .. struct.pack('>HI4', number_of(model), sequence)
+  local states = changes[model]
+  if not states then
+    states = {}
+    changes[model] = states
+  end
+  local list = states[state]
+  if not list then
+    list = {}
+    states[state] = list
+  end
+  local n = #list
+  list[n + 1], list[n + 2] = id, packed(sequence)
 end
 
 local function count_bytes(model, nbytes)
@@ -75,19 +87,27 @@ local function in_portions(command, lists)
   end
 end
 
+-- The message: for each model whether it has new work, its name, how many states follow; for each of these its letter,
+-- how many jobs, and for each of these its id and sequence.
 local function publish()
-  if #changes == 0 and next(work) == nil then
+  for model in pairs(work) do
+    changes[model] = changes[model] or {}
+  end
+  if next(changes) == nil then
     return
   end
-  for model in pairs(work) do
-    number_of(model)
+  local parts = {}
+  for model, states in pairs(changes) do
+    local at, count = #parts + 1, 0
+    parts[at] = ''
+    for state, list in pairs(states) do
+      count = count + 1
+      parts[#parts + 1] = state .. packed(#list / 2) .. table.concat(list)
+    end
+    parts[at] = struct.pack('>BH', work[model] and 1 or 0, #model) .. model .. string.char(count)
   end
-  local parts = { struct.pack('>H', #names) }
-  for _, model in ipairs(names) do
-    parts[#parts + 1] = struct.pack('>BH', work[model] and 1 or 0, #model) .. model
-  end
-  call('PUBLISH', base .. 'changes', table.concat(parts) .. table.concat(changes))
-  changes, numbers, names, work = {}, {}, {}, {}
+  call('PUBLISH', base .. 'changes', table.concat(parts))
+  changes, work = {}, {}
 end
 
 local function flush()
@@ -102,17 +122,47 @@ local function flush()
   publish()
 end
 
-local function record(id)
-  local key = base .. 'j:' .. id
-  local f = call('HMGET', key, 's', 'm', 'v', 't', 'c', 'a', 'e', 'x', 'R', 'T', 'k', 'n', 'F', 'z')
-  local attempts, hook = tonumber(f[8]), false
-  if f[8] and not attempts then
-    attempts, hook = tonumber(f[8]:sub(1, -2)), true
+-- What does not change of a job, as it was submitted. Many jobs share it: it is unpacked once a call.
+local known_terms = {}
+
+local function terms_of(words)
+  local found = known_terms[words]
+  if not found then
+    local model, level, tenant, ttl, retention, attempts = unpack(cmsgpack.unpack(words))
+    local most = tonumber(attempts)
+    found = {
+      model = model, level = level, tenant = tenant, ttl = ttl, retention = retention,
+      attempts = most or tonumber(attempts:sub(1, -2)), hook = not most,
+    }
+    known_terms[words] = found
   end
+  return found
+end
+
+-- Attempt and events so far of a job that went straight through its states, which are not stored.
+local FIRST_EVENTS = { q = 1, r = 2, s = 3, f = 3, c = 3, x = 3 }
+
+local function first_attempt(state)
+  return state == 'q' and 0 or 1
+end
+
+local function counts(state, attempt, sequence)
+  return tonumber(attempt or first_attempt(state)), tonumber(sequence or FIRST_EVENTS[state])
+end
+
+local function milliseconds_of(words)
+  return words and (struct.unpack('>d', words))
+end
+
+local function record(id)
+  local f = call('HMGET', jobs .. id, 's', 'w', 'a', 'e', 'n', 'F', 'c', 'T', 'k')
+  local terms = f[2] and terms_of(f[2]) or {}
+  local attempt, sequence = counts(f[1], f[3], f[4])
   return {
-    id = id, key = key, state = f[1], model = f[2], level = f[3] or 1, tenant = f[4], order = f[5],
-    attempt = tonumber(f[6] or 0), sequence = f[7] or 1, attempts = attempts, hook = hook, retention = f[9], latest = f[10], digest = f[11], nonce = f[12],
-    finished = f[13], mark = f[14],
+    id = id, key = jobs .. id, state = f[1], model = terms.model, level = terms.level, tenant = terms.tenant,
+    attempts = terms.attempts, hook = terms.hook, retention = terms.retention, attempt = attempt, sequence = sequence,
+    counted = f[3] or f[4], nonce = f[5] and f[5]:sub(9), finished = milliseconds_of(f[6]), order = f[7], latest = f[8],
+    digest = f[9],
   }
 end
 
@@ -146,18 +196,24 @@ end
 
 local function move(job, state, ...)
   job.state, job.sequence = state, job.sequence + 1
-  call('HSET', job.key, 's', state, 'e', job.sequence, ...)
+  if job.counted or job.sequence ~= FIRST_EVENTS[state] or job.attempt ~= first_attempt(state) then
+    call('HSET', job.key, 's', state, 'a', job.attempt, 'e', job.sequence, ...)
+  else
+    call('HSET', job.key, 's', state, ...)
+  end
   changed(job.id, state, job.sequence, job.model)
 end
 
--- The body of a failed job is kept: it may be run again as another job.
+-- The body of a failed job is kept: it may be run again as another job. `job.ending`: kind of the finish, metrics.
 local function finish(job, state, ...)
   leave(job)
-  move(job, state, 'F', now, ...)
+  local ending = packed_now .. (job.ending or '-')
   if state == 'f' then
+    move(job, state, 'F', ending, ...)
     add('dead', 0, job.id)
   else
-    call('HDEL', job.key, 'b')
+    -- An empty field in the same command: to remove it takes as long as all else that is done here.
+    move(job, state, 'F', ending, 'b', '', ...)
   end
   add('x', now + job.retention, job.id)
   if job.hook then
@@ -173,13 +229,15 @@ end
 local function requeue(job, delay, attempt, ...)
   leave(job)
   job.attempt = attempt
-  move(job, 'q', 'a', attempt, 'r', 0, ...)
+  move(job, 'q', 'r', 0, ...)
   local events = base .. 'e:' .. job.id
   local kept = {}
-  for _, entry in ipairs(call('LRANGE', events, 0, -1)) do
-    if entry:find('^%d+ s') then
-      kept[#kept + 1] = entry
+  -- Ends of earlier attempts come first, a hundred at most; behind them may be much.
+  for _, entry in ipairs(call('LRANGE', events, 0, 99)) do
+    if not entry:find('^%d+ s') then
+      break
     end
+    kept[#kept + 1] = entry
   end
   kept[#kept + 1] = event(job.sequence, 's', 'q', attempt, '0', '')
   call('DEL', events)
@@ -217,11 +275,12 @@ end
 
 -- A job as readers see it: an array; 'G' for one that is gone; false for none.
 local function show(id, output)
-  local f = call('HMGET', base .. 'j:' .. id, 's', 'd', 'c', 'a', 'e', 'S', 'F', 'p', 'E', 'M', 'R', output and 'o' or '-', 'O')
+  local f = call('HMGET', jobs .. id, 's', 'w', 'd', 'c', 'a', 'e', 'n', 'F', 'p', 'E', output and 'o' or '-', 'O')
   if not f[1] or f[1] == 'D' then
     return false
-  elseif f[1] == 'G' or not kept(f[1], f[7], f[11]) then
+  elseif f[1] == 'G' or not kept(f[1], milliseconds_of(f[8]), terms_of(f[2]).retention) then
     return 'G'
   end
+  f[5], f[6] = counts(f[1], f[5], f[6])
   return f
 end

@@ -1,11 +1,16 @@
 -- ARGV: who asks, lock (ms), most of each kind, error of who fell silent, error of what is overdue.
--- Reply: 1 where the lock is held; requeued, failed, released, expired, forgotten; 1 where there is more to do at once;
+-- Reply: which store this is, a word that a store makes up when it has none; 1 where the lock is held; requeued, failed, released, expired, forgotten; 1 where there is more to do at once;
 -- 1 where the sorted sets do not hold every job.
 local owner, most = ARGV[1], tonumber(ARGV[3])
+local epoch = call('HGET', base .. 'n', 'epoch')
+if not epoch then
+  epoch = owner .. now
+  call('HSET', base .. 'n', 'epoch', epoch)
+end
 if call('GET', base .. 'lock') == owner then
   call('PEXPIRE', base .. 'lock', ARGV[2])
 elseif not call('SET', base .. 'lock', owner, 'NX', 'PX', ARGV[2]) then
-  return { 0 }
+  return { epoch, 0 }
 end
 local requeued, failed, released, expired, forgotten, more = 0, 0, 0, 0, 0, 0
 local models = call('SMEMBERS', base .. 'models')
@@ -79,4 +84,4 @@ for _, model in ipairs(models) do
   held = held + call('ZCARD', base .. 'q:' .. model) + call('ZCARD', base .. 'd:' .. model)
     + call('ZCARD', base .. 'r:' .. model)
 end
-return { 1, requeued, failed, released, expired, forgotten, more, indexed > held and 1 or 0 }
+return { epoch, 1, requeued, failed, released, expired, forgotten, more, indexed > held and 1 or 0 }
