@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from forebay.jobs.record import TERMINAL, UNREADABLE, JobError, JobRecord, JobSpec, Output, State
-from forebay.jobs.store import Change, Event, Finish, Look
+from forebay.jobs.store import Change, Event, Finish, Gone, Look
 
 STATES: Final[dict[bytes, State]] = {
     b"q": "queued",
@@ -109,7 +109,7 @@ def finish_arguments(finish: Finish) -> tuple[bytes, bytes, bytes, bytes]:
 def look_of(id: str, fields: Any) -> Look:
     """A record from the reply of `show` in `prelude.lua`."""
     if not isinstance(fields, list):
-        return "gone" if fields == b"G" else None
+        return Gone(fields.decode()) if isinstance(fields, bytes) else None
     state, terms, envelope, order, attempt, sequence, claim, end, progress, error, output, form = fields
     record = JobRecord(
         spec=_shown_spec(envelope, id, terms),

@@ -2,7 +2,7 @@
 -- Reply: state, events so far, number of the running event (0: none), attempt, progress; then the list of others, one
 -- at least; 1 where those are all.
 local shown = show(ARGV[1], false)
-if not shown or shown == 'G' then
+if type(shown) ~= 'table' then
   return {}
 end
 local after, most, each = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])

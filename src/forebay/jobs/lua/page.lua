@@ -11,7 +11,7 @@ for position, id in ipairs(ids) do
   if (state == '' or f[1] == state) and (model == '' or terms.model == model)
     and (tenant == '' or terms.tenant == tenant) then
     local shown = show(id, false)
-    if shown and shown ~= 'G' then
+    if type(shown) == 'table' then
       found = found + 1
       reply[#reply + 1] = id
       reply[#reply + 1] = shown

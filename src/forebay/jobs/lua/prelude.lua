@@ -1,7 +1,7 @@
 -- What the scripts share. It stands before each of them.
 --
 -- KEYS[1] is the shard's prefix, such as forebay:{s0}: and every key begins with it:
---   j:ID   hash, a job:  s state (q r s f c x; G gone, D deleted: all that is left)
+--   j:ID   hash, a job:  s state (q r s f c x; G gone, D deleted: w is all that is left)
 --          w terms, as terms_of reads them  c order: microseconds of its acceptance, ascending  d envelope
 --          b body; empty once it has ended otherwise than failed  T latest start (ms)  k digest of its Idempotency-Key
 --          a attempt  e events so far: both only where they are not those of a job's first way through its states
@@ -159,7 +159,7 @@ local function record(id)
   local terms = f[2] and terms_of(f[2]) or {}
   local attempt, sequence = counts(f[1], f[3], f[4])
   return {
-    id = id, key = jobs .. id, state = f[1], model = terms.model, level = terms.level, tenant = terms.tenant,
+    id = id, key = jobs .. id, state = f[1], words = f[2], model = terms.model, level = terms.level, tenant = terms.tenant,
     attempts = terms.attempts, hook = terms.hook, retention = terms.retention, attempt = attempt, sequence = sequence,
     counted = f[3] or f[4], nonce = f[5] and f[5]:sub(9), finished = milliseconds_of(f[6]), order = f[7], latest = f[8],
     digest = f[9],
@@ -265,7 +265,7 @@ local function forget(job, why)
     call('HDEL', base .. 'tries', job.id)
   end
   call('UNLINK', job.key, base .. 'e:' .. job.id)
-  call('HSET', job.key, 's', why)
+  call('HSET', job.key, 's', why, 'w', job.words)
   call('PEXPIRE', job.key, math.max(job.retention, 3600000))
 end
 
@@ -273,13 +273,13 @@ local function kept(state, finished, retention)
   return not is_over(state) or finished + retention > now
 end
 
--- A job as readers see it: an array; 'G' for one that is gone; false for none.
+-- A job as readers see it: an array; its tenant for one that is gone; false for none.
 local function show(id, output)
   local f = call('HMGET', jobs .. id, 's', 'w', 'd', 'c', 'a', 'e', 'n', 'F', 'p', 'E', output and 'o' or '-', 'O')
   if not f[1] or f[1] == 'D' then
     return false
   elseif f[1] == 'G' or not kept(f[1], milliseconds_of(f[8]), terms_of(f[2]).retention) then
-    return 'G'
+    return f[2] and terms_of(f[2]).tenant or ''
   end
   f[5], f[6] = counts(f[1], f[5], f[6])
   return f
