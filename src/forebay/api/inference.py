@@ -69,6 +69,7 @@ class Endpoint:
         "plain",
         "published",
         "recall",
+        "whole",
     )
 
     def __init__(self, published: EngineClient, max_json_depth: int, cache: AnswerCache | None = None) -> None:
@@ -96,7 +97,9 @@ class Endpoint:
         )
         # The express lane's short cuts, without a call in between. A request with an error has no outputs.
         self.plain = self._encoder.plain
-        self.decode = None if self._takes_text or self.recall is not None else self._decoder.decode
+        self.whole = None if self._takes_text else self._decoder.decode
+        """Reads a JSON body, without a call in between."""
+        self.decode = self.whole if self.recall is None else None
 
     def read(
         self,

@@ -151,7 +151,7 @@ class Lane(HttpToolsProtocol):
                     slot.header_length = value
                 elif name == b"connection":
                     told = True
-                else:
+                elif not slot.heeds(name):
                     return False
         # The parser spells a version slowly. HTTP/1.0 keeps alive only where it says so; 1.1 ends only where it does.
         if (told or not keep_alive) and parser.get_http_version() != "1.1":

@@ -13,9 +13,10 @@ from forebay.api.codings import coded
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.inference import Endpoint, in_turns
 from forebay.api.job_answers import Accepted, accepted
+from forebay.api.lane_heads import CACHE_HEADERS
 from forebay.api.problems import Answer, detailed_of
 from forebay.api.recall import Form, Memo
-from forebay.core.caching import MISSED
+from forebay.core.caching import MISSED, USUAL_ASK
 from forebay.core.request import Request
 
 if TYPE_CHECKING:
@@ -59,8 +60,15 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
     message_event: Any = _NO_EVENT
     caller: str = ""
     """The name of the API key that it came with."""
+    asks: bool = False
+    """It says what it wants of the cache."""
     tenant: str | None = None
     """Whose job is to be submitted; None where it is inference."""
+
+    def heeds(self, name: bytes) -> bool:
+        """Whether a request with this header, of those that are watched, can be served here."""
+        self.asks = True
+        return name in CACHE_HEADERS
 
     def read(self) -> None:
         """The body is here, and the lane has no shorter way for it: read and submit. Raises `ForebayError`."""
@@ -73,14 +81,17 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
             self.request = request
             endpoint.engine.submit(request)
             return
-        ask = recall.ask(self.headers, self.caller)
+        ask = recall.ask(self.headers, self.caller) if self.asks or self.caller else USUAL_ASK
         lane = self.lane
-        if ask.plain and lane.quick and len(lane.slots) == 1 and self.keep_alive:
+        if (ask is USUAL_ASK or ask.plain) and lane.quick and len(lane.slots) == 1 and self.keep_alive:
             memo = recall.find(self.body, self._form(endpoint), now)
             if memo is not None:
                 self._recalled(memo, now)
                 return
-        request = endpoint.read(self.body, now, self.answered, self.content_type, self.header_length)
+        if endpoint.whole is not None and self.header_length is None:
+            request = endpoint.whole(self.body, now, self.answered)
+        else:
+            request = endpoint.read(self.body, now, self.answered, self.content_type, self.header_length)
         self.request = request
         request.cache = ask
         endpoint.engine.submit(request)

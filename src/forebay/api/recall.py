@@ -29,20 +29,20 @@ class Memo:
 
     def __init__(self, entry: Entry, body: bytes) -> None:
         self.entry = entry
-        self.head = b"%d\r\nx-cache: exact\r\nx-cache-entry: %b\r\nage: " % (len(body), entry.id.encode())
+        self.head = b"%d\r\nx-cache: exact\r\nx-cache-entry: %b\r\nage: " % (len(body), entry.told_id().encode())
         self.body = body
 
 
 class Recall:
     """What is remembered for one endpoint."""
 
-    __slots__ = ("_clock", "_engine", "_forms", "_memory", "_usual")
+    __slots__ = ("_clock", "_engine", "_forms", "_memory", "usual")
 
     def __init__(self, engine: CachedEngine) -> None:
         self._engine = engine
         self._memory = engine.memory
         self._clock = engine.clock
-        self._usual: dict[bytes, Any] = {}
+        self.usual: dict[bytes, Any] = {}
         """For callers without a key, and bodies without special headers."""
         self._forms: dict[Form, dict[bytes, Any]] = {}
 
@@ -53,10 +53,10 @@ class Recall:
     def find(self, body: bytes | bytearray, form: Form | None, arrived: float) -> Memo | None:
         """The answer to a body, counted as served; None: it is not known, or is better looked up. `form` None: the
         usual one. `arrived`: monotonic seconds."""
-        table = self._usual if form is None else self._forms.get(form)
-        if not table or type(body) is not bytes:
+        if type(body) is not bytes:
             return None
-        memo: Memo | None = table.get(body)
+        table = self.usual if form is None else self._forms.get(form)
+        memo: Memo | None = table.get(body) if table is not None else None
         if memo is None or arrived >= memo.entry.refresh_at:
             return None
         self._memory.touch(memo.entry)
@@ -68,7 +68,7 @@ class Recall:
         if type(body) is not bytes or not isinstance(note.kept, Entry) or note.outcome != "exact":
             return
         if form is None:
-            table = self._usual
+            table = self.usual
         elif form in self._forms or len(self._forms) < _MOST_FORMS:
             table = self._forms.setdefault(form, {})
         else:

@@ -1,97 +1,125 @@
-"""One kept answer."""
+"""One kept answer, and how outputs become one and an answer again."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 
-from forebay.cache.key import entry_id
+from forebay.cache.key import digest_of, entry_id
 from forebay.core.request import Outputs, Request
-from forebay.core.tensors import Array
+from forebay.core.tensors import NUMPY_TYPES, Array, bytes_array, element_count, pack_bytes, unpack_bytes
+from forebay.models.signature import Signature
 
-OVERHEAD_BYTES: Final = 1200
-"""Of an entry beside its data, roughly: Python's objects are not small."""
+OVERHEAD_BYTES: Final = 600
+"""Of an entry beside its key and its data, roughly: Python's objects are not small."""
+
+Shapes = tuple[tuple[int, ...], ...]
 
 
-class Entry:
-    """An answer as outputs, so that every form can be made of it. Times are monotonic seconds of this process."""
+class Entry(msgspec.Struct, eq=False, weakref=False, gc=False):
+    """An answer as outputs, so that every form can be made of it. Times are monotonic seconds of this process.
 
-    __slots__ = (
-        "compute_s",
-        "created",
-        "fresh_until",
-        "key",
-        "memos",
-        "model",
-        "nbytes",
-        "outputs",
-        "refresh_at",
-        "sightings",
-        "stale_until",
-        "tags",
-        "tenant",
-        "version",
-    )
+    The garbage collector does not look at it: there are hundreds of thousands, and none refers back to itself.
+    """
 
-    def __init__(
-        self, key: bytes, model: str, version: str, tenant: str, outputs: Outputs, tags: tuple[str, ...] = ()
-    ) -> None:
-        self.key = key
-        self.model = model
-        self.version = version
-        self.tenant = tenant
-        self.outputs = outputs
-        self.tags = tags
-        self.nbytes = OVERHEAD_BYTES + data_bytes(outputs)
-        self.created = 0.0
-        self.fresh_until = 0.0
-        self.refresh_at = 0.0
-        """From then on a hit has it computed anew, though it is fresh."""
-        self.stale_until = 0.0
-        self.compute_s = 0.0
-        """What it took to compute."""
-        self.sightings = 0
-        """How often it was asked for since it is here."""
-        self.memos: list[tuple[dict[bytes, object], bytes]] | None = None
-        """Where bodies stand whose whole answer is known: they go when the entry goes."""
+    key: bytes
+    place: tuple[str, str]
+    """Model and version."""
+    tenant: str
+    tags: tuple[str, ...]
+    rows: int
+    shapes: Shapes
+    data: tuple[bytes, ...] | bytes
+    """The bytes of each output, as the protocol's binary form has them; of one output not in a tuple."""
+    nbytes: int = 0
+    created: float = 0.0
+    refresh_at: float = 0.0
+    """From then on a hit has it computed anew, though it is fresh."""
+    stale_until: float = 0.0
+    """When it is not served any more."""
+    compute_s: float = 0.0
+    """What it took to compute."""
+    id: str = ""
+    """As callers see it; empty until somebody does."""
+    memos: list[tuple[dict[bytes, Any], bytes]] | None = None
+    """Where bodies stand whose whole answer is known: they go when the entry goes."""
 
-    @property
-    def id(self) -> str:
-        """As callers see it."""
-        return entry_id(self.key)
+    def __post_init__(self) -> None:
+        data = self.data
+        size = sum(map(len, data)) if isinstance(data, tuple) else len(data)
+        self.nbytes = OVERHEAD_BYTES + len(self.key) + size
 
-    def answer(self, request: Request) -> None:
-        """Give a request this answer."""
-        kept = self.outputs
-        # Outputs of its own: what an answer's encoding leaves in them is not counted here.
-        request.outputs = Outputs(kept.names, kept.datatypes, kept.arrays, kept.rows)
+    def told_id(self) -> str:
+        """Its id, which is told to somebody from now on."""
+        if not self.id:
+            self.id = entry_id(digest_of(self.key))
+        return self.id
+
+
+class OutputForm:
+    """Outputs of one model to what is kept of them, and back."""
+
+    __slots__ = ("_batched", "_bytes", "_datatypes", "_last", "_names", "_one_row", "_row_bytes")
+
+    def __init__(self, signature: Signature) -> None:
+        self._batched = signature.batched
+        self._names = [spec.name for spec in signature.outputs]
+        self._datatypes = [spec.datatype for spec in signature.outputs]
+        only = signature.outputs[0] if len(signature.outputs) == 1 else None
+        fixed = only is not None and signature.batched and not only.variable and only.datatype != "BYTES"
+        self._one_row: Shapes = ()
+        self._row_bytes = 0
+        if fixed and only is not None:
+            self._one_row = ((1, *only.row_shape),)
+            self._row_bytes = element_count(only.row_shape) * NUMPY_TYPES[only.datatype].itemsize
+        self._last: Outputs | None = None
+        self._bytes = b""
+        """The bytes of the batch that was seen last: its requests come one after the other."""
+
+    def kept(self, request: Request) -> tuple[Shapes, tuple[bytes, ...] | bytes]:
+        """The outputs of an answered request, apart from those of the batch that it ran in: shapes and bytes."""
+        outputs = request.outputs
+        assert outputs is not None
+        if request.rows == 1 and self._one_row and request.requested is None:
+            array = outputs.arrays[0]
+            if array.size * array.itemsize == self._row_bytes * len(array) and array.dtype == self.dtype(0):
+                if outputs is not self._last:
+                    self._last, self._bytes = outputs, array.tobytes()
+                start = request.row_start * self._row_bytes
+                return self._one_row, self._bytes[start : start + self._row_bytes]
+        wanted = request.requested
+        start, stop = request.row_start, request.row_start + request.rows
+        shapes: list[tuple[int, ...]] = []
+        data: list[bytes] = []
+        for index, array in enumerate(outputs.arrays):
+            if wanted is not None and index not in wanted:
+                shapes.append((0,))
+                data.append(b"")
+                continue
+            mine: Array = array[start:stop] if self._batched else array
+            shapes.append(mine.shape)
+            data.append(pack_bytes(mine.reshape(-1).tolist()) if mine.dtype == object else mine.tobytes())
+        return tuple(shapes), tuple(data) if len(data) > 1 else data[0]
+
+    def dtype(self, index: int) -> np.dtype[Any]:
+        """Of one output."""
+        return NUMPY_TYPES[self._datatypes[index]]
+
+    def answer(self, entry: Entry, request: Request) -> None:
+        """Give a request what was kept."""
+        data = entry.data
+        pieces: Sequence[bytes] = data if isinstance(data, tuple) else (data,)
+        arrays = [
+            self._array(index, shape, piece)
+            for index, (shape, piece) in enumerate(zip(entry.shapes, pieces, strict=True))
+        ]
+        request.outputs = Outputs(self._names, self._datatypes, arrays, entry.rows)
         request.row_start = 0
 
-
-def kept_outputs(request: Request, batched: bool) -> Outputs:
-    """The outputs of an answered request, apart from those of the batch that it ran in."""
-    given = request.outputs
-    assert given is not None
-    start = request.row_start
-    stop = start + request.rows
-    arrays: list[Array] = []
-    wanted = request.requested
-    for index, array in enumerate(given.arrays):
-        if wanted is not None and index not in wanted:
-            arrays.append(array[:0])
-        elif batched:
-            arrays.append(array[start:stop].copy())
-        else:
-            arrays.append(array.copy())
-    return Outputs(given.names, given.datatypes, arrays, request.rows)
-
-
-def data_bytes(outputs: Outputs) -> int:
-    """What the values take."""
-    nbytes = 0
-    for array in outputs.arrays:
-        nbytes += array.nbytes
-        if array.dtype == np.object_:
-            nbytes += sum(map(len, array.reshape(-1).tolist())) + 33 * array.size
-    return nbytes
+    def _array(self, index: int, shape: tuple[int, ...], data: bytes) -> Array:
+        if self._datatypes[index] == "BYTES":
+            return bytes_array(unpack_bytes(data, element_count(shape)), shape)
+        return np.frombuffer(data, self.dtype(index)).reshape(shape)

@@ -8,19 +8,18 @@ import logging
 import math
 import struct
 import time
-from random import random
 
 import msgspec
 
-from forebay.cache.entry import OVERHEAD_BYTES, Entry, kept_outputs
+from forebay.cache.entry import OVERHEAD_BYTES, Entry, OutputForm
 from forebay.cache.key import KeyMaker
 from forebay.cache.memory import MemoryCache
-from forebay.cache.policy import MOST_INPUT_BYTES, lifetime_s, set_times
+from forebay.cache.policy import MOST_INPUT_BYTES, set_times, throws
 from forebay.cache.single_flight import Flight, OnDone
 from forebay.core.caching import JOINED, MISSED, CacheAsk, CacheNote, CacheRules
 from forebay.core.clock import Clock
 from forebay.core.errors import CacheMiss, DeadlineExceeded, ForebayError
-from forebay.core.request import Request
+from forebay.core.request import Outputs, Request
 from forebay.engine.client import Duration, EngineClient, EngineStatistics
 from forebay.engine.flight import nobody
 from forebay.engine.forwarded import ForwardedEngine
@@ -61,6 +60,12 @@ class CachedEngine(ForwardedEngine):
         self._keys = KeyMaker(self.name, self.version, self._digest, self.signature)
         self._flights: dict[bytes, Flight] = {}
         """What is being computed and may be joined."""
+        self._place = (self.name, self.version)
+        self._form = OutputForm(self.signature)
+        self._throws = throws()
+        self._last: Outputs | None = None
+        self._row_s = 0.0
+        """What a row took to compute when `_last` came."""
         self._on_done: OnDone = self._done
 
     def statistics(self) -> EngineStatistics:
@@ -139,8 +144,8 @@ class CachedEngine(ForwardedEngine):
 
     def _serve(self, entry: Entry, request: Request, now: float) -> None:
         """Answer from an entry. A job's caller does not expect its answer before `submit` returns."""
-        entry.answer(request)
-        request.cached = CacheNote("exact", entry.id, now - entry.created, None, entry)
+        self._form.answer(entry, request)
+        request.cached = CacheNote("exact", entry.told_id(), now - entry.created, None, entry)
         self.served(entry, now - request.arrived)
         if now >= entry.refresh_at:
             self._refresh(entry, request, now)
@@ -178,26 +183,25 @@ class CachedEngine(ForwardedEngine):
             pass  # it is tried again while the answer is served
 
     def _keep(self, flight: Flight, request: Request) -> None:
-        ask = request.cache
-        if ask is None or flight.generation != self.memory.generation or self.inner.digest != self._digest:
+        ask, memory = request.cache, self.memory
+        if ask is None or flight.generation != memory.generation or self.inner.digest != self._digest:
             return
-        now = self.clock()
-        entry = Entry(
-            flight.key,
-            self.name,
-            self.version,
-            "" if self.rules.shared else ask.tenant,
-            kept_outputs(request, self.signature.batched),
-            ask.tags,
-        )
+        outputs = request.outputs
+        if outputs is not self._last:  # once a batch
+            self._last, self._row_s = outputs, self.inner.row_compute_s
+        shapes, data = self._form.kept(request)
+        tenant = "" if self.rules.shared else ask.tenant
+        entry = Entry(flight.key, self._place, tenant, ask.tags, request.rows, shapes, data)
         if entry.nbytes > self._max_bytes:
             return
+        now = self.clock()
         background = request.background
         took_s = background.compute_s if background is not None else now - request.arrived
-        entry.compute_s = self.inner.row_compute_s * request.rows or took_s
+        entry.compute_s = self._row_s * request.rows or took_s
         entry.created = now
-        set_times(entry, self.rules, now, lifetime_s(self.rules, random()), took_s, random())
-        self.memory.put(entry)
+        throw = next(self._throws)
+        set_times(entry, self.rules, now, self.rules.ttl_s * throw.jitter, took_s, throw.early)
+        memory.put(entry)
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 
@@ -255,7 +259,8 @@ class CachedEngine(ForwardedEngine):
         # Not one of theirs: it may have been in the engine's queue before.
         again = msgspec.structs.replace(latest, order=None, pieces=None)
         following = Flight(flight.key, again, None, flight.generation)
-        following.followers = waiting
+        for one in waiting:
+            following.join(one)
         try:
             self._run(following)
         except Exception as error:
@@ -263,15 +268,12 @@ class CachedEngine(ForwardedEngine):
                 one.error = copy.copy(error) if isinstance(error, ForebayError) else ForebayError(str(error))
                 self._end(one)
             return
-        for one in waiting:
-            one.cached = following
         self._watch(following)
 
     # -- those who wait beside it -------------------------------------------------------------------------------------
 
     def _join(self, flight: Flight, request: Request) -> None:
-        request.cached = flight
-        flight.followers.append(request)
+        flight.join(request)
         if request.deadline < flight.runs.deadline and self.inner.waits(flight.runs):
             self._hasten(flight, request.deadline)
         self._watch(flight)
@@ -288,7 +290,7 @@ class CachedEngine(ForwardedEngine):
         flight.runs = again
         if flight.on_done is not None:
             before.on_done, flight.on_done = flight.on_done, None
-            flight.followers.append(before)
+            flight.join(before)
 
     def _watch(self, flight: Flight) -> None:
         """See to the deadlines of those who wait beside it."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from forebay.cache.entry import Entry
-from forebay.core.request import Outputs, Payload, Request
+from forebay.core.request import Payload, Request
 from forebay.models.signature import Signature, TensorSpec
 
 ONE = Signature((TensorSpec("x", "FP32", (2,)),), (TensorSpec("y", "FP32", (2,)),))
@@ -25,14 +25,8 @@ def request(inputs: Sequence[Payload], shapes: Sequence[tuple[int, ...]], rows: 
     return Request(list(inputs), tuple(shapes), rows, **given)
 
 
-def outputs(*values: float) -> Outputs:
-    """One row."""
-    return Outputs(["y"], ["FP32"], [np.array([values], np.float32)], 1)
-
-
 def entry(key: bytes, *, until: float = 1e9, size: int = 2, **more: Any) -> Entry:
     """An entry with `size` numbers that is served until then."""
-    given: dict[str, Any] = {"model": "m", "version": "1", "tenant": "", **more}
-    made = Entry(key, outputs=outputs(*range(size)), **given)
-    made.fresh_until = made.stale_until = made.refresh_at = until
-    return made
+    data = np.arange(size, dtype=np.float32).tobytes()
+    given: dict[str, Any] = {"place": ("m", "1"), "tenant": "", "tags": (), "rows": 1, **more}
+    return Entry(key, shapes=((1, size),), data=data, stale_until=until, refresh_at=until, **given)

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from tests.unit.cache.made import ONE, request
 
-from forebay.cache.key import KeyMaker, entry_id, key_of_id
+from forebay.cache.key import KeyMaker, digest_of, digest_of_id, entry_id
 from forebay.core.request import Payload, Request
 from forebay.core.tensors import NUMPY_TYPES, pack_bytes
 from forebay.models.signature import Signature, TensorSpec
@@ -140,21 +140,44 @@ def test_heads_that_are_remembered_do_not_mix() -> None:
     assert len(seen) == 2 * 599 * 2
 
 
-@given(st.binary(min_size=32, max_size=32))
-def test_an_id_stands_for_its_key(raw: bytes) -> None:
-    assert key_of_id(entry_id(raw)) == raw
+@given(st.binary())
+def test_an_id_stands_for_the_digest_of_a_key(key: bytes) -> None:
+    assert digest_of_id(entry_id(digest_of(key))) == digest_of(key)
 
 
 @pytest.mark.parametrize("id", ["", "a", "é" * 43, "=" * 43, "A" * 42, "A" * 44, "!" * 43, "A" * 42 + "B"])
 def test_what_is_no_id_stands_for_nothing(id: str) -> None:
-    assert key_of_id(id) is None
+    assert digest_of_id(id) is None
 
 
-def test_requests_are_what_the_engine_gets() -> None:
-    """A batched signature's shapes are those of rows; the rows count too."""
+@given(st.integers(480, 560), st.integers(480, 560), st.binary(min_size=1, max_size=1))
+def test_a_long_request_has_a_digest_for_a_key(length: int, other: int, byte: bytes) -> None:
+    maker = KeyMaker("m", "1", "d", Signature((TensorSpec("x", "UINT8", (-1,)),), ONE.outputs))
+    long = [maker.of(request([byte * size], [(size,)]), "") for size in (length, other)]
+    assert (long[0] == long[1]) == (length == other)
+    assert [len(key) == 32 for key in long] == [length > 512, other > 512]
+
+
+def test_rows_count_too() -> None:
+    """A batched signature's shapes are those of rows."""
     maker = KeyMaker("m", "1", "d", Signature((TensorSpec("x", "FP32", (-1,)),), ONE.outputs))
     keys = {maker.of(_flat(rows, 4 // rows), "") for rows in (1, 2, 4)}
     assert len(keys) == 3
+
+
+def test_one_after_the_other_with_the_same_shapes() -> None:
+    """Shapes that are the same object are not looked at twice; all else is."""
+    maker = KeyMaker("m", "1", "d", ONE)
+    shapes = ((2,),)
+
+    def of(tenant: str = "", rows: int = 1, **more: Any) -> bytes:
+        made = request([b"12345678"], [], rows, **more)
+        made.shapes = shapes
+        return maker.of(made, tenant)
+
+    again = [of(), of("a"), of(rows=2), of(requested=(0,)), of(parameters={"a": 1}), of(parameters={}), of()]
+    assert len(set(again)) == 5
+    assert again[0] == again[5] == again[6]
 
 
 def _flat(rows: int, width: int) -> Request:

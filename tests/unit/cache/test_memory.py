@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.cache.made import entry, request
+from tests.unit.cache.made import entry
 
-from forebay.cache.entry import OVERHEAD_BYTES, Entry, kept_outputs
+from forebay.cache.entry import OVERHEAD_BYTES, Entry
 from forebay.cache.memory import MemoryCache
-from forebay.core.request import Outputs
 
-ROOM = 4 * (OVERHEAD_BYTES + 8)
+ROOM = 4 * (OVERHEAD_BYTES + 1 + 8)
 
 
 def test_what_was_used_longest_ago_goes_first() -> None:
@@ -98,35 +96,3 @@ def test_bytes_are_those_of_what_is_there(steps: list[tuple[str, int]]) -> None:
 
 def _is(key: bytes, one: Entry) -> bool:
     return one.key == key
-
-
-def test_outputs_are_kept_apart_from_their_batch() -> None:
-    batch = np.arange(12, dtype=np.float32).reshape(6, 2)
-    asked = request([b"12345678"], [(2,)], 2)
-    asked.outputs, asked.row_start = Outputs(["y"], ["FP32"], [batch], 6), 3
-    kept = kept_outputs(asked, batched=True)
-    batch[:] = 0
-    assert kept.rows == 2
-    assert kept.arrays[0].tolist() == [[6.0, 7.0], [8.0, 9.0]]
-
-
-def test_of_outputs_only_those_that_were_asked_for_are_kept() -> None:
-    asked = request([b"12345678"], [(2,)])
-    asked.outputs = Outputs(["a", "b"], ["FP32", "FP32"], [np.ones((1, 4), np.float32), np.ones((1, 2), np.float32)], 1)
-    asked.requested = (1,)
-    assert [array.size for array in kept_outputs(asked, batched=True).arrays] == [0, 2]
-
-
-def test_text_counts_with_its_bytes() -> None:
-    words = Outputs(["t"], ["BYTES"], [np.array([[b"x" * 1000, b"y" * 500]], object)], 1)
-    assert Entry(b"k", "m", "1", "", words).nbytes >= OVERHEAD_BYTES + 1500
-
-
-def test_an_answer_leaves_nothing_in_its_entry() -> None:
-    kept = entry(b"a")
-    asked = request([b"12345678"], [(2,)])
-    kept.answer(asked)
-    assert asked.outputs is not None
-    assert asked.outputs.row_texts() is not None
-    assert kept.outputs.texts is False
-    assert asked.outputs.arrays[0] is kept.outputs.arrays[0]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import repeat
 from typing import Any
 
 import pytest
 from tests.unit.engine.cached_rig import Rig, y
 
+from forebay.cache.policy import Throw
 from forebay.core.caching import CacheAsk
 from forebay.core.errors import AdmissionError, CacheMiss, ExecutionError
 from forebay.core.request import Background, Listener
@@ -219,9 +221,9 @@ def test_a_stale_answer_is_served_while_it_is_computed_anew() -> None:
     assert rig.runs == 3
 
 
-def test_what_takes_long_is_computed_anew_before_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("forebay.engine.cached.random", lambda: 0.5)
+def test_what_takes_long_is_computed_anew_before_its_end() -> None:
     rig = Rig()
+    rig.engine._throws = repeat(Throw(jitter=1.0, early=0.7))
     rig.ask(3.0)
     rig.run(10.0)
     rig.now += 55.0
