@@ -1,1 +1,1 @@
-"""Answers that are kept: exact, coalesced, semantic."""
+"""Answers that are kept, so that none is computed twice: exact, shared while in flight, and semantic."""

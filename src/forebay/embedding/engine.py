@@ -14,6 +14,7 @@ import numpy as np
 from forebay.api.elements import show
 from forebay.api.general import check_shape
 from forebay.api.site import Site
+from forebay.core.caching import USUAL_ASK
 from forebay.core.errors import RequestError
 from forebay.core.request import Request, output_array
 from forebay.core.tensors import NUMPY_TYPES, Array, to_buffer
@@ -94,6 +95,7 @@ class EmbeddedEngine:
             arrived=now,
             on_done=on_done,
             priority=_priority(priority),
+            cache=None if endpoint.recall is None else USUAL_ASK,
         )
         engine.submit(request)
         try:
