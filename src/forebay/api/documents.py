@@ -254,8 +254,8 @@ def _model_statistics(engine: EngineClient) -> ModelStatistics:
             compute_input=elsewhere,
             compute_infer=counts.compute,
             compute_output=elsewhere,
-            cache_hit=Duration(),
-            cache_miss=Duration(),
+            cache_hit=counts.cache_hit,
+            cache_miss=counts.cache_miss,
         ),
         batch_stats=[
             BatchStatistics(rows, Duration(entry.compute.count, 0), entry.compute, Duration(entry.compute.count, 0))

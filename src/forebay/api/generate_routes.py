@@ -12,9 +12,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from forebay.api import openapi
+from forebay.api.cache_control import told
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.event_stream import EventStream
-from forebay.api.infer_routes import Waiting, as_wanted, let_in, read_body
+from forebay.api.infer_routes import Waiting, as_wanted, ask_of, let_in, read_body
 from forebay.api.inference import Inference
 from forebay.api.problems import Answer
 from forebay.api.routing import MODEL_PATHS, Operation, add
@@ -32,11 +33,14 @@ def add_generate(app: FastAPI, inference: Inference, clock: Clock) -> Mapping[by
         await inference.awake(http.path_params["model"], headers.get(b"authorization"))
         with let_in(http, headers, inference) as endpoint:
             body = await read_body(http, inference)
-            waiting.submit(endpoint.engine, endpoint.generate.read(body, arrived, waiting.end))
+            request = endpoint.generate.read(body, arrived, waiting.end)
+            request.cache = ask_of(http, endpoint)
+            waiting.submit(endpoint.engine, request)
         answered = await waiting.answer()
         if answered.error is not None:
             return endpoint.refuse(answered.error)
-        answer = Answer(200, JSON_HEADERS, endpoint.generate.whole(answered))
+        headers_out = JSON_HEADERS if answered.cached is None else (*JSON_HEADERS, *told(answered.cached))
+        answer = Answer(200, headers_out, endpoint.generate.whole(answered))
         return await as_wanted(answer, http, inference)
 
     async def generate_stream(http: HttpRequest) -> Answer | Response:

@@ -17,12 +17,15 @@ from forebay.api.inference import LEAVING, Endpoint, Inference, Leaving
 from forebay.api.prefer import NO_PREFERENCES, Preferences, read_preferences
 from forebay.api.problems import Answer
 from forebay.api.routing import MODEL_PATHS, ClientGone, PlainOperation, add
+from forebay.core.caching import CacheAsk
 from forebay.core.clock import Clock
 from forebay.core.errors import RequestError
 from forebay.core.request import Request
 from forebay.engine.client import EngineClient
 
 T = TypeVar("T")
+TENANT = "forebay.tenant"
+"""The key of the caller's name in an ASGI scope."""
 AsJob = Callable[[HttpRequest, Endpoint, bytes, Preferences], Awaitable[Answer]]
 """What answers a request of inference that prefers to be a job, once its body is here."""
 
@@ -45,6 +48,7 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock, as_job: AsJo
             if as_job is not None and later:
                 return await as_job(http, endpoint, body, wish)
             request = await _read(endpoint, body, arrived, headers, waiting, inference.server.decode_off_loop_bytes)
+            request.cache = ask_of(http, endpoint)
             waiting.submit(endpoint.engine, request)
         return await as_wanted(endpoint.answer(await waiting.answer()), http, inference)
 
@@ -60,6 +64,11 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock, as_job: AsJo
     return added
 
 
+def ask_of(http: HttpRequest, endpoint: Endpoint) -> CacheAsk | None:
+    """What the caller of a request that `let_in` has let in wants of the cache; None where there is none."""
+    return None if endpoint.recall is None else endpoint.recall.ask(http.scope["headers"], http.scope[TENANT])
+
+
 @contextmanager
 def let_in(
     http: HttpRequest, headers: Mapping[bytes, bytes], inference: Inference, *, as_job: bool = False
@@ -68,7 +77,7 @@ def let_in(
 
     Until the block ends, in which the request is to be submitted, a version that is unloaded meanwhile stays open.
     """
-    inference.gate.enter(headers.get(b"authorization"))
+    http.scope[TENANT] = inference.gate.enter(headers.get(b"authorization"))
     endpoint = inference.find(http.path_params["model"], http.path_params.get("version"))
     coding = headers.get(b"transfer-encoding", b"chunked")
     if coding.lower() != b"chunked":

@@ -14,14 +14,17 @@ from urllib.parse import quote
 
 from forebay.api.auth import Gate
 from forebay.api.binary import Body, parse_header_length
+from forebay.api.cache_control import told
 from forebay.api.decode import BodyDecoder, OnDone
 from forebay.api.elements import show
 from forebay.api.encode import AnswerEncoder
 from forebay.api.generate import GenerateForm
 from forebay.api.problems import Answer, problem_of
+from forebay.api.recall import Recall
 from forebay.core.errors import AdmissionError, ForebayError, RequestError
 from forebay.core.request import Request
 from forebay.core.settings import ServerSettings
+from forebay.engine.cached import AnswerCache, CachedEngine
 from forebay.engine.client import EngineClient
 from forebay.telemetry.logs import fields
 
@@ -55,10 +58,29 @@ class Leaving:
 class Endpoint:
     """One served model with its decoder and encoder."""
 
-    __slots__ = ("_decoder", "_encoder", "_takes_text", "arriving", "decode", "engine", "generate", "plain")
+    __slots__ = (
+        "_decoder",
+        "_encoder",
+        "_takes_text",
+        "arriving",
+        "decode",
+        "engine",
+        "generate",
+        "plain",
+        "published",
+        "recall",
+        "whole",
+    )
 
-    def __init__(self, engine: EngineClient, max_json_depth: int) -> None:
-        self.engine = engine
+    def __init__(self, published: EngineClient, max_json_depth: int, cache: AnswerCache | None = None) -> None:
+        """`cache`: where answers are kept, if the model wants that."""
+        self.published = published
+        self.engine = engine = published
+        self.recall: Recall | None = None
+        """Answers to bodies that came before; None where no answers are kept."""
+        if cache is not None and (rules := published.caching) is not None:
+            self.engine = engine = CachedEngine(published, rules, cache)
+            self.recall = Recall(engine)
         self.arriving = 0
         """Requests outside the lane that were let in and are not submitted yet: the engine stays open for them."""
         self._decoder = BodyDecoder(
@@ -75,7 +97,9 @@ class Endpoint:
         )
         # The express lane's short cuts, without a call in between. A request with an error has no outputs.
         self.plain = self._encoder.plain
-        self.decode = None if self._takes_text else self._decoder.decode
+        self.whole = None if self._takes_text else self._decoder.decode
+        """Reads a JSON body, without a call in between."""
+        self.decode = self.whole if self.recall is None else None
 
     def read(
         self,
@@ -145,6 +169,8 @@ class Endpoint:
         if error is None:
             try:
                 headers, body = self._encoder.encode(request)
+                if request.cached is not None:
+                    headers = (*headers, *told(request.cached))
                 return Answer(200, headers, body)
             except Exception as failure:
                 error = failure
@@ -205,11 +231,19 @@ class Inference:
     Versions come and go (`publish`, `retract`). A request keeps the endpoint that it was let in for.
     """
 
-    def __init__(self, engines: Mapping[str, EngineClient], server: ServerSettings, gate: Gate) -> None:
+    def __init__(
+        self,
+        engines: Mapping[str, EngineClient],
+        server: ServerSettings,
+        gate: Gate,
+        cache: AnswerCache | None = None,
+    ) -> None:
+        """`cache`: where answers are kept, for models that want that; None: nowhere."""
         self.engines: dict[str, EngineClient] = {}
         """Of each model the latest version that is served, by the model's name."""
         self.server = server
         self.gate = gate
+        self.cache = cache
         self.guarded = gate.guards
         self.compress_from_bytes = server.compress_from_bytes or sys.maxsize
         self._endpoints: dict[str, Endpoint] = {}
@@ -238,13 +272,13 @@ class Inference:
         versions = self._versions.setdefault(engine.name, {})
         if engine.version in versions:
             self._replaced.append(versions[engine.version])
-        versions[engine.version] = Endpoint(engine, self.server.max_json_depth)
+        versions[engine.version] = Endpoint(engine, self.server.max_json_depth, self.cache)
         self._route(engine.name, engine.version)
 
     def retract(self, engine: EngineClient) -> None:
         """No new request goes to this engine."""
         endpoint = self._versions.get(engine.name, {}).get(engine.version)
-        if endpoint is not None and endpoint.engine is engine:
+        if endpoint is not None and endpoint.published is engine:
             del self._versions[engine.name][engine.version]
             self._replaced.append(endpoint)
             self._route(engine.name, engine.version)
@@ -276,7 +310,7 @@ class Inference:
     def holds(self, engine: EngineClient) -> bool:
         """Whether a request was let in for this engine, which was replaced or retracted, and is not submitted yet."""
         for endpoint in self._replaced:
-            if endpoint.engine is engine:
+            if endpoint.published is engine:
                 if endpoint.arriving or any(look(endpoint) for look in self.lookers):
                     return True
                 self._replaced.remove(endpoint)

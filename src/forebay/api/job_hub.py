@@ -172,7 +172,7 @@ class Hub:
                 if isinstance(look, JobRecord):
                     self._tell(id, look.sequence, look.state)
                 else:
-                    self._tell(id, 0, look or "unknown")
+                    self._tell(id, 0, "gone" if look is not None else "unknown")
 
     async def _due(self) -> list[str]:
         """The next to be looked up, one at least. Rounds are spread over `look_every_s`: no read is large, and none

@@ -17,9 +17,10 @@ from forebay.api.encode import JSON_HEADERS
 from forebay.api.idempotency import read_key
 from forebay.api.infer_routes import AsJob, as_wanted, let_in, read_body, unless_gone
 from forebay.api.inference import Endpoint, Inference
-from forebay.api.job_answers import Accepted, accepted, gone, result, shown, unknown
+from forebay.api.job_answers import Accepted, accepted, result, shown, unknown
 from forebay.api.job_batch import submit_batch
 from forebay.api.job_documents import encoded_job, job_path, page_of
+from forebay.api.job_streams import record_of
 from forebay.api.jobs import Asked, Jobs
 from forebay.api.prefer import Preferences, applied, read_preferences
 from forebay.api.problems import Answer, detailed, detailed_of
@@ -28,7 +29,6 @@ from forebay.core.errors import DependencyError, RequestError
 from forebay.core.settings_values import did_you_mean
 from forebay.jobs.ids import parse_id
 from forebay.jobs.record import MOVES, TERMINAL, JobRecord
-from forebay.jobs.store import Look
 
 MOST_LISTED = 200
 LISTED = 50
@@ -92,7 +92,7 @@ class _Calls:
         id = record.spec.id
         if record.state not in TERMINAL:
             (look,) = await self._jobs.reader.cancel([id])
-            record = _seen(look, id, tenant)
+            record = record_of(look, id, tenant)
         return await as_wanted(shown(record, _base(http)), http, self._inference)
 
     async def replay(self, http: HttpRequest) -> Answer:
@@ -138,7 +138,7 @@ class _Calls:
         """The job that the path names. Raises `RequestError` (job_not_found, job_gone)."""
         id = parse_id(http.path_params["id"])
         await self._jobs.ready()
-        return _seen(await self._jobs.hub.read(id), id, tenant)
+        return record_of(await self._jobs.hub.read(id), id, tenant)
 
     async def _looked_at(self, http: HttpRequest) -> tuple[JobRecord, Preferences]:
         """The job that the path names, when it has ended or the client's patience has."""
@@ -146,7 +146,7 @@ class _Calls:
         record, wish = await self._own(http, tenant), read_preferences(http.scope["headers"])
         if wish.wait_s and record.state not in TERMINAL:
             look = await unless_gone(http, self._jobs.hub.until_final(record.spec.id, wish.wait_s))
-            record = _seen(look, record.spec.id, tenant)
+            record = record_of(look, record.spec.id, tenant)
         return record, wish
 
 
@@ -183,15 +183,6 @@ def _asked(http: HttpRequest, inference: Inference, body: bytes, key: str) -> As
     headers = dict(http.scope["headers"])
     tenant = inference.gate.tenant(headers.get(b"authorization"))
     return Asked(tenant, body, headers.get(b"content-type"), headers.get(b"inference-header-content-length"), key)
-
-
-def _seen(look: Look, id: str, tenant: str) -> JobRecord:
-    """A record, if it is the tenant's. Raises `RequestError` (job_not_found, job_gone)."""
-    if look == "gone":
-        raise gone(id)
-    if not isinstance(look, JobRecord) or look.spec.tenant != tenant:
-        raise unknown(id)
-    return look
 
 
 def _authorization(http: HttpRequest) -> bytes | None:

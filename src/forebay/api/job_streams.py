@@ -27,7 +27,7 @@ from forebay.api.job_hub import ENDED, Hub, Seen
 from forebay.core.errors import RequestError
 from forebay.jobs.ids import parse_id
 from forebay.jobs.record import TERMINAL, JobRecord
-from forebay.jobs.store import Event, Look
+from forebay.jobs.store import Event, Gone, Look
 
 BEAT_S = 15.0
 """How often a stream is looked at: it is kept alive, or given up where it has taken nothing since the last time but
@@ -255,7 +255,7 @@ def record_of(look: Look, id: str, tenant: str | None = None) -> JobRecord:
 
     Raises `RequestError` (job_not_found, job_gone). A job of somebody else is not found.
     """
-    if look == "gone":
+    if isinstance(look, Gone) and tenant in (None, look.tenant):
         raise gone(id)
     if not isinstance(look, JobRecord) or tenant not in (None, look.spec.tenant):
         raise unknown(id)

@@ -151,7 +151,7 @@ class Lane(HttpToolsProtocol):
                     slot.header_length = value
                 elif name == b"connection":
                     told = True
-                else:
+                elif not slot.heeds(name):
                     return False
         # The parser spells a version slowly. HTTP/1.0 keeps alive only where it says so; 1.1 ends only where it does.
         if (told or not keep_alive) and parser.get_http_version() != "1.1":
@@ -163,7 +163,7 @@ class Lane(HttpToolsProtocol):
         slots.append(slot)
         try:
             if inference.guarded:
-                caller = inference.gate.enter(authorization)
+                slot.caller = caller = inference.gate.enter(authorization)
                 tenant = caller if tenant is not None else None
             if endpoint.engine.state != "ready":
                 (inference.admit if tenant is None else inference.admit_job)(endpoint)
@@ -253,9 +253,7 @@ class Lane(HttpToolsProtocol):
                     request = slot.request = endpoint.decode(body, _now(), slot.done)
                     endpoint.engine.submit(request)
                 else:
-                    request = endpoint.read(body, _now(), slot.done, slot.content_type, slot.header_length)
-                    slot.request = request
-                    endpoint.engine.submit(request)
+                    slot.read()
             except Exception as error:
                 slot.finish(endpoint.refuse(error))
         elif self.mode == _ASGI:

@@ -20,6 +20,8 @@ _STATUS_LINES = {
 MOST_HEAD_BYTES = 64 << 10
 """A head that is longer, and what arrived together with its beginning, is refused."""
 
+CACHE_HEADERS = frozenset((b"cache-control", b"cache-tag"))
+"""Of these too only models have need that have a cache."""
 WATCHED = frozenset(
     (
         b"host",
@@ -34,6 +36,7 @@ WATCHED = frozenset(
         b"upgrade",
         b"prefer",
         b"idempotency-key",
+        *CACHE_HEADERS,
     )
 )
 """Request headers that the express lane looks at; those that it does not know what to do with send a request away."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from forebay.api.cache_control import told
 from forebay.api.codings import coded
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.inference import Endpoint, in_turns
 from forebay.api.job_answers import Accepted, accepted
+from forebay.api.lane_heads import CACHE_HEADERS
 from forebay.api.problems import Answer, detailed_of
+from forebay.api.recall import Form, Memo
+from forebay.core.caching import MISSED, USUAL_ASK
 from forebay.core.request import Request
 
 if TYPE_CHECKING:
@@ -53,8 +58,86 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
     request: Request | None = None
     answer: Answer | None = None
     message_event: Any = _NO_EVENT
+    caller: str = ""
+    """The name of the API key that it came with."""
+    asks: bool = False
+    """It says what it wants of the cache."""
     tenant: str | None = None
     """Whose job is to be submitted; None where it is inference."""
+
+    def heeds(self, name: bytes) -> bool:
+        """Whether a request with this header, of those that are watched, can be served here."""
+        self.asks = True
+        return name in CACHE_HEADERS
+
+    def read(self) -> None:
+        """The body is here, and the lane has no shorter way for it: read and submit. Raises `ForebayError`."""
+        endpoint = self.endpoint
+        assert endpoint is not None
+        now = monotonic()
+        recall = endpoint.recall
+        if recall is None:
+            request = endpoint.read(self.body, now, self.done, self.content_type, self.header_length)
+            self.request = request
+            endpoint.engine.submit(request)
+            return
+        ask = recall.ask(self.headers, self.caller) if self.asks or self.caller else USUAL_ASK
+        lane = self.lane
+        if (ask is USUAL_ASK or ask.plain) and lane.quick and len(lane.slots) == 1 and self.keep_alive:
+            memo = recall.find(self.body, self._form(endpoint), now)
+            if memo is not None:
+                self._recalled(memo, now)
+                return
+        if endpoint.whole is not None and self.header_length is None:
+            request = endpoint.whole(self.body, now, self.answered)
+        else:
+            request = endpoint.read(self.body, now, self.answered, self.content_type, self.header_length)
+        self.request = request
+        request.cache = ask
+        endpoint.engine.submit(request)
+
+    def _form(self, endpoint: Endpoint) -> Form | None:
+        """On what the meaning of the body depends; None: on nothing but the endpoint."""
+        if not self.caller and self.header_length is None and not endpoint.is_image(self.content_type):
+            return None
+        return self.caller, self.content_type, self.header_length
+
+    def _recalled(self, memo: Memo, now: float) -> None:
+        lane = self.lane
+        lane.slots.pop()
+        self.response_complete = True
+        state = lane.server_state
+        state.total_requests += 1
+        age_s = now - memo.entry.created
+        head = lane.heads.usual(state.default_headers)
+        lane.transport.write(b"%b%b%d\r\n\r\n%b" % (head, memo.head, age_s, memo.body))
+
+    def answered(self, request: Request) -> None:
+        """`done`, where answers are kept. One that was is remembered for whoever sends the same body."""
+        lane, endpoint = self.lane, self.endpoint
+        assert endpoint is not None
+        slots, body = lane.slots, None
+        note = request.cached
+        if note is not None and lane.quick and len(slots) == 1 and self.keep_alive:
+            try:
+                body = endpoint.plain(request)
+            except Exception:
+                body = None  # `answer` meets the same error, and says what it is
+        if body is None or len(body) >= lane.compress_from_bytes:
+            self._leave(endpoint.answer(request))
+            return
+        slots.pop()
+        self.response_complete = True
+        state = lane.server_state
+        state.total_requests += 1
+        head = lane.heads.usual(state.default_headers)
+        if note is MISSED:
+            lane.transport.write(b"%b%d\r\nx-cache: miss\r\n\r\n%b" % (head, len(body), body))
+            return
+        lines = b"".join(b"\r\n%b: %b" % pair for pair in told(note))
+        lane.transport.write(b"%b%d%b\r\n\r\n%b" % (head, len(body), lines, body))
+        if endpoint.recall is not None:
+            endpoint.recall.keep(self.body, self._form(endpoint), note, body)
 
     def done(self, request: Request) -> None:
         """The engine has answered. The usual answer to the only request in the lane is written at once."""
@@ -73,8 +156,11 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
                 state.total_requests += 1
                 lane.transport.write(b"%b%d\r\n\r\n%b" % (lane.heads.usual(state.default_headers), len(body), body))
                 return
-        answer = endpoint.answer(request) if body is None else Answer(200, JSON_HEADERS, body)
-        if len(answer.body) >= lane.compress_from_bytes:
+        self._leave(endpoint.answer(request) if body is None else Answer(200, JSON_HEADERS, body))
+
+    def _leave(self, answer: Answer) -> None:
+        """An answer that is not the usual one to the only request, in the coding that its caller wants."""
+        if len(answer.body) >= self.lane.compress_from_bytes:
             in_turns(coded(answer, self.headers), self._coded)
         else:
             self.finish(answer)
@@ -111,6 +197,8 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
             if self.disconnected:
                 return
             self.request = read
+            if self.endpoint.recall is not None:
+                read.cache = self.endpoint.recall.ask(self.headers, self.caller)
             self.endpoint.engine.submit(read)
         except Exception as error:
             self.finish(self.endpoint.refuse(error))

@@ -45,6 +45,7 @@ STATUSES: dict[str, int] = {
     "broker_unavailable": 503,
     "store_unavailable": 503,
     "deadline_exceeded": 504,
+    "cache_miss": 504,
 }
 """Error code to HTTP status. 499 is for logs only: that client has left."""
 

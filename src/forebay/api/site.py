@@ -12,13 +12,14 @@ from fastapi import FastAPI
 
 from forebay.api.app import Lifespan, create_app
 from forebay.api.auth import Gate
+from forebay.api.caches import answer_cache
 from forebay.api.inference import Inference
 from forebay.api.job_site import JobSite
 from forebay.api.jobs import Jobs
 from forebay.api.repository_routes import ModelControl
 from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.core.clock import Clock
-from forebay.core.settings import JobSettings, ServerSettings
+from forebay.core.settings import CacheSettings, JobSettings, ServerSettings
 from forebay.engine.cores import Cores, unshareable, usable_cores
 from forebay.repository.catalog import Catalog
 from forebay.repository.plans import PlanOf
@@ -40,15 +41,16 @@ class Site:
         clock: Clock = time.monotonic,
         *,
         jobs: JobSettings | None = None,
+        cache: CacheSettings | None = None,
         data_dir: Path = Path(),
         webhook_secrets: WebhookSecrets | None = None,
     ) -> None:
         """`control_refusal`: why models may not be loaded and unloaded over HTTP; empty where they may. `clock`: times
-        the drain. `jobs`: None where there are none. `data_dir`: where their store is, unless it is elsewhere.
-        `webhook_secrets`: what their webhooks are signed with; None: there are none."""
+        the drain. `jobs`: None where there are none. `cache`: where answers are kept. `data_dir`: where the jobs' store
+        is, unless it is elsewhere. `webhook_secrets`: what webhooks are signed with; None: there are none."""
         self.settings = settings
         self.metrics = Metrics()
-        self.inference = Inference({}, settings, gate)
+        self.inference = Inference({}, settings, gate, answer_cache(cache or CacheSettings(), self.metrics))
         self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
         shares = settings.fair_cores == "auto" and not unshareable()
         cores = Cores(usable_cores()) if shares else None

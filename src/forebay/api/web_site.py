@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from forebay.api.app import create_app
 from forebay.api.auth import Gate
+from forebay.api.caches import answer_cache
 from forebay.api.inference import Inference
 from forebay.api.job_site import JobSite
 from forebay.api.jobs import Jobs
@@ -19,7 +20,7 @@ from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.clock import Clock
 from forebay.core.errors import DependencyError
-from forebay.core.settings import JobSettings, ServerSettings
+from forebay.core.settings import CacheSettings, JobSettings, ServerSettings
 from forebay.engine.exchange import Exchange
 from forebay.engine.remote import RemoteEngine
 from forebay.jobs.redis_calls import RedisCalls
@@ -40,15 +41,16 @@ class WebSite:
         settings: ServerSettings,
         gate: Gate,
         jobs: JobSettings,
+        cache: CacheSettings,
         store: str,
         webhook_secrets: WebhookSecrets,
         clock: Clock = time.monotonic,
     ) -> None:
-        """`store`: the URL of the store, which `jobs` names too. `webhook_secrets`: what webhooks are signed with.
-        `clock`: times the drain."""
+        """`store`: the URL of the store, which `jobs` names too. `cache`: where answers are kept.
+        `webhook_secrets`: what webhooks are signed with. `clock`: times the drain."""
         self.settings = settings
         self.metrics = Metrics()
-        self.inference = Inference({}, settings, gate)
+        self.inference = Inference({}, settings, gate, answer_cache(cache, self.metrics))
         self.inference.jobs_wait = True
         self._job_site = JobSite(
             jobs, settings, Path(), self.inference, gate, self.metrics, clock, webhook_secrets, works=False

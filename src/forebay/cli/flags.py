@@ -12,12 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from forebay.core.settings_sources import LoadedSettings, flag_name, load_settings
-from forebay.core.settings_values import JOB_KEYS, LOG_KEYS, MODEL_KEYS, ROOT_KEYS, SERVER_KEYS, Key
+from forebay.core.settings_values import CACHE_KEYS, JOB_KEYS, LOG_KEYS, MODEL_KEYS, ROOT_KEYS, SERVER_KEYS, Key
 
 FLAG_KEYS: Mapping[str, Key] = (
     {f"server.{name}": key for name, key in SERVER_KEYS.items()}
     | {f"log.{name}": key for name, key in LOG_KEYS.items()}
     | {f"jobs.{name}": key for name, key in JOB_KEYS.items()}
+    | {f"cache.{name}": key for name, key in CACHE_KEYS.items()}
     | dict(ROOT_KEYS)
     | {"models.*.devices": MODEL_KEYS["devices"]}
 )

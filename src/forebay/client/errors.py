@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from forebay.core.errors import (
     AdmissionError,
+    CacheMiss,
     DeadlineExceeded,
     DependencyError,
     ExecutionError,
@@ -79,7 +80,7 @@ def error_of(
     return error
 
 
-_KINDS = (RequestError, AdmissionError, ExecutionError, DependencyError)
+_KINDS = (RequestError, AdmissionError, ExecutionError, DependencyError, CacheMiss)
 _KNOWN = frozenset(code for kind in (*_KINDS, DeadlineExceeded) for code in kind.codes()) | {"internal"}
 
 
@@ -87,6 +88,8 @@ def _built(code: str, status: int, message: str, stage: Any, retry_after_s: floa
     if code == "internal":
         return ForebayError(message)
     kind = next((k for k in _KINDS if code in k.codes()), None)
+    if kind is CacheMiss:
+        return CacheMiss(message)
     if code in DeadlineExceeded.codes() or (kind is None and status == 504):
         return DeadlineExceeded(message, stage=stage if stage in get_args(Stage) else "waiting")
     if kind is DependencyError:

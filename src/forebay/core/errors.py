@@ -6,6 +6,7 @@ ForebayError
                      job_not_failed, idempotency_key_reused, idempotency_key_in_use
   AdmissionError     unauthorized, over_quota, queue_full, deadline_unreachable, model_not_ready, draining
   DeadlineExceeded   deadline_exceeded, with the stage in which the deadline passed
+  CacheMiss          cache_miss: only what is cached was asked for, and it is not
   ExecutionError     model_error, output_mismatch, out_of_memory, instance_crashed
   DependencyError    broker_unavailable, store_unavailable
   SetupError         config_error, model_load_error, memory_limit (at start-up, and where a model is loaded later)
@@ -86,6 +87,12 @@ class DeadlineExceeded(ForebayError):  # noqa: N818 - the field's standard name
     def __init__(self, message: str, *, stage: Stage) -> None:
         super().__init__(message)
         self.stage = stage
+
+
+class CacheMiss(ForebayError):  # noqa: N818 - the field's own word
+    """Only an answer from the cache was asked for, and there is none. Nothing was run."""
+
+    code = "cache_miss"
 
 
 class ExecutionError(ForebayError):

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from forebay.core.caching import CacheAsk
 from forebay.core.errors import ForebayError
 from forebay.core.json_numbers import write_rows
 from forebay.core.tensors import NUMPY_TYPES, Array, bytes_array, element_count, pack_bytes, unpack_bytes
@@ -132,6 +133,10 @@ class Request(msgspec.Struct, eq=False, weakref=False):
     """Who wants pieces of the answer, where the model streams."""
     background: Background | None = None
     """Set for a job; None: somebody waits for the answer."""
+    cache: CacheAsk | None = None
+    """What is asked of the cache; None: it is passed by."""
+    cached: Any = None
+    """Belongs to the cache until the request is answered, then says what it did (`CacheNote`); None: nothing."""
     outputs: Outputs | None = None
     row_start: int = 0
     error: ForebayError | None = None

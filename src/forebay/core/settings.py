@@ -128,6 +128,15 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
     shards: Annotated[int, Meta(ge=1, le=1024, description="Parts that keys are spread over in a Redis Cluster.")] = 1
 
 
+class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where answers are kept; which models have a cache is theirs to say. `[cache]` in forebay.toml."""
+
+    memory_bytes: Annotated[
+        ByteCount, Meta(description="Answers kept in this process, for all models; the least recently used go first.")
+    ] = 256 << 20
+    max_entry_bytes: Annotated[ByteCount, Meta(description="Largest answer that is kept.")] = 1 << 20
+
+
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One model. Class attributes, `model.toml`, `[models.NAME]`, environment, flags: later wins."""
 
@@ -151,8 +160,13 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     deterministic: Annotated[bool, Meta(description="Equal rows get equal answers, whatever their batch.")] = False
     cache: Annotated[
-        Literal["off", "exact", "semantic"], Meta(description="Answer cache; only off is available yet.")
+        Literal["off", "exact", "semantic"], Meta(description="exact: equal requests are answered from the cache.")
     ] = "off"
+    cache_ttl_s: Annotated[Positive, Meta(description="How long a cached answer is served.")] = 3600.0
+    cache_stale_s: Annotated[
+        NotNegative, Meta(description="How much longer it is served while it is computed anew.")
+    ] = 0.0
+    cache_shared: Annotated[bool, Meta(description="API keys share cached answers; false: each has its own.")] = False
     weight: Annotated[Positive, Meta(description="Share of the machine, relative to other models.")] = 1.0
     memory_bytes: Annotated[ByteCount | None, Meta(description="Memory of one instance; none: measured.")] = None
     devices: Annotated[
@@ -186,6 +200,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     server: ServerSettings = ServerSettings()
     log: LogSettings = LogSettings()
     jobs: JobSettings = JobSettings()
+    cache: CacheSettings = CacheSettings()
     data_dir: Annotated[Path, Meta(description="Folder for what Forebay keeps, such as measured costs.")] = Path(
         ".forebay"
     )

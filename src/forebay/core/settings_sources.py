@@ -16,13 +16,12 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from forebay.core.errors import SetupError
-from forebay.core.settings import TRUST_KEYS, JobSettings, LogSettings, ModelSettings, ServerSettings, Settings
+from forebay.core.settings import TRUST_KEYS, ModelSettings, Settings
 from forebay.core.settings_values import (
-    JOB_KEYS,
-    LOG_KEYS,
     MODEL_KEYS,
     ROOT_KEYS,
-    SERVER_KEYS,
+    SECTIONS,
+    TREES,
     Key,
     Setting,
     did_you_mean,
@@ -39,11 +38,8 @@ SECRET_LINES_VARIABLE = "FOREBAY_WEBHOOK_SECRETS"
 HIDDEN = "***"
 """Shown for what is secret."""
 
-_SECTIONS: Mapping[str, Mapping[str, Key]] = MappingProxyType(
-    {"server": SERVER_KEYS, "log": LOG_KEYS, "jobs": JOB_KEYS}
-)
 _PLAIN_KEYS: Mapping[str, Key] = MappingProxyType(
-    {f"{section}.{name}": key for section, keys in _SECTIONS.items() for name, key in keys.items()} | dict(ROOT_KEYS)
+    {f"{section}.{name}": key for section, keys in SECTIONS.items() for name, key in keys.items()} | dict(ROOT_KEYS)
 )
 _LINES: Mapping[str, str] = MappingProxyType(
     {KEY_LINES_VARIABLE: "server.api_keys", SECRET_LINES_VARIABLE: "jobs.webhook_secrets"}
@@ -110,16 +106,15 @@ class LoadedSettings:
     @property
     def settings(self) -> Settings:
         """The tree, with the models that `model` was asked for."""
+        branches: dict[str, Any] = {section: tree(**self._branch(section)) for section, tree in TREES.items()}
         return Settings(
-            server=ServerSettings(**self._branch("server")),
-            log=LogSettings(**self._branch("log")),
-            jobs=JobSettings(**self._branch("jobs")),
+            **branches,
             data_dir=self._plain["data_dir"].value,
             models={name: _model_settings(layer) for name, layer in self._served.items()},
         )
 
     def _branch(self, section: str) -> dict[str, Any]:
-        return {name: self._plain[f"{section}.{name}"].value for name in _SECTIONS[section]}
+        return {name: self._plain[f"{section}.{name}"].value for name in SECTIONS[section]}
 
     def model(
         self,
@@ -219,7 +214,7 @@ def load_settings(
 def flag_name(key: str) -> str:
     """The flag of a dotted key: `server.max_body_bytes` is `--max-body-bytes`, `log.level` is `--log-level`."""
     branch, _, name = key.rpartition(".")
-    prefixed = branch == "log" or (branch == "jobs" and name not in _BARE_JOB_FLAGS)
+    prefixed = branch in ("log", "cache") or (branch == "jobs" and name not in _BARE_JOB_FLAGS)
     return "--" + (f"{branch}-{name}" if prefixed else name).replace("_", "-")
 
 
@@ -261,17 +256,17 @@ def _read_file(file: Path, models: ModelLayers) -> Layer:
     for name, value in _read_toml(file).items():
         if name in ROOT_KEYS:
             layer[name] = read_value(ROOT_KEYS[name], value, source=f"{file}:{name}", text=False, folder=file.parent)
-        elif name in _SECTIONS:
+        elif name in SECTIONS:
             for key, raw in _table(file, name, value).items():
                 source = f"{file}:{name}.{key}"
-                known = _SECTIONS[name].get(key)
+                known = SECTIONS[name].get(key)
                 if known is None:
-                    raise unknown_key(key, _SECTIONS[name], source=source, kind=f"key of [{name}]:")
+                    raise unknown_key(key, SECTIONS[name], source=source, kind=f"key of [{name}]:")
                 layer[f"{name}.{key}"] = read_value(known, raw, source=source, text=False, folder=file.parent)
         elif name == "models":
             _read_model_tables(file, _table(file, name, value), models)
         else:
-            raise unknown_key(name, [*ROOT_KEYS, *_SECTIONS, "models"], source=f"{file}:{name}")
+            raise unknown_key(name, [*ROOT_KEYS, *SECTIONS, "models"], source=f"{file}:{name}")
     return layer
 
 
@@ -330,7 +325,7 @@ def _unknown_variable(variable: str, parts: str) -> SetupError:
     known = [ENV_PREFIX + key.replace(".", "__").upper() for key in _PLAIN_KEYS]
     by_key = [name for name in known if name.lower().endswith(f"__{parts}")]
     hint = f"; did you mean {by_key[0]!r}?" if by_key else did_you_mean(variable, [*known, *_LINES])
-    sections = ", ".join(f"{ENV_PREFIX}{section.upper()}__KEY" for section in _SECTIONS)
+    sections = ", ".join(f"{ENV_PREFIX}{section.upper()}__KEY" for section in SECTIONS)
     forms = f"; variables are {sections}, {ENV_PREFIX}MODELS__NAME__KEY"
     return SetupError(f"environment: unknown variable {variable!r}{hint or forms}")
 
@@ -356,7 +351,7 @@ def _read_set(text: str, models: ModelLayers) -> None:
     name, dot, key = target.strip().rpartition(".")
     if not equals or not dot or not name:
         raise SetupError(f"--set {target}: the form is NAME.key=value, such as --set minilm.max_batch_rows=32")
-    if name in _SECTIONS and key in _SECTIONS[name]:
+    if name in SECTIONS and key in SECTIONS[name]:
         variable = ENV_PREFIX + f"{name}__{key}".upper()
         raise SetupError(f"--set {target}: --set is for models; use {variable} or [{name}] in {CONFIG_FILE}")
     models.put(name, key, raw, source=f"--set {target.strip()}", text=True)

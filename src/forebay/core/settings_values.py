@@ -16,7 +16,7 @@ import msgspec
 from msgspec import inspect, structs
 
 from forebay.core.errors import SetupError
-from forebay.core.settings import JobSettings, LogSettings, ModelSettings, ServerSettings, Settings
+from forebay.core.settings import CacheSettings, JobSettings, LogSettings, ModelSettings, ServerSettings, Settings
 from forebay.core.store_url import FORMS, is_store_url, masked_url
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
@@ -25,6 +25,8 @@ _UNITS = MappingProxyType(
     | {unit: 1000**power for power, unit in enumerate(("kb", "mb", "gb", "tb"), 1)}
     | {unit: 1024**power for power, unit in enumerate(("kib", "mib", "gib", "tib"), 1)}
 )
+_NOT_YET = frozenset({("cache", "semantic")})
+"""Choices that the tree knows and nothing serves yet."""
 _NONE_WORDS = frozenset({"none", "null"})
 _LONGEST_SHOWN = 80
 _LONGEST_PATH = 1000
@@ -90,7 +92,7 @@ def _key(name: str, annotated: Any, shape: inspect.Metadata, default: object) ->
 def _accepted(name: str, shape: inspect.Type, choices: tuple[str, ...]) -> str:
     match shape:
         case inspect.LiteralType():
-            return "one of " + ", ".join(choices) if name != "cache" else "off"
+            return "one of " + ", ".join(choice for choice in choices if (name, choice) not in _NOT_YET)
         case inspect.BoolType():
             return "true or false"
         case inspect.IntType() if name.endswith("_bytes"):
@@ -117,8 +119,16 @@ def _accepted(name: str, shape: inspect.Type, choices: tuple[str, ...]) -> str:
 SERVER_KEYS = keys_of(ServerSettings)
 LOG_KEYS = keys_of(LogSettings)
 JOB_KEYS = keys_of(JobSettings)
+CACHE_KEYS = keys_of(CacheSettings)
 MODEL_KEYS = keys_of(ModelSettings)
 ROOT_KEYS = keys_of(Settings)
+TREES: Mapping[str, type[msgspec.Struct]] = MappingProxyType(
+    {"server": ServerSettings, "log": LogSettings, "jobs": JobSettings, "cache": CacheSettings}
+)
+"""The branches of the tree that are sections of a settings file, by name."""
+SECTIONS: Mapping[str, Mapping[str, Key]] = MappingProxyType(
+    {"server": SERVER_KEYS, "log": LOG_KEYS, "jobs": JOB_KEYS, "cache": CACHE_KEYS}
+)
 
 
 def read_value(key: Key, raw: object, *, source: str, text: bool, folder: Path | None = None) -> Setting:
@@ -134,8 +144,8 @@ def read_value(key: Key, raw: object, *, source: str, text: bool, folder: Path |
         raise _bad_value(key, raw, source) from None
     if isinstance(value, float) and not math.isfinite(value):
         raise _bad_value(key, raw, source)
-    if key.name == "cache" and value != "off":
-        raise SetupError(f"{source}: {key.name} is {raw!r}, but the answer cache is not there yet; accepted: off")
+    if (key.name, value) in _NOT_YET:
+        raise SetupError(f"{source}: {key.name} is {raw!r}, which is not there yet; accepted: {key.accepted}")
     if key.name == "store" and value is not None and not is_store_url(value):
         raise SetupError(f"{source}: store cannot be {masked_url(value)!r}; accepted: {FORMS}")
     if key.name == "broker" and value is not None and "://" not in value:

@@ -102,7 +102,17 @@ def site_of(loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False, 
         jobs = msgspec.structs.replace(jobs, private_webhooks="off")
     secrets = webhook_secrets(loaded) if webhooks else None
     data_dir = Path(tree.data_dir)
-    return Site(server, gate, catalog, planner(loaded), refusal, jobs=jobs, data_dir=data_dir, webhook_secrets=secrets)
+    return Site(
+        server,
+        gate,
+        catalog,
+        planner(loaded),
+        refusal,
+        jobs=jobs,
+        cache=tree.cache,
+        data_dir=data_dir,
+        webhook_secrets=secrets,
+    )
 
 
 def webhook_secrets(loaded: LoadedSettings) -> WebhookSecrets:
@@ -138,7 +148,7 @@ def run_web(loaded: LoadedSettings) -> None:
     secrets = webhook_secrets(loaded)
 
     async def serve() -> None:
-        await Web(WebSite(server, gate, settings.jobs, store, secrets)).serve()
+        await Web(WebSite(server, gate, settings.jobs, settings.cache, store, secrets)).serve()
 
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve())

@@ -14,6 +14,7 @@ import numpy as np
 from forebay.api.elements import show
 from forebay.api.general import check_shape
 from forebay.api.site import Site
+from forebay.core.caching import USUAL_ASK
 from forebay.core.errors import RequestError
 from forebay.core.request import Request, output_array
 from forebay.core.tensors import NUMPY_TYPES, Array, to_buffer
@@ -94,12 +95,21 @@ class EmbeddedEngine:
             arrived=now,
             on_done=on_done,
             priority=_priority(priority),
+            cache=None if endpoint.recall is None else USUAL_ASK,
         )
         engine.submit(request)
         try:
             return await done
         finally:
             engine.cancel(request)  # one that is answered has nothing left to cancel
+
+    def signature(self, model: str | None = None) -> Signature:
+        """Inputs and outputs of the latest version of a model, which may be left out where there is one."""
+        return self._site.inference.find(self._only() if model is None else model, None).engine.signature
+
+    def digest(self, model: str | None = None) -> str:
+        """What tells the latest version of a model from every other one: a digest of its files."""
+        return self._site.inference.find(self._only() if model is None else model, None).engine.digest
 
     async def load(self, model: str) -> None:
         """Load a model, or bring it up to date with its files. Raises `RequestError`, `SetupError`."""

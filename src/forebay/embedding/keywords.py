@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 from forebay.core.errors import SetupError
 from forebay.core.settings_sources import flag_name
-from forebay.core.settings_values import JOB_KEYS, LOG_KEYS, MODEL_KEYS, ROOT_KEYS, SERVER_KEYS
+from forebay.core.settings_values import CACHE_KEYS, JOB_KEYS, LOG_KEYS, MODEL_KEYS, ROOT_KEYS, SERVER_KEYS
 
 DOTTED = (
     {name: f"server.{name}" for name in SERVER_KEYS}
     | {f"log_{name}": f"log.{name}" for name in LOG_KEYS}
     | {flag_name(f"jobs.{name}")[2:].replace("-", "_"): f"jobs.{name}" for name in JOB_KEYS}
+    | {f"cache_{name}": f"cache.{name}" for name in CACHE_KEYS}
     | {name: name for name in ROOT_KEYS}
     | {name: f"models.*.{name}" for name in MODEL_KEYS}
 )

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from forebay.core.caching import CacheRules
 from forebay.core.request import Request
 from forebay.models.signature import Signature
 
@@ -42,6 +43,8 @@ class EngineStatistics(msgspec.Struct):
     fail: Duration = msgspec.field(default_factory=Duration)
     queue: Duration = msgspec.field(default_factory=Duration)
     compute: Duration = msgspec.field(default_factory=Duration)
+    cache_hit: Duration = msgspec.field(default_factory=Duration)
+    cache_miss: Duration = msgspec.field(default_factory=Duration)
     batches: dict[int, BatchSizeStatistics] = msgspec.field(default_factory=dict)
 
 
@@ -115,6 +118,16 @@ class EngineClient(Protocol):
         ...
 
     @property
+    def caching(self) -> CacheRules | None:
+        """How its answers are cached; None: they are not."""
+        ...
+
+    @property
+    def row_compute_s(self) -> float:
+        """Mean time of a row at an instance, by what ran so far; 0 where that is not known."""
+        ...
+
+    @property
     def default_timeout_s(self) -> float: ...
     @property
     def instances(self) -> int: ...
@@ -126,10 +139,15 @@ class EngineClient(Protocol):
         ...
 
     def submit(self, request: Request) -> None:
-        """Queue it. Raises `AdmissionError`; else `request.on_done(request)` is called once, later.
+        """Queue it. Raises `AdmissionError`; else `request.on_done(request)` is called once, later (from
+        the cache, perhaps before this returns).
 
         With `request.background` set it waits behind all others, and its deadline is set when it begins.
         """
+        ...
+
+    def waits(self, request: Request) -> bool:
+        """Whether a submitted request can still be canceled without a loss: nothing of it has run."""
         ...
 
     def cancel(self, request: Request) -> None:

@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 
 from forebay.batching import Batcher
+from forebay.core.caching import CacheRules
 from forebay.core.errors import AdmissionError, ExecutionError
 from forebay.core.request import Background, Request
 from forebay.engine import assemble
@@ -86,6 +87,23 @@ class Door(ABC):
     def max_queue_delay_ms(self) -> float:
         """How long a row may wait for company while an instance is free."""
         return self.plan.settings.max_queue_delay_ms
+
+    @property
+    def caching(self) -> CacheRules | None:
+        """How its answers are cached; None: they are not. An answer in pieces never is."""
+        settings = self.plan.settings
+        if settings.cache == "off" or self.streams or not self.digest:
+            return None
+        return CacheRules(settings.cache_ttl_s, settings.cache_stale_s, settings.cache_shared, settings.deterministic)
+
+    @property
+    def row_compute_s(self) -> float:
+        """Mean time of a row at an instance, by what ran so far."""
+        return self.metrics.compute_s.total / max(1, self._record.statistics.inference_count)
+
+    def waits(self, request: Request) -> bool:
+        """Whether nothing of it has run."""
+        return request.order is not None and request.pieces is None and request.background is None
 
     def submit(self, request: Request) -> None:
         """Queue a request; see `EngineClient.submit`."""

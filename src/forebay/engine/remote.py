@@ -7,6 +7,7 @@ import time
 import msgspec
 
 from forebay.batching.batcher import level_of
+from forebay.core.caching import CacheRules
 from forebay.core.clock import Clock
 from forebay.core.errors import AdmissionError, ExecutionError, ForebayError, RequestError
 from forebay.core.request import Request
@@ -47,10 +48,11 @@ class RemoteEngine:
     def same_form(self, standing: Standing) -> bool:
         """Whether requests and answers are read and written as they are now."""
         mine, other = self.model, standing.model
-        return (mine.signature, mine.labels, mine.default_timeout_s) == (
+        return (mine.signature, mine.labels, mine.default_timeout_s, mine.caching) == (
             other.signature,
             other.labels,
             other.default_timeout_s,
+            other.caching,
         )
 
     # -- what is told of it -------------------------------------------------------------------------------------------
@@ -118,6 +120,16 @@ class RemoteEngine:
         return self.model.digest
 
     @property
+    def caching(self) -> CacheRules | None:
+        """How its answers are cached here."""
+        return self.model.caching
+
+    @property
+    def row_compute_s(self) -> float:
+        """Workers know it."""
+        return 0.0
+
+    @property
     def default_timeout_s(self) -> float:
         """Seconds that a request without its own timeout gets."""
         return self.model.default_timeout_s
@@ -158,6 +170,10 @@ class RemoteEngine:
         body = self._codec.pack(request, request.deadline - self._clock())
         self._exchange.submit(request, self._form, level_of(request.priority), body, self._ended)
         self.in_flight += 1
+
+    def waits(self, request: Request) -> bool:
+        """It is with workers from the beginning."""
+        return False
 
     def cancel(self, request: Request) -> None:
         """See `EngineClient.cancel`."""

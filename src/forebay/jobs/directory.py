@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
+from forebay.core.caching import CacheRules
 from forebay.models.signature import Signature
 
 SILENT_AFTER_S: Final = 5.0
@@ -36,6 +37,7 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     instances: int = 1
     max_queue_delay_ms: float = 0.0
     tuning: dict[str, Any] | None = None
+    caching: CacheRules | None = None
 
     @property
     def form(self) -> str:

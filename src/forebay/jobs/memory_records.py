@@ -24,6 +24,7 @@ from forebay.jobs.store import (
     Change,
     Event,
     Finish,
+    Gone,
     LeasedJob,
     Look,
     NewJob,
@@ -96,7 +97,7 @@ class MemoryRecords:
     _ids: list[str] = field(default_factory=list)
     """Sorted."""
     _keys: dict[tuple[str, str], str] = field(default_factory=dict)
-    _markers: dict[str, tuple[Literal["gone", "deleted"], int]] = field(default_factory=dict)
+    _markers: dict[str, tuple[Literal["gone", "deleted"], str, int]] = field(default_factory=dict)
     _alarms: list[tuple[int, str]] = field(default_factory=list)
     """A heap of instants at which to look at a job; what is due then is seen by looking."""
     _accepted: int = 0
@@ -147,7 +148,7 @@ class MemoryRecords:
     def _known(self, new: NewJob) -> Submission | None:
         id = self._keys.get((new.spec.tenant, new.key), new.spec.id) if new.key else new.spec.id
         entry = self._entries.get(id)
-        if entry is not None and self.read(id, output=False) == "gone":
+        if entry is not None and isinstance(self.read(id, output=False), Gone):
             self._forget(entry, "gone")
             return self._known(new)
         if entry is None:
@@ -229,7 +230,7 @@ class MemoryRecords:
     def delete(self, id: str) -> bool:
         """Forget one job, and that it ever was."""
         self.cancel(id)
-        if self.read(id) in (None, "gone"):
+        if not isinstance(self.read(id), JobRecord):
             return False
         self._forget(self._entries[id], "deleted")
         return True
@@ -238,10 +239,11 @@ class MemoryRecords:
         """One record, as a copy."""
         entry = self._entries.get(id)
         if entry is None:
-            return "gone" if id in self._markers and self._markers[id][0] == "gone" else None
+            why, tenant, _ = self._markers.get(id, ("deleted", "", 0))
+            return Gone(tenant) if why == "gone" else None
         record = entry.record
         if record.state in TERMINAL and self._kept_until_ms(record) <= self.now_ms():
-            return "gone"
+            return Gone(record.spec.tenant)
         return msgspec.structs.replace(record, output=record.output if output else None)
 
     def events(self, id: str, after: int, most_bytes: int) -> list[Event]:
@@ -286,7 +288,7 @@ class MemoryRecords:
             id = heapq.heappop(self._alarms)[1]
             entry = self._entries.get(id)
             if entry is None:
-                if id in self._markers and self._markers[id][1] <= now:
+                if id in self._markers and self._markers[id][2] <= now:
                     del self._markers[id]
                 continue
             done = self._look_at(entry, now)
@@ -363,7 +365,7 @@ class MemoryRecords:
         if entry.key:
             del self._keys[spec.tenant, entry.key]
         until = self.now_ms() + _ms(max(spec.retention_s, _KEPT_MARKER_S))
-        self._markers[spec.id] = (why, until)
+        self._markers[spec.id] = (why, spec.tenant, until)
         self._wake_at(until, spec.id)
 
     def _wake_at(self, instant_ms: int, id: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from forebay.jobs.record import TERMINAL, UNREADABLE, JobError, JobRecord, JobSpec, Output, State
-from forebay.jobs.store import Change, Event, Finish, Look
+from forebay.jobs.store import Change, Event, Finish, Gone, Look
 
 STATES: Final[dict[bytes, State]] = {
     b"q": "queued",
@@ -33,11 +33,14 @@ SUBMISSION: Final = struct.Struct(">c16sd")
 _SECTION: Final = struct.Struct(">cI")
 _CHANGE: Final = struct.Struct(">16sI")
 _MODEL: Final = struct.Struct(">BH")
+_INSTANT: Final = struct.Struct(">d")
+_END_BYTES: Final = _INSTANT.size + 1
 _RARE: Final = struct.Struct(">IH")
 _PLAIN_OUTPUT: Final = Output(b"")
 
 _encoder = msgspec.msgpack.Encoder()
 _spec_decoder = msgspec.msgpack.Decoder(JobSpec)
+_terms_decoder = msgspec.msgpack.Decoder(tuple[str, int, str, int | bool, int, int | str])
 _error_decoder = msgspec.msgpack.Decoder(JobError)
 _metrics_decoder = msgspec.msgpack.Decoder(dict[str, Any])
 
@@ -59,7 +62,7 @@ def packed_spec(spec: JobSpec) -> bytes:
 
 
 def packed_terms(spec: JobSpec) -> bytes:
-    """What `submit.lua` must know of a job; the same for jobs alike."""
+    """What the scripts must know of a job, which never changes; the same for jobs alike."""
     ttl_ms = False if spec.ttl_s is None else round(spec.ttl_s * 1000)
     # The flag costs those without a webhook nothing in this form.
     attempts = f"{spec.max_attempts}w" if spec.webhook else spec.max_attempts
@@ -74,13 +77,14 @@ def spec_of(envelope: bytes, id: str, body: bytes = b"") -> JobSpec:
     return spec
 
 
-def _shown_spec(envelope: bytes, id: str, model: bytes, tenant: bytes, attempts: bytes) -> JobSpec:
+def _shown_spec(envelope: bytes, id: str, terms: bytes) -> JobSpec:
     """As much as can be read of a spec."""
     try:
         return spec_of(envelope, id)
     except msgspec.DecodeError:
-        most = int(attempts.rstrip(b"w"))
-        return JobSpec(envelope=UNREADABLE, id=id, model=model.decode(), tenant=tenant.decode(), max_attempts=most)
+        model, level, tenant, _, _, attempts = _terms_decoder.decode(terms)
+        most = int(str(attempts).rstrip("w"))
+        return JobSpec(envelope=UNREADABLE, id=id, model=model, tenant=tenant, level=level, max_attempts=most)
 
 
 def packed_error(error: JobError | None) -> bytes:
@@ -105,24 +109,24 @@ def finish_arguments(finish: Finish) -> tuple[bytes, bytes, bytes, bytes]:
 def look_of(id: str, fields: Any) -> Look:
     """A record from the reply of `show` in `prelude.lua`."""
     if not isinstance(fields, list):
-        return "gone" if fields == b"G" else None
-    state, envelope, order, attempt, sequence, started, finished, progress, error, metrics, _, output, form, *named = (
-        fields
-    )
+        return Gone(fields.decode()) if isinstance(fields, bytes) else None
+    state, terms, envelope, order, attempt, sequence, claim, end, progress, error, output, form = fields
     record = JobRecord(
-        spec=_shown_spec(envelope, id, *named),
+        spec=_shown_spec(envelope, id, terms),
         state=STATES[state],
-        attempt=int(attempt or 0),
-        sequence=int(sequence or 1),
+        attempt=attempt,
+        sequence=sequence,
         created_ms=int(order) // 1000,
-        started_ms=int(started or 0),
-        finished_ms=int(finished or 0),
         progress=float(progress or 0),
     )
+    if claim:
+        record.started_ms = int(_INSTANT.unpack_from(claim)[0])
+    if end:
+        record.finished_ms = int(_INSTANT.unpack_from(end)[0])
+    if end and len(end) > _END_BYTES:
+        record.metrics = _metrics_decoder.decode(end[_END_BYTES:])
     if error:
         record.error = _error_decoder.decode(error)
-    if metrics:
-        record.metrics = _metrics_decoder.decode(metrics)
     if output is not None:
         content_type, _, length = (form or b"").decode().partition("\n")
         record.output = Output(output, content_type, length) if form else Output(output)

@@ -187,8 +187,14 @@ class JobQueue(Protocol):
     async def close(self) -> None: ...
 
 
-Look = JobRecord | Literal["gone"] | None
-"""A record; "gone": it was kept for its retention and is not any more; None: there is none, or it was deleted."""
+class Gone(msgspec.Struct, frozen=True):
+    """A job of this tenant was kept for its retention, and is not any more."""
+
+    tenant: str
+
+
+Look = JobRecord | Gone | None
+"""None: there is none, or it was deleted."""
 
 
 class JobReader(Protocol):

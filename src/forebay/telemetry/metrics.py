@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from forebay.telemetry.cache_metrics import CacheMetrics
 from forebay.telemetry.job_metrics import JobMetrics
 
 K = TypeVar("K")
@@ -133,6 +134,8 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.jobs: JobMetrics | None = None
         """Set where there are jobs."""
+        self.cache: CacheMetrics | None = None
+        """Set where answers may be kept."""
         self._models: list[ModelMetrics] = []
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -175,6 +178,8 @@ class Metrics(Collector):
                 yield counter
         if self.jobs is not None:
             yield from self.jobs.collect()
+        if self.cache is not None:
+            yield from self.cache.collect()
 
 
 def _by_key(table: dict[str, int]) -> list[tuple[tuple[str, ...], float]]:

@@ -36,6 +36,7 @@ def served_model(engine: EngineClient) -> ServedModel:
         default_timeout_s=engine.default_timeout_s,
         instances=engine.instances,
         max_queue_delay_ms=engine.max_queue_delay_ms,
+        caching=engine.caching,
         tuning=msgspec.to_builtins(tuning) if tuning is not None else None,
     )
 

@@ -20,7 +20,7 @@ from tests.contract.jobs.calls import (
 from tests.contract.jobs.stores import Jobs, Store
 
 from forebay.jobs.record import CANCELED, JobRecord
-from forebay.jobs.store import Finish, LeasedJob, Partial
+from forebay.jobs.store import Finish, Gone, LeasedJob, Partial
 
 
 async def test_a_queued_job_is_canceled_and_never_run(store: Store) -> None:
@@ -146,10 +146,10 @@ async def test_a_finished_job_is_kept_for_its_retention_and_then_gone(store: Sto
     assert (await record(store.jobs, job.spec.id)).output is not None
     await store.pass_s(16.0)
     await reaped(store)
-    assert list(await store.other.read([job.spec.id])) == ["gone"]
-    assert list(await store.jobs.cancel([job.spec.id])) == ["gone"]
+    assert list(await store.other.read([job.spec.id])) == [Gone("anna")]
+    assert list(await store.jobs.cancel([job.spec.id])) == [Gone("anna")]
     assert await store.jobs.delete(job.spec.id) is False
-    assert list(await store.jobs.read([job.spec.id])) == ["gone"]
+    assert list(await store.jobs.read([job.spec.id])) == [Gone("anna")]
     assert list(await store.jobs.events(job.spec.id, 0)) == []
     assert [found.spec.id for found in (await store.jobs.list(None)).jobs] == [other.spec.id]
     assert (await record(store.jobs, other.spec.id)).state == "succeeded"

@@ -30,7 +30,7 @@ from forebay.core.errors import DependencyError, RequestError, SetupError
 from forebay.jobs.record import JobRecord
 from forebay.jobs.redis_codec import packed_id
 from forebay.jobs.redis_jobs import RedisJobs
-from forebay.jobs.store import Finish, NewJob, Reaped
+from forebay.jobs.store import Finish, Gone, NewJob, Reaped
 from forebay.jobs.webhooks import Settled
 
 HOOK = "https://example.org/hook"
@@ -277,7 +277,7 @@ async def test_finished_jobs_whose_entries_were_lost_are_forgotten_in_time(serve
         async with asyncio.timeout(10):
             while (await led(jobs)).forgotten == 0:
                 await asyncio.sleep(0.2)
-        assert list(await jobs.read([id])) == ["gone"]
+        assert list(await jobs.read([id])) == [Gone("anna")]
 
 
 _WORKER = """

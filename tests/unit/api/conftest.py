@@ -13,6 +13,7 @@ from tests.unit.api.job_site import JobSite
 
 from forebay.api.auth import Gate, Keys, Quota
 from forebay.api.inference import Inference
+from forebay.core.caching import CacheRules
 from forebay.core.errors import ForebayError
 from forebay.core.request import Outputs, Request, payload_array
 from forebay.core.settings import ServerSettings
@@ -39,6 +40,8 @@ class FunctionEngine:
     label_file = ""
     facts: Mapping[str, str] = MappingProxyType({"batching": "batches of up to 64 rows"})
     tuning: Tuning | None = None
+    caching: CacheRules | None = None
+    row_compute_s = 0.001
 
     def __init__(self, name: str, signature: Signature, function: Function) -> None:
         self.name = name
@@ -86,6 +89,9 @@ class FunctionEngine:
         self.counts.execution_count += 1
         self.counts.success.add(1, 0.002)
         self.counts.compute.add(1, 0.001)
+
+    def waits(self, request: Request) -> bool:
+        return self.held is not None and any(one is request for one in self.held)
 
     def cancel(self, request: Request) -> None:
         self.canceled.append(request)

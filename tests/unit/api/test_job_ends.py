@@ -170,6 +170,9 @@ async def test_jobs_and_keys_are_seen_only_by_their_tenant(make_inference: MakeI
     answer = await http.post(JOBS, json={**MLP, "id": "different"}, headers={**other, **key})
     assert answer.status_code == 202
     assert answer.json()["id"] != id
+    site.store.now += 2 * 86_400_000
+    for caller, status, code in ((mine, 410, "job_gone"), (other, 404, "job_not_found")):
+        check_problem(await http.get(f"/v1/jobs/{id}", headers=caller), status, code)
     for answer in (await http.post(JOBS, json=MLP), await http.get("/v1/jobs"), await http.post(f"{JOBS}/batch")):
         check_problem(answer, 401, "unauthorized")
         assert answer.headers["www-authenticate"].startswith("Bearer")

@@ -10,7 +10,7 @@ import pytest
 from forebay.api.job_hub import Hub, Seen
 from forebay.core.errors import DependencyError
 from forebay.jobs.record import STATE_NAMES, JobRecord, JobSpec, Output, State
-from forebay.jobs.store import Change, JobReader, Look
+from forebay.jobs.store import Change, Gone, JobReader, Look
 
 
 class Reader:
@@ -102,8 +102,8 @@ async def test_a_poll_returns_the_finished_record_with_its_output(hub: Hub, read
 async def test_a_poll_of_a_job_that_is_finished_already_needs_no_change(hub: Hub, reader: Reader) -> None:
     reader.set("a", "failed", tell=False)
     assert isinstance(await hub.until_final("a", 60.0), JobRecord)
-    reader.records["b"] = "gone"
-    assert await hub.until_final("b", 60.0) == "gone"
+    reader.records["b"] = Gone("t")
+    assert await hub.until_final("b", 60.0) == Gone("t")
     assert await hub.until_final("c", 60.0) is None
 
 

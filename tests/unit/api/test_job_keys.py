@@ -15,6 +15,7 @@ from tests.unit.api.job_site import INFER, JOBS, MLP, UNREACHED, JobSite, check_
 from forebay.api.inference import Inference
 from forebay.api.jobs import Asked
 from forebay.core.errors import DependencyError
+from forebay.jobs.store import Gone
 
 MakeInference = Callable[..., Inference]
 
@@ -88,7 +89,7 @@ async def test_a_replayed_job_that_cannot_be_read(site: JobSite, http: httpx.Asy
         raise UNREACHED
 
     async def gone(ids: Any, *, output: bool = True) -> Any:
-        return ["gone" for _ in ids]
+        return [Gone("anna") for _ in ids]
 
     for read, status, code in ((unreadable, 503, "store_unavailable"), (gone, 410, "job_gone")):
         site.store.read = read  # type: ignore[method-assign]

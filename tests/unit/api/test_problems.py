@@ -7,10 +7,10 @@ import json
 import pytest
 
 from forebay.api.problems import INTERNAL_MESSAGE, STATUSES, problem_of
-from forebay.core.errors import AdmissionError, DeadlineExceeded, ExecutionError, ForebayError, RequestError
+from forebay.core.errors import AdmissionError, CacheMiss, DeadlineExceeded, ExecutionError, ForebayError, RequestError
 
 
-@pytest.mark.parametrize("family", [RequestError, AdmissionError, DeadlineExceeded, ExecutionError])
+@pytest.mark.parametrize("family", [RequestError, AdmissionError, DeadlineExceeded, CacheMiss, ExecutionError])
 def test_every_code_has_a_status(family: type[ForebayError]) -> None:
     assert set(family.codes()) <= set(STATUSES)
 

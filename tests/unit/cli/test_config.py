@@ -15,7 +15,7 @@ from forebay.cli import config
 from forebay.cli.flags import FLAG_KEYS, GivenSettings, shown_value, takes_settings
 from forebay.core.errors import SetupError
 from forebay.core.settings_sources import flag_name
-from forebay.core.settings_values import JOB_KEYS, LOG_KEYS, ROOT_KEYS, SERVER_KEYS
+from forebay.core.settings_values import CACHE_KEYS, JOB_KEYS, LOG_KEYS, ROOT_KEYS, SERVER_KEYS
 
 MODEL = """
 import forebay
@@ -138,7 +138,7 @@ def test_a_password_of_the_store_is_not_shown(folder: Path) -> None:
 
 
 def test_every_plain_key_has_a_flag_of_its_own() -> None:
-    sections = {"server": SERVER_KEYS, "log": LOG_KEYS, "jobs": JOB_KEYS}
+    sections = {"server": SERVER_KEYS, "log": LOG_KEYS, "jobs": JOB_KEYS, "cache": CACHE_KEYS}
     plain = {f"{section}.{name}" for section, keys in sections.items() for name in keys} | set(ROOT_KEYS)
     assert plain == set(FLAG_KEYS) - {"models.*.devices"}
     assert len({flag_name(dotted) for dotted in FLAG_KEYS}) == len(FLAG_KEYS)

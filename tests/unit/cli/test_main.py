@@ -44,7 +44,7 @@ def test_help_lists_every_command_and_imports_none(tmp_path: Path) -> None:
     assert imported.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("arguments", [("config", "show"), ("keys", "new")])
+@pytest.mark.parametrize("arguments", [("config", "show"), ("keys", "new"), ("cache", "calibrate")])
 def test_help_of_commands_has_examples(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = run(tmp_path, *arguments, "--help")
     assert done.returncode == 0

@@ -13,6 +13,7 @@ from forebay.client.errors import error_of
 from forebay.client.steps import Reply
 from forebay.core.errors import (
     AdmissionError,
+    CacheMiss,
     DeadlineExceeded,
     DependencyError,
     ExecutionError,
@@ -26,6 +27,7 @@ EVERY: list[ForebayError] = [
     *(ExecutionError("why", code=code) for code in ExecutionError.codes()),
     *(DependencyError("why", code=code, retry_after_s=3.0) for code in DependencyError.codes()),
     DeadlineExceeded("why", stage="queued"),
+    CacheMiss("why"),
 ]
 
 

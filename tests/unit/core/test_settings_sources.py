@@ -130,7 +130,7 @@ def test_folded_names() -> None:
 
 REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"toml": "serve.port = 1"}, "forebay.toml:serve: unknown key 'serve'; did you mean 'server'?"),
-    ({"toml": "zzz = 1"}, "forebay.toml:zzz: unknown key 'zzz'; known: data_dir, jobs, log, models, server"),
+    ({"toml": "zzz = 1"}, "forebay.toml:zzz: unknown key 'zzz'; known: cache, data_dir, jobs, log, models, server"),
     ({"toml": "server.prot = 1"}, "forebay.toml:server.prot: unknown key of [server]: 'prot'; did you mean 'port'?"),
     ({"toml": "log.levle = 'info'"}, "forebay.toml:log.levle: unknown key of [log]: 'levle'; did you mean 'level'?"),
     (
@@ -149,8 +149,8 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         "forebay.toml:server.port: port cannot be 'x'; accepted: a whole number from 0 to 65535",
     ),
     (
-        {"toml": "models.m.cache = 'exact'"},
-        "forebay.toml:models.m.cache: cache is 'exact', but the answer cache is not there yet; accepted: off",
+        {"toml": "models.m.cache = 'semantic'"},
+        "forebay.toml:models.m.cache: cache is 'semantic', which is not there yet; accepted: one of off, exact",
     ),
     (
         {"environ": {"FOREBAY_PORT": "1"}},
@@ -167,7 +167,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     (
         {"environ": {"FOREBAY_QQQQQQQQQQQQ": "1"}},
         "environment: unknown variable 'FOREBAY_QQQQQQQQQQQQ'; variables are FOREBAY_SERVER__KEY, FOREBAY_LOG__KEY, "
-        "FOREBAY_JOBS__KEY, FOREBAY_MODELS__NAME__KEY",
+        "FOREBAY_JOBS__KEY, FOREBAY_CACHE__KEY, FOREBAY_MODELS__NAME__KEY",
     ),
     (
         {"environ": {"FOREBAY_MODELS__M__SLOMS": "1"}},
@@ -332,7 +332,7 @@ def test_class_attributes_that_are_no_settings_are_passed_over(tmp_path: Path) -
     [
         ({"max_batch_row": 8}, "class attribute max_batch_row of m: unknown setting 'max_batch_row'; did you mean"),
         ({"slo_ms": "50"}, "class attribute slo_ms of m: slo_ms cannot be '50'; accepted: milliseconds above 0"),
-        ({"cache": "semantic"}, "class attribute cache of m: cache is 'semantic', but the answer cache is not there"),
+        ({"cache": "semantic"}, "class attribute cache of m: cache is 'semantic', which is not there"),
     ],
 )
 def test_class_attribute_refusals(tmp_path: Path, attributes: dict[str, object], message: str) -> None:

@@ -13,9 +13,9 @@ from forebay.core.errors import DependencyError
 from forebay.jobs.brokered import BrokeredQueue
 from forebay.jobs.ids import JobIds
 from forebay.jobs.memory_store import MemoryStore
-from forebay.jobs.record import JobRecord, JobSpec, Output
+from forebay.jobs.record import JobSpec, Output
 from forebay.jobs.record_store import Carried, Claimed, Due
-from forebay.jobs.store import Bounds, Finish, LeasedJob, NewJob
+from forebay.jobs.store import Bounds, Finish, Gone, LeasedJob, NewJob
 from forebay.testing import FakeClock
 
 AMPLE = Bounds(1_000_000, 1 << 40)
@@ -107,7 +107,9 @@ class Site:
 
     async def state(self, spec: JobSpec) -> str | None:
         [look] = await self.store.read([spec.id])
-        return look.state if isinstance(look, JobRecord) else look
+        if isinstance(look, Gone):
+            return "gone"
+        return look.state if look is not None else None
 
     async def carries(self) -> Depth:
         return await self.broker.depth("m")

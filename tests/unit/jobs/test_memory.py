@@ -11,7 +11,7 @@ import pytest
 from forebay.jobs.ids import JobIds
 from forebay.jobs.memory import MemoryJobs
 from forebay.jobs.record import JobSpec, Output
-from forebay.jobs.store import Bounds, Change, Finish, NewJob, Partial
+from forebay.jobs.store import Bounds, Change, Finish, Gone, NewJob, Partial
 from forebay.jobs.subscription import Subscription
 
 AMPLE = Bounds(1_000_000, 1 << 40)
@@ -94,10 +94,10 @@ async def test_a_key_may_be_used_anew_before_the_reaper_has_come_by() -> None:
     await jobs.submit([first], AMPLE)
     await jobs.cancel([first.spec.id])
     now[0] += 86_400_000
-    assert await jobs.read([first.spec.id]) == ["gone"]
+    assert await jobs.read([first.spec.id]) == [Gone("t")]
     [answer] = await jobs.submit([second], AMPLE)
     assert (answer.outcome, answer.id) == ("created", second.spec.id)
-    assert await jobs.read([first.spec.id]) == ["gone"]
+    assert await jobs.read([first.spec.id]) == [Gone("t")]
 
 
 async def test_what_a_failed_attempt_told_is_not_kept() -> None:

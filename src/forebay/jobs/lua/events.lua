@@ -2,12 +2,13 @@
 -- Reply: state, events so far, number of the running event (0: none), attempt, progress; then the list of others, one
 -- at least; 1 where those are all.
 local shown = show(ARGV[1], false)
-if not shown or shown == 'G' then
+if type(shown) ~= 'table' then
   return {}
 end
 local after, most, each = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local f = call('HMGET', base .. 'j:' .. ARGV[1], 's', 'e', 'r', 'a', 'p', 'S')
-local last, running, key = tonumber(f[2] or 1), tonumber(f[3] or f[6] and 2 or 0), base .. 'e:' .. ARGV[1]
+local f = call('HMGET', jobs .. ARGV[1], 's', 'r', 'p', 'n')
+local attempt, last = shown[5], shown[6]
+local running, key = tonumber(f[2] or f[4] and 2 or 0), base .. 'e:' .. ARGV[1]
 local total, at, chunk, nbytes, entries = call('LLEN', key), 0, 1, 0, {}
 if running > 0 and after >= running then
   -- Those behind the running event have no gaps, and the ending is not among them.
@@ -17,7 +18,7 @@ end
 while at < total and (#entries == 0 or nbytes < most) do
   for _, entry in ipairs(call('LRANGE', key, at, at + chunk - 1)) do
     if #entries > 0 and nbytes + #entry + each > most then
-      return { f[1], last, running, f[4] or 0, f[5], entries, 0 }
+      return { f[1], last, running, attempt, f[3], entries, 0 }
     end
     at = at + 1
     if tonumber(entry:match('^%d+')) > after then
@@ -27,4 +28,4 @@ while at < total and (#entries == 0 or nbytes < most) do
   end
   chunk = #entries == 0 and 100 or math.max(1, math.min(256, math.floor((most - nbytes) / nbytes * #entries)))
 end
-return { f[1], last, running, f[4] or 0, f[5], entries, at < total and 0 or 1 }
+return { f[1], last, running, attempt, f[3], entries, at < total and 0 or 1 }

@@ -39,9 +39,10 @@ local function claim(model, id)
   end
   local attempt, sequence, body = (f[2] or 0) + 1, (f[3] or 1) + 1, f[6] or ''
   claimed, nbytes = claimed + 1, nbytes + #body
-  call('HSET', key, 's', 'r', 'a', attempt, 'e', sequence, 'n', nonce .. claimed, 'S', now)
   if sequence > 2 then
-    call('HSET', key, 'r', sequence)
+    call('HSET', key, 's', 'r', 'n', packed_now .. nonce .. claimed, 'a', attempt, 'e', sequence, 'r', sequence)
+  else
+    call('HSET', key, 's', 'r', 'n', packed_now .. nonce .. claimed)
   end
   add('r:' .. model, now + lease, id)
   count_bytes(model, -#body)

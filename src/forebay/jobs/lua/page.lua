@@ -6,10 +6,12 @@ local ids = call('ZRANGE', base .. ARGV[1], from, '-', 'BYLEX', 'REV', 'LIMIT', 
 local reply = { #ids == looks and ids[#ids] or '' }
 local found = 0
 for position, id in ipairs(ids) do
-  local f = call('HMGET', base .. 'j:' .. id, 's', 'm', 't')
-  if (state == '' or f[1] == state) and (model == '' or f[2] == model) and (tenant == '' or f[3] == tenant) then
+  local f = call('HMGET', jobs .. id, 's', 'w')
+  local terms = f[2] and terms_of(f[2]) or {}
+  if (state == '' or f[1] == state) and (model == '' or terms.model == model)
+    and (tenant == '' or terms.tenant == tenant) then
     local shown = show(id, false)
-    if shown and shown ~= 'G' then
+    if type(shown) == 'table' then
       found = found + 1
       reply[#reply + 1] = id
       reply[#reply + 1] = shown

@@ -1,15 +1,14 @@
 -- What the scripts share. It stands before each of them.
 --
 -- KEYS[1] is the shard's prefix, such as forebay:{s0}: and every key begins with it:
---   j:ID   hash, a job:  s state (q r s f c x; G gone, D deleted: all that is left)  m model  v level, if not 1
---          t tenant  c order: microseconds of its acceptance, ascending  a attempt, if not 0
---          x most attempts, with a w behind where it has a webhook
---          e events so far, if not 1
---          R retention (ms)  T latest start (ms)  k digest of its Idempotency-Key  d envelope
---   b body; empty once it has ended otherwise than failed
---          n nonce of the last claim  z nonce and kind of the last finish that took effect  
---          r number of its running event, if not 2; 0: there is none
---          S started (ms)  F finished (ms)  p progress  u partials told  o output  O its form  E error  M metrics
+--   j:ID   hash, a job:  s state (q r s f c x; G gone, D deleted: w is all that is left)
+--          w terms, as terms_of reads them  c order: microseconds of its acceptance, ascending  d envelope
+--          b body; empty once it has ended otherwise than failed  T latest start (ms)  k digest of its Idempotency-Key
+--          a attempt  e events so far: both only where they are not those of a job's first way through its states
+--          n the last claim: when it started (ms, a double), nonce  z nonce and kind of the last finish that was no end
+--          r number of its running event, if not 2; 0: there is none  p progress  u partials told
+--          F its end: when it finished (ms, a double), kind of the finish or -, metrics  o output  O its form  E error
+--   Few fields: each that is added to a hash is one more move of all of it.
 --   e:ID   list, events that the record itself does not tell: attempts that ended, progress, pieces
 --   k:DIGEST  string, an Idempotency-Key: id and fingerprint
 --   q:MODEL   sorted set, to be run, by level and order     d:MODEL  delayed, by when they are due
@@ -25,7 +24,7 @@ local clock = CLOCK
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 local LEVEL = 3e15
-local jobs = base .. 'j:'
+local jobs, packed_now = base .. 'j:', struct.pack('>d', now)
 
 -- Members of sorted sets to remove and to add, told many at once by flush().
 local leaving, coming = {}, {}
@@ -123,17 +122,47 @@ local function flush()
   publish()
 end
 
-local function record(id)
-  local key = jobs .. id
-  local f = call('HMGET', key, 's', 'm', 'v', 't', 'c', 'a', 'e', 'x', 'R', 'T', 'k', 'n', 'F', 'z')
-  local attempts, hook = tonumber(f[8]), false
-  if f[8] and not attempts then
-    attempts, hook = tonumber(f[8]:sub(1, -2)), true
+-- What does not change of a job, as it was submitted. Many jobs share it: it is unpacked once a call.
+local known_terms = {}
+
+local function terms_of(words)
+  local found = known_terms[words]
+  if not found then
+    local model, level, tenant, ttl, retention, attempts = unpack(cmsgpack.unpack(words))
+    local most = tonumber(attempts)
+    found = {
+      model = model, level = level, tenant = tenant, ttl = ttl, retention = retention,
+      attempts = most or tonumber(attempts:sub(1, -2)), hook = not most,
+    }
+    known_terms[words] = found
   end
+  return found
+end
+
+-- Attempt and events so far of a job that went straight through its states, which are not stored.
+local FIRST_EVENTS = { q = 1, r = 2, s = 3, f = 3, c = 3, x = 3 }
+
+local function first_attempt(state)
+  return state == 'q' and 0 or 1
+end
+
+local function counts(state, attempt, sequence)
+  return tonumber(attempt or first_attempt(state)), tonumber(sequence or FIRST_EVENTS[state])
+end
+
+local function milliseconds_of(words)
+  return words and (struct.unpack('>d', words))
+end
+
+local function record(id)
+  local f = call('HMGET', jobs .. id, 's', 'w', 'a', 'e', 'n', 'F', 'c', 'T', 'k')
+  local terms = f[2] and terms_of(f[2]) or {}
+  local attempt, sequence = counts(f[1], f[3], f[4])
   return {
-    id = id, key = key, state = f[1], model = f[2], level = f[3] or 1, tenant = f[4], order = f[5],
-    attempt = tonumber(f[6] or 0), sequence = f[7] or 1, attempts = attempts, hook = hook, retention = f[9], latest = f[10], digest = f[11], nonce = f[12],
-    finished = f[13], mark = f[14],
+    id = id, key = jobs .. id, state = f[1], words = f[2], model = terms.model, level = terms.level, tenant = terms.tenant,
+    attempts = terms.attempts, hook = terms.hook, retention = terms.retention, attempt = attempt, sequence = sequence,
+    counted = f[3] or f[4], nonce = f[5] and f[5]:sub(9), finished = milliseconds_of(f[6]), order = f[7], latest = f[8],
+    digest = f[9],
   }
 end
 
@@ -167,19 +196,24 @@ end
 
 local function move(job, state, ...)
   job.state, job.sequence = state, job.sequence + 1
-  call('HSET', job.key, 's', state, 'e', job.sequence, ...)
+  if job.counted or job.sequence ~= FIRST_EVENTS[state] or job.attempt ~= first_attempt(state) then
+    call('HSET', job.key, 's', state, 'a', job.attempt, 'e', job.sequence, ...)
+  else
+    call('HSET', job.key, 's', state, ...)
+  end
   changed(job.id, state, job.sequence, job.model)
 end
 
--- The body of a failed job is kept: it may be run again as another job.
+-- The body of a failed job is kept: it may be run again as another job. `job.ending`: kind of the finish, metrics.
 local function finish(job, state, ...)
   leave(job)
+  local ending = packed_now .. (job.ending or '-')
   if state == 'f' then
-    move(job, state, 'F', now, ...)
+    move(job, state, 'F', ending, ...)
     add('dead', 0, job.id)
   else
     -- An empty field in the same command: to remove it takes as long as all else that is done here.
-    move(job, state, 'F', now, 'b', '', ...)
+    move(job, state, 'F', ending, 'b', '', ...)
   end
   add('x', now + job.retention, job.id)
   if job.hook then
@@ -195,7 +229,7 @@ end
 local function requeue(job, delay, attempt, ...)
   leave(job)
   job.attempt = attempt
-  move(job, 'q', 'a', attempt, 'r', 0, ...)
+  move(job, 'q', 'r', 0, ...)
   local events = base .. 'e:' .. job.id
   local kept = {}
   -- Ends of earlier attempts come first, a hundred at most; behind them may be much.
@@ -231,7 +265,7 @@ local function forget(job, why)
     call('HDEL', base .. 'tries', job.id)
   end
   call('UNLINK', job.key, base .. 'e:' .. job.id)
-  call('HSET', job.key, 's', why)
+  call('HSET', job.key, 's', why, 'w', job.words)
   call('PEXPIRE', job.key, math.max(job.retention, 3600000))
 end
 
@@ -239,13 +273,14 @@ local function kept(state, finished, retention)
   return not is_over(state) or finished + retention > now
 end
 
--- A job as readers see it: an array; 'G' for one that is gone; false for none.
+-- A job as readers see it: an array; its tenant for one that is gone; false for none.
 local function show(id, output)
-  local f = call('HMGET', jobs .. id, 's', 'd', 'c', 'a', 'e', 'S', 'F', 'p', 'E', 'M', 'R', output and 'o' or '-', 'O', 'm', 't', 'x')
+  local f = call('HMGET', jobs .. id, 's', 'w', 'd', 'c', 'a', 'e', 'n', 'F', 'p', 'E', output and 'o' or '-', 'O')
   if not f[1] or f[1] == 'D' then
     return false
-  elseif f[1] == 'G' or not kept(f[1], f[7], f[11]) then
-    return 'G'
+  elseif f[1] == 'G' or not kept(f[1], milliseconds_of(f[8]), terms_of(f[2]).retention) then
+    return f[2] and terms_of(f[2]).tenant or ''
   end
+  f[5], f[6] = counts(f[1], f[5], f[6])
   return f
 end

@@ -1,11 +1,12 @@
 -- ARGV: most jobs, most bytes, then for each job: its id with, where it has a key, that key's digest and fingerprint
 -- behind; its terms; envelope; body.
--- Terms are msgpack, the same for jobs alike: model, level, tenant, ttl (ms, or false), retention (ms), most attempts.
+-- Terms are msgpack, the same for jobs alike: model, level, tenant, ttl (ms, or false), retention (ms), most attempts
+-- (with a w behind where there is a webhook).
 -- Reply: for each an outcome (c created, p replayed, m mismatch, f full), an id, and milliseconds (f: full for so long).
 local most_jobs, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 local counters = base .. 'n'
 local order = math.max(now_us, (call('HGET', counters, 'last') or 0) + 1)
-local kinds, loads, replies, milliseconds = {}, {}, {}, {}
+local loads, replies, milliseconds = {}, {}, {}
 
 local function load_of(model)
   local load = loads[model]
@@ -28,15 +29,10 @@ local function load_of(model)
 end
 
 -- What jobs of the same terms share.
-local function kind_of(terms)
-  local kind = kinds[terms]
-  if not kind then
-    local model, level, tenant, ttl, retention, attempts = unpack(cmsgpack.unpack(terms))
-    kind = {
-      model = model, level = level, tenant = tenant, ttl = ttl, retention = retention, attempts = attempts,
-      index = 'i:' .. tenant, load = load_of(model),
-    }
-    kinds[terms] = kind
+local function kind_of(words)
+  local kind = terms_of(words)
+  if not kind.load then
+    kind.load, kind.index = load_of(kind.model), 'i:' .. kind.tenant
   end
   return kind
 end
@@ -88,13 +84,9 @@ local function refuse(id, kind)
   tell('f', id, now - load.full_since)
 end
 
-local function create(id, kind, envelope, body, digest, fingerprint)
+local function create(id, kind, words, envelope, body, digest, fingerprint)
   local key, load = jobs .. id, kind.load
-  call('HSET', key, 's', 'q', 'm', kind.model, 't', kind.tenant, 'c', order, 'x', kind.attempts, 'R', kind.retention,
-    'd', envelope, 'b', body)
-  if kind.level ~= 1 then
-    call('HSET', key, 'v', kind.level)
-  end
+  call('HSET', key, 's', 'q', 'w', words, 'c', order, 'd', envelope, 'b', body)
   if kind.ttl then
     call('HSET', key, 'T', now + kind.ttl)
     add('t', now + kind.ttl, id)
@@ -141,7 +133,7 @@ for i = 3, #ARGV, 4 do
     if kind.load.waiting >= most_jobs or kind.load.nbytes + #body > most_bytes then
       refuse(id, kind)
     else
-      create(id, kind, ARGV[i + 2], body, digest, fingerprint)
+      create(id, kind, ARGV[i + 1], ARGV[i + 2], body, digest, fingerprint)
     end
   end
 end

@@ -1,0 +1,61 @@
+"""What a caller wants of the cache, from the headers of a request; and what the cache did, as headers of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from forebay.api.encode import HeaderPairs
+from forebay.core.caching import USUAL_ASK, CacheAsk, CacheNote, Use
+from forebay.core.errors import RequestError
+
+MOST_TAGS, LONGEST_TAG = 16, 128
+_USES: dict[str, Use] = {"no-store": "off", "only-if-cached": "only", "no-cache": "refresh"}
+"""Directives of Cache-Control (RFC 9111, 5.2.1), the strongest first."""
+
+
+def ask_of(headers: Iterable[tuple[bytes, bytes]], tenant: str) -> CacheAsk:
+    """`headers` as they came, names in lower case. Raises `RequestError` for tags that cannot be.
+
+    Directives that are not known are passed over, as RFC 9111 wants it.
+    """
+    control: list[str] = []
+    tags: list[str] = []
+    for name, value in headers:
+        if name == b"cache-control":
+            control += value.decode("latin-1").lower().split(",")
+        elif name == b"cache-tag":
+            tags += value.decode("latin-1").split(",")
+    if not control and not tags:
+        return USUAL_ASK if not tenant else CacheAsk(tenant)
+    directives = {word.strip() for word in control}
+    use: Use = next((use for word, use in _USES.items() if word in directives), "use")
+    max_age_s = min((_seconds(word) for word in directives if word.startswith("max-age=")), default=None)
+    return CacheAsk(tenant, use, max_age_s, read_tags(tags))
+
+
+def _seconds(directive: str) -> float:
+    """Of `max-age=N`. What is no number means that no answer is fresh enough (RFC 9111, 4.2.1)."""
+    text = directive.partition("=")[2].strip('"')
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0.0
+
+
+def read_tags(words: Iterable[str]) -> tuple[str, ...]:
+    """Tags of what is kept, by which it can be found again. Raises `RequestError`."""
+    tags = tuple(sorted({tag for word in words if (tag := word.strip())}))
+    if len(tags) > MOST_TAGS or any(len(tag) > LONGEST_TAG or not tag.isprintable() for tag in tags):
+        raise RequestError(f"Cache-Tag takes at most {MOST_TAGS} tags of at most {LONGEST_TAG} characters each")
+    return tags
+
+
+def told(note: CacheNote) -> HeaderPairs:
+    """What the cache did, as headers."""
+    if not note.entry:
+        return ((b"x-cache", note.outcome.encode()),)
+    pairs = [
+        (b"x-cache", note.outcome.encode()),
+        (b"x-cache-entry", note.entry.encode()),
+        (b"age", b"%d" % note.age_s),
+    ]
+    if note.score is not None:
+        pairs.append((b"x-cache-score", b"%.4f" % note.score))
+    return tuple(pairs)

@@ -1,0 +1,125 @@
+"""One kept answer, and how outputs become one and an answer again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from forebay.cache.key import digest_of, entry_id
+from forebay.core.request import Outputs, Request
+from forebay.core.tensors import NUMPY_TYPES, Array, bytes_array, element_count, pack_bytes, unpack_bytes
+from forebay.models.signature import Signature
+
+OVERHEAD_BYTES: Final = 600
+"""Of an entry beside its key and its data, roughly: Python's objects are not small."""
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+class Entry(msgspec.Struct, eq=False, weakref=False, gc=False):
+    """An answer as outputs, so that every form can be made of it. Times are monotonic seconds of this process.
+
+    The garbage collector does not look at it: there are hundreds of thousands, and none refers back to itself.
+    """
+
+    key: bytes
+    place: tuple[str, str]
+    """Model and version."""
+    tenant: str
+    tags: tuple[str, ...]
+    rows: int
+    shapes: Shapes
+    data: tuple[bytes, ...] | bytes
+    """The bytes of each output, as the protocol's binary form has them; of one output not in a tuple."""
+    nbytes: int = 0
+    created: float = 0.0
+    refresh_at: float = 0.0
+    """From then on a hit has it computed anew, though it is fresh."""
+    stale_until: float = 0.0
+    """When it is not served any more."""
+    compute_s: float = 0.0
+    """What it took to compute."""
+    id: str = ""
+    """As callers see it; empty until somebody does."""
+    memos: list[tuple[dict[bytes, Any], bytes]] | None = None
+    """Where bodies stand whose whole answer is known: they go when the entry goes."""
+
+    def __post_init__(self) -> None:
+        data = self.data
+        size = sum(map(len, data)) if isinstance(data, tuple) else len(data)
+        self.nbytes = OVERHEAD_BYTES + len(self.key) + size
+
+    def told_id(self) -> str:
+        """Its id, which is told to somebody from now on."""
+        if not self.id:
+            self.id = entry_id(digest_of(self.key))
+        return self.id
+
+
+class OutputForm:
+    """Outputs of one model to what is kept of them, and back."""
+
+    __slots__ = ("_batched", "_bytes", "_datatypes", "_last", "_names", "_one_row", "_row_bytes")
+
+    def __init__(self, signature: Signature) -> None:
+        self._batched = signature.batched
+        self._names = [spec.name for spec in signature.outputs]
+        self._datatypes = [spec.datatype for spec in signature.outputs]
+        only = signature.outputs[0] if len(signature.outputs) == 1 else None
+        fixed = only is not None and signature.batched and not only.variable and only.datatype != "BYTES"
+        self._one_row: Shapes = ()
+        self._row_bytes = 0
+        if fixed and only is not None:
+            self._one_row = ((1, *only.row_shape),)
+            self._row_bytes = element_count(only.row_shape) * NUMPY_TYPES[only.datatype].itemsize
+        self._last: Outputs | None = None
+        self._bytes = b""
+        """The bytes of the batch that was seen last: its requests come one after the other."""
+
+    def kept(self, request: Request) -> tuple[Shapes, tuple[bytes, ...] | bytes]:
+        """The outputs of an answered request, apart from those of the batch that it ran in: shapes and bytes."""
+        outputs = request.outputs
+        assert outputs is not None
+        if request.rows == 1 and self._one_row and request.requested is None:
+            array = outputs.arrays[0]
+            if array.size * array.itemsize == self._row_bytes * len(array) and array.dtype == self.dtype(0):
+                if outputs is not self._last:
+                    self._last, self._bytes = outputs, array.tobytes()
+                start = request.row_start * self._row_bytes
+                return self._one_row, self._bytes[start : start + self._row_bytes]
+        wanted = request.requested
+        start, stop = request.row_start, request.row_start + request.rows
+        shapes: list[tuple[int, ...]] = []
+        data: list[bytes] = []
+        for index, array in enumerate(outputs.arrays):
+            if wanted is not None and index not in wanted:
+                shapes.append((0,))
+                data.append(b"")
+                continue
+            mine: Array = array[start:stop] if self._batched else array
+            shapes.append(mine.shape)
+            data.append(pack_bytes(mine.reshape(-1).tolist()) if mine.dtype == object else mine.tobytes())
+        return tuple(shapes), tuple(data) if len(data) > 1 else data[0]
+
+    def dtype(self, index: int) -> np.dtype[Any]:
+        """Of one output."""
+        return NUMPY_TYPES[self._datatypes[index]]
+
+    def answer(self, entry: Entry, request: Request) -> None:
+        """Give a request what was kept."""
+        data = entry.data
+        pieces: Sequence[bytes] = data if isinstance(data, tuple) else (data,)
+        arrays = [
+            self._array(index, shape, piece)
+            for index, (shape, piece) in enumerate(zip(entry.shapes, pieces, strict=True))
+        ]
+        request.outputs = Outputs(self._names, self._datatypes, arrays, entry.rows)
+        request.row_start = 0
+
+    def _array(self, index: int, shape: tuple[int, ...], data: bytes) -> Array:
+        if self._datatypes[index] == "BYTES":
+            return bytes_array(unpack_bytes(data, element_count(shape)), shape)
+        return np.frombuffer(data, self.dtype(index)).reshape(shape)

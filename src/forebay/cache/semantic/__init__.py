@@ -1,0 +1,1 @@
+"""Answers to texts that mean the same: kept apart by hard partitions, found by vectors, let through by a guard."""

@@ -1,0 +1,54 @@
+"""The port by which texts are kept and found by their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from forebay.core.tensors import Array
+
+
+class Kept(NamedTuple):
+    """A text whose answer is kept. `normal` is its normalised form, `vector` FP32 of length 1."""
+
+    entry_id: str
+    text: str
+    normal: str
+    vector: Array
+
+
+class Match(NamedTuple):
+    """A kept text that was found, and the cosine of both vectors (1 where none was compared)."""
+
+    entry_id: str
+    text: str
+    score: float
+
+
+class SemanticIndex(Protocol):
+    """Kept texts by partition. A partition is an index of its own: what is asked of one never touches another.
+
+    Every partition is bounded: beyond `max_entries` older ones leave it. Whoever makes an index closes it. An index
+    elsewhere raises `DependencyError` where it cannot be reached; nothing may be found that was never added.
+    """
+
+    async def add(self, partition: str, kept: Kept) -> None:
+        """Keep a text. One with the same id, or the same normalised form, gives way."""
+
+    async def same(self, partition: str, normal: str) -> Match | None:
+        """The text with this normalised form."""
+
+    async def near(self, partition: str, vector: Array, at_least: float, most: int) -> Sequence[Match]:
+        """Texts whose vectors have at least this cosine with one of length 1, best first, at most so many."""
+
+    async def remove(self, partition: str, entry_id: str) -> None:
+        """Forget a text, if it is kept."""
+
+    async def drop(self, partition: str) -> None:
+        """Forget a partition."""
+
+    async def count(self, partition: str) -> int:
+        """How many texts a partition has."""
+
+    async def close(self) -> None:
+        """Let go of what is held."""

@@ -1,0 +1,199 @@
+"""Numbers, units and dates of a text, in a form in which equal things are equal: 1,000 and 1k, kg and kilograms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Final, NamedTuple
+
+from forebay.cache.semantic.grammar import FUNCTION_WORDS, words_of
+from forebay.cache.semantic.tokens import Token
+
+_ONES: Final = {
+    word: number
+    for number, word in enumerate(
+        words_of(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+            "seventeen eighteen nineteen"
+        )
+    )
+}
+_TENS: Final = {
+    word: 10 * number
+    for number, word in enumerate(words_of("twenty thirty forty fifty sixty seventy eighty ninety"), start=2)
+}
+_SCALES: Final = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_ORDINALS: Final = {
+    word: number
+    for number, word in enumerate(
+        words_of("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"), start=1
+    )
+}
+_FRACTIONS: Final = {
+    "half": "0.5", "halves": "0.5", "quarter": "0.25", "double": "2", "twice": "2", "triple": "3", "thrice": "3",
+    "once": "1", "dozen": "12", "couple": "2",
+}  # fmt: skip
+_SUFFIXES: Final = {"k": 10**3, "m": 10**6, "mn": 10**6, "mio": 10**6, "bn": 10**9, "b": 10**9}
+_ORDINAL_ENDINGS: Final = frozenset(("st", "nd", "rd", "th"))
+
+_UNITS: Final = (
+    "mm millimetre millimeter|cm centimetre centimeter|m metre meter|km kilometre kilometer|inch inches|ft foot feet|"
+    "yd yard|mile mi|acre|hectare ha|mg milligram|g gram gramme|kg kilo kilogram kilogramme|tonne|ton|oz ounce|"
+    "lb pound lbs|st stone|ml millilitre milliliter|cl centilitre centiliter|l litre liter|gal gallon|pt pint|qt quart|"
+    "cup|tbsp tablespoon|tsp teaspoon|ms millisecond|sec s secs seconds|min minute mins|hr h hour hrs hourly|"
+    "day daily|week weekly|fortnight fortnightly|month monthly|quarterly|year yr yrs yearly annual annually|decade|"
+    "century centuries|degree °|°c c celsius centigrade|°f f fahrenheit|kelvin|v volt|a amp ampere|w watt|kw kilowatt|"
+    "kwh|mah|hz hertz|khz kilohertz|mhz megahertz|ghz gigahertz|bit|byte|kb kilobyte|mb megabyte|gb gigabyte|"
+    "tb terabyte|kbps|mbps|gbps|j joule|kj|cal calorie|kcal|pa pascal|bar|psi|mph|kph kmh|knot|% percent pct|am|pm|"
+    "px pixel|$ usd dollar buck|€ eur euro|£ gbp quid sterling|¥ yen jpy|yuan cny rmb|₹ inr rupee|"
+    "chf franc|₽ rub ruble rouble|₩ krw won|cent|penny pence"
+)
+UNITS: Final = {name: group.split(" ")[0] for group in _UNITS.split("|") for name in group.split(" ")}
+"""Names and signs of units, each to one name."""
+_ONLY_AFTER_NUMBERS: Final = frozenset(
+    words_of(
+        "m g l c f v a w h s j b k st min sec second am pm ft mi ha pt qt cl bar won cal pa bit stone cup foot feet "
+        "ms lb oz knot yard pound cent"
+    )
+)
+"""Names of units that are other words as well."""
+
+_DATE_NAMES: Final = (
+    "january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|september sep sept|october oct|"
+    "november nov|december dec|monday mon|tuesday tue tues|wednesday wed|thursday thu thur thurs|friday fri|"
+    "saturday sat|sunday sun|today|tonight|tomorrow|yesterday|morning|noon midday|afternoon|evening|night|midnight|"
+    "weekend|weekday|spring|summer|autumn|winter|bc bce|ad ce"
+)
+_DATES: Final = {name: group.split(" ")[0] for group in _DATE_NAMES.split("|") for name in group.split(" ")}
+_NEEDS_CAPITAL: Final = frozenset(words_of("may march mar jan mon sat sun wed dec sep ad ce bc spring"))
+"""Names of dates that are other words as well: they count with a capital letter within a sentence, or by a number."""
+
+_OPERATORS: Final = frozenset("+*×÷=<>^")
+_NUMBER: Final = re.compile(r"(-?\d+(?:[.,]\d+)*)([^\W\d_]*)")
+_THOUSANDS: Final = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+
+
+class Quantities(NamedTuple):
+    """Numbers and codes in their order; units and dates sorted. `used`: which tokens they were."""
+
+    numbers: tuple[str, ...]
+    units: tuple[str, ...]
+    dates: tuple[str, ...]
+    used: frozenset[int]
+
+
+def read_quantities(tokens: Sequence[Token]) -> Quantities:
+    """What a text counts, measures and dates."""
+    numbers: list[str] = []
+    units: list[str] = []
+    dates: list[str] = []
+    used: set[int] = set()
+    place = 0
+    while place < len(tokens):
+        value, unit, after = _number(tokens, place)
+        numbers += [value] if value else []
+        units += [unit] if unit else []
+        used.update(range(place, after))
+        place = after if after > place else place + 1
+    counted = frozenset(used)
+    for place, token in enumerate(tokens):
+        near = place - 1 in counted or place + 1 in counted
+        if place in counted:
+            continue
+        unit = _unit(token.word, after_number=place - 1 in counted)
+        capital = token.written[0].isupper() and not token.opens
+        date = _DATES.get(token.word, "") if token.word not in _NEEDS_CAPITAL or capital or near else ""
+        units += [unit] if unit else []
+        dates += [date] if date else []
+        used.update([place] if unit or date else [])
+    return Quantities(tuple(numbers), tuple(sorted(units)), tuple(sorted(dates)), frozenset(used))
+
+
+def _number(tokens: Sequence[Token], place: int) -> tuple[str, str, int]:
+    """A number that begins at this token, the unit written with it, and the place after it."""
+    word = tokens[place].word
+    if word in _OPERATORS:
+        return word, "", place + 1
+    if any(character.isdigit() for character in word):
+        value, unit = _digits(word)
+        scale = _SCALES.get(tokens[place + 1].word) if place + 1 < len(tokens) else None
+        if scale and _decimal(value) is not None:
+            return _plain(Decimal(value) * scale), unit, place + 2
+        return value, unit, place + 1
+    if word in _ORDINALS:
+        return str(_ORDINALS[word]), "", place + 1
+    if word in _FRACTIONS:
+        return _FRACTIONS[word], "", place + 1
+    return _spelled(tokens, place)
+
+
+def _spelled(tokens: Sequence[Token], place: int) -> tuple[str, str, int]:
+    """Words such as `twenty-five thousand`."""
+    total = current = 0
+    begin, last = place, ""
+    while place < len(tokens):
+        word = tokens[place].word
+        if word in _TENS and last not in ("ones", "tens"):
+            current, last = current + _TENS[word], "tens"
+        elif (
+            word in _ONES
+            and not _pronoun(tokens, place)
+            and last != "ones"
+            and not (last == "tens" and _ONES[word] > 9)
+        ):
+            current, last = current + _ONES[word], "ones"
+        elif word in _SCALES and (place > begin or word != "second"):
+            if word == "hundred":
+                current = (current or 1) * 100
+            else:
+                total, current = total + (current or 1) * _SCALES[word], 0
+            last = "scale"
+        else:
+            break
+        place += 1
+    return (str(total + current), "", place) if place > begin else ("", "", begin)
+
+
+def _pronoun(tokens: Sequence[Token], place: int) -> bool:
+    """Whether `one` stands for a thing: `which one is`, but not `one night`."""
+    following = tokens[place + 1].word if place + 1 < len(tokens) else ""
+    return tokens[place].word == "one" and (not following or following in FUNCTION_WORDS)
+
+
+def _digits(word: str) -> tuple[str, str]:
+    """`10k` is 10000, `5kg` is 5 and kg, `3rd` is 3; what is no number (a code, a date, a time) stays as it is."""
+    match = _NUMBER.fullmatch(word)
+    if match is None:
+        return word, ""
+    text, suffix = match.groups()
+    value = _decimal(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text)
+    if value is None:
+        return word, ""
+    if not suffix or suffix in _ORDINAL_ENDINGS:
+        return _plain(value), ""
+    unit = _unit(suffix, after_number=True)
+    if unit and suffix != "m":
+        return _plain(value), unit
+    return (_plain(value * _SUFFIXES[suffix]), "") if suffix in _SUFFIXES else (word, "")
+
+
+def _decimal(text: str) -> Decimal | None:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return None
+
+
+def _plain(value: Decimal) -> str:
+    return format(value.normalize(), "f")
+
+
+def _unit(word: str, *, after_number: bool) -> str:
+    if word in _ONLY_AFTER_NUMBERS and not after_number:
+        return ""
+    word = word.removesuffix("'s").replace(" ", "")
+    found = UNITS.get(word)
+    if found is None and word.endswith("s") and (word[:-1] not in _ONLY_AFTER_NUMBERS or after_number):
+        found = UNITS.get(word[:-1])
+    return found or ""

@@ -1,0 +1,219 @@
+"""`forebay cache calibrate`: labelled pairs in, the lowest safe threshold of the semantic cache out."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import typer
+from rich.console import Console
+
+from forebay.cache.semantic.calibrate import (
+    Curve,
+    NoThresholdError,
+    ScoredPair,
+    TooFewPairsError,
+    choose,
+    curve,
+)
+from forebay.cache.semantic.guard import Guard
+from forebay.cache.semantic.lexicon import load_lexicon
+from forebay.cache.semantic.normalise import normalised
+from forebay.cache.semantic.policy import Calibration
+from forebay.core.errors import SetupError
+from forebay.core.tensors import Array
+from forebay.embedding.engine import EmbeddedEngine, open_engine
+
+_ROWS: Final = 32
+_FLOATS: Final = frozenset(("FP16", "FP32", "FP64"))
+_YES: Final = frozenset(("1", "true", "yes", "y", "same"))
+_NO: Final = frozenset(("0", "false", "no", "n", "different"))
+
+
+class TextPair(NamedTuple):
+    """Two texts, and whether one answer serves both."""
+
+    one: str
+    other: str
+    same: bool
+
+
+def calibrate(
+    pairs: Annotated[Path, typer.Option(help="CSV with the columns a, b and same (yes or no).")],
+    budget: Annotated[str, typer.Option(help="Largest share of different-answer pairs served wrongly, such as 1%.")],
+    embedder: Annotated[str, typer.Option(help="The model that makes the vectors: FILE.py:CLASS, or a model file.")],
+    out: Annotated[Path | None, typer.Option(help="Write the calibration here, for semantic_calibration.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write hits and false hits by threshold as a picture.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the calibration as JSON.")] = False,
+) -> None:
+    """Find the lowest threshold whose false hits are within a budget, with 95 % confidence.
+
+    The pairs should be of your own traffic and hard: questions that lie near each other and want different answers. Too
+    few of them for the budget is an error that names how many it takes. The guard is part of what is measured.
+
+    Examples:
+
+      forebay cache calibrate --pairs pairs.csv --budget 1% --embedder minilm.py:MiniLM --out calibration.json
+
+      forebay cache calibrate --pairs pairs.csv --budget 5% --embedder minilm.py:MiniLM --plot curve.png
+    """
+    limit = parse_budget(budget)
+    texts = read_pairs(pairs)
+    if plot is not None:
+        _pyplot()  # say that it is missing before the work, not after
+    vectors, digest = asyncio.run(embed_all(embedder, list(dict.fromkeys(t for p in texts for t in p[:2]))))
+    found = curve(score(texts, vectors, Guard(load_lexicon())))
+    if plot is not None:
+        _plot(found, limit, plot)
+    try:
+        chosen = choose(found, limit)
+    except (TooFewPairsError, NoThresholdError) as error:
+        raise SetupError(f"{pairs}: {error}") from None
+    calibration = Calibration(
+        threshold=chosen.threshold,
+        budget=limit,
+        upper_bound=chosen.upper_bound,
+        false_hits=chosen.false_hits,
+        different_pairs=found.different_pairs,
+        true_hits=chosen.true_hits,
+        same_pairs=found.same_pairs,
+        embedder=digest,
+    )
+    document = msgspec.json.format(msgspec.json.encode(calibration)) + b"\n"
+    if out is not None:
+        try:
+            out.write_bytes(document)
+        except OSError as error:
+            raise SetupError(f"cannot write the calibration {out}: {error}") from None
+    if as_json:
+        typer.echo(document, nl=False)
+    else:
+        _print(calibration)
+
+
+def parse_budget(text: str) -> float:
+    """`1%` and `0.01` are the same. Raises `SetupError`."""
+    try:
+        value = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < 1.0:
+        raise SetupError(f"--budget {text}: write a share between 0 and 1, such as 1% or 0.01")
+    return value
+
+
+def read_pairs(path: Path) -> list[TextPair]:
+    """The labelled pairs of a file. Raises `SetupError` that names the line."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            missing = {"a", "b", "same"}.difference(rows.fieldnames or ())
+            if missing:
+                raise SetupError(f"{path}: the first line must name the columns a, b, same; {sorted(missing)} missing")
+            pairs = [_pair(path, rows.line_num, row) for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SetupError(f"--pairs {path}: {error}") from None
+    if not pairs:
+        raise SetupError(f"{path}: has no pairs")
+    return pairs
+
+
+def _pair(path: Path, line: int, row: dict[str, str | None]) -> TextPair:
+    one, other, label = row["a"], row["b"], (row["same"] or "").strip().casefold()
+    if not one or not other:
+        raise SetupError(f"{path}, line {line}: a and b must be texts")
+    if label not in _YES | _NO:
+        raise SetupError(f"{path}, line {line}: same must be yes or no, not {row['same']!r}")
+    return TextPair(one, other, label in _YES)
+
+
+def score(pairs: Sequence[TextPair], vectors: dict[str, Array], guard: Guard) -> list[ScoredPair]:
+    """The cosine of every pair, and whether the guard lets it pass. The same words are a hit at any threshold."""
+    return [
+        ScoredPair(
+            1.0 if normalised(pair.one) == normalised(pair.other) else float(vectors[pair.one] @ vectors[pair.other]),
+            guard.compare(pair.one, pair.other) is None,
+            pair.same,
+        )
+        for pair in pairs
+    ]
+
+
+async def embed_all(embedder: str, texts: Sequence[str]) -> tuple[dict[str, Array], str]:
+    """Unit vectors by text, and the embedder's digest. Raises `SetupError`."""
+    async with open_engine(embedder) as engine:
+        rows = [await embed(engine, texts[begin : begin + _ROWS]) for begin in range(0, len(texts), _ROWS)]
+        return dict(zip(texts, np.concatenate(rows), strict=True)), engine.digest()
+
+
+async def embed(engine: EmbeddedEngine, texts: Sequence[str]) -> Array:
+    """Unit vectors of some texts. Raises `SetupError` for a model that makes none."""
+    signature = engine.signature()
+    if [spec.datatype for spec in signature.inputs] != ["BYTES"] or signature.outputs[0].datatype not in _FLOATS:
+        raise SetupError(f"{engine.models[0]} is no embedder: it must take one BYTES input and give numbers first")
+    shape = (len(texts), *(1 for _ in signature.inputs[0].row_shape))
+    rows = np.array([text.encode() for text in texts], dtype=object).reshape(shape)
+    outputs = await engine.infer({signature.inputs[0].name: rows})
+    vectors = np.asarray(outputs[signature.outputs[0].name], np.float64).reshape(len(texts), -1)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def _print(calibration: Calibration) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    found = calibration
+    console.print(
+        f"threshold       [bold]{found.threshold:.4f}[/bold] (cosine), with version {found.guard} of the guard"
+    )
+    console.print(
+        f"false hits      {found.false_hits} of {found.different_pairs} pairs with different answers "
+        f"({found.false_hits / found.different_pairs:.1%}); at most {found.upper_bound:.1%} with 95 % confidence, "
+        f"budget {found.budget:.3g}"
+    )
+    console.print(
+        f"true hits       {found.true_hits} of {found.same_pairs} pairs with one answer "
+        f"({found.true_hits / max(1, found.same_pairs):.0%})"
+    )
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise SetupError("--plot needs matplotlib: pip install 'forebay[plot]'") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
+def _plot(found: Curve, budget: float, path: Path) -> None:
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    points = found.points[1:]
+    thresholds = [point.threshold for point in points]
+    different, same = max(1, found.different_pairs), max(1, found.same_pairs)
+    axes.step(thresholds, [p.true_hits / same for p in points], where="pre", color="seagreen", label="true hits")
+    axes.step(thresholds, [p.false_hits / different for p in points], where="pre", color="crimson", label="false hits")
+    axes.step(
+        thresholds,
+        [p.upper_bound for p in points],
+        where="pre",
+        color="crimson",
+        ls=":",
+        label="their upper bound, 95 %",
+    )
+    axes.axhline(budget, color="black", lw=0.8, ls="--", label="budget")
+    axes.set(xlabel="threshold (cosine)", ylabel="share of pairs", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise SetupError(f"cannot write the plot {path}: {error}") from None
+    finally:
+        pyplot.close(figure)

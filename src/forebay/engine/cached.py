@@ -1,0 +1,345 @@
+"""`CachedEngine`: an engine in front of which answers are kept, and equal requests in flight share one computation."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import math
+import struct
+import time
+
+import msgspec
+
+from forebay.cache.entry import OVERHEAD_BYTES, Entry, OutputForm
+from forebay.cache.key import KeyMaker
+from forebay.cache.memory import MemoryCache
+from forebay.cache.policy import MOST_INPUT_BYTES, set_times, throws
+from forebay.cache.single_flight import Flight, OnDone
+from forebay.core.caching import JOINED, MISSED, CacheAsk, CacheNote, CacheRules
+from forebay.core.clock import Clock
+from forebay.core.errors import CacheMiss, DeadlineExceeded, ForebayError
+from forebay.core.request import Outputs, Request
+from forebay.engine.client import Duration, EngineClient, EngineStatistics
+from forebay.engine.flight import nobody
+from forebay.engine.forwarded import ForwardedEngine
+from forebay.telemetry.cache_metrics import CacheMetrics
+from forebay.telemetry.logs import fields
+
+log = logging.getLogger("forebay.engine")
+
+REFRESH_PRIORITY = 2
+"""Of what is computed anew before its end: behind all that somebody waits for."""
+REFRESH_AGAIN_S = 1.0
+"""After one that failed, at the earliest."""
+
+
+class AnswerCache:
+    """What all models of one process share: answers in memory, and counters."""
+
+    def __init__(self, memory_bytes: int, max_entry_bytes: int, clock: Clock = time.monotonic) -> None:
+        """`clock`: monotonic seconds, that of deadlines."""
+        self.memory = MemoryCache(memory_bytes)
+        self.max_entry_bytes = max_entry_bytes
+        self.clock = clock
+        memory = self.memory
+        self.metrics = CacheMetrics(lambda: (len(memory), memory.nbytes, memory.evicted))
+
+
+class CachedEngine(ForwardedEngine):
+    """An `EngineClient` around another one. A request with `cache` set to None passes it by."""
+
+    def __init__(self, inner: EngineClient, rules: CacheRules, cache: AnswerCache) -> None:
+        super().__init__(inner)
+        self.rules = rules
+        self.counts = cache.metrics.of(inner.name, inner.version)
+        self.memory = cache.memory
+        self._max_bytes = cache.max_entry_bytes + OVERHEAD_BYTES
+        self.clock = cache.clock
+        self._digest = inner.digest
+        self._keys = KeyMaker(self.name, self.version, self._digest, self.signature)
+        self._flights: dict[bytes, Flight] = {}
+        """What is being computed and may be joined."""
+        self._place = (self.name, self.version)
+        self._form = OutputForm(self.signature)
+        self._throws = throws()
+        self._last: Outputs | None = None
+        self._row_s = 0.0
+        """What a row took to compute when `_last` came."""
+        self._on_done: OnDone = self._done
+
+    def statistics(self) -> EngineStatistics:
+        """Counts since the start; what the cache answered stands beside what the engine did."""
+        counts = self.counts
+        return msgspec.structs.replace(
+            self.inner.statistics(),
+            cache_hit=Duration(counts.hits + counts.coalesced, int(counts.hit_s * 1e9)),
+            cache_miss=Duration(counts.misses, 0),
+        )
+
+    # -- in -----------------------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """See `EngineClient.submit`. Raises `CacheMiss` where only what is kept is wanted."""
+        ask = request.cache
+        if ask is None:
+            self.inner.submit(request)
+            return
+        key = self._key(request, ask)
+        if key is None:
+            if ask.use == "only":
+                raise _missing()
+            self.inner.submit(request)
+            return
+        if ask.use != "refresh":
+            now = self.clock()
+            entry = self.memory.get(key, now)
+            if entry is not None and (ask.max_age_s is None or now - entry.created <= ask.max_age_s):
+                self._serve(entry, request, now)
+                return
+            if ask.use == "only":
+                raise _missing()
+            flight = self._flights.get(key)
+            if flight is not None and flight.joinable(request):
+                self._join(flight, request)
+                return
+        self._run(Flight(key, request, request.on_done, self.memory.generation))
+
+    def _key(self, request: Request, ask: CacheAsk) -> bytes | None:
+        """None: this request is not for the cache."""
+        if ask.use == "off" or request.explain or request.listener is not None:
+            return None
+        if not 0 < request.nbytes <= MOST_INPUT_BYTES or not request.rows:
+            return None
+        digest = self.inner.digest
+        if digest != self._digest:  # a model of workers that was announced anew
+            self._digest = digest
+            self._keys = KeyMaker(self.name, self.version, digest, self.signature)
+        try:
+            return self._keys.of(request, "" if self.rules.shared else ask.tenant)
+        except (struct.error, OverflowError):
+            return None  # the engine says what is wrong
+
+    def _run(self, flight: Flight) -> None:
+        """Have the engine compute it. Raises what the engine raises; then nothing has changed."""
+        request = flight.runs
+        request.cached = flight
+        request.on_done = self._on_done
+        if self.rules.coalesces:
+            self._flights[flight.key] = flight
+        try:
+            self.inner.submit(request)
+        except BaseException:
+            self._forget(flight)
+            request.cached = None
+            if flight.on_done is not None:
+                request.on_done = flight.on_done
+            raise
+
+    def _forget(self, flight: Flight) -> None:
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+
+    # -- what is kept -------------------------------------------------------------------------------------------------
+
+    def _serve(self, entry: Entry, request: Request, now: float) -> None:
+        """Answer from an entry. A job's caller does not expect its answer before `submit` returns."""
+        self._form.answer(entry, request)
+        request.cached = CacheNote("exact", entry.told_id(), now - entry.created, None, entry)
+        self.served(entry, now - request.arrived)
+        if now >= entry.refresh_at:
+            self._refresh(entry, request, now)
+        if request.background is not None:
+            asyncio.get_running_loop().call_soon(_give, request)
+        else:
+            _give(request)
+
+    def served(self, entry: Entry, took_s: float) -> None:
+        """Count an answer from the cache."""
+        counts = self.counts
+        counts.hits += 1
+        counts.saved_s += entry.compute_s
+        counts.hit_s += took_s
+
+    def _refresh(self, entry: Entry, request: Request, now: float) -> None:
+        """Compute an answer anew that is served meanwhile."""
+        entry.refresh_at = now + max(REFRESH_AGAIN_S, entry.compute_s)
+        ask = request.cache
+        assert ask is not None
+        anew = msgspec.structs.replace(
+            request,
+            arrived=now,
+            deadline=now + self.inner.default_timeout_s,
+            priority=REFRESH_PRIORITY,
+            wire=None,
+            background=None,
+            outputs=None,
+            cache=CacheAsk(entry.tenant, "refresh", None, entry.tags),
+        )
+        try:
+            self._run(Flight(entry.key, anew, None, self.memory.generation))
+            self.counts.refreshes += 1
+        except ForebayError:
+            pass  # it is tried again while the answer is served
+
+    def _keep(self, flight: Flight, request: Request) -> None:
+        ask, memory = request.cache, self.memory
+        if ask is None or flight.generation != memory.generation or self.inner.digest != self._digest:
+            return
+        outputs = request.outputs
+        if outputs is not self._last:  # once a batch
+            self._last, self._row_s = outputs, self.inner.row_compute_s
+        shapes, data = self._form.kept(request)
+        tenant = "" if self.rules.shared else ask.tenant
+        entry = Entry(flight.key, self._place, tenant, ask.tags, request.rows, shapes, data)
+        if entry.nbytes > self._max_bytes:
+            return
+        now = self.clock()
+        background = request.background
+        took_s = background.compute_s if background is not None else now - request.arrived
+        entry.compute_s = self._row_s * request.rows or took_s
+        entry.created = now
+        throw = next(self._throws)
+        set_times(entry, self.rules, now, self.rules.ttl_s * throw.jitter, took_s, throw.early)
+        memory.put(entry)
+
+    # -- the answer ---------------------------------------------------------------------------------------------------
+
+    def _done(self, request: Request) -> None:
+        """The engine has answered."""
+        flight: Flight = request.cached
+        self._forget(flight)
+        request.cached = MISSED
+        if request.error is None:
+            self.counts.misses += flight.on_done is not None  # not what is computed anew
+            try:
+                self._keep(flight, request)
+            except Exception:
+                log.exception("an answer could not be kept", extra=fields(model=self.name))
+        try:
+            if flight.on_done is not None:
+                flight.on_done(request)
+        finally:
+            if flight.followers:
+                self._fan_out(flight, request)
+
+    def _fan_out(self, flight: Flight, done: Request) -> None:
+        """The same to those who wait beside it, unless only its own deadline has passed."""
+        if isinstance(done.error, DeadlineExceeded):
+            self._go_on(flight)
+            return
+        for follower in flight.take_followers():
+            if done.error is not None:
+                follower.error = copy.copy(done.error)
+            else:
+                follower.outputs, follower.row_start = done.outputs, done.row_start
+                self.counts.coalesced += 1
+                self.counts.saved_s += self.inner.row_compute_s * follower.rows
+            self._end(follower)
+
+    def _end(self, follower: Request) -> None:
+        background = follower.background
+        if background is not None:
+            background.began = background.began or self.clock()
+        follower.cached = JOINED
+        try:
+            _give(follower)
+        except Exception:
+            log.exception("an answer could not be delivered", extra=fields(model=self.name))
+
+    def _go_on(self, flight: Flight) -> None:
+        """The one that ran is too late for its caller; others have more time: one of them runs."""
+        now = self.clock()
+        for late in flight.take_late(now):
+            self._too_late(late)
+        waiting = flight.take_followers()
+        if not waiting:
+            return
+        latest = max(waiting, key=lambda one: one.deadline)
+        # Not one of theirs: it may have been in the engine's queue before.
+        again = msgspec.structs.replace(latest, order=None, pieces=None)
+        following = Flight(flight.key, again, None, flight.generation)
+        for one in waiting:
+            following.join(one)
+        try:
+            self._run(following)
+        except Exception as error:
+            for one in following.take_followers():
+                one.error = copy.copy(error) if isinstance(error, ForebayError) else ForebayError(str(error))
+                self._end(one)
+            return
+        self._watch(following)
+
+    # -- those who wait beside it -------------------------------------------------------------------------------------
+
+    def _join(self, flight: Flight, request: Request) -> None:
+        flight.join(request)
+        if request.deadline < flight.runs.deadline and self.inner.waits(flight.runs):
+            self._hasten(flight, request.deadline)
+        self._watch(flight)
+
+    def _hasten(self, flight: Flight, deadline: float) -> None:
+        """What waits in the queue is to be there in time for one who has less: it is queued anew, further in front."""
+        before = flight.runs
+        again = msgspec.structs.replace(before, deadline=deadline, order=None, pieces=None)
+        try:
+            self.inner.submit(again)
+        except ForebayError:
+            return  # there is no earlier place; each keeps its own deadline
+        self.inner.cancel(before)
+        flight.runs = again
+        if flight.on_done is not None:
+            before.on_done, flight.on_done = flight.on_done, None
+            flight.join(before)
+
+    def _watch(self, flight: Flight) -> None:
+        """See to the deadlines of those who wait beside it."""
+        due = min((one.deadline for one in flight.followers), default=math.inf)
+        if due >= flight.due and flight.timer is not None:
+            return
+        if flight.timer is not None:
+            flight.timer.cancel()
+            flight.timer = None
+        flight.due = due
+        if due < math.inf:
+            delay_s = max(0.001, due - self.clock())
+            flight.timer = asyncio.get_running_loop().call_later(delay_s, self._look_late, flight)
+
+    def _look_late(self, flight: Flight) -> None:
+        flight.timer = None
+        for late in flight.take_late(self.clock()):
+            self._too_late(late)
+        self._watch(flight)
+        self._drop_unwanted(flight)
+
+    def _too_late(self, request: Request) -> None:
+        request.error = DeadlineExceeded(
+            "an equal request is being computed, and was not done by this one's deadline", stage="waiting"
+        )
+        self._end(request)
+
+    def cancel(self, request: Request) -> None:
+        """See `EngineClient.cancel`."""
+        flight = request.cached
+        if type(flight) is not Flight:
+            self.inner.cancel(request)
+            return
+        flight.leave(request)
+        self._drop_unwanted(flight)
+
+    def _drop_unwanted(self, flight: Flight) -> None:
+        """What nobody waits for any more is not computed."""
+        if flight.waited_for:
+            return
+        self._forget(flight)
+        flight.take_followers()
+        self.inner.cancel(flight.runs)
+
+
+def _give(request: Request) -> None:
+    on_done, request.on_done = request.on_done, nobody
+    on_done(request)
+
+
+def _missing() -> CacheMiss:
+    return CacheMiss("no answer to this request is in the cache, and only that was asked for (only-if-cached)")

@@ -1,0 +1,197 @@
+"""The cache over HTTP, with the express lane and without: hits, misses, headers, the forms of one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from tests.e2e.server import Served, eventually, model, quick, serving
+from tests.models.tallied import FIRST, RAISES
+
+CACHED = ["--set", "tallied.cache=exact", "--set", "tallied.deterministic=true"]
+
+
+@pytest.fixture(scope="module", params=["auto", "off"])
+def cached(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with a model that says which run an answer is from."""
+    folder = tmp_path_factory.mktemp("cached")
+    arguments = [*quick(*model("tallied.py", "Tallied")), *CACHED, "--express-lane", request.param]
+    with serving(folder, *arguments) as served:
+        yield served
+
+
+def row(value: float) -> dict[str, Any]:
+    return {"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [value]}]}
+
+
+def ask(served: Served, value: float, control: str = "", **more: Any) -> httpx.Response:
+    headers = {"cache-control": control} if control else {}
+    return served.http.post("/v2/models/tallied/infer", json={**row(value), **more}, headers=headers)
+
+
+def found(answer: httpx.Response) -> tuple[str, float, int]:
+    """What the cache did, the answer, and the run that it is from."""
+    assert answer.status_code == 200, answer.text
+    outputs = {output["name"]: output["data"][0] for output in answer.json()["outputs"]}
+    return answer.headers.get("x-cache", ""), outputs["y"], outputs["run"]
+
+
+def runs(served: Served, value: float) -> int:
+    """How often the model ran for this value."""
+    lines = (served.folder / "tallied.runs").read_text().splitlines()
+    return sum(float(line.split()[0]) == value for line in lines)
+
+
+def test_a_hit_is_the_same_answer(cached: Served) -> None:
+    first = found(ask(cached, FIRST + 1))
+    assert first[:2] == ("miss", 2 * FIRST + 3)
+    for _ in range(3):  # by the key, then by the body that is remembered
+        assert found(ask(cached, FIRST + 1)) == ("exact", *first[1:])
+    assert runs(cached, FIRST + 1) == 1
+
+
+def test_a_hit_tells_its_entry_and_age(cached: Served) -> None:
+    ask(cached, FIRST + 2)
+    hits = [ask(cached, FIRST + 2) for _ in range(3)]
+    assert len({hit.headers["x-cache-entry"] for hit in hits}) == 1
+    assert len(hits[0].headers["x-cache-entry"]) == 43
+    assert all(int(hit.headers["age"]) >= 0 for hit in hits)
+    assert "x-cache-entry" not in ask(cached, FIRST + 3).headers
+
+
+def test_every_form_of_an_answer_comes_from_one_entry(cached: Served) -> None:
+    value = FIRST + 4
+    run = found(ask(cached, value))[2]
+    with_id = ask(cached, value, id="mine")
+    assert (found(with_id), with_id.json()["id"]) == (("exact", 2 * value + 1, run), "mine")
+    short = cached.http.post("/v2/models/tallied/infer", json={"input": {"x": [value]}})
+    assert short.json()["output"] == {"y": [2 * value + 1], "run": [run]}
+    assert short.headers["x-cache"] == "exact"
+    generated = cached.http.post("/v2/models/tallied/generate", json={"x": value})
+    assert (generated.json()["run"], generated.headers["x-cache"]) == (run, "exact")
+    head = b'{"inputs":[{"name":"x","shape":[1,1],"datatype":"FP32","parameters":{"binary_data_size":4}}]}'
+    for _ in range(2):
+        binary = cached.http.post(
+            "/v2/models/tallied/infer",
+            content=head + np.float32(value).tobytes(),
+            headers={"inference-header-content-length": str(len(head))},
+        )
+        assert found(binary) == ("exact", 2 * value + 1, run)
+    asked = ask(cached, value, parameters={"binary_data_output": True})
+    assert asked.headers["x-cache"] == "exact"
+    assert asked.content.endswith(np.float32(2 * value + 1).tobytes() + np.int64(run).tobytes())
+    assert runs(cached, value) == 1
+
+
+def test_other_outputs_and_parameters_are_other_requests(cached: Served) -> None:
+    value = FIRST + 5
+    ask(cached, value)
+    only_y = [ask(cached, value, outputs=[{"name": "y"}]) for _ in range(2)]
+    assert [answer.headers["x-cache"] for answer in only_y] == ["miss", "exact"]
+    assert [[output["name"] for output in answer.json()["outputs"]] for answer in only_y] == [["y"], ["y"]]
+    assert ask(cached, value, parameters={"temperature": 1}).headers["x-cache"] == "miss"
+    assert ask(cached, value, parameters={"temperature": 1.0}).headers["x-cache"] == "miss"
+    assert ask(cached, value, parameters={"temperature": 1, "priority": 2}).headers["x-cache"] == "exact"
+
+
+def test_cache_control(cached: Served) -> None:
+    value = FIRST + 6
+    missing = ask(cached, value, "only-if-cached")
+    assert (missing.status_code, missing.json()["code"]) == (504, "cache_miss")
+    first = found(ask(cached, value))
+    assert found(ask(cached, value, "only-if-cached")) == ("exact", *first[1:])
+    passed_by = found(ask(cached, value, "no-store"))
+    assert (passed_by[0], passed_by[2] != first[2]) == ("", True)
+    assert found(ask(cached, value)) == ("exact", *first[1:])
+    again = found(ask(cached, value, "no-cache"))
+    assert (again[0], again[2] != first[2]) == ("miss", True)
+    assert found(ask(cached, value)) == ("exact", *again[1:])
+
+
+def test_bad_tags_are_refused(cached: Served) -> None:
+    answer = cached.http.post("/v2/models/tallied/infer", json=row(FIRST), headers={"cache-tag": "x" * 200})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+
+
+def test_an_error_is_told_again_by_the_model(cached: Served) -> None:
+    before = runs(cached, RAISES)
+    for _ in range(2):
+        answer = ask(cached, RAISES)
+        assert (answer.status_code, answer.json()["code"]) == (500, "model_error")
+    assert runs(cached, RAISES) > before + 1
+
+
+def test_a_stampede_runs_once(cached: Served) -> None:
+    value = FIRST + 7
+    (cached.folder / "hold").touch()
+    try:
+        with ThreadPoolExecutor(64) as pool:
+            answers = [pool.submit(ask, cached, value) for _ in range(64)]
+            eventually(lambda: runs(cached, value), "it runs")
+            (cached.folder / "hold").unlink()
+            told = [found(answer.result()) for answer in answers]
+    finally:
+        (cached.folder / "hold").unlink(missing_ok=True)
+    assert runs(cached, value) == 1
+    assert len({one[1:] for one in told}) == 1
+    assert sum(one[0] == "miss" for one in told) == 1
+
+
+def test_what_is_counted(cached: Served) -> None:
+    value = FIRST + 8
+    before = [cached.metric("forebay_cache_saved_seconds_total", "tallied"), hits(cached)]
+    for _ in range(4):
+        ask(cached, value)
+    assert hits(cached) == before[1] + 3
+    assert cached.metric("forebay_cache_saved_seconds_total", "tallied") > before[0]
+    statistics = cached.statistics("tallied")["inference_stats"]
+    assert statistics["cache_hit"]["count"] >= 3
+    assert statistics["cache_miss"]["count"] >= 1
+
+
+def hits(served: Served) -> int:
+    lines = served.http.get("/metrics").text.splitlines()
+    (line,) = (one for one in lines if one.startswith("forebay_cache_answers_total") and 'outcome="exact"' in one)
+    return int(float(line.rsplit(" ", 1)[1]))
+
+
+def test_large_bodies_are_cached_too(tmp_path: Path) -> None:
+    arguments = [*quick(*model("plain.py", "Ragged")), "--set", "ragged.cache=exact"]
+    with serving(tmp_path, *arguments) as served:
+        data = list(range(40_000))
+        body = {"inputs": [{"name": "x", "shape": [1, len(data)], "datatype": "FP32", "data": data}]}
+        first, second = (served.http.post("/v2/models/ragged/infer", json=body) for _ in range(2))
+        assert [first.headers["x-cache"], second.headers["x-cache"]] == ["miss", "exact"]
+        assert first.json() == second.json()
+        compressed = served.http.post("/v2/models/ragged/infer", json=body, headers={"accept-encoding": "gzip"})
+        assert (compressed.headers["content-encoding"], compressed.json()) == ("gzip", first.json())
+        assert compressed.headers["x-cache"] == "exact"
+
+
+def test_tenants_are_apart(tmp_path: Path) -> None:
+    import hashlib
+
+    lines = ",".join(f"{name}:{hashlib.sha256(secret.encode()).hexdigest()}" for name, secret in KEYS.items())
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    (folder / "keys.txt").write_text(lines.replace(",", "\n") + "\n")
+    arguments = [*quick(*model("tallied.py", "Tallied")), *CACHED, "--api-keys", str(folder / "keys.txt")]
+    with serving(tmp_path, *arguments) as served:
+
+        def of(name: str) -> tuple[str, float, int]:
+            headers = {"authorization": f"Bearer {KEYS[name]}"}
+            return found(served.http.post("/v2/models/tallied/infer", json=row(FIRST), headers=headers))
+
+        first = of("alice")
+        assert first[0] == "miss"
+        assert of("bob")[0] == "miss"
+        assert [of("alice") for _ in range(3)] == [("exact", *first[1:])] * 3
+        assert of("bob")[2] != first[2]
+
+
+KEYS = {"alice": "secret-of-alice", "bob": "secret-of-bob"}

@@ -1,0 +1,111 @@
+"""Outputs to what is kept of them, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.cache.made import ONE, request
+
+from forebay.cache.entry import OVERHEAD_BYTES, Entry, OutputForm
+from forebay.core.request import Outputs, Request, output_array
+from forebay.core.tensors import Array
+from forebay.models.signature import Signature, TensorSpec
+
+SEVERAL = Signature(
+    ONE.inputs, (TensorSpec("n", "FP32", (2,)), TensorSpec("t", "BYTES", (-1,)), TensorSpec("b", "BOOL", ()))
+)
+
+
+def answered(arrays: list[Array], rows: int = 1, start: int = 0, **more: Any) -> Request:
+    """A request whose batch had these outputs."""
+    made = request([b"12345678"], [(2,)], rows, **more)
+    made.outputs, made.row_start = Outputs([], [], arrays, len(arrays[0])), start
+    return made
+
+
+def again(signature: Signature, asked: Request) -> Request:
+    """Another request, answered with what was kept of the first."""
+    form = OutputForm(signature)
+    shapes, data = form.kept(asked)
+    entry = Entry(b"k", ("m", "1"), "", (), asked.rows, shapes, data)
+    other = request([b"12345678"], [(2,)], asked.rows)
+    form.answer(entry, other)
+    return other
+
+
+@pytest.mark.parametrize("start", range(4))
+def test_one_row_of_a_batch(start: int) -> None:
+    batch = np.arange(8, dtype=np.float32).reshape(4, 2)
+    asked = answered([batch.copy()], start=start)
+    assert output_array(again(ONE, asked), 0, True).tolist() == [batch[start].tolist()]
+
+
+def test_rows_of_different_batches() -> None:
+    form = OutputForm(ONE)
+    kept = []
+    for number in range(3):
+        batch = np.full((2, 2), number, np.float32)
+        kept += [form.kept(answered([batch], start=0))[1], form.kept(answered([batch], start=1))[1]]
+    assert [np.frombuffer(bytes(data), np.float32)[0] for data in kept] == [0, 0, 1, 1, 2, 2]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_outputs_are_kept_apart_from_their_batch(rows: int) -> None:
+    batch = np.arange(12, dtype=np.float32).reshape(6, 2)
+    asked = answered([batch], rows, 3)
+    form = OutputForm(ONE)
+    shapes, data = form.kept(asked)
+    batch[:] = 0
+    assert shapes == ((rows, 2),)
+    assert np.frombuffer(data, np.float32).tolist() == list(map(float, range(6, 6 + 2 * rows)))  # type: ignore[arg-type]
+
+
+def test_several_outputs_of_every_kind() -> None:
+    texts = np.array([[b"a", b""], [b"\xff\x00", b"long" * 100]], object)
+    arrays: list[Array] = [np.array([[1, -0.0], [np.nan, 2]], np.float32), texts, np.array([True, False])]
+    other = again(SEVERAL, answered(arrays, 2))
+    assert other.outputs is not None
+    assert [array.tobytes() for array in other.outputs.arrays[::2]] == [array.tobytes() for array in arrays[::2]]
+    assert other.outputs.arrays[1].tolist() == texts.tolist()
+
+
+def test_of_outputs_only_those_that_were_asked_for_are_kept() -> None:
+    arrays: list[Array] = [np.ones((1, 2), np.float32), np.array([[b"x"]], object), np.array([True])]
+    shapes, data = OutputForm(SEVERAL).kept(answered(arrays, requested=(2,)))
+    assert shapes == ((0,), (0,), (1,))
+    assert data == (b"", b"", b"\x01")
+
+
+def test_a_model_without_batches() -> None:
+    whole = Signature(ONE.inputs, (TensorSpec("y", "INT64", (-1, 2)),), batched=False)
+    array = np.arange(6).reshape(3, 2)
+    other = again(whole, answered([array]))
+    assert output_array(other, 0, False).tolist() == array.tolist()
+
+
+def test_an_output_of_another_type_than_the_signature_says_is_not_cut_by_bytes() -> None:
+    batch = np.arange(8, dtype=np.float64).reshape(4, 2)
+    shapes, data = OutputForm(ONE).kept(answered([batch], start=1))
+    assert np.frombuffer(data, np.float64).tolist() == [2.0, 3.0]  # type: ignore[arg-type]
+    assert shapes == ((1, 2),)
+
+
+def test_bytes_count_with_the_key() -> None:
+    texts: list[Array] = [np.array([[b"x" * 1000]], object)]
+    form = OutputForm(Signature(ONE.inputs, (TensorSpec("t", "BYTES", (1,)),)))
+    shapes, data = form.kept(answered(texts))
+    assert Entry(b"k" * 40, ("m", "1"), "", (), 1, shapes, data).nbytes == OVERHEAD_BYTES + 40 + 1004
+
+
+def test_an_answer_leaves_nothing_in_its_entry() -> None:
+    form = OutputForm(ONE)
+    shapes, data = form.kept(answered([np.ones((1, 2), np.float32)]))
+    entry = Entry(b"k", ("m", "1"), "", (), 1, shapes, data)
+    first, second = request([b"12345678"], [(2,)]), request([b"12345678"], [(2,)])
+    form.answer(entry, first)
+    form.answer(entry, second)
+    assert first.outputs is not second.outputs
+    assert first.outputs is not None
+    assert not first.outputs.arrays[0].flags.writeable
