@@ -14,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 from forebay.api import job_openapi
 from forebay.api.elements import show
 from forebay.api.encode import JSON_HEADERS
-from forebay.api.idempotency import read_key
+from forebay.api.idempotency import REPLAYED, read_key
 from forebay.api.infer_routes import AsJob, as_wanted, let_in, read_body, unless_gone
 from forebay.api.inference import Endpoint, Inference
 from forebay.api.job_answers import Accepted, accepted, result, shown, unknown
@@ -162,8 +162,10 @@ def as_job(inference: Inference, jobs: Jobs) -> AsJob:
         job = await _waited(http, jobs, await jobs.posted(endpoint, asked), wish)
         if job.record.state not in TERMINAL:
             return accepted(job, base, applied(wish.wait_s, respond_async=True))
-        place = (b"content-location", f"{job_path(job.record.spec.id, base)}/result".encode())
-        return await as_wanted(result(job.record, base, (place, *applied(wish.wait_s))), http, inference)
+        more = [(b"content-location", f"{job_path(job.record.spec.id, base)}/result".encode()), *applied(wish.wait_s)]
+        if job.replayed:
+            more.append(REPLAYED)
+        return await as_wanted(result(job.record, base, more), http, inference)
 
     return operate
 

@@ -284,6 +284,8 @@ async def test_the_document_tells_of_jobs(http: httpx.AsyncClient) -> None:
     assert set(paths["/v1/jobs/{id}"]) == {"get", "delete"}
     assert {"200", "202", "400", "422", "503"} <= set(paths["/v1/models/{model}/jobs"]["post"]["responses"])
     assert {"200", "202", "409", "410", "504"} <= set(paths["/v1/jobs/{id}/result"]["get"]["responses"])
-    assert "202" in paths[INFER.replace("mlp", "{model}")]["post"]["responses"]
+    answers = paths[INFER.replace("mlp", "{model}")]["post"]["responses"]
+    assert "202" in answers
+    assert {"Content-Location", "Preference-Applied", "Idempotent-Replayed"} <= set(answers["200"]["headers"])
     names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
     assert names <= set(document["components"]["schemas"])
