@@ -33,6 +33,8 @@ from forebay.jobs.record import MOVES, TERMINAL, JobRecord
 MOST_LISTED = 200
 LISTED = 50
 STATES = (*MOVES, *sorted(TERMINAL))
+NEVER_STORED = (b"cache-control", b"no-store")
+"""A cache on the way may keep what says nothing of it (RFC 9111, 4.2.2), and whoever polls would see it again."""
 _QUERY = ("model", "status", "cursor", "limit")
 
 
@@ -76,12 +78,12 @@ class _Calls:
 
     async def show(self, http: HttpRequest) -> Answer:
         record, wish = await self._looked_at(http)
-        answer = shown(record, _base(http), applied(wish.wait_s))
+        answer = shown(record, _base(http), (NEVER_STORED, *applied(wish.wait_s)))
         return await as_wanted(answer, http, self._inference)
 
     async def result(self, http: HttpRequest) -> Answer:
         record, wish = await self._looked_at(http)
-        answer = result(record, _base(http), applied(wish.wait_s))
+        answer = result(record, _base(http), (NEVER_STORED, *applied(wish.wait_s)))
         if answer.status >= 400:
             return detailed(answer, job_path(record.spec.id, _base(http)))
         return await as_wanted(answer, http, self._inference)
@@ -121,7 +123,7 @@ class _Calls:
             tenant, model=wanted.get("model", ""), state=state, cursor=wanted.get("cursor", ""), limit=limit
         )
         documents = [encoded_job(record, _base(http)) for record in page.jobs]
-        answer = Answer(200, JSON_HEADERS, page_of(documents, page.cursor))
+        answer = Answer(200, (*JSON_HEADERS, NEVER_STORED), page_of(documents, page.cursor))
         return await as_wanted(answer, http, self._inference)
 
     # -- what they share ----------------------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ async def test_a_job_is_accepted_and_runs(site: JobSite, http: httpx.AsyncClient
     result = await http.get(job["urls"]["result"])
     assert (result.status_code, result.json()) == (200, done["output"])
     assert result.content == (await http.post(INFER, json=MLP)).content
+    answers = [looked, result, await http.get("/v1/jobs")]
+    assert [one.headers["cache-control"] for one in answers] == ["no-store"] * 3
 
 
 async def test_what_was_asked_is_what_is_kept(site: JobSite, http: httpx.AsyncClient) -> None:
