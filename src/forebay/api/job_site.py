@@ -159,10 +159,11 @@ class JobSite:
         return [self._worker.reason] if self._worker is not None and self._worker.reason else []
 
     def drain(self) -> None:
-        """Lease no more; end the streams of events."""
+        """Lease no more; end the streams of events; answer polls with how far their jobs are."""
         if self._worker is not None:
             self._worker.drain()
         self.streams.end()
+        self._hub.drain()
 
     async def close(self, grace_s: float) -> None:
         """Wait at most so long for jobs that run; give back the others; finish the calls of webhooks that are made; end
