@@ -12,9 +12,11 @@ import time
 import msgspec
 
 from forebay.cache.entry import OVERHEAD_BYTES, Entry, OutputForm
-from forebay.cache.key import KeyMaker
+from forebay.cache.key import KeyMaker, digest_of
 from forebay.cache.memory import MemoryCache
 from forebay.cache.policy import MOST_INPUT_BYTES, set_times, throws
+from forebay.cache.port import Match
+from forebay.cache.shared_tier import SharedTier
 from forebay.cache.single_flight import Flight, OnDone
 from forebay.core.caching import JOINED, MISSED, CacheAsk, CacheNote, CacheRules
 from forebay.core.clock import Clock
@@ -42,8 +44,19 @@ class AnswerCache:
         self.memory = MemoryCache(memory_bytes)
         self.max_entry_bytes = max_entry_bytes
         self.clock = clock
+        self.tier: SharedTier | None = None
+        """The store of cached answers, where there is one."""
         memory = self.memory
         self.metrics = CacheMetrics(lambda: (len(memory), memory.nbytes, memory.evicted))
+
+    def forget(self, match: Match) -> int:
+        """Forget answers that are kept here; returns how many."""
+        wanted = match.digest
+        return self.memory.drop(
+            lambda entry: (
+                match.fits(entry.place, entry.tenant, entry.tags) and (not wanted or digest_of(entry.key) == wanted)
+            )
+        )
 
 
 class CachedEngine(ForwardedEngine):
@@ -88,7 +101,7 @@ class CachedEngine(ForwardedEngine):
         key = self._key(request, ask)
         if key is None:
             if ask.use == "only":
-                raise _missing()
+                raise missing()
             self.inner.submit(request)
             return
         if ask.use != "refresh":
@@ -98,12 +111,13 @@ class CachedEngine(ForwardedEngine):
                 self._serve(entry, request, now)
                 return
             if ask.use == "only":
-                raise _missing()
+                self._look_only(key, request)
+                return
             flight = self._flights.get(key)
             if flight is not None and flight.joinable(request):
                 self._join(flight, request)
                 return
-        self._run(Flight(key, request, request.on_done, self.memory.generation))
+        self._begin(Flight(key, request, request.on_done, self.memory.generation))
 
     def _key(self, request: Request, ask: CacheAsk) -> bytes | None:
         """None: this request is not for the cache."""
@@ -112,6 +126,8 @@ class CachedEngine(ForwardedEngine):
         if not 0 < request.nbytes <= MOST_INPUT_BYTES or not request.rows:
             return None
         digest = self.inner.digest
+        if not digest:
+            return None  # workers have different files
         if digest != self._digest:  # a model of workers that was announced anew
             self._digest = digest
             self._keys = KeyMaker(self.name, self.version, digest, self.signature)
@@ -119,6 +135,14 @@ class CachedEngine(ForwardedEngine):
             return self._keys.of(request, "" if self.rules.shared else ask.tenant)
         except (struct.error, OverflowError):
             return None  # the engine says what is wrong
+
+    def _begin(self, flight: Flight) -> None:
+        """It is not known here."""
+        self._run(flight)
+
+    def _look_only(self, key: bytes, request: Request) -> None:
+        """It is not known here, and nothing is to be run."""
+        raise missing()
 
     def _run(self, flight: Flight) -> None:
         """Have the engine compute it. Raises what the engine raises; then nothing has changed."""
@@ -129,6 +153,7 @@ class CachedEngine(ForwardedEngine):
             self._flights[flight.key] = flight
         try:
             self.inner.submit(request)
+            flight.submitted = True
         except BaseException:
             self._forget(flight)
             request.cached = None
@@ -177,15 +202,17 @@ class CachedEngine(ForwardedEngine):
             cache=CacheAsk(entry.tenant, "refresh", None, entry.tags),
         )
         try:
-            self._run(Flight(entry.key, anew, None, self.memory.generation))
+            self._begin(Flight(entry.key, anew, None, self.memory.generation))
             self.counts.refreshes += 1
         except ForebayError:
             pass  # it is tried again while the answer is served
 
-    def _keep(self, flight: Flight, request: Request) -> None:
+    def _keep(self, flight: Flight, request: Request) -> Entry | None:
         ask, memory = request.cache, self.memory
-        if ask is None or flight.generation != memory.generation or self.inner.digest != self._digest:
-            return
+        if ask is None or flight.generation != memory.generation:
+            return None
+        if self.inner.digest != self._digest or (request.ran_on and request.ran_on != self._digest):
+            return None
         outputs = request.outputs
         if outputs is not self._last:  # once a batch
             self._last, self._row_s = outputs, self.inner.row_compute_s
@@ -193,7 +220,7 @@ class CachedEngine(ForwardedEngine):
         tenant = "" if self.rules.shared else ask.tenant
         entry = Entry(flight.key, self._place, tenant, ask.tags, request.rows, shapes, data)
         if entry.nbytes > self._max_bytes:
-            return
+            return None
         now = self.clock()
         background = request.background
         took_s = background.compute_s if background is not None else now - request.arrived
@@ -202,6 +229,7 @@ class CachedEngine(ForwardedEngine):
         throw = next(self._throws)
         set_times(entry, self.rules, now, self.rules.ttl_s * throw.jitter, took_s, throw.early)
         memory.put(entry)
+        return entry
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 
@@ -210,18 +238,24 @@ class CachedEngine(ForwardedEngine):
         flight: Flight = request.cached
         self._forget(flight)
         request.cached = MISSED
+        entry = None
         if request.error is None:
             self.counts.misses += flight.on_done is not None  # not what is computed anew
             try:
-                self._keep(flight, request)
+                entry = self._keep(flight, request)
             except Exception:
                 log.exception("an answer could not be kept", extra=fields(model=self.name))
+        if flight.claim or flight.admitted:
+            self._settle(flight, request, entry)
         try:
             if flight.on_done is not None:
                 flight.on_done(request)
         finally:
             if flight.followers:
                 self._fan_out(flight, request)
+
+    def _settle(self, flight: Flight, done: Request, entry: Entry | None) -> None:
+        """Others may want to know."""
 
     def _fan_out(self, flight: Flight, done: Request) -> None:
         """The same to those who wait beside it, unless only its own deadline has passed."""
@@ -233,15 +267,24 @@ class CachedEngine(ForwardedEngine):
                 follower.error = copy.copy(done.error)
             else:
                 follower.outputs, follower.row_start = done.outputs, done.row_start
-                self.counts.coalesced += 1
-                self.counts.saved_s += self.inner.row_compute_s * follower.rows
-            self._end(follower)
+                if follower is flight.first:
+                    self.counts.misses += 1
+                else:
+                    self.counts.coalesced += 1
+                    self.counts.saved_s += self.inner.row_compute_s * follower.rows
+            self._end(follower, MISSED if follower is flight.first else JOINED)
 
-    def _end(self, follower: Request) -> None:
+    def _refuse_all(self, flight: Flight, error: Exception) -> None:
+        """None of those who wait beside it gets an answer."""
+        for one in flight.take_followers():
+            one.error = copy.copy(error) if isinstance(error, ForebayError) else ForebayError(str(error))
+            self._end(one)
+
+    def _end(self, follower: Request, note: CacheNote = JOINED) -> None:
         background = follower.background
         if background is not None:
             background.began = background.began or self.clock()
-        follower.cached = JOINED
+        follower.cached = note
         try:
             _give(follower)
         except Exception:
@@ -264,9 +307,7 @@ class CachedEngine(ForwardedEngine):
         try:
             self._run(following)
         except Exception as error:
-            for one in following.take_followers():
-                one.error = copy.copy(error) if isinstance(error, ForebayError) else ForebayError(str(error))
-                self._end(one)
+            self._refuse_all(following, error)
             return
         self._watch(following)
 
@@ -333,7 +374,10 @@ class CachedEngine(ForwardedEngine):
             return
         self._forget(flight)
         flight.take_followers()
-        self.inner.cancel(flight.runs)
+        if flight.submitted:
+            self.inner.cancel(flight.runs)
+            if flight.claim:
+                self._settle(flight, flight.runs, None)
 
 
 def _give(request: Request) -> None:
@@ -341,5 +385,6 @@ def _give(request: Request) -> None:
     on_done(request)
 
 
-def _missing() -> CacheMiss:
+def missing() -> CacheMiss:
+    """Only what is kept was wanted."""
     return CacheMiss("no answer to this request is in the cache, and only that was asked for (only-if-cached)")

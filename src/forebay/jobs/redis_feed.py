@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from weakref import WeakSet
 
 from forebay.brokers.redis_link import RedisLink
+from forebay.brokers.redis_listener import RedisListener
 from forebay.jobs.redis_codec import changes_of
-from forebay.jobs.redis_listener import RedisListener
 from forebay.jobs.subscription import Subscription
 
 
