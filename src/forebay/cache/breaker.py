@@ -30,13 +30,16 @@ class Breaker:
         """Whether it is left alone."""
         return self._failures >= FAILURES
 
+    @property
+    def rests(self) -> bool:
+        """Whether a call now would not be made."""
+        return self.open and (self._trying or self._clock() < self._until)
+
     def allows(self) -> bool:
         """Whether to call. After a rest one call tries whether it is well again."""
-        if self._failures < FAILURES:
-            return True
-        if self._trying or self._clock() < self._until:
+        if self.rests:
             return False
-        self._trying = True
+        self._trying = self.open
         return True
 
     def succeeded(self, took_s: float) -> bool:

@@ -62,7 +62,7 @@ class SharedTier:
     def pays(self, cost_s: float) -> bool:
         """Whether it is worth a call where an answer takes so long; 0: that is not known."""
         trip_s = self.breaker.round_trip_s
-        return not self.breaker.open and (not cost_s or not trip_s or cost_s >= ROUND_TRIPS * trip_s)
+        return not self.breaker.rests and (not cost_s or not trip_s or cost_s >= ROUND_TRIPS * trip_s)
 
     def again(self, digest: bytes) -> bool:
         """Note that this was asked for; whether it was before, so that its answer is worth keeping."""
