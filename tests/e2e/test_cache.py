@@ -195,3 +195,28 @@ def test_tenants_are_apart(tmp_path: Path) -> None:
 
 
 KEYS = {"alice": "secret-of-alice", "bob": "secret-of-bob"}
+
+
+def test_a_job_whose_answer_is_kept_is_done_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path, *quick(*model("tallied.py", "Tallied")), *CACHED) as served:
+        run = found(ask(served, FIRST))[2]
+
+        def submit(**options: Any) -> httpx.Response:
+            return served.http.post("/v1/models/tallied/jobs", json={"input": {"x": [FIRST]}, **options})
+
+        hit = submit()
+        assert hit.status_code == 200, hit.text
+        assert (hit.json()["status"], hit.json()["cached"], hit.json()["metrics"]) == ("succeeded", True, {})
+        assert hit.json()["output"]["output"] == {"y": [2 * FIRST + 1], "run": [run]}
+        assert served.http.get(f"/v1/jobs/{hit.json()['id']}").json() == hit.json()
+        for word in ("off", "refresh"):
+            answer = submit(cache=word)
+            assert (answer.status_code, answer.json()["cached"]) == (202, False)
+            done = served.http.get(answer.headers["location"], headers={"prefer": "wait=20"}).json()
+            assert (done["status"], done["cached"]) == ("succeeded", False)
+            assert done["output"]["output"]["run"] != [run]
+        assert found(ask(served, FIRST))[2] == done["output"]["output"]["run"][0]
+        other = served.http.post("/v1/models/tallied/jobs", json={"input": {"x": [FIRST + 1]}})
+        assert other.status_code == 202
+        eventually(lambda: served.http.get(other.headers["location"]).json()["status"] == "succeeded", "it ends")
+        assert found(ask(served, FIRST + 1))[0] == "exact"  # what a job has computed is kept too

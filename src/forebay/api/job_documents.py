@@ -102,7 +102,8 @@ def job_document(record: JobRecord, base: str = "") -> JobDocument:
     if record.error is not None:
         document.error = record.error
     if record.metrics:
-        document.metrics = record.metrics
+        document.metrics = {name: value for name, value in record.metrics.items() if name != "cached"}
+        document.cached = bool(record.metrics.get("cached"))
     return document
 
 

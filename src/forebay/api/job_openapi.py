@@ -59,7 +59,10 @@ _OPTIONS: Schema = {
         {"type": "integer", "minimum": 0, "maximum": MAX_INTEGER},
         "1 is the highest, 0 the default; goes before that of `parameters`.",
     ),
-    "cache": _option({"type": "string", "enum": list(CACHE_WORDS)}, "Only `off` is available yet."),
+    "cache": _option(
+        {"type": "string", "enum": list(CACHE_WORDS)},
+        "use: its answer may come from the cache; refresh: it runs, and its answer is kept; off: neither.",
+    ),
     "webhook": _option({"type": "string", "format": "uri"}, "http or https URL that is told when the job has ended."),
     "metadata": _option({"type": "object"}, "Kept with the job and shown in it; at most 16 KiB of JSON."),
 }

@@ -119,6 +119,12 @@ class CachedEngine(ForwardedEngine):
                 return
         self._begin(Flight(key, request, request.on_done, self.memory.generation))
 
+    def knows(self, request: Request) -> bool:
+        """Whether an answer to it is here, which it has not been given."""
+        ask = request.cache
+        key = self._key(request, ask) if ask is not None and ask.use == "use" else None
+        return key is not None and self.memory.get(key, self.clock()) is not None
+
     def _key(self, request: Request, ask: CacheAsk) -> bytes | None:
         """None: this request is not for the cache."""
         if ask.use == "off" or request.explain or request.listener is not None:
