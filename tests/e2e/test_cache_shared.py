@@ -75,3 +75,9 @@ def test_two_servers_with_one_store(tmp_path: Path) -> None:
             assert (run_of(other), other.headers["x-cache"]) == (run, "exact")
             assert int(other.headers["age"]) >= 0
             assert two.metric("forebay_cache_store_answers_total", "tallied") >= 1
+            place = f"/v1/cache/{other.headers['x-cache-entry']}"
+            assert one.http.get(place).json()["where"] == "memory"
+            assert two.http.delete(place).json()["store"] == 1
+            eventually(lambda: one.http.get(place).status_code == 404, "it is forgotten everywhere")
+            assert ask(one, value, **{"cache-control": "only-if-cached"}).json()["code"] == "cache_miss"
+            assert one.http.get("/v1/cache").json()["store"]["entries"] >= 0

@@ -43,6 +43,10 @@ class MemoryCache:
         """An entry, without using it."""
         return self._entries.get(key)
 
+    def named(self, id: str) -> Entry | None:
+        """The entry whose id somebody was told."""
+        return next((entry for entry in self._entries.values() if entry.id == id), None)
+
     def put(self, entry: Entry) -> None:
         """Keep an answer, in place of an older one."""
         entries = self._entries

@@ -59,6 +59,11 @@ class SharedTier:
 
         self._store.hear(hear, lost)
 
+    @property
+    def store(self) -> SharedCache:
+        """For what an operator asks: that may take its time, and fails where the store does."""
+        return self._store
+
     def pays(self, cost_s: float) -> bool:
         """Whether it is worth a call where an answer takes so long; 0: that is not known."""
         trip_s = self.breaker.round_trip_s

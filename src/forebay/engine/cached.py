@@ -12,7 +12,7 @@ import time
 import msgspec
 
 from forebay.cache.entry import OVERHEAD_BYTES, Entry, OutputForm
-from forebay.cache.key import KeyMaker, digest_of
+from forebay.cache.key import KeyMaker, digest_of, entry_id
 from forebay.cache.memory import MemoryCache
 from forebay.cache.policy import MOST_INPUT_BYTES, set_times, throws
 from forebay.cache.port import Match
@@ -51,10 +51,12 @@ class AnswerCache:
 
     def forget(self, match: Match) -> int:
         """Forget answers that are kept here; returns how many."""
-        wanted = match.digest
+        wanted, id = match.digest, entry_id(match.digest)
         return self.memory.drop(
             lambda entry: (
-                match.fits(entry.place, entry.tenant, entry.tags) and (not wanted or digest_of(entry.key) == wanted)
+                match.fits(entry.place, entry.tenant, entry.tags)
+                # Whoever knows an id has it from here, or from another process with which the entry is shared.
+                and (not wanted or entry.id == id or (entry.shared and digest_of(entry.key) == wanted))
             )
         )
 
