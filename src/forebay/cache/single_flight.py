@@ -24,6 +24,8 @@ class Flight(msgspec.Struct, eq=False, weakref=False, gc=False):
     """Of the request that runs; None: its caller has left, or never waited."""
     generation: int
     """Of what was kept when it began."""
+    digest: str = ""
+    """Of the model's files that its key is about."""
     followers: Sequence[Request] = ()
     """Those that wait beside it. They were never submitted to the engine; their `on_done` is their callers'."""
     first: Request | None = None

@@ -119,7 +119,7 @@ class CachedEngine(ForwardedEngine):
             if flight is not None and flight.joinable(request):
                 self._join(flight, request)
                 return
-        self._begin(Flight(key, request, request.on_done, self.memory.generation))
+        self._begin(Flight(key, request, request.on_done, self.memory.generation, self._digest))
 
     def knows(self, request: Request) -> bool:
         """Whether an answer to it is here, which it has not been given."""
@@ -210,7 +210,7 @@ class CachedEngine(ForwardedEngine):
             cache=CacheAsk(entry.tenant, "refresh", None, entry.tags),
         )
         try:
-            self._begin(Flight(entry.key, anew, None, self.memory.generation))
+            self._begin(Flight(entry.key, anew, None, self.memory.generation, self._digest))
             self.counts.refreshes += 1
         except ForebayError:
             pass  # it is tried again while the answer is served
@@ -219,8 +219,9 @@ class CachedEngine(ForwardedEngine):
         ask, memory = request.cache, self.memory
         if ask is None or flight.generation != memory.generation:
             return None
-        if self.inner.digest != self._digest or (request.ran_on and request.ran_on != self._digest):
-            return None
+        digest = flight.digest
+        if digest != self.inner.digest or (request.ran_on and request.ran_on != digest):
+            return None  # it may have run on other files than those that its key is about
         outputs = request.outputs
         if outputs is not self._last:  # once a batch
             self._last, self._row_s = outputs, self.inner.row_compute_s
@@ -309,7 +310,7 @@ class CachedEngine(ForwardedEngine):
         latest = max(waiting, key=lambda one: one.deadline)
         # Not one of theirs: it may have been in the engine's queue before.
         again = msgspec.structs.replace(latest, order=None, pieces=None)
-        following = Flight(flight.key, again, None, flight.generation)
+        following = Flight(flight.key, again, None, flight.generation, flight.digest)
         for one in waiting:
             following.join(one)
         try:

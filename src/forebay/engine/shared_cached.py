@@ -57,7 +57,7 @@ class SharedCachedEngine(CachedEngine):
     def _look_only(self, key: bytes, request: Request) -> None:
         if not self._tier.pays(self._cost_s):
             raise missing()
-        self._ask_others(Flight(key, request, request.on_done, self.memory.generation))
+        self._ask_others(Flight(key, request, request.on_done, self.memory.generation, self._digest))
 
     def _ask_others(self, flight: Flight) -> None:
         request = flight.first = flight.runs
