@@ -19,13 +19,13 @@ from forebay.api.job_openapi import problems
 from forebay.api.openapi import operation
 from forebay.api.problems import Answer, detailed_of
 from forebay.api.routing import add, document
+from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.entry import Entry
 from forebay.cache.key import digest_of_id
 from forebay.cache.port import Match, Stored
 from forebay.cache.value import unpack
 from forebay.core.errors import RequestError
 from forebay.core.settings_values import did_you_mean
-from forebay.engine.cached import AnswerCache
 
 _QUERY = ("model", "version", "tag")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from forebay.brokers.redis_link import RedisLink
+from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.redis_shared import RedisSharedCache
 from forebay.cache.shared_tier import SharedTier
 from forebay.core.settings import CacheSettings
-from forebay.engine.cached import AnswerCache
 from forebay.telemetry.metrics import Metrics
 
 

@@ -21,10 +21,10 @@ from forebay.api.encode import AnswerEncoder
 from forebay.api.generate import GenerateForm
 from forebay.api.problems import Answer, problem_of
 from forebay.api.recall import Recall
+from forebay.cache.answer_cache import AnswerCache
 from forebay.core.errors import AdmissionError, ForebayError, RequestError
 from forebay.core.request import Request
 from forebay.core.settings import ServerSettings
-from forebay.engine.cached import AnswerCache
 from forebay.engine.client import EngineClient
 from forebay.engine.shared_cached import cached_engine
 from forebay.telemetry.logs import fields

@@ -7,25 +7,20 @@ import copy
 import logging
 import math
 import struct
-import time
 
 import msgspec
 
+from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.entry import OVERHEAD_BYTES, Entry, OutputForm
-from forebay.cache.key import KeyMaker, digest_of, entry_id
-from forebay.cache.memory import MemoryCache
+from forebay.cache.key import KeyMaker
 from forebay.cache.policy import MOST_INPUT_BYTES, set_times, throws
-from forebay.cache.port import Match
-from forebay.cache.shared_tier import SharedTier
 from forebay.cache.single_flight import Flight, OnDone
 from forebay.core.caching import JOINED, MISSED, CacheAsk, CacheNote, CacheRules
-from forebay.core.clock import Clock
 from forebay.core.errors import CacheMiss, DeadlineExceeded, ForebayError
 from forebay.core.request import Outputs, Request
 from forebay.engine.client import Duration, EngineClient, EngineStatistics
 from forebay.engine.flight import nobody
 from forebay.engine.forwarded import ForwardedEngine
-from forebay.telemetry.cache_metrics import CacheMetrics
 from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.engine")
@@ -36,31 +31,6 @@ REFRESH_AGAIN_S = 1.0
 """After one that failed, at the earliest."""
 
 
-class AnswerCache:
-    """What all models of one process share: answers in memory, and counters."""
-
-    def __init__(self, memory_bytes: int, max_entry_bytes: int, clock: Clock = time.monotonic) -> None:
-        """`clock`: monotonic seconds, that of deadlines."""
-        self.memory = MemoryCache(memory_bytes)
-        self.max_entry_bytes = max_entry_bytes
-        self.clock = clock
-        self.tier: SharedTier | None = None
-        """The store of cached answers, where there is one."""
-        memory = self.memory
-        self.metrics = CacheMetrics(lambda: (len(memory), memory.nbytes, memory.evicted))
-
-    def forget(self, match: Match) -> int:
-        """Forget answers that are kept here; returns how many."""
-        wanted, id = match.digest, entry_id(match.digest)
-        return self.memory.drop(
-            lambda entry: (
-                match.fits(entry.place, entry.tenant, entry.tags)
-                # Whoever knows an id has it from here, or from another process with which the entry is shared.
-                and (not wanted or entry.id == id or (entry.shared and digest_of(entry.key) == wanted))
-            )
-        )
-
-
 class CachedEngine(ForwardedEngine):
     """An `EngineClient` around another one. A request with `cache` set to None passes it by."""
 
@@ -69,6 +39,7 @@ class CachedEngine(ForwardedEngine):
         self.rules = rules
         self.counts = cache.metrics.of(inner.name, inner.version)
         self.memory = cache.memory
+        self._entries = cache.memory.entries
         self._max_bytes = cache.max_entry_bytes + OVERHEAD_BYTES
         self.clock = cache.clock
         self._digest = inner.digest
@@ -107,11 +78,12 @@ class CachedEngine(ForwardedEngine):
             self.inner.submit(request)
             return
         if ask.use != "refresh":
-            now = self.clock()
-            entry = self.memory.get(key, now)
-            if entry is not None and (ask.max_age_s is None or now - entry.created <= ask.max_age_s):
-                self._serve(entry, request, now)
-                return
+            if key in self._entries:
+                now = self.clock()
+                entry = self.memory.get(key, now)
+                if entry is not None and (ask.max_age_s is None or now - entry.created <= ask.max_age_s):
+                    self._serve(entry, request, now)
+                    return
             if ask.use == "only":
                 self._look_only(key, request)
                 return
@@ -245,7 +217,8 @@ class CachedEngine(ForwardedEngine):
     def _done(self, request: Request) -> None:
         """The engine has answered."""
         flight: Flight = request.cached
-        self._forget(flight)
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
         request.cached = MISSED
         entry = None
         if request.error is None:

@@ -10,6 +10,7 @@ import asyncio
 
 import msgspec
 
+from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.entry import Entry
 from forebay.cache.key import digest_of
 from forebay.cache.policy import set_times
@@ -20,7 +21,7 @@ from forebay.cache.value import pack, unpack
 from forebay.core.caching import CacheRules
 from forebay.core.errors import ExecutionError
 from forebay.core.request import Request
-from forebay.engine.cached import AnswerCache, CachedEngine, missing
+from forebay.engine.cached import CachedEngine, missing
 from forebay.engine.call_codec import ErrorRecord, error_of
 from forebay.engine.client import EngineClient
 
