@@ -21,11 +21,12 @@ from forebay.api.encode import AnswerEncoder
 from forebay.api.generate import GenerateForm
 from forebay.api.problems import Answer, problem_of
 from forebay.api.recall import Recall
+from forebay.cache.answer_cache import AnswerCache
 from forebay.core.errors import AdmissionError, ForebayError, RequestError
 from forebay.core.request import Request
 from forebay.core.settings import ServerSettings
-from forebay.engine.cached import AnswerCache, CachedEngine
 from forebay.engine.client import EngineClient
+from forebay.engine.shared_cached import cached_engine
 from forebay.telemetry.logs import fields
 
 LEAVING = "forebay.leaving"
@@ -79,7 +80,7 @@ class Endpoint:
         self.recall: Recall | None = None
         """Answers to bodies that came before; None where no answers are kept."""
         if cache is not None and (rules := published.caching) is not None:
-            self.engine = engine = CachedEngine(published, rules, cache)
+            self.engine = engine = cached_engine(published, rules, cache)
             self.recall = Recall(engine)
         self.arriving = 0
         """Requests outside the lane that were let in and are not submitted yet: the engine stays open for them."""

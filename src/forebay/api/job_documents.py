@@ -42,9 +42,10 @@ def encoded_job(record: JobRecord, base: str = "") -> bytes:
     out where there is none.
     """
     spec, path = record.spec, _encode(job_path(record.spec.id, base))[:-1]
+    cached = record.metrics is not None and "cached" in record.metrics
     return (
         b'{"id":"%b","model":%b%b,"status":"%b","created_at":"%b","started_at":%b,"finished_at":%b,"attempt":%d,'
-        b'"max_attempts":%d,"cached":false%b,"metrics":%b%b,"urls":{"self":%b","result":%b/result","events":%b/events",'
+        b'"max_attempts":%d,"cached":%b%b,"metrics":%b%b,"urls":{"self":%b","result":%b/result","events":%b/events",'
         b'"ws":%b/ws","cancel":%b/cancel"}}'
     ) % (
         spec.id.encode(),
@@ -56,8 +57,9 @@ def encoded_job(record: JobRecord, base: str = "") -> bytes:
         _time_or_null(record.finished_ms),
         record.attempt,
         spec.max_attempts,
+        b"true" if cached else b"false",
         _outcome(record),
-        _encode(record.metrics) if record.metrics else b"{}",
+        b"{}" if cached or not record.metrics else _encode(record.metrics),
         _mentioned(spec),
         path,
         path,

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from forebay.api.app import Lifespan, create_app
 from forebay.api.auth import Gate
-from forebay.api.caches import answer_cache
+from forebay.api.caches import Caches
 from forebay.api.inference import Inference
 from forebay.api.job_site import JobSite
 from forebay.api.jobs import Jobs
@@ -50,7 +50,8 @@ class Site:
         is, unless it is elsewhere. `webhook_secrets`: what webhooks are signed with; None: there are none."""
         self.settings = settings
         self.metrics = Metrics()
-        self.inference = Inference({}, settings, gate, answer_cache(cache or CacheSettings(), self.metrics))
+        self._caches = Caches(cache or CacheSettings(), self.metrics, jobs.store if jobs is not None else None)
+        self.inference = Inference({}, settings, gate, self._caches.answers)
         self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
         shares = settings.fair_cores == "auto" and not unshareable()
         cores = Cores(usable_cores()) if shares else None
@@ -72,6 +73,7 @@ class Site:
     async def start(self) -> None:
         """Load the models, and begin to watch them where that is set. Raises `SetupError`."""
         first = await asyncio.to_thread(self._catalog.stamps) if self.settings.watch else {}
+        self._caches.start()
         await self.registry.start()
         self.inference.not_started = ""
         if self._jobs is not None:
@@ -138,3 +140,4 @@ class Site:
         if self._jobs is not None:
             await self._jobs.close(max(0.0, self._drain_ends - self._clock()))
         await self.registry.close(max(0.0, self._drain_ends - self._clock()))
+        await self._caches.close()

@@ -11,7 +11,7 @@ from redis.asyncio.client import PubSub
 from tests.contract.jobs.redis_servers import Server, valkey
 
 from forebay.brokers.redis_link import RedisLink
-from forebay.jobs.redis_listener import RedisListener
+from forebay.brokers.redis_listener import RedisListener
 
 
 class Counted(RedisLink):
