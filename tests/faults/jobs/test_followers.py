@@ -65,7 +65,7 @@ async def followed(followers: list[Follower], again: asyncio.Event) -> None:
         again.set()
 
 
-@lengths(("web and worker", (100, 1)), (2000, 4), BOTH, "many")
+@lengths(("web and worker", (100, 1)), (2000, 2), BOTH, "many")
 @pytest.mark.timeout(600)
 def test_followers_of_a_server_that_is_restarted_go_on_where_they_were(
     tmp_path: Path, kind: Kind, many: tuple[int, int]
