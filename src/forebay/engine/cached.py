@@ -73,7 +73,7 @@ class CachedEngine(ForwardedEngine):
         counts = self.counts
         return msgspec.structs.replace(
             self.inner.statistics(),
-            cache_hit=Duration(counts.hits + counts.coalesced, int(counts.hit_s * 1e9)),
+            cache_hit=Duration(counts.hits + counts.coalesced + counts.semantic, int(counts.hit_s * 1e9)),
             cache_miss=Duration(counts.misses, 0),
         )
 
@@ -182,10 +182,10 @@ class CachedEngine(ForwardedEngine):
         except ForebayError:
             pass  # it is tried again while the answer is served
 
-    def _keep(self, flight: Flight, request: Request) -> None:
+    def _keep(self, flight: Flight, request: Request) -> Entry | None:
         ask, memory = request.cache, self.memory
         if ask is None or flight.generation != memory.generation or self.inner.digest != self._digest:
-            return
+            return None
         outputs = request.outputs
         if outputs is not self._last:  # once a batch
             self._last, self._row_s = outputs, self.inner.row_compute_s
@@ -193,7 +193,7 @@ class CachedEngine(ForwardedEngine):
         tenant = "" if self.rules.shared else ask.tenant
         entry = Entry(flight.key, self._place, tenant, ask.tags, request.rows, shapes, data)
         if entry.nbytes > self._max_bytes:
-            return
+            return None
         now = self.clock()
         background = request.background
         took_s = background.compute_s if background is not None else now - request.arrived
@@ -202,6 +202,7 @@ class CachedEngine(ForwardedEngine):
         throw = next(self._throws)
         set_times(entry, self.rules, now, self.rules.ttl_s * throw.jitter, took_s, throw.early)
         memory.put(entry)
+        return entry
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 
@@ -209,11 +210,15 @@ class CachedEngine(ForwardedEngine):
         """The engine has answered."""
         flight: Flight = request.cached
         self._forget(flight)
-        request.cached = MISSED
-        if request.error is None:
+        request.cached = flight.near or MISSED
+        if flight.near is not None:
+            self._count_near(flight.near, flight.on_done is not None)
+        elif request.error is None:
             self.counts.misses += flight.on_done is not None  # not what is computed anew
             try:
-                self._keep(flight, request)
+                entry = self._keep(flight, request)
+                if entry is not None and flight.on_kept is not None:
+                    flight.on_kept(entry)
             except Exception:
                 log.exception("an answer could not be kept", extra=fields(model=self.name))
         try:
@@ -222,6 +227,10 @@ class CachedEngine(ForwardedEngine):
         finally:
             if flight.followers:
                 self._fan_out(flight, request)
+
+    def _count_near(self, note: CacheNote, waited_for: bool) -> None:
+        self.counts.semantic += waited_for
+        self.counts.saved_s += note.kept.compute_s * waited_for
 
     def _fan_out(self, flight: Flight, done: Request) -> None:
         """The same to those who wait beside it, unless only its own deadline has passed."""
@@ -235,13 +244,13 @@ class CachedEngine(ForwardedEngine):
                 follower.outputs, follower.row_start = done.outputs, done.row_start
                 self.counts.coalesced += 1
                 self.counts.saved_s += self.inner.row_compute_s * follower.rows
-            self._end(follower)
+            self._end(follower, flight.near or JOINED)
 
-    def _end(self, follower: Request) -> None:
+    def _end(self, follower: Request, note: CacheNote = JOINED) -> None:
         background = follower.background
         if background is not None:
             background.began = background.began or self.clock()
-        follower.cached = JOINED
+        follower.cached = note
         try:
             _give(follower)
         except Exception:
