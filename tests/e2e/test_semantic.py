@@ -14,6 +14,8 @@ import httpx
 import pytest
 from examples.minilm import build as minilm_build
 from tests.e2e import semantic
+from tests.e2e.roles import announced
+from tests.e2e.roles import house as roles
 from tests.e2e.semantic import ask, found, told, works
 from tests.e2e.server import Served, eventually, run_once, serving
 
@@ -149,3 +151,20 @@ def test_an_embedder_that_is_replaced_under_load(tmp_path: Path) -> None:
         assert served.http.post("/v2/repository/models/letters/unload").status_code == 200
         eventually(lambda: told(served).startswith("off: answers: semantic_embedder = 'letters'"), "it is told")
         assert found(ask(served, "Is it off?")) == ("miss", "IS IT OFF?")
+
+
+def test_a_web_process_whose_embedder_runs_at_another_worker(tmp_path: Path) -> None:
+    with roles(tmp_path) as built:
+        web = built.web().wait_listening()
+        settings = ["--set", "answers.semantic_embedder=letters", "--set", "answers.semantic_uncalibrated=true"]
+        built.worker("answers", semantic.ANSWERS, *semantic.SEMANTIC, *settings)
+        announced(web, "answers")
+        assert told(web).startswith("off: answers: semantic_embedder = 'letters' is not served")
+        embedder = built.worker("letters", semantic.letters(tmp_path))
+        numbers = iter(range(10_000))
+        eventually(lambda: works(web, next(numbers)), "near texts are found")
+        embedder.stop()
+        assert [found(ask(web, text)) for text in ("Is it there?", "is it there")] == [
+            ("miss", "IS IT THERE?"),
+            ("miss", "IS IT THERE"),
+        ]

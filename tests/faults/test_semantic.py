@@ -91,3 +91,15 @@ def test_it_freezes(house: Served) -> None:
     assert timeouts
     numbers = count(2)
     eventually(lambda: works(house, next(numbers)), "near texts are found again")
+
+
+def test_the_server_is_stopped_while_a_text_is_looked_up(tmp_path: Path) -> None:
+    more = ["--set", "answers.semantic_uncalibrated=true", "--set", "answers.semantic_timeout_ms=60000"]
+    with serving(tmp_path, *semantic.with_embedder(semantic.letters(tmp_path), "letters", *more)) as served:
+        victim = embedder_of(served)
+        victim.send_signal(signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(ask, served, "Where is it?")
+            eventually(lambda: served.in_flight("letters") == 1, "it is looked up")
+            served.stop()
+            assert found(answer.result()) == ("miss", "WHERE IS IT?")
