@@ -248,6 +248,19 @@ async def test_one_with_less_time_hastens_it() -> None:
     assert rig.qa.seen[0].deadline == second.deadline
 
 
+async def test_one_with_less_time_is_not_looked_up_again() -> None:
+    rig = Rig()
+    rig.qa.held = []
+    first = rig.submit(MEND, timeout_s=30.0)
+    await soon(lambda: rig.qa.held)
+    second = rig.submit(MEND, timeout_s=20.0)
+    assert [one.deadline for one in rig.qa.held] == [first.deadline, second.deadline]
+    assert len(rig.vectors.seen) == 1
+    rig.qa.finish(rig.qa.held[1])
+    await rig.until(first, second)
+    assert told(await rig.ask(REPAIR)) == NEAR
+
+
 async def test_a_drain_sends_it_to_the_model_while_that_takes_it() -> None:
     rig = Rig()
     request = await looked_up(rig, MEND)
