@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -31,7 +32,8 @@ async def test_what_is_taken_away_is_made_anew(
             else:
                 (folder / taken).unlink()
             if killed:
-                os.kill(before, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it may have been seen already
+                    os.kill(before, signal.SIGKILL)
             await until(store, "ready", before)
             assert store.url == url
         with pytest.raises(SetupError, match="in use by process"):

@@ -19,6 +19,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """Between two tries to reach a store."""
 LOST_AFTER = 3
 """Looks in a row that fail before workers are no longer trusted to be there."""
+EMPTY_FOR_S = 2 * RENEW_EVERY_S
+"""So long models are kept of which a store suddenly knows nothing at all: it was emptied, and workers tell it anew."""
 
 
 class RemoteModels:
@@ -43,6 +45,7 @@ class RemoteModels:
         self._engines: dict[tuple[str, str], RemoteEngine] = {}
         self._replaced: list[RemoteEngine] = []
         self._differ: set[tuple[str, str, int]] = set()
+        self._empty_since: float | None = None
         self._running: asyncio.Task[None] | None = None
         inference.not_started = self.reason
 
@@ -67,8 +70,9 @@ class RemoteModels:
         while True:
             try:
                 known = await self._directory.look()
-                self.take(known)
-                self._on_look(known)
+                if not self._is_emptied(known):
+                    self.take(known)
+                    self._on_look(known)
                 if self.reason and failed:
                     log.info("the store of jobs can be reached again")
                 failed, self.reason = 0, ""
@@ -97,6 +101,16 @@ class RemoteModels:
             self.reason = text
         if self._inference.not_started:
             self._inference.not_started = text
+
+    def _is_emptied(self, known: Known) -> bool:
+        """Whether to wait and see: a client should not hear of a model that is there that there is no such model."""
+        if known.workers or known.last or not self._engines:
+            self._empty_since = None
+            return False
+        now = asyncio.get_running_loop().time()
+        if self._empty_since is None:
+            self._empty_since = now
+        return now - self._empty_since < EMPTY_FOR_S
 
     def take(self, known: Known) -> None:
         """From now on, what is published is this."""

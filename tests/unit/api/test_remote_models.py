@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from tests.unit.api.conftest import build_engines
 
+from forebay.api import remote_models
 from forebay.api.auth import Gate, Keys, Quota
 from forebay.api.inference import Inference
 from forebay.api.remote_models import RemoteModels
@@ -31,10 +32,20 @@ class Directory(MemoryDirectory):
 
     down = False
 
+    def __init__(self) -> None:
+        super().__init__(time.monotonic)
+        self.looks: list[Known] = []
+
+    def empty(self) -> None:
+        """All that it knew is gone."""
+        MemoryDirectory.__init__(self, time.monotonic)
+
     async def look(self) -> Known:
         if self.down:
             raise DependencyError("it is down")
-        return await super().look()
+        found = await super().look()
+        self.looks.append(found)
+        return found
 
 
 @dataclass
@@ -47,7 +58,7 @@ class Place:
 
 @pytest.fixture
 async def place() -> AsyncIterator[Place]:
-    directory = Directory(time.monotonic)
+    directory = Directory()
     inference = Inference({}, ServerSettings(), Gate(Keys({}), Quota(None, time.monotonic)))
     exchange = Exchange(MemoryCalls(time.monotonic), time.monotonic)
     looked: list[Known] = []
@@ -146,3 +157,32 @@ async def test_it_looks_when_there_are_news_and_goes_on_after_a_failure(place: P
         while "mlp" not in place.inference.engines:
             await asyncio.sleep(0.01)
     assert place.looked[-1].workers.keys() == {"w1"}
+
+
+async def test_of_a_store_that_was_emptied_models_are_kept_until_workers_have_told_anew(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_models, "RENEW_EVERY_S", 0.01)
+    monkeypatch.setattr(remote_models, "EMPTY_FOR_S", 0.3)
+    await place.directory.announce("w", [served()])
+    place.models.start()
+    await until(lambda: bool(place.models.engines))
+    endpoint = place.inference.find("mlp")
+    place.directory.empty()
+    looks = len(place.directory.looks)
+    await until(lambda: len(place.directory.looks) > looks + 2)
+    assert place.inference.find("mlp") is endpoint
+    await place.directory.announce("w", [served()])
+    looks = len(place.directory.looks)
+    await until(lambda: len(place.directory.looks) > looks + 2)
+    assert place.inference.find("mlp") is endpoint
+    place.directory.empty()  # and nobody comes back
+    await until(lambda: not place.models.engines)
+    with pytest.raises(RequestError, match="there is no model"):
+        place.inference.find("mlp")
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.01)
