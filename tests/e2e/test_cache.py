@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from tests.e2e.server import Served, eventually, model, quick, serving
+from tests.e2e.server import Served, eventually, model, quick, run_once, serving
 from tests.models.tallied import FIRST, RAISES
 
 CACHED = ["--set", "tallied.cache=exact", "--set", "tallied.deterministic=true"]
@@ -160,6 +161,62 @@ def hits(served: Served) -> int:
     return int(float(line.rsplit(" ", 1)[1]))
 
 
+def test_forgetting_answers(cached: Served) -> None:
+    values = [FIRST + 20, FIRST + 21, FIRST + 22]
+    url = "/v2/models/tallied/infer"
+    for value in values:
+        cached.http.post(url, json=row(value), headers={"cache-tag": f"t{value:g}, every"})
+    entry = ask(cached, values[0]).headers["x-cache-entry"]
+    told = cached.http.get(f"/v1/cache/{entry}").json()
+    assert (told["id"], told["model"], told["version"], told["where"]) == (entry, "tallied", "1", "memory")
+    assert told["tags"] == ["every", f"t{values[0]:g}"]
+    assert 3000 < told["age_s"] + told["expires_in_s"] <= 3600
+
+    def kept() -> list[bool]:
+        return [ask(cached, value, "only-if-cached").status_code == 200 for value in values]
+
+    assert cached.http.delete(f"/v1/cache/{entry}").json() == {"memory": 1, "store": None}
+    assert kept() == [False, True, True]
+    again = cached.http.delete(f"/v1/cache/{entry}")
+    assert (again.status_code, again.json()["code"]) == (404, "cache_entry_not_found")
+    assert again.headers["content-type"] == "application/problem+json"
+    assert cached.http.get(f"/v1/cache/{entry}").status_code == 404
+    assert cached.http.delete("/v1/cache", params={"tag": f"t{values[1]:g}"}).json()["memory"] == 1
+    assert kept() == [False, False, True]
+    assert cached.http.delete("/v1/cache", params={"model": "other"}).json()["memory"] == 0
+    assert cached.http.delete("/v1/cache", params={"model": "tallied", "version": "2"}).json()["memory"] == 0
+    assert cached.http.delete("/v1/cache", params={"model": "tallied", "version": "1"}).json()["memory"] >= 1
+    assert kept() == [False, False, False]
+    assert cached.http.get("/v1/cache").json()["memory"] == {"entries": 0, "bytes": 0}
+
+
+@pytest.mark.parametrize("query", [{"models": "x"}, {"model": ""}, {"version": "1"}])
+def test_what_to_forget_must_be_clear(cached: Served, query: dict[str, str]) -> None:
+    ask(cached, FIRST + 30)
+    answer = cached.http.delete("/v1/cache", params=query)
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    assert ask(cached, FIRST + 30, "only-if-cached").status_code == 200
+
+
+def test_the_command_line(cached: Served) -> None:
+    def cache(*arguments: str) -> tuple[int, str]:
+        done = run_once(cached.folder, "cache", *arguments, "--url", f"http://127.0.0.1:{cached.port}")
+        return done.returncode, done.stdout + done.stderr
+
+    ask(cached, FIRST + 40)
+    entry = ask(cached, FIRST + 40).headers["x-cache-entry"]
+    code, out = cache("stats")
+    assert code == 0
+    assert "tallied 1: " in out
+    assert "store    none" in out
+    assert json.loads(cache("stats", "--json")[1])["models"][0]["model"] == "tallied"
+    assert f"id           {entry}" in cache("inspect", entry)[1]
+    assert cache("clear", entry) == (0, "forgotten: 1 in memory\n")
+    code, out = cache("inspect", entry)
+    assert (code, "there is no cached answer" in out) == (1, True)
+    assert cache("clear", "--model", "nothing") == (0, "forgotten: 0 in memory\n")
+
+
 def test_large_bodies_are_cached_too(tmp_path: Path) -> None:
     arguments = [*quick(*model("plain.py", "Ragged")), "--set", "ragged.cache=exact"]
     with serving(tmp_path, *arguments) as served:
@@ -192,6 +249,40 @@ def test_tenants_are_apart(tmp_path: Path) -> None:
         assert of("bob")[0] == "miss"
         assert [of("alice") for _ in range(3)] == [("exact", *first[1:])] * 3
         assert of("bob")[2] != first[2]
+        mine = {"authorization": f"Bearer {KEYS['alice']}"}
+        other = {"authorization": f"Bearer {KEYS['bob']}"}
+        hit = served.http.post("/v2/models/tallied/infer", json=row(FIRST), headers=mine)
+        place = f"/v1/cache/{hit.headers['x-cache-entry']}"
+        for refused in (served.http.get(place, headers=other), served.http.delete(place, headers=other)):
+            assert (refused.status_code, refused.json()["code"]) == (404, "cache_entry_not_found")
+        assert served.http.delete("/v1/cache", headers=other).json()["memory"] == 1
+        assert served.http.get(place, headers=mine).status_code == 200
+        assert served.http.get(place).status_code == 401
 
 
 KEYS = {"alice": "secret-of-alice", "bob": "secret-of-bob"}
+
+
+def test_a_job_whose_answer_is_kept_is_done_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path, *quick(*model("tallied.py", "Tallied")), *CACHED) as served:
+        run = found(ask(served, FIRST))[2]
+
+        def submit(**options: Any) -> httpx.Response:
+            return served.http.post("/v1/models/tallied/jobs", json={"input": {"x": [FIRST]}, **options})
+
+        hit = submit()
+        assert hit.status_code == 200, hit.text
+        assert (hit.json()["status"], hit.json()["cached"], hit.json()["metrics"]) == ("succeeded", True, {})
+        assert hit.json()["output"]["output"] == {"y": [2 * FIRST + 1], "run": [run]}
+        assert served.http.get(f"/v1/jobs/{hit.json()['id']}").json() == hit.json()
+        for word in ("off", "refresh"):
+            answer = submit(cache=word)
+            assert (answer.status_code, answer.json()["cached"]) == (202, False)
+            done = served.http.get(answer.headers["location"], headers={"prefer": "wait=20"}).json()
+            assert (done["status"], done["cached"]) == ("succeeded", False)
+            assert done["output"]["output"]["run"] != [run]
+        assert found(ask(served, FIRST))[2] == done["output"]["output"]["run"][0]
+        other = served.http.post("/v1/models/tallied/jobs", json={"input": {"x": [FIRST + 1]}})
+        assert other.status_code == 202
+        eventually(lambda: served.http.get(other.headers["location"]).json()["status"] == "succeeded", "it ends")
+        assert found(ask(served, FIRST + 1))[0] == "exact"  # what a job has computed is kept too

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from forebay import __version__
 from forebay.api import job_openapi, openapi
+from forebay.api.cache_routes import add_cache
 from forebay.api.document_routes import add_documents, add_health
 from forebay.api.generate_routes import add_generate
 from forebay.api.infer_routes import add_inference
@@ -99,6 +100,7 @@ def create_app(
     elif isinstance(control, str):
         add_no_control(app, inference, control)
     add_settings(app, inference)
+    add_cache(app, inference)
     add_health(app, inference, metrics_text, ready)
     _add_schemas(app)
     return app

@@ -21,12 +21,13 @@ from forebay.api.encode import AnswerEncoder
 from forebay.api.generate import GenerateForm
 from forebay.api.problems import Answer, problem_of
 from forebay.api.recall import Recall
+from forebay.cache.answer_cache import AnswerCache
 from forebay.core.errors import AdmissionError, ForebayError, RequestError
 from forebay.core.request import Request
 from forebay.core.settings import ServerSettings
-from forebay.engine.cached import AnswerCache, CachedEngine
 from forebay.engine.client import EngineClient
 from forebay.engine.semantic import SemanticEngine
+from forebay.engine.shared_cached import cached_engine
 from forebay.telemetry.logs import fields
 
 LEAVING = "forebay.leaving"
@@ -93,7 +94,7 @@ class Endpoint:
             inner = published
             if seeks_near and rules.semantic is not None:
                 inner = self.near = SemanticEngine(published, rules, rules.semantic, cache)
-            self.engine = engine = CachedEngine(inner, rules, cache)
+            self.engine = engine = cached_engine(inner, rules, cache)
             self.recall = Recall(engine)
         self.arriving = 0
         """Requests outside the lane that were let in and are not submitted yet: the engine stays open for them, and for

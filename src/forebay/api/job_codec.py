@@ -43,13 +43,13 @@ class InferenceCodec:
     def open(self, spec: JobSpec, on_done: OnDone) -> Opened:
         """A job with a small body as a request. Raises `ForebayError`."""
         endpoint = self._find(spec)
-        return _seated(endpoint, endpoint.read(*self._given(spec, on_done)))
+        return _seated(endpoint, spec, endpoint.read(*self._given(spec, on_done)))
 
     def open_in_steps(self, spec: JobSpec, on_done: OnDone) -> Generator[None, None, Opened]:
         """The same for a large body, in short steps, each of which yields."""
         endpoint = self._find(spec)
         request = yield from endpoint.read_in_steps(*self._given(spec, on_done))
-        return _seated(endpoint, request)
+        return _seated(endpoint, spec, request)
 
     def close(self, request: Request) -> Output | JobError:
         """The answer of a request that is done. Never raises."""
@@ -82,6 +82,8 @@ class InferenceCodec:
         return spec.body, self._clock(), on_done, content_type or None, length or None
 
 
-def _seated(endpoint: Endpoint, request: Request) -> Opened:
+def _seated(endpoint: Endpoint, spec: JobSpec, request: Request) -> Opened:
+    if endpoint.recall is not None:
+        request.cache = endpoint.recall.ask_of_job(spec)
     request.wire = _Ride(endpoint, request.wire)
     return endpoint.engine, request

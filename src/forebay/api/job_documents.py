@@ -41,10 +41,11 @@ def encoded_job(record: JobRecord, base: str = "") -> bytes:
     Times have milliseconds; null: not yet, or never. version, progress, output, error, metadata and replay_of are left
     out where there is none.
     """
+    metrics = dict(record.metrics) if record.metrics else {}
     spec, path = record.spec, _encode(job_path(record.spec.id, base))[:-1]
     return (
         b'{"id":"%b","model":%b%b,"status":"%b","created_at":"%b","started_at":%b,"finished_at":%b,"attempt":%d,'
-        b'"max_attempts":%d,"cached":false%b,"metrics":%b%b,"urls":{"self":%b","result":%b/result","events":%b/events",'
+        b'"max_attempts":%d,"cached":%b%b,"metrics":%b%b,"urls":{"self":%b","result":%b/result","events":%b/events",'
         b'"ws":%b/ws","cancel":%b/cancel"}}'
     ) % (
         spec.id.encode(),
@@ -56,8 +57,9 @@ def encoded_job(record: JobRecord, base: str = "") -> bytes:
         _time_or_null(record.finished_ms),
         record.attempt,
         spec.max_attempts,
+        b"true" if metrics.pop("cached", False) else b"false",
         _outcome(record),
-        _encode(record.metrics) if record.metrics else b"{}",
+        _encode(metrics) if metrics else b"{}",
         _mentioned(spec),
         path,
         path,

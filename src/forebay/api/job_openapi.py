@@ -59,7 +59,10 @@ _OPTIONS: Schema = {
         {"type": "integer", "minimum": 0, "maximum": MAX_INTEGER},
         "1 is the highest, 0 the default; goes before that of `parameters`.",
     ),
-    "cache": _option({"type": "string", "enum": list(CACHE_WORDS)}, "Only `off` is available yet."),
+    "cache": _option(
+        {"type": "string", "enum": list(CACHE_WORDS)},
+        "use: its answer may come from the cache; refresh: it runs, and its answer is kept; off: neither.",
+    ),
     "webhook": _option({"type": "string", "format": "uri"}, "http or https URL that is told when the job has ended."),
     "metadata": _option({"type": "object"}, "Kept with the job and shown in it; at most 16 KiB of JSON."),
 }
@@ -177,7 +180,8 @@ _HEADERS: Schema = {
 _ERROR_HEADERS = {401: "WWW-Authenticate", 415: "Accept-Encoding", 429: "Retry-After", 503: "Retry-After"}
 
 
-def _problems(*statuses: int) -> dict[int | str, Schema]:
+def problems(*statuses: int) -> dict[int | str, Schema]:
+    """Errors in the form of RFC 9457, those of every operation under /v1 among them."""
     return {
         status: _response(
             ref("Problem"),
@@ -214,8 +218,8 @@ def operations() -> dict[str, Described]:
     """Every operation by the name of its function."""
     job = _response(ref("Job"), "The job as it is now.", "Retry-After", "Preference-Applied")
     done = _response(ref("Job"), "Done already.", "Location", "Preference-Applied", "Idempotent-Replayed")
-    refused = _problems(400, 404, 408, 410, 413, 415, 422)
-    looked = _problems(400, 404, 410)
+    refused = problems(400, 404, 408, 410, 413, 415, 422)
+    looked = problems(400, 404, 410)
     either: Schema = {"oneOf": [ref("JobRequest"), ref("OneRowJobRequest")]}
     one = operation("model", parameters=[WAIT, KEY, _LENGTH, CONTENT_ENCODING], requestBody=_body(either, binary=True))
     batch = operation(
@@ -232,12 +236,12 @@ def operations() -> dict[str, Described]:
         ]
     )
     seen, waited = operation("id"), operation("id", parameters=[WAIT])
-    replayed = {200: done, 202: _accepted(), **_problems(400, 404, 409, 410)}
-    results = {200: _result(), 202: _accepted(), **_problems(400, 404, 409, 410, 413, 504)}
+    replayed = {200: done, 202: _accepted(), **problems(400, 404, 409, 410)}
+    results = {200: _result(), 202: _accepted(), **problems(400, 404, 409, 410, 413, 504)}
     return {
         "submit": ("POST", JOBS, "Submit a job", {200: done, 202: _accepted(), **refused}, one),
         "submit_batch": ("POST", f"{JOBS}/batch", "Submit many jobs", {202: many, **refused}, batch),
-        "list": ("GET", "/v1/jobs", "List jobs", {200: page, **_problems(400)}, listed),
+        "list": ("GET", "/v1/jobs", "List jobs", {200: page, **problems(400)}, listed),
         "show": ("GET", JOB, "Look at a job, or wait for it", {200: job, **looked}, waited),
         "result": ("GET", f"{JOB}/result", "The output of a job", results, waited),
         "cancel": ("POST", f"{JOB}/cancel", "Cancel a job", {200: job, **looked}, seen),
@@ -256,7 +260,7 @@ def events() -> Described:
     ended: Schema = {"description": "The job has ended, and the client has had every event."}
     last: Schema = {"in": "header", "name": "Last-Event-ID", "required": False, "schema": _COUNT}
     given = [last, {**last, "in": "query", "name": "last_event_id"}]
-    responses = {200: stream, 204: ended, **_problems(400, 404, 410)}
+    responses = {200: stream, 204: ended, **problems(400, 404, 410)}
     return "GET", f"{JOB}/events", "Follow a job", responses, operation("id", parameters=given)
 
 

@@ -39,6 +39,8 @@ class JobOptions(NamedTuple):
     priority: int | None = None
     webhook: str = ""
     metadata: dict[str, Any] | None = None
+    cache: str | None = None
+    """One of `CACHE_WORDS`."""
 
 
 NO_OPTIONS = JobOptions()
@@ -98,7 +100,7 @@ def read_job_body(
     in_parameters: they stand among the request's parameters, as for `Prefer: respond-async`, else beside `inputs`.
     Only options are checked here, and members that a job does not have; what is no JSON object is passed on.
 
-    Raises `RequestError`: invalid_request, or unsupported for `cache` and `webhook`.
+    Raises `RequestError`: invalid_request, or unsupported for `webhook`.
     """
     length = parse_header_length(header_length)
     if length == 0:  # a raw row: there is no JSON
@@ -186,12 +188,11 @@ def _with_timeout(options: JobOptions, parameters: Any) -> JobOptions:
 def read_options(given: Mapping[str, Any], limits: OptionLimits) -> JobOptions:
     """Options from their JSON values; null is as if it was not given.
 
-    Raises `RequestError`: invalid_request, or unsupported for `cache` and `webhook`.
+    Raises `RequestError`: invalid_request, or unsupported for `webhook`.
     """
     given = {name: value for name, value in given.items() if value is not None}
     if not given:
         return NO_OPTIONS
-    _check_cache(given.get("cache", "off"))
     return JobOptions(
         ttl_s=_seconds("ttl_s", given, MOST_SECONDS),
         timeout_s=_seconds("timeout_s", given, MOST_SECONDS),
@@ -199,17 +200,14 @@ def read_options(given: Mapping[str, Any], limits: OptionLimits) -> JobOptions:
         priority=_priority(given["priority"]) if "priority" in given else None,
         webhook=_webhook(given["webhook"], limits) if "webhook" in given else "",
         metadata=_metadata(given["metadata"], limits.json_depth) if "metadata" in given else None,
+        cache=_cache(given["cache"]) if "cache" in given else None,
     )
 
 
-def _check_cache(word: Any) -> None:
+def _cache(word: Any) -> str:
     if word not in CACHE_WORDS:
         raise RequestError(f"cache must be one of {', '.join(CACHE_WORDS)}, got {show(word)}")
-    if word != "off":
-        raise RequestError(
-            f'cache {show(word)} is not supported: there is no cache yet; leave it away, or say "off"',
-            code="unsupported",
-        )
+    return str(word)
 
 
 def _webhook(url: Any, limits: OptionLimits) -> str:

@@ -7,9 +7,9 @@ Body -> `Jobs.read` -> `Jobs.submit` -> `job_answers.accepted`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import structs
 
@@ -26,6 +26,8 @@ from forebay.jobs.record import JobRecord, JobSpec
 from forebay.jobs.store import Bounds, JobQueue, JobReader, Look, NewJob, Submission
 
 Then = Callable[[Accepted | Exception], None]
+AT_ONCE_S = 2.0
+"""Longest time to wait for a job whose answer is in the cache."""
 
 
 class Waiting(Protocol):
@@ -124,12 +126,21 @@ class Jobs:
             max_attempts=settings.max_attempts,
             webhook=options.webhook,
             metadata=options.metadata,
+            cache=options.cache or "",
         )
+        known = False
+        if endpoint.recall is not None:
+            request.cache = endpoint.recall.ask_of_job(spec)
+            known = endpoint.recall.knows(request)
+        elif options.cache not in (None, "off"):
+            raise RequestError(
+                f"cache is not supported: model {model!r} has none (its setting cache)", code="unsupported"
+            )
         if not key:
-            return NewJob(spec)
+            return NewJob(spec, known=known)
         header = asked.header_length or b""
         parts = (model.encode(), asked.version.encode(), b"image" if image else b"", header, asked.body)
-        return NewJob(spec, key, fingerprint(*parts))
+        return NewJob(spec, key, fingerprint(*parts), known)
 
     async def read_again(self, record: JobRecord) -> NewJob:
         """A failed job as a new one, which refers to it. It is the same new one however often it is asked for.
@@ -195,13 +206,32 @@ class Jobs:
         if isinstance(outcome, Exception):
             then(outcome)
         elif outcome.outcome == "created" or (outcome.outcome == "replayed" and outcome.id == new.spec.id):
-            then(Accepted(JobRecord(spec=new.spec, state="queued", created_ms=outcome.created_ms)))
+            record = JobRecord(spec=new.spec, state="queued", created_ms=outcome.created_ms)
+            if new.known:
+                self._look(self._at_once(record, then))
+            else:
+                then(Accepted(record))
         elif outcome.outcome == "replayed":
-            looking = asyncio.get_running_loop().create_task(self._replay(outcome, then))
-            self._looking.add(looking)
-            looking.add_done_callback(self._looking.discard)
+            self._look(self._replay(outcome, then))
         else:
             then(_refusal(new, outcome))
+
+    def _look(self, looks: Coroutine[Any, Any, None]) -> None:
+        looking = asyncio.get_running_loop().create_task(looks)
+        self._looking.add(looking)
+        looking.add_done_callback(self._looking.discard)
+
+    async def _at_once(self, record: JobRecord, then: Then) -> None:
+        """A job that is in the store, when it is done, which takes no computing; or else as it was accepted."""
+        found = record
+        try:
+            look = await self.hub.until_final(record.spec.id, AT_ONCE_S)
+            if isinstance(look, JobRecord):
+                found = look
+        except DependencyError:
+            pass  # it is accepted, whatever happens to the store now
+        finally:
+            then(Accepted(found))
 
     async def _replay(self, outcome: Submission, then: Then) -> None:
         """The job of an earlier request, as it is now."""

@@ -19,6 +19,7 @@ STATUSES: dict[str, int] = {
     "model_not_found": 404,
     "not_found": 404,
     "job_not_found": 404,
+    "cache_entry_not_found": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
     "idempotency_key_in_use": 409,

@@ -11,8 +11,10 @@ from typing import Any
 from forebay.api.auth import ANONYMOUS
 from forebay.api.cache_control import ask_of
 from forebay.cache.entry import Entry
-from forebay.core.caching import CacheAsk, CacheNote
+from forebay.core.caching import CacheAsk, CacheNote, Use
+from forebay.core.request import Request
 from forebay.engine.cached import CachedEngine
+from forebay.jobs.record import JobSpec
 
 MEMO_BYTES = 500
 """Of what is remembered beside the two bodies, roughly."""
@@ -49,6 +51,15 @@ class Recall:
     def ask(self, headers: Iterable[tuple[bytes, bytes]], tenant: str) -> CacheAsk:
         """What a caller wants of the cache. Raises `RequestError`."""
         return ask_of(headers, "" if tenant == ANONYMOUS else tenant)
+
+    def ask_of_job(self, spec: JobSpec) -> CacheAsk:
+        """What a job wants of the cache."""
+        use: Use = "refresh" if spec.cache == "refresh" else "off" if spec.cache == "off" else "use"
+        return CacheAsk("" if spec.tenant == ANONYMOUS else spec.tenant, use)
+
+    def knows(self, request: Request) -> bool:
+        """Whether an answer is here that it will be given."""
+        return self._engine.knows(request)
 
     def find(self, body: bytes | bytearray, form: Form | None, arrived: float) -> Memo | None:
         """The answer to a body, counted as served; None: it is not known, or is better looked up. `form` None: the

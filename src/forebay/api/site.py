@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from forebay.api.app import Lifespan, create_app
 from forebay.api.auth import Gate
-from forebay.api.caches import answer_cache
+from forebay.api.caches import Caches
 from forebay.api.inference import Inference
 from forebay.api.job_site import JobSite
 from forebay.api.jobs import Jobs
@@ -53,9 +53,9 @@ class Site:
         `seeks_near`: texts get the answers to near ones here, for models that want that."""
         self.settings = settings
         self.metrics = Metrics()
-        answers = answer_cache(cache or CacheSettings(), self.metrics)
-        self.inference = Inference({}, settings, gate, answers, seeks_near=seeks_near)
-        self._near = SemanticTiers(self.inference, answers.clock, self.metrics)
+        self._caches = Caches(cache or CacheSettings(), self.metrics, jobs.store if jobs is not None else None)
+        self.inference = Inference({}, settings, gate, self._caches.answers, seeks_near=seeks_near)
+        self._near = SemanticTiers(self.inference, self._caches.answers.clock, self.metrics)
         self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
         shares = settings.fair_cores == "auto" and not unshareable()
         cores = Cores(usable_cores()) if shares else None
@@ -77,6 +77,7 @@ class Site:
     async def start(self) -> None:
         """Load the models, and begin to watch them where that is set. Raises `SetupError`."""
         first = await asyncio.to_thread(self._catalog.stamps) if self.settings.watch else {}
+        self._caches.start()
         await self.registry.start()
         await self._near.start(self._catalog.is_named)
         self.inference.not_started = ""
@@ -146,3 +147,4 @@ class Site:
             await self._jobs.close(max(0.0, self._drain_ends - self._clock()))
         await self._near.close()
         await self.registry.close(max(0.0, self._drain_ends - self._clock()))
+        await self._caches.close()

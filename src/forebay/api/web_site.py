@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from forebay.api.app import create_app
 from forebay.api.auth import Gate
-from forebay.api.caches import answer_cache
+from forebay.api.caches import Caches
 from forebay.api.inference import Inference
 from forebay.api.job_site import JobSite
 from forebay.api.jobs import Jobs
@@ -51,9 +51,9 @@ class WebSite:
         `webhook_secrets`: what webhooks are signed with. `clock`: times the drain."""
         self.settings = settings
         self.metrics = Metrics()
-        answers = answer_cache(cache, self.metrics)
-        self.inference = Inference({}, settings, gate, answers, seeks_near=True)
-        self._near = SemanticTiers(self.inference, answers.clock, self.metrics)
+        self._caches = Caches(cache, self.metrics, store)
+        self.inference = Inference({}, settings, gate, self._caches.answers, seeks_near=True)
+        self._near = SemanticTiers(self.inference, self._caches.answers.clock, self.metrics)
         self.inference.jobs_wait = True
         self._job_site = JobSite(
             jobs, settings, Path(), self.inference, gate, self.metrics, clock, webhook_secrets, works=False
@@ -80,6 +80,7 @@ class WebSite:
             await self._job_site.check()
         except DependencyError as error:
             log.warning("the store of jobs cannot be reached yet: %s", error.message)
+        self._caches.start()
         self._job_site.start()
         self._exchange.start()
         self._models.start()
@@ -131,6 +132,7 @@ class WebSite:
         await self._exchange.close(max(0.0, self._drain_ends - self._clock()))
         await self._models.close()
         await self._job_site.close(max(0.0, self._drain_ends - self._clock()))
+        await self._caches.close()
         await self._calls.close()
         await self._directory.close()
         await self._link.close()

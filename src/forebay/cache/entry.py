@@ -42,6 +42,8 @@ class Entry(msgspec.Struct, eq=False, weakref=False, gc=False):
     """When it is not served any more."""
     compute_s: float = 0.0
     """What it took to compute."""
+    shared: bool = False
+    """It is in the store of cached answers too, as far as is known."""
     id: str = ""
     """As callers see it; empty until somebody does."""
     memos: list[tuple[dict[bytes, Any], bytes]] | None = None

@@ -26,8 +26,18 @@ class Flight(msgspec.Struct, eq=False, weakref=False, gc=False):
     """Of the request that runs; None: its caller has left, or never waited."""
     generation: int
     """Of what was kept when it began."""
+    digest: str = ""
+    """Of the model's files that its key is about."""
     followers: Sequence[Request] = ()
     """Those that wait beside it. They were never submitted to the engine; their `on_done` is their callers'."""
+    first: Request | None = None
+    """For whom it was begun, where that is one of those who wait beside it."""
+    claim: str = ""
+    """Under which others wait for it in the store of cached answers."""
+    admitted: bool = False
+    """Its answer is to be kept there."""
+    submitted: bool = False
+    """It is in the engine."""
     due: float = math.inf
     """When to look which of them are too late."""
     timer: asyncio.TimerHandle | None = None

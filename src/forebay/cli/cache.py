@@ -1,19 +1,119 @@
-"""`forebay cache`: kept answers."""
+"""`forebay cache`: the answer cache of a running server."""
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import httpx
+import msgspec
 import typer
 
 from forebay.cli.calibrate import calibrate
+from forebay.cli.remote import DEFAULT_URL, ApiKey, AsJson, Url, telling
+from forebay.client.errors import UnreachableError, error_of
 
-_HELP = "Calibrate the semantic cache."
+TIMEOUT_S = 30.0
 
-app = typer.Typer(no_args_is_help=True, help=_HELP, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Look at cached answers, forget them; calibrate the semantic cache.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Entry = Annotated[str, typer.Argument(metavar="ENTRY", help="The id, as X-Cache-Entry of an answer says it.")]
 
 
-@app.callback(help=_HELP)
+@app.callback()
 def cache() -> None:
-    """Calibrate the semantic cache."""
+    """Look at cached answers, forget them; calibrate the semantic cache."""
 
 
 app.command("calibrate")(calibrate)
+
+
+@app.command("stats")
+def stats(url: Url = DEFAULT_URL, api_key: ApiKey = None, json_: AsJson = False) -> None:
+    """Show how many answers are kept, and what came of the requests that asked.
+
+    Examples:
+
+      forebay cache stats
+
+      forebay cache stats --json | jq .models
+    """
+    found = _call("GET", "", {}, url, api_key)
+    if json_:
+        typer.echo(msgspec.json.encode(found).decode())
+        return
+    for place in ("memory", "store"):
+        held = found[place]
+        typer.echo(f"{place:8} {held['entries']} answers, {held['bytes']} bytes" if held else f"{place:8} none")
+    for one in found["models"]:
+        asked = one["exact"] + one["coalesced"] + one["miss"]
+        share = (one["exact"] + one["coalesced"]) / asked if asked else 0.0
+        typer.echo(
+            f"{one['model']} {one['version']}: {asked} asked, {one['exact']} exact, {one['coalesced']} coalesced, "
+            f"{one['miss']} missed, {share:.1%} from the cache, {one['saved_s']:.1f} s of computing saved"
+        )
+
+
+@app.command("inspect")
+def inspect(entry: Entry, url: Url = DEFAULT_URL, api_key: ApiKey = None, json_: AsJson = False) -> None:
+    """Show one cached answer, without its values.
+
+    Examples:
+
+      forebay cache inspect yx2Z6l0XkKD9n3bGAPpQXQZQZ0c4CA3Qkz3H4p0AkaM
+    """
+    found = _call("GET", "/" + quote(entry, safe=""), {}, url, api_key)
+    if json_:
+        typer.echo(msgspec.json.encode(found).decode())
+        return
+    for name, value in found.items():
+        typer.echo(f"{name:12} {value}")
+
+
+@app.command("clear")
+def clear(
+    entry: Annotated[str | None, typer.Argument(metavar="[ENTRY]", help="Only this one.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only of this model.", show_default=False)] = None,
+    version: Annotated[str | None, typer.Option("--version", help="Only of this version.", show_default=False)] = None,
+    tag: Annotated[
+        str | None,
+        typer.Option("--tag", help="Only those that were asked for with this Cache-Tag.", show_default=False),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Forget cached answers: all, or those of a model, a version, a tag, or one.
+
+    Examples:
+
+      forebay cache clear --model minilm
+
+      forebay cache clear yx2Z6l0XkKD9n3bGAPpQXQZQZ0c4CA3Qkz3H4p0AkaM
+    """
+    wanted = {name: value for name, value in (("model", model), ("version", version), ("tag", tag)) if value}
+    found = _call("DELETE", f"/{quote(entry, safe='')}" if entry else "", wanted, url, api_key)
+    store = f", {found['store']} in the store" if found["store"] is not None else ""
+    typer.echo(f"forgotten: {found['memory']} in memory{store}")
+
+
+def _call(method: str, path: str, query: dict[str, str], url: str, api_key: str | None) -> Any:
+    """One call. What the server refuses becomes a line on stderr and exit code 1."""
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    with telling(url):
+        try:
+            answer = httpx.request(
+                method, f"{url.rstrip('/')}/v1/cache{path}", params=query, headers=headers, timeout=TIMEOUT_S
+            )
+        except httpx.HTTPError as error:
+            raise UnreachableError(str(error) or type(error).__name__) from None
+        try:
+            found = msgspec.json.decode(answer.content)
+        except msgspec.DecodeError:
+            found = None
+        if answer.status_code != 200 or not isinstance(found, dict):
+            raise error_of(answer.status_code, found if isinstance(found, dict) else None, answer.text)
+    return found

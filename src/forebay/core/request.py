@@ -137,6 +137,8 @@ class Request(msgspec.Struct, eq=False, weakref=False):
     """What is asked of the cache; None: it is passed by."""
     cached: Any = None
     """Belongs to the cache until the request is answered, then says what it did (`CacheNote`); None: nothing."""
+    ran_on: str = ""
+    """The digest of the files that answered, where that may be another than the engine's."""
     outputs: Outputs | None = None
     row_start: int = 0
     error: ForebayError | None = None

@@ -135,6 +135,19 @@ class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
         ByteCount, Meta(description="Answers kept in this process, for all models; the least recently used go first.")
     ] = 256 << 20
     max_entry_bytes: Annotated[ByteCount, Meta(description="Largest answer that is kept.")] = 1 << 20
+    shared: Annotated[
+        Literal["auto", "off"], Meta(description="Answers are shared with other processes, where a store is named.")
+    ] = "auto"
+    store: Annotated[
+        str | None, Meta(description="URL of a Redis or Valkey for shared answers; none: the store of jobs, if named.")
+    ] = None
+    store_bytes: Annotated[
+        ByteCount,
+        Meta(description="Answers kept in the store, of all that share it; the least recently used go first."),
+    ] = 256 << 20
+    store_timeout_ms: Annotated[
+        Positive, Meta(description="Longest time for a call to the store; then it is as if nothing was there.")
+    ] = 100.0
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):

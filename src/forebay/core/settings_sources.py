@@ -45,7 +45,7 @@ _LINES: Mapping[str, str] = MappingProxyType(
     {KEY_LINES_VARIABLE: "server.api_keys", SECRET_LINES_VARIABLE: "jobs.webhook_secrets"}
 )
 """Variable that holds lines to the key whose file holds them otherwise."""
-_URLS = frozenset({"jobs.store", "jobs.broker"})
+_URLS = frozenset({"jobs.store", "jobs.broker", "cache.store"})
 _BARE_JOB_FLAGS = frozenset({"store", "broker", "durability"})
 _EVERY_MODEL = "*"
 REPOSITORY_KEYS = ("version_policy", "class")

@@ -7,23 +7,20 @@ import copy
 import logging
 import math
 import struct
-import time
 
 import msgspec
 
+from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.entry import OVERHEAD_BYTES, Entry, OutputForm
 from forebay.cache.key import KeyMaker
-from forebay.cache.memory import MemoryCache
 from forebay.cache.policy import MOST_INPUT_BYTES, set_times, throws
 from forebay.cache.single_flight import Flight, OnDone
 from forebay.core.caching import JOINED, MISSED, CacheAsk, CacheNote, CacheRules
-from forebay.core.clock import Clock
 from forebay.core.errors import CacheMiss, DeadlineExceeded, ForebayError
 from forebay.core.request import Outputs, Request
 from forebay.engine.client import Duration, EngineClient, EngineStatistics
 from forebay.engine.flight import nobody
 from forebay.engine.forwarded import ForwardedEngine
-from forebay.telemetry.cache_metrics import CacheMetrics
 from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.engine")
@@ -34,18 +31,6 @@ REFRESH_AGAIN_S = 1.0
 """After one that failed, at the earliest."""
 
 
-class AnswerCache:
-    """What all models of one process share: answers in memory, and counters."""
-
-    def __init__(self, memory_bytes: int, max_entry_bytes: int, clock: Clock = time.monotonic) -> None:
-        """`clock`: monotonic seconds, that of deadlines."""
-        self.memory = MemoryCache(memory_bytes)
-        self.max_entry_bytes = max_entry_bytes
-        self.clock = clock
-        memory = self.memory
-        self.metrics = CacheMetrics(lambda: (len(memory), memory.nbytes, memory.evicted))
-
-
 class CachedEngine(ForwardedEngine):
     """An `EngineClient` around another one. A request with `cache` set to None passes it by."""
 
@@ -54,6 +39,7 @@ class CachedEngine(ForwardedEngine):
         self.rules = rules
         self.counts = cache.metrics.of(inner.name, inner.version)
         self.memory = cache.memory
+        self._entries = cache.memory.entries
         self._max_bytes = cache.max_entry_bytes + OVERHEAD_BYTES
         self.clock = cache.clock
         self._digest = inner.digest
@@ -88,22 +74,30 @@ class CachedEngine(ForwardedEngine):
         key = self._key(request, ask)
         if key is None:
             if ask.use == "only":
-                raise _missing()
+                raise missing()
             self.inner.submit(request)
             return
         if ask.use != "refresh":
-            now = self.clock()
-            entry = self.memory.get(key, now)
-            if entry is not None and (ask.max_age_s is None or now - entry.created <= ask.max_age_s):
-                self._serve(entry, request, now)
-                return
+            if key in self._entries:
+                now = self.clock()
+                entry = self.memory.get(key, now)
+                if entry is not None and (ask.max_age_s is None or now - entry.created <= ask.max_age_s):
+                    self._serve(entry, request, now)
+                    return
             if ask.use == "only":
-                raise _missing()
+                self._look_only(key, request)
+                return
             flight = self._flights.get(key)
             if flight is not None and flight.joinable(request):
                 self._join(flight, request)
                 return
-        self._run(Flight(key, request, request.on_done, self.memory.generation))
+        self._begin(Flight(key, request, request.on_done, self.memory.generation, self._digest))
+
+    def knows(self, request: Request) -> bool:
+        """Whether an answer to it is here, which it has not been given."""
+        ask = request.cache
+        key = self._key(request, ask) if ask is not None and ask.use == "use" else None
+        return key is not None and self.memory.get(key, self.clock()) is not None
 
     def _key(self, request: Request, ask: CacheAsk) -> bytes | None:
         """None: this request is not for the cache."""
@@ -112,6 +106,8 @@ class CachedEngine(ForwardedEngine):
         if not 0 < request.nbytes <= MOST_INPUT_BYTES or not request.rows:
             return None
         digest = self.inner.digest
+        if not digest:
+            return None  # workers have different files
         if digest != self._digest:  # a model of workers that was announced anew
             self._digest = digest
             self._keys = KeyMaker(self.name, self.version, digest, self.signature)
@@ -119,6 +115,14 @@ class CachedEngine(ForwardedEngine):
             return self._keys.of(request, "" if self.rules.shared else ask.tenant)
         except (struct.error, OverflowError):
             return None  # the engine says what is wrong
+
+    def _begin(self, flight: Flight) -> None:
+        """It is not known here."""
+        self._run(flight)
+
+    def _look_only(self, key: bytes, request: Request) -> None:
+        """It is not known here, and nothing is to be run."""
+        raise missing()
 
     def _run(self, flight: Flight) -> None:
         """Have the engine compute it. Raises what the engine raises; then nothing has changed."""
@@ -129,6 +133,7 @@ class CachedEngine(ForwardedEngine):
             self._flights[flight.key] = flight
         try:
             self.inner.submit(request)
+            flight.submitted = True
         except BaseException:
             self._forget(flight)
             request.cached = None
@@ -177,15 +182,18 @@ class CachedEngine(ForwardedEngine):
             cache=CacheAsk(entry.tenant, "refresh", None, entry.tags),
         )
         try:
-            self._run(Flight(entry.key, anew, None, self.memory.generation))
+            self._begin(Flight(entry.key, anew, None, self.memory.generation, self._digest))
             self.counts.refreshes += 1
         except ForebayError:
             pass  # it is tried again while the answer is served
 
     def _keep(self, flight: Flight, request: Request) -> Entry | None:
         ask, memory = request.cache, self.memory
-        if ask is None or flight.generation != memory.generation or self.inner.digest != self._digest:
+        if ask is None or flight.generation != memory.generation:
             return None
+        digest = flight.digest
+        if digest != self.inner.digest or (request.ran_on and request.ran_on != digest):
+            return None  # it may have run on other files than those that its key is about
         outputs = request.outputs
         if outputs is not self._last:  # once a batch
             self._last, self._row_s = outputs, self.inner.row_compute_s
@@ -209,8 +217,10 @@ class CachedEngine(ForwardedEngine):
     def _done(self, request: Request) -> None:
         """The engine has answered."""
         flight: Flight = request.cached
-        self._forget(flight)
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
         request.cached = flight.near or MISSED
+        entry = None
         if flight.near is not None:
             self._count_near(flight.near, flight.on_done is not None)
         elif request.error is None:
@@ -221,6 +231,8 @@ class CachedEngine(ForwardedEngine):
                     flight.on_kept(entry)
             except Exception:
                 log.exception("an answer could not be kept", extra=fields(model=self.name))
+        if flight.claim or flight.admitted:
+            self._settle(flight, request, entry)
         try:
             if flight.on_done is not None:
                 flight.on_done(request)
@@ -232,6 +244,9 @@ class CachedEngine(ForwardedEngine):
         self.counts.semantic += waited_for
         self.counts.saved_s += note.kept.compute_s * waited_for
 
+    def _settle(self, flight: Flight, done: Request, entry: Entry | None) -> None:
+        """Others may want to know."""
+
     def _fan_out(self, flight: Flight, done: Request) -> None:
         """The same to those who wait beside it, unless only its own deadline has passed."""
         if isinstance(done.error, DeadlineExceeded):
@@ -242,9 +257,20 @@ class CachedEngine(ForwardedEngine):
                 follower.error = copy.copy(done.error)
             else:
                 follower.outputs, follower.row_start = done.outputs, done.row_start
-                self.counts.coalesced += 1
-                self.counts.saved_s += self.inner.row_compute_s * follower.rows
-            self._end(follower, flight.near or JOINED)
+                if follower is flight.first and flight.near is not None:
+                    self._count_near(flight.near, True)
+                elif follower is flight.first:
+                    self.counts.misses += 1
+                else:
+                    self.counts.coalesced += 1
+                    self.counts.saved_s += self.inner.row_compute_s * follower.rows
+            self._end(follower, flight.near or (MISSED if follower is flight.first else JOINED))
+
+    def _refuse_all(self, flight: Flight, error: Exception) -> None:
+        """None of those who wait beside it gets an answer."""
+        for one in flight.take_followers():
+            one.error = copy.copy(error) if isinstance(error, ForebayError) else ForebayError(str(error))
+            self._end(one)
 
     def _end(self, follower: Request, note: CacheNote = JOINED) -> None:
         background = follower.background
@@ -267,15 +293,13 @@ class CachedEngine(ForwardedEngine):
         latest = max(waiting, key=lambda one: one.deadline)
         # Not one of theirs: it may have been in the engine's queue before.
         again = msgspec.structs.replace(latest, order=None, pieces=None)
-        following = Flight(flight.key, again, None, flight.generation)
+        following = Flight(flight.key, again, None, flight.generation, flight.digest)
         for one in waiting:
             following.join(one)
         try:
             self._run(following)
         except Exception as error:
-            for one in following.take_followers():
-                one.error = copy.copy(error) if isinstance(error, ForebayError) else ForebayError(str(error))
-                self._end(one)
+            self._refuse_all(following, error)
             return
         self._watch(following)
 
@@ -342,7 +366,10 @@ class CachedEngine(ForwardedEngine):
             return
         self._forget(flight)
         flight.take_followers()
-        self.inner.cancel(flight.runs)
+        if flight.submitted:
+            self.inner.cancel(flight.runs)
+            if flight.claim:
+                self._settle(flight, flight.runs, None)
 
 
 def _give(request: Request) -> None:
@@ -350,5 +377,6 @@ def _give(request: Request) -> None:
     on_done(request)
 
 
-def _missing() -> CacheMiss:
+def missing() -> CacheMiss:
+    """Only what is kept was wanted."""
     return CacheMiss("no answer to this request is in the cache, and only that was asked for (only-if-cached)")

@@ -62,12 +62,16 @@ class AnswerHeader(msgspec.Struct, array_like=True, omit_defaults=True):
     queue_s: float = 0.0
     dispatch_reason: str = ""
     padding_waste: float = 0.0
+    digest: str = ""
+    """Of the files of the model that ran."""
 
 
 class CallCodec:
     """Calls of models of one signature."""
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, signature: Signature, digest: str = "") -> None:
+        """`digest`: of the model's files, at the end that runs it."""
+        self._digest = digest
         self._signature = signature
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode_call = msgspec.msgpack.Decoder(CallHeader).decode
@@ -134,6 +138,7 @@ class CallCodec:
             request.queue_s,
             request.dispatch_reason,
             request.padding_waste,
+            self._digest,
         )
         return self._framed(header, buffers)
 
@@ -159,6 +164,7 @@ class CallCodec:
             [spec.name for spec in specs], [spec.datatype for spec in specs], arrays, request.rows
         )  # fmt: skip
         request.row_start = 0
+        request.ran_on = header.digest
         request.batch_rows, request.queue_s = header.batch_rows, header.queue_s
         request.dispatch_reason, request.padding_waste = header.dispatch_reason, header.padding_waste
 

@@ -32,6 +32,7 @@ class RemoteEngine:
         self.version = standing.model.version
         self.model: ServedModel = standing.model
         self.workers = standing.workers
+        self._differs = standing.differs
         self.in_flight = 0
         self.metrics = ModelMetrics(self.name, self.version, self._gauges)
         self._record = Recorder(self.metrics)
@@ -43,7 +44,7 @@ class RemoteEngine:
 
     def stand(self, standing: Standing) -> None:
         """What is told of it now; requests are read and answered as before."""
-        self.model, self.workers = standing.model, standing.workers
+        self.model, self.workers, self._differs = standing.model, standing.workers, standing.differs
 
     def same_form(self, standing: Standing) -> bool:
         """Whether requests and answers are read and written as they are now."""
@@ -116,8 +117,8 @@ class RemoteEngine:
 
     @property
     def digest(self) -> str:
-        """Of the model's files."""
-        return self.model.digest
+        """Of the model's files; empty while workers have different ones."""
+        return "" if "digest" in self._differs else self.model.digest
 
     @property
     def caching(self) -> CacheRules | None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.entry import Entry, OutputForm
 from forebay.cache.key import KeyMaker
 from forebay.cache.semantic.partition import Partition
@@ -26,7 +27,6 @@ from forebay.core.caching import CacheAsk, CacheNote, CacheRules, SemanticRules
 from forebay.core.errors import ExecutionError, ForebayError, RequestError
 from forebay.core.request import Background, Outputs, Request, output_array
 from forebay.core.tensors import Array, element_count, unpack_bytes
-from forebay.engine.cached import AnswerCache
 from forebay.engine.client import EngineClient
 from forebay.engine.flight import nobody
 from forebay.engine.forwarded import ForwardedEngine

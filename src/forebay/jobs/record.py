@@ -58,6 +58,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How long the record is kept once it is finished."""
     max_attempts: int = 3
     webhook: str = ""
+    cache: str = ""
+    """Whether its answer may come from the cache (use, refresh, off); empty: use."""
     replay_of: str = ""
     """Id of the failed job that this one repeats; empty: none."""
     metadata: dict[str, Any] | None = None
@@ -104,7 +106,8 @@ class JobRecord(msgspec.Struct, kw_only=True):
     output: Output | None = None
     error: JobError | None = None
     metrics: dict[str, Any] | None = None
-    """What the engine told of its batch: batch_rows, queue_ms, compute_ms, dispatch_reason."""
+    """What the engine told of its batch: batch_rows, queue_ms, compute_ms, dispatch_reason; or
+    `cached`: its answer came from the cache."""
 
 
 def transition(record: JobRecord, state: State) -> None:

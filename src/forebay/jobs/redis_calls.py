@@ -10,9 +10,9 @@ from typing import Any, Final
 import msgspec
 
 from forebay.brokers.redis_link import RedisLink
+from forebay.brokers.redis_listener import RedisListener
 from forebay.core.errors import DependencyError
 from forebay.jobs.calls import CALLER_DIGITS, MOST_WAITING, MOST_WAITING_BYTES, WAITING, Call, CallAnswer, Taken
-from forebay.jobs.redis_listener import RedisListener
 from forebay.jobs.redis_reader import PREFIX
 from forebay.jobs.redis_roles import RoleScripts
 

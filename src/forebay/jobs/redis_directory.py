@@ -9,8 +9,8 @@ from weakref import WeakSet
 import msgspec
 
 from forebay.brokers.redis_link import RedisLink
+from forebay.brokers.redis_listener import RedisListener
 from forebay.jobs.directory import SILENT_AFTER_S, Announced, Known, ServedModel, identity_of
-from forebay.jobs.redis_listener import RedisListener
 from forebay.jobs.redis_reader import PREFIX
 from forebay.jobs.redis_roles import RoleScripts
 from forebay.jobs.wakening import Wakening

@@ -11,9 +11,9 @@ from collections.abc import Collection, Sequence
 from weakref import WeakSet
 
 from forebay.brokers.redis_link import RedisLink
+from forebay.brokers.redis_listener import RedisListener
 from forebay.jobs.record import STATE_NAMES, State
 from forebay.jobs.redis_codec import changes_of
-from forebay.jobs.redis_listener import RedisListener
 from forebay.jobs.subscription import Subscription
 
 

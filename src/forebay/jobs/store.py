@@ -22,6 +22,8 @@ class NewJob(msgspec.Struct, frozen=True):
     spec: JobSpec
     key: str = ""
     fingerprint: str = ""
+    known: bool = False
+    """Its answer is in the cache of who submits it: it will be done at once. Of no account to the store."""
 
 
 class Submission(msgspec.Struct, frozen=True):

@@ -17,6 +17,8 @@ CACHE_TABLE = {
     ),
     "forebay_cache_saved_seconds": ("counter", "Computing that answers from the cache have saved.", _MODEL),
     "forebay_cache_refreshes": ("counter", "Answers that were computed anew before their end.", _MODEL),
+    "forebay_cache_store_answers": ("counter", "Of these, answers that another process had computed.", _MODEL),
+    "forebay_cache_store_errors": ("counter", "Calls to the store of cached answers that failed, by call.", ("call",)),
     "forebay_cache_memory_entries": ("gauge", "Answers kept in this process.", ()),
     "forebay_cache_memory_bytes": ("gauge", "What they take.", ()),
     "forebay_cache_evictions": ("counter", "Answers that made room for others in this process.", ()),
@@ -27,7 +29,7 @@ CACHE_TABLE = {
 class ModelCacheCounts:
     """Of one version of a model."""
 
-    __slots__ = ("coalesced", "hit_s", "hits", "misses", "refreshes", "saved_s", "semantic")
+    __slots__ = ("coalesced", "hit_s", "hits", "misses", "refreshes", "saved_s", "semantic", "shared")
 
     def __init__(self) -> None:
         self.hits = 0
@@ -36,6 +38,7 @@ class ModelCacheCounts:
         self.semantic = 0
         self.misses = 0
         self.refreshes = 0
+        self.shared = 0
         self.saved_s = 0.0
 
 
@@ -45,7 +48,12 @@ class CacheMetrics:
     def __init__(self, held: Callable[[], tuple[int, int, int]]) -> None:
         """`held`: entries, bytes and evictions of the answers in memory."""
         self.models: dict[tuple[str, str], ModelCacheCounts] = {}
+        self.store_errors: dict[str, int] = {}
         self._held = held
+
+    def failed(self, call: str) -> None:
+        """A call to the store failed."""
+        self.store_errors[call] = self.store_errors.get(call, 0) + 1
 
     def of(self, model: str, version: str) -> ModelCacheCounts:
         """The counters of one version."""
@@ -76,6 +84,8 @@ class CacheMetrics:
             ],
             "forebay_cache_saved_seconds": [(place, counts.saved_s) for place, counts in models],
             "forebay_cache_refreshes": [(place, counts.refreshes) for place, counts in models],
+            "forebay_cache_store_answers": [(place, counts.shared) for place, counts in models],
+            "forebay_cache_store_errors": [((call,), number) for call, number in self.store_errors.items()],
             "forebay_cache_memory_entries": [((), entries)],
             "forebay_cache_memory_bytes": [((), nbytes)],
             "forebay_cache_evictions": [((), evicted)],

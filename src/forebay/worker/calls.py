@@ -38,7 +38,7 @@ class Line:
 
     def __init__(self, engine: EngineClient) -> None:
         self.engine = engine
-        self.codec = CallCodec(engine.signature)
+        self.codec = CallCodec(engine.signature, engine.digest)
         self.held = 0
 
     @property

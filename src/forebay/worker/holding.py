@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Literal
 
+from forebay.core.caching import CacheNote
 from forebay.core.clock import Clock
 from forebay.core.errors import ForebayError
 from forebay.core.request import Background, Listener, Outputs, Request
@@ -283,6 +284,8 @@ def _metrics(request: Request) -> dict[str, Any]:
     """What is told of a job's batch. Times in ms, to the microsecond."""
     background = request.background
     compute_s = background.compute_s if background is not None else 0.0
+    if isinstance(request.cached, CacheNote) and request.cached.outcome == "exact":
+        return {"cached": True}
     return {
         "batch_rows": request.batch_rows,
         "queue_ms": int(request.queue_s * 1e6) / 1e3,

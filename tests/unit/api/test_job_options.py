@@ -30,7 +30,7 @@ EVERY: dict[str, Any] = {
     "webhook": "https://example.com/hook",
     "metadata": {"user": 7, "tags": ["a", None, True, 1.5]},
 }
-FOUND = JobOptions(5.0, 0.5, 1000.0, 1, "https://example.com/hook", EVERY["metadata"])
+FOUND = JobOptions(5.0, 0.5, 1000.0, 1, "https://example.com/hook", EVERY["metadata"], "off")
 
 
 def read(body: str | bytes, header_length: bytes | None = None, *, in_parameters: bool = False) -> JobBody:
@@ -157,14 +157,14 @@ def test_what_is_wrong_is_said(options: dict[str, Any], reason: str) -> None:
     assert len(caught.value.message) < 500
 
 
-@pytest.mark.parametrize("word", ["use", "refresh"])
-def test_the_cache_is_not_there_yet(word: str) -> None:
+@pytest.mark.parametrize("word", ["use", "refresh", "off"])
+def test_what_a_job_wants_of_the_cache(word: str) -> None:
     for in_parameters in (False, True):
         inner = f'"cache":"{word}"'
-        more = f'"parameters":{{{inner}}}' if in_parameters else inner
-        with pytest.raises(RequestError, match="there is no cache yet") as caught:
-            read("{" + INPUTS + "," + more + "}", in_parameters=in_parameters)
-        assert caught.value.code == "unsupported"
+        body = f'{{"parameters":{{{inner}}}}}' if in_parameters else f"{{{inner}}}"
+        found = read_job_body(body.encode(), None, LIMITS, in_parameters=in_parameters)
+        assert found.options.cache == word
+        assert b"cache" not in found.body
 
 
 def test_metadata_up_to_its_limit() -> None:

@@ -16,12 +16,12 @@ from forebay.api import semantic as semantic_module
 from forebay.api.auth import Gate, Keys, Quota
 from forebay.api.inference import Endpoint, Inference
 from forebay.api.semantic import SemanticTiers
+from forebay.cache.answer_cache import AnswerCache
 from forebay.core.caching import USUAL_ASK, CacheRules
 from forebay.core.errors import SetupError
 from forebay.core.request import Request, output_array
 from forebay.core.settings import ServerSettings
 from forebay.core.tensors import Array, pack_bytes
-from forebay.engine.cached import AnswerCache
 from forebay.telemetry.metrics import Metrics
 
 ON = "on: cosine from 0.9800 (not calibrated), vectors by vectors"

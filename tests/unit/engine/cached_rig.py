@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from tests.unit.api.conftest import FunctionEngine
 
+from forebay.cache.answer_cache import AnswerCache
 from forebay.core.caching import USUAL_ASK, CacheAsk, CacheRules
 from forebay.core.request import Request, output_array
-from forebay.engine.cached import AnswerCache, CachedEngine
+from forebay.engine.cached import CachedEngine
 from forebay.models.signature import Signature, TensorSpec
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (1,)),), (TensorSpec("y", "FP32", (1,)),))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tests.unit.api.conftest import FunctionEngine
 
+from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.semantic.guard import GUARD_VERSION, Guard
 from forebay.cache.semantic.lexicon import load_lexicon
 from forebay.cache.semantic.local_index import LocalIndex
@@ -21,7 +22,7 @@ from forebay.cache.semantic.tier import SemanticTier
 from forebay.core.caching import USUAL_ASK, CacheAsk, CacheRules, SemanticRules
 from forebay.core.request import Request, output_array
 from forebay.core.tensors import Array, pack_bytes
-from forebay.engine.cached import AnswerCache, CachedEngine
+from forebay.engine.cached import CachedEngine
 from forebay.engine.semantic import Opened, SemanticEngine
 from forebay.engine.text_vectors import TextVectors
 from forebay.models.signature import Signature, TensorSpec

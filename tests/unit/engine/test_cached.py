@@ -170,6 +170,35 @@ def test_what_ran_on_old_files_is_not_kept() -> None:
     assert len(rig.cache.memory) == 0
 
 
+def test_an_answer_of_new_files_is_not_kept_under_the_key_of_old_ones() -> None:
+    rig = Rig()
+    rig.ask(3.0)
+    rig.inner.digest = "other"
+    rig.ask(4.0)  # from now on keys are about the new files
+    rig.run()
+    assert [entry.key for entry in rig.cache.memory.entries.values()] == [rig.engine._keys.of(rig.inner.seen[1], "")]
+    rig.inner.digest = "d"
+    rig.ask(3.0)
+    assert rig.runs == 3
+
+
+def test_an_answer_that_a_worker_computed_with_other_files_is_not_kept() -> None:
+    rig = Rig()
+    for ran_on in ("other", "d"):
+        rig.ask(3.0).ran_on = ran_on
+        rig.run()
+        assert len(rig.cache.memory) == (ran_on == "d")
+
+
+def test_while_workers_have_different_files_nothing_is_cached() -> None:
+    rig = Rig()
+    rig.inner.digest = ""
+    for _ in range(2):
+        rig.ask(3.0)
+        rig.run()
+    assert (rig.runs, len(rig.cache.memory)) == (2, 0)
+
+
 def test_what_was_being_computed_when_the_cache_was_cleared_is_not_kept() -> None:
     rig = Rig()
     asked = rig.ask(3.0)

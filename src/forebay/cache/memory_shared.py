@@ -1,0 +1,125 @@
+"""A `SharedCache` in memory: several caches of one process share a `SharedMemory`. For tests, and as what is meant."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from forebay.cache.port import CLAIM_S, WAITED_FOR_S, Free, Match, News, Stats, Stored, Taken, ToKeep
+from forebay.core.clock import Clock
+
+_Kept = tuple[ToKeep, float, float]
+"""What is kept, since when, until when."""
+
+
+class SharedMemory:
+    """What is shared. `clock`: seconds."""
+
+    def __init__(self, clock: Clock, max_bytes: int) -> None:
+        self.clock = clock
+        self.max_bytes = max_bytes
+        self.kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self.claims: dict[bytes, tuple[str, float]] = {}
+        self.waited_for: set[bytes] = set()
+        self.listeners: list[Callable[[News], None]] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Of all that is kept."""
+        return sum(len(answer.value) for answer, _, _ in self.kept.values())
+
+
+class MemorySharedCache:
+    """One process's end of it."""
+
+    def __init__(self, shared: SharedMemory) -> None:
+        self._shared = shared
+        self._on_news: Callable[[News], None] | None = None
+
+    async def look(self, digest: bytes, claim: str = "") -> Stored | Taken | Free:
+        """The answer, or who computes it."""
+        shared, now = self._shared, self._shared.clock()
+        found = shared.kept.get(digest)
+        if found is not None:
+            answer, since, until = found
+            if now < until:
+                shared.kept.move_to_end(digest)
+                fresh_s = answer.fresh_s if answer.admitted else until - since
+                return Stored(answer.value, now - since, since + fresh_s - now, until - now)
+            del shared.kept[digest]
+        if not claim:
+            return Free()
+        held, end = shared.claims.get(digest, ("", 0.0))
+        if held and now < end:
+            shared.waited_for.add(digest)
+            return Taken(end - now)
+        shared.claims[digest] = (claim, now + CLAIM_S)
+        return Free()
+
+    async def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
+        """Keep an answer."""
+        shared, now = self._shared, self._shared.clock()
+        waited = digest in shared.waited_for
+        self._end(digest, claim)
+        if answer.admitted or waited:
+            life_s = answer.fresh_s + answer.stale_s
+            shared.kept.pop(digest, None)
+            shared.kept[digest] = (answer, now, now + (life_s if answer.admitted else min(life_s, WAITED_FOR_S)))
+            while shared.nbytes > shared.max_bytes:
+                shared.kept.popitem(last=False)
+        if waited:
+            shared.waited_for.discard(digest)
+            self._tell(News(digest))
+
+    async def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:
+        """End a claim."""
+        waited = digest in self._shared.waited_for
+        if self._end(digest, claim) and waited:
+            self._tell(News(digest, failed=True, error=error))
+
+    def _end(self, digest: bytes, claim: str) -> bool:
+        shared = self._shared
+        if not claim or shared.claims.get(digest, ("", 0.0))[0] != claim:
+            return False
+        del shared.claims[digest]
+        shared.waited_for.discard(digest)
+        return True
+
+    async def renew(self, claims: Sequence[tuple[bytes, str]]) -> None:
+        """They stand longer."""
+        shared = self._shared
+        for digest, claim in claims:
+            if shared.claims.get(digest, ("", 0.0))[0] == claim:
+                shared.claims[digest] = (claim, shared.clock() + CLAIM_S)
+
+    async def drop(self, match: Match) -> int:
+        """Forget answers."""
+        gone = [
+            digest
+            for digest, (answer, _, _) in self._shared.kept.items()
+            if match.fits(answer.place, answer.tenant, answer.tags) and match.digest in (b"", digest)
+        ]
+        for digest in gone:
+            del self._shared.kept[digest]
+        self._tell(News(match=match))
+        return len(gone)
+
+    async def stats(self) -> Stats:
+        """What there is."""
+        return Stats(len(self._shared.kept), self._shared.nbytes)
+
+    def hear(self, on_news: Callable[[News], None], on_gap: Callable[[], None]) -> None:
+        """Tell of news; none is lost here."""
+        self._on_news = on_news
+        self._shared.listeners.append(on_news)
+
+    async def close(self) -> None:
+        """Hear no more."""
+        if self._on_news is not None:
+            self._shared.listeners.remove(self._on_news)
+            self._on_news = None
+
+    def _tell(self, news: News) -> None:
+        for listener in self._shared.listeners:
+            asyncio.get_running_loop().call_soon(listener, news)

@@ -1,0 +1,168 @@
+"""`RedisSharedCache`: a `SharedCache` in Redis or Valkey, beside the jobs or on a server of its own.
+
+All keys are in one slot of a cluster. What every key holds: `e:D` the answer with digest D, `c:D` the claim on it,
+`w:D` that somebody waits, `order` digests by their last use, `sizes` their bytes, `bytes` the sum, `drops` how often
+answers were dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any, Final, Literal, get_args
+
+import msgspec
+from redis.exceptions import NoScriptError
+
+from forebay.brokers.redis_link import RedisLink
+from forebay.brokers.redis_listener import RedisListener
+from forebay.cache.port import CLAIM_S, WAITED_FOR_S, Free, Match, News, Stats, Stored, Taken, ToKeep
+from forebay.core.errors import DependencyError
+
+PREFIX: Final = "forebay"
+_DIGEST_BYTES: Final = 32
+_PORTION: Final = 256
+_Script = Literal["look", "keep", "fail", "renew", "drop"]
+_FLAGS: Final = {"keep": ""}
+"""All but this one may run where memory is full: they make room, or take next to none."""
+
+
+class RedisSharedCache:
+    """One process's end of it. The link is its maker's to close."""
+
+    def __init__(self, link: RedisLink, max_bytes: int, *, prefix: str = PREFIX) -> None:
+        self._link = link
+        self._max_bytes = max_bytes
+        self._base = f"{prefix}:{{cache}}:"
+        self._sources: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
+        for name in get_args(_Script):
+            text = (files("forebay.cache") / "lua" / f"{name}.lua").read_text("utf-8")
+            source = f"#!lua flags={_FLAGS.get(name, 'allow-oom')}\n{text}"
+            self._sources[name] = source
+            self._digests[name] = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._match = msgspec.msgpack.Decoder(Match).decode
+        self._listener: RedisListener | None = None
+        self._on_news: Callable[[News], None]
+        self._on_gap: Callable[[], None]
+        self._heard: set[asyncio.Task[None]] = set()
+        self._drops = -1
+        """So many drops there were when that was last asked, and heard of since; -1: it was not asked."""
+
+    async def look(self, digest: bytes, claim: str = "") -> Stored | Taken | Free:
+        """The answer, or who computes it."""
+        kind, *found = await self._call("look", digest, claim, _ms(CLAIM_S))
+        if kind == 1:
+            value, age_ms, fresh_ms, left_ms = found
+            return Stored(value, age_ms / 1e3, fresh_ms / 1e3, left_ms / 1e3)
+        return Taken(found[0] / 1e3) if kind == 2 else Free()
+
+    async def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
+        """Keep an answer."""
+        fresh_ms = _ms(answer.fresh_s)
+        await self._call(
+            "keep",
+            digest,
+            claim,
+            int(answer.admitted),
+            answer.value,
+            *answer.place,
+            answer.tenant,
+            _joined(answer.tags),
+            fresh_ms,
+            fresh_ms + round(answer.stale_s * 1e3),
+            _ms(WAITED_FOR_S),
+            self._max_bytes,
+        )
+
+    async def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:
+        """End a claim."""
+        await self._call("fail", digest, claim, error)
+
+    async def renew(self, claims: Sequence[tuple[bytes, str]]) -> None:
+        """They stand longer."""
+        if claims:
+            await self._call("renew", _ms(CLAIM_S), *(word for claim in claims for word in claim))
+
+    async def drop(self, match: Match) -> int:
+        """Forget answers, a portion after the other; those that come meanwhile are not looked at."""
+        digests: Sequence[bytes] = [match.digest]
+        if not match.digest:
+            digests = await self._link.execute("ZRANGE", self._base + "order", 0, -1)
+        wanted = (
+            int(match.tenant is not None),
+            match.tenant or "",
+            match.model,
+            match.version,
+            _joined((match.tag,)) if match.tag else "",
+        )
+        gone = 0
+        for at in range(0, len(digests), _PORTION):
+            gone += await self._call("drop", *wanted, *digests[at : at + _PORTION])
+        number = await self._link.execute("INCR", self._base + "drops")
+        await self._link.execute("PUBLISH", self._base + "news", b"d%d " % number + self._encode(match))
+        return gone
+
+    async def stats(self) -> Stats:
+        """What there is; what has ended by time is counted until it is come upon."""
+        entries = await self._link.execute("ZCARD", self._base + "order")
+        nbytes = await self._link.execute("GET", self._base + "bytes")
+        return Stats(int(entries), int(nbytes or 0))
+
+    def hear(self, on_news: Callable[[News], None], on_gap: Callable[[], None]) -> None:
+        """Tell of news."""
+        self._on_news, self._on_gap = on_news, on_gap
+        self._listener = RedisListener(
+            self._link, [self._base + "news"], lambda channel, data: self._tell(data), self._stands, "cached answers"
+        )
+        self._listener.start()
+
+    async def close(self) -> None:
+        """Hear no more."""
+        if self._listener is not None:
+            await self._listener.close()
+        for asking in self._heard:
+            asking.cancel()
+
+    def _stands(self) -> None:
+        """Messages may have been lost: did any of them tell of a drop?"""
+        asking = asyncio.get_running_loop().create_task(self._ask_drops())
+        self._heard.add(asking)
+        asking.add_done_callback(self._heard.discard)
+
+    async def _ask_drops(self) -> None:
+        try:
+            drops = int(await self._link.execute("GET", self._base + "drops") or 0)
+        except DependencyError:
+            drops = -2  # it is not known: as if there had been one
+        if self._drops not in (-1, drops):
+            self._on_gap()
+        self._drops = drops
+
+    def _tell(self, data: bytes) -> None:
+        kind, rest = data[:1], data[1:]
+        if kind == b"d":
+            number, _, match = rest.partition(b" ")
+            self._drops = int(number)
+            self._on_news(News(match=self._match(match)))
+        elif kind == b"f":
+            self._on_news(News(rest[:_DIGEST_BYTES], failed=True, error=rest[_DIGEST_BYTES:]))
+        else:
+            self._on_news(News(rest))
+
+    async def _call(self, name: _Script, *arguments: Any) -> Any:
+        try:
+            return await self._link.execute("EVALSHA", self._digests[name], 1, self._base, *arguments)
+        except NoScriptError:
+            return await self._link.execute("EVAL", self._sources[name], 1, self._base, *arguments)
+
+
+def _joined(tags: Sequence[str]) -> str:
+    return "".join(f"\x00{tag}\x00" for tag in tags)
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1e3))

@@ -1,0 +1,176 @@
+"""The shared cache as one process uses it: within a bounded time, and never an error. Whatever goes wrong is a miss."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+from forebay.cache.breaker import Breaker
+from forebay.cache.port import RENEW_EVERY_S, Free, Match, News, SharedCache, Stored, Taken, ToKeep
+from forebay.cache.sightings import Sightings
+from forebay.core.clock import Clock
+from forebay.core.errors import DependencyError
+from forebay.telemetry.cache_metrics import CacheMetrics
+
+log = logging.getLogger("forebay.cache")
+
+ROUND_TRIPS: Final = 5.0
+"""A model whose answers take less than so many calls to the store is not looked up there."""
+MOST_WRITES: Final = 256
+"""Answers on their way to the store; more are not kept there."""
+T = TypeVar("T")
+OnNews = Callable[[News], None]
+
+
+class SharedTier:
+    """`start` it once, in a running event loop."""
+
+    def __init__(self, store: SharedCache, timeout_s: float, clock: Clock, metrics: CacheMetrics) -> None:
+        """`timeout_s`: of each call."""
+        self._store = store
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._metrics = metrics
+        self.breaker = Breaker(clock)
+        self._sightings = Sightings()
+        self._prefix = secrets.token_urlsafe(9)
+        self._number = 0
+        self._claims: dict[bytes, str] = {}
+        """What this process computes, and others may wait for."""
+        self._calls: set[asyncio.Task[object]] = set()
+        self._works: set[asyncio.Task[None]] = set()
+        self._renewing: asyncio.Task[None] | None = None
+        self._waiting: dict[bytes, list[OnNews]] = {}
+
+    def start(self, on_drop: Callable[[Match], object]) -> None:
+        """Begin to hear. `on_drop`: forget these here too."""
+
+        def hear(news: News) -> None:
+            if news.match is not None:
+                on_drop(news.match)
+            for tell in self._waiting.pop(news.digest, ()) if news.digest else ():
+                tell(news)
+
+        def lost() -> None:
+            on_drop(Match())
+
+        self._store.hear(hear, lost)
+
+    @property
+    def store(self) -> SharedCache:
+        """For what an operator asks: that may take its time, and fails where the store does."""
+        return self._store
+
+    def pays(self, cost_s: float) -> bool:
+        """Whether it is worth a call where an answer takes so long; 0: that is not known."""
+        trip_s = self.breaker.round_trip_s
+        return not self.breaker.rests and (not cost_s or not trip_s or cost_s >= ROUND_TRIPS * trip_s)
+
+    def again(self, digest: bytes) -> bool:
+        """Note that this was asked for; whether it was before, so that its answer is worth keeping."""
+        return self._sightings.again(digest)
+
+    async def look(self, digest: bytes, *, claims: bool) -> tuple[Stored | Taken | Free, str]:
+        """The answer, or who computes it, and the claim that stands now for the caller, if he is to compute it."""
+        self._number += 1
+        claim = f"{self._prefix}{self._number:x}" if claims else ""
+        found = await self._bounded("look", lambda: self._store.look(digest, claim))
+        if not isinstance(found, Free) or not claim:
+            return found if found is not None else Free(), ""
+        self._claims[digest] = claim
+        if self._renewing is None:
+            self._renewing = asyncio.get_running_loop().create_task(self._renew())
+        return found, claim
+
+    def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
+        """Keep an answer; nobody waits for that. Without a claim it was not computed for others."""
+        self._claims.pop(digest, None)
+        if claim or len(self._calls) < MOST_WRITES:
+            self._later(self._kept(digest, claim, answer))
+
+    async def _kept(self, digest: bytes, claim: str, answer: ToKeep) -> None:
+        kept = await self._bounded("keep", lambda: _true(self._store.keep(digest, claim, answer)))
+        if kept is None and claim:
+            await self._bounded("fail", lambda: self._store.fail(digest, claim))
+
+    def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:
+        """What was claimed has no answer; `error`: what those who wait are told, empty if one of them may try."""
+        self._claims.pop(digest, None)
+        self._later(self._bounded("fail", lambda: self._store.fail(digest, claim, error)))
+
+    def work(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this beside the rest, to its end or that of the process."""
+        running = asyncio.get_running_loop().create_task(work)
+        self._works.add(running)
+        running.add_done_callback(self._works.discard)
+
+    def wait(self, digest: bytes, tell: OnNews) -> None:
+        """Tell what comes of what somebody else computes, once."""
+        self._waiting.setdefault(digest, []).append(tell)
+
+    def wait_no_more(self, digest: bytes, tell: OnNews) -> None:
+        """It is of no interest any more."""
+        waiting = [one for one in self._waiting.pop(digest, ()) if one is not tell]
+        if waiting:
+            self._waiting[digest] = waiting
+
+    async def close(self) -> None:
+        """Finish what is under way; hear no more."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+        for running in self._works:
+            running.cancel()
+        if self._calls:
+            await asyncio.wait(self._calls)
+        await self._store.close()
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    async def _renew(self) -> None:
+        while self._claims:
+            await asyncio.sleep(RENEW_EVERY_S)
+            await self._bounded("renew", lambda: self._store.renew(list(self._claims.items())))
+        self._renewing = None
+
+    def _later(self, work: Coroutine[Any, Any, object]) -> None:
+        running = asyncio.get_running_loop().create_task(work)
+        self._calls.add(running)
+        running.add_done_callback(self._calls.discard)
+
+    async def _bounded(self, name: str, call: Callable[[], Awaitable[T]]) -> T | None:
+        """What comes of a call; None: it failed, took too long, or was not made."""
+        breaker = self.breaker
+        if not breaker.allows():
+            return None
+        began = self._clock()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                found = await call()
+        except (DependencyError, TimeoutError) as error:
+            self._metrics.failed(name)
+            if breaker.failed():
+                log.warning("the store of cached answers is left alone for a while: %s", _reason(error))
+            return None
+        except asyncio.CancelledError:
+            breaker.failed()
+            raise
+        except Exception:
+            log.exception("a call to the store of cached answers failed")
+            self._metrics.failed(name)
+            breaker.failed()
+            return None
+        if breaker.succeeded(self._clock() - began):
+            log.info("the store of cached answers can be used again")
+        return found
+
+
+async def _true(call: Awaitable[None]) -> bool:
+    await call
+    return True
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, DependencyError) else "it took too long"

@@ -1,0 +1,195 @@
+"""`SharedCachedEngine`: a `CachedEngine` that asks other processes too, through the store of cached answers.
+
+While it asks, the request is not in the engine: it waits beside its flight as those do who join it, with its own
+deadline. Only a model that takes longer than a few calls to the store asks it at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from forebay.cache.answer_cache import AnswerCache
+from forebay.cache.entry import Entry
+from forebay.cache.key import digest_of
+from forebay.cache.policy import set_times
+from forebay.cache.port import News, Stored, Taken, ToKeep
+from forebay.cache.shared_tier import SharedTier
+from forebay.cache.single_flight import Flight
+from forebay.cache.value import pack, unpack
+from forebay.core.caching import CacheRules
+from forebay.core.errors import ExecutionError
+from forebay.core.request import Request
+from forebay.engine.cached import CachedEngine, missing
+from forebay.engine.call_codec import ErrorRecord, error_of
+from forebay.engine.client import EngineClient
+
+LOOK_AGAIN_S = 0.05
+"""After the end of another's claim."""
+_WEIGHT = 0.1
+_encode_error = msgspec.msgpack.Encoder().encode
+_decode_error = msgspec.msgpack.Decoder(ErrorRecord).decode
+
+
+class SharedCachedEngine(CachedEngine):
+    """An `EngineClient` around another one."""
+
+    def __init__(self, inner: EngineClient, rules: CacheRules, cache: AnswerCache, tier: SharedTier) -> None:
+        super().__init__(inner, rules, cache)
+        self._tier = tier
+        self._cost_s = 0.0
+        """From arrival to answer where the engine ran, smoothed; 0: it is not known."""
+
+    # -- what is known elsewhere --------------------------------------------------------------------------------------
+
+    def _begin(self, flight: Flight) -> None:
+        request = flight.runs
+        ask = request.cache
+        assert ask is not None
+        if not self._tier.pays(self._cost_s):
+            self._run(flight)
+        elif ask.use == "refresh":
+            flight.admitted = True
+            self._run(flight)
+        else:
+            self._ask_others(flight)
+
+    def _look_only(self, key: bytes, request: Request) -> None:
+        if not self._tier.pays(self._cost_s):
+            raise missing()
+        self._ask_others(Flight(key, request, request.on_done, self.memory.generation, self._digest))
+
+    def _ask_others(self, flight: Flight) -> None:
+        request = flight.first = flight.runs
+        flight.runs = msgspec.structs.replace(request, order=None)
+        flight.on_done = None
+        flight.join(request)
+        ask = request.cache
+        assert ask is not None
+        if self.rules.coalesces and ask.use == "use":
+            self._flights[flight.key] = flight
+        self._watch(flight)
+        self._tier.work(self._asking(flight, ask.use == "only"))
+
+    async def _asking(self, flight: Flight, only: bool) -> None:
+        try:
+            found = await self._found(flight, digest_of(flight.key), only)
+        except asyncio.CancelledError:
+            self._forget(flight)
+            self._refuse_all(flight, ExecutionError("the server stopped", code="instance_crashed"))
+            raise
+        if not flight.waited_for:
+            self._forget(flight)
+            self._give_up_claim(flight)
+        elif isinstance(found, Entry):
+            self._forget(flight)
+            now = self.clock()
+            for one in flight.take_followers():
+                self._serve(found, one, now)
+        elif isinstance(found, Exception):
+            self._forget(flight)
+            self._refuse_all(flight, found)
+        else:
+            try:
+                self._run(flight)
+            except Exception as error:
+                self._give_up_claim(flight)
+                self._refuse_all(flight, error)
+
+    def _give_up_claim(self, flight: Flight) -> None:
+        if flight.claim:
+            self._tier.fail(digest_of(flight.key), flight.claim)
+            flight.claim = ""
+
+    async def _found(self, flight: Flight, digest: bytes, only: bool) -> Entry | Exception | None:
+        """An entry, or an error that those who wait are told; None: it is to be computed here."""
+        tier = self._tier
+        flight.admitted = tier.again(digest) and not only
+        while flight.waited_for:
+            news: asyncio.Future[News] = asyncio.get_running_loop().create_future()
+
+            def tell(told: News, news: asyncio.Future[News] = news) -> None:
+                if not news.done():
+                    news.set_result(told)
+
+            tier.wait(digest, tell)
+            try:
+                found, flight.claim = await tier.look(digest, claims=self.rules.coalesces and not only)
+                if isinstance(found, Stored):
+                    return self._taken_in(flight, found)
+                if only:
+                    return missing()
+                if not isinstance(found, Taken):
+                    return None
+                async with asyncio.timeout(found.left_s + LOOK_AGAIN_S):
+                    told = await news
+            except TimeoutError:
+                continue
+            finally:
+                tier.wait_no_more(digest, tell)
+            if told.failed and told.error:
+                return error_of(_decode_error(told.error))
+        return None
+
+    def _taken_in(self, flight: Flight, found: Stored) -> Entry | None:
+        """What another process computed, kept here too. None: it cannot be used."""
+        ask = flight.runs.cache
+        assert ask is not None
+        if ask.max_age_s is not None and found.age_s > ask.max_age_s:
+            return None
+        try:
+            entry = unpack(flight.key, found.value)
+        except ValueError:
+            return None
+        if entry.place != self._place or entry.tenant != ("" if self.rules.shared else ask.tenant):
+            return None
+        now = self.clock()
+        entry.created = now - found.age_s
+        set_times(entry, self.rules, now, found.fresh_s, self._cost_s, next(self._throws).early)
+        entry.stale_until = now + found.left_s
+        entry.shared = True
+        if flight.generation == self.memory.generation:
+            self.memory.put(entry)
+        self.counts.shared += 1
+        return entry
+
+    # -- what others may want -----------------------------------------------------------------------------------------
+
+    def _serve(self, entry: Entry, request: Request, now: float) -> None:
+        super()._serve(entry, request, now)
+        if not entry.shared and self._tier.pays(self._cost_s):  # asked for a second time
+            entry.shared = True
+            self._tier.keep(digest_of(entry.key), "", self._to_keep(entry, admitted=True))
+
+    def _keep(self, flight: Flight, request: Request) -> Entry | None:
+        if request.background is None:
+            took_s, known_s = self.clock() - request.arrived, self._cost_s
+            self._cost_s = known_s + _WEIGHT * (took_s - known_s) if known_s else took_s
+        entry = super()._keep(flight, request)
+        if entry is not None:
+            entry.shared = flight.admitted
+        return entry
+
+    def _settle(self, flight: Flight, done: Request, entry: Entry | None) -> None:
+        digest = digest_of(flight.key)
+        if entry is not None:
+            self._tier.keep(digest, flight.claim, self._to_keep(entry, admitted=flight.admitted))
+        elif flight.claim:
+            error = done.error
+            told = b""
+            if isinstance(error, ExecutionError):
+                told = _encode_error(ErrorRecord(error.code, error.message))
+            self._tier.fail(digest, flight.claim, told)
+
+    def _to_keep(self, entry: Entry, *, admitted: bool) -> ToKeep:
+        stale_s = self.rules.stale_s
+        fresh_s = max(0.0, entry.stale_until - stale_s - self.clock())
+        return ToKeep(pack(entry), entry.place, entry.tenant, entry.tags, fresh_s, stale_s, admitted)
+
+
+def cached_engine(inner: EngineClient, rules: CacheRules, cache: AnswerCache) -> CachedEngine:
+    """An engine whose answers are kept, and shared where there is a store for that."""
+    if cache.tier is None:
+        return CachedEngine(inner, rules, cache)
+    return SharedCachedEngine(inner, rules, cache, cache.tier)
