@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Generator, Mapping
+from typing import TypeVar
 from urllib.parse import quote
 
 from forebay.api.auth import Gate
@@ -21,6 +21,7 @@ from forebay.api.encode import AnswerEncoder
 from forebay.api.generate import GenerateForm
 from forebay.api.problems import Answer, problem_of
 from forebay.api.recall import Recall
+from forebay.api.wakes import Wakes
 from forebay.cache.answer_cache import AnswerCache
 from forebay.core.errors import AdmissionError, ForebayError, RequestError
 from forebay.core.request import Request
@@ -219,22 +220,6 @@ def in_turns(steps: Generator[None, None, T], then: Callable[[T | Exception], No
 def log_unforeseen(error: BaseException, model: str = "") -> None:
     """One log line, with the traceback, for an error that became an `internal` answer."""
     log.error("request failed: %s", type(error).__name__, exc_info=error, extra=fields(model=model, code="internal"))
-
-
-class Wakes(Protocol):
-    """Models that are loaded when they are asked for."""
-
-    def names(self) -> Sequence[str]:
-        """All of them."""
-        ...
-
-    def covers(self, model: str) -> bool:
-        """Whether a request would load this model."""
-        ...
-
-    async def wake(self, model: str) -> None:
-        """Wait until it is loaded. Raises `AdmissionError` (model_not_ready)."""
-        ...
 
 
 def _order(version: str) -> tuple[int, str]:
