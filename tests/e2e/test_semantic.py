@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from examples.minilm import build as minilm_build
+from tests.contract.jobs.redis_servers import Server, free_port, redis_server, valkey
 from tests.e2e import semantic
 from tests.e2e.roles import announced
 from tests.e2e.roles import house as roles
@@ -168,3 +169,40 @@ def test_a_web_process_whose_embedder_runs_at_another_worker(tmp_path: Path) -> 
             ("miss", "IS IT THERE?"),
             ("miss", "IS IT THERE"),
         ]
+
+
+def test_two_servers_that_share_answers_and_texts(tmp_path: Path) -> None:
+    binary = redis_server()
+    if binary is None:
+        pytest.skip("there is no redis-server on this machine")
+    with Server(binary, free_port()) as store:
+        if not store.ask("COMMAND LIST", "FILTERBY", "PATTERN", "vadd"):
+            pytest.skip("this Redis has no vector sets")
+        more = ["--set", "answers.semantic_uncalibrated=true", "--set", "answers.semantic_index=store"]
+        embedder = semantic.letters(tmp_path)
+        arguments = [*semantic.with_embedder(embedder, "letters", *more), "--cache-store", store.url]
+        with serving(tmp_path / "one", *arguments) as one, serving(tmp_path / "two", *arguments) as two:
+            asked = found(ask(one, RESET))
+            assert asked == ("miss", RESET.upper())
+            eventually(lambda: found(ask(two, f"{RESET}!?".lower()))[0] == "semantic", "the other finds it")
+            numbers = iter(range(10_000))
+            assert works(two, next(numbers))
+            store.kill()
+            for number in range(20):
+                assert found(ask(one, f"Is gate {number} open?"))[0] == "miss"
+            assert found(ask(one, RESET)) == ("exact", RESET.upper())
+            store.start()
+            eventually(lambda: works(one, next(numbers)), "near texts are found again")
+
+
+def test_an_index_that_cannot_be_had_stops_the_start(tmp_path: Path) -> None:
+    more = ["--set", "answers.semantic_uncalibrated=true", "--set", "answers.semantic_index=store"]
+    arguments = semantic.with_embedder(semantic.letters(tmp_path), "letters", *more)
+    with Server(valkey(), free_port()) as store:
+        for where, message in (
+            ([], 'semantic_index = "store" needs a store of cached answers: --cache-store redis://'),
+            (["--cache-store", store.url], "has no vector sets, which come with Redis 8.0"),
+        ):
+            ended = run_once(tmp_path, "serve", *arguments, *where, "--port", "0")
+            assert ended.returncode == 2
+            assert message in ended.stdout + ended.stderr

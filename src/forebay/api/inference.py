@@ -96,6 +96,8 @@ class Endpoint:
             if seeks_near and rules.semantic is not None:
                 inner = self.near = SemanticEngine(published, rules, rules.semantic, cache)
             self.engine = engine = cached_engine(inner, rules, cache)
+            if self.near is not None:
+                self.near.stand_behind(engine)
             self.recall = Recall(engine)
         self.arriving = 0
         """Requests outside the lane that were let in and are not submitted yet: the engine stays open for them, and for

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from forebay.api.caches import Caches
 from forebay.api.inference import Endpoint, Inference
 from forebay.cache.semantic.embedder import check_embedder
 from forebay.cache.semantic.guard import Guard
@@ -20,11 +21,11 @@ from forebay.cache.semantic.index import SemanticIndex
 from forebay.cache.semantic.lexicon import load_lexicon
 from forebay.cache.semantic.local_index import LocalIndex
 from forebay.cache.semantic.policy import SemanticPolicy, check_embedder_of
+from forebay.cache.semantic.redis_index import RedisIndex
 from forebay.cache.semantic.shadow import Shadow, reading
 from forebay.cache.semantic.tier import SemanticTier
 from forebay.cache.semantic.usearch_vectors import UsearchVectors
 from forebay.core.caching import SemanticRules
-from forebay.core.clock import Clock
 from forebay.core.errors import ForebayError, SetupError
 from forebay.core.settings_values import did_you_mean
 from forebay.core.tensors import Array
@@ -53,10 +54,11 @@ class _Kept(NamedTuple):
 class SemanticTiers:
     """`start` it once, in a running event loop, then `drain` and `close`."""
 
-    def __init__(self, inference: Inference, clock: Clock, metrics: Metrics) -> None:
-        """`clock`: monotonic seconds, that of deadlines."""
+    def __init__(self, inference: Inference, caches: Caches, metrics: Metrics) -> None:
+        """`caches`: where the answers are."""
         self._inference = inference
-        self._clock = clock
+        self._caches = caches
+        self._clock = caches.answers.clock
         self._metrics = metrics.semantic = SemanticMetrics()
         self._news = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -145,7 +147,7 @@ class SemanticTiers:
         kept = self._kept.get(place)
         if kept is None or kept.like != like:
             policy = SemanticPolicy(threshold=rules.threshold, max_text_bytes=rules.max_text_bytes)
-            tier = SemanticTier(self._index(rules), self._guard, policy)
+            tier = SemanticTier(await self._index(near.name, rules), self._guard, policy)
             shadow = Shadow(
                 tier.turn_off, sample_rate=rules.shadow_rate, max_false_hit_rate=rules.max_false_hit_rate
             )  # fmt: skip
@@ -174,16 +176,29 @@ class SemanticTiers:
             )
         self._checked.add(known)
 
-    def _index(self, rules: SemanticRules) -> SemanticIndex:
+    async def _index(self, model: str, rules: SemanticRules) -> SemanticIndex:
         """One of each kind for all models: what it keeps is bounded over all of them."""
         index = self._indexes.get(rules.index)
         if index is None:
-            if rules.index == "usearch":
+            if rules.index == "store":
+                index = await self._store_index(model)
+            elif rules.index == "usearch":
                 UsearchVectors(1)  # say that the library is missing now, not when a partition has grown
                 index = LocalIndex(max_entries=1_000_000, max_bytes=4 << 30, large=UsearchVectors)
             else:
                 index = LocalIndex()
             self._indexes[rules.index] = index
+        return index
+
+    async def _store_index(self, model: str) -> SemanticIndex:
+        link = self._caches.link
+        if link is None:
+            raise SetupError(
+                f'{model}: semantic_index = "store" needs a store of cached answers: --cache-store redis://HOST:PORT '
+                "(Redis from 8.0)"
+            )
+        index = RedisIndex(link)
+        await index.check()
         return index
 
     def _embedder(self, model: str, rules: SemanticRules) -> EngineClient:

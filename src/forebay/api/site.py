@@ -55,7 +55,7 @@ class Site:
         self.metrics = Metrics()
         self._caches = Caches(cache or CacheSettings(), self.metrics, jobs.store if jobs is not None else None)
         self.inference = Inference({}, settings, gate, self._caches.answers, seeks_near=seeks_near)
-        self._near = SemanticTiers(self.inference, self._caches.answers.clock, self.metrics)
+        self._near = SemanticTiers(self.inference, self._caches, self.metrics)
         self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
         shares = settings.fair_cores == "auto" and not unshareable()
         cores = Cores(usable_cores()) if shares else None

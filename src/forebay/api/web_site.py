@@ -53,7 +53,7 @@ class WebSite:
         self.metrics = Metrics()
         self._caches = Caches(cache, self.metrics, store)
         self.inference = Inference({}, settings, gate, self._caches.answers, seeks_near=True)
-        self._near = SemanticTiers(self.inference, self._caches.answers.clock, self.metrics)
+        self._near = SemanticTiers(self.inference, self._caches, self.metrics)
         self.inference.jobs_wait = True
         self._job_site = JobSite(
             jobs, settings, Path(), self.inference, gate, self.metrics, clock, webhook_secrets, works=False

@@ -22,7 +22,7 @@ class SemanticRules(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float
     guard: int
     calibrated_for: str = ""
-    index: Literal["memory", "usearch"] = "memory"
+    index: Literal["memory", "usearch", "store"] = "memory"
     max_text_bytes: int = 500
     timeout_s: float = 1.0
     shadow_rate: float = 0.0

@@ -196,8 +196,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         bool, Meta(description="Serve near texts without a calibration, or below its threshold: answers may be wrong.")
     ] = False
     semantic_index: Annotated[
-        Literal["memory", "usearch"],
-        Meta(description="Where texts are looked up; usearch: large partitions in a graph, which may overlook some."),
+        Literal["memory", "usearch", "store"],
+        Meta(
+            description="Where texts are looked up; usearch: large partitions in a graph; store: in that of the cache."
+        ),
     ] = "memory"
     semantic_max_text_bytes: Annotated[
         Annotated[int, Meta(ge=64)], Meta(description="Longer texts are not looked up.")

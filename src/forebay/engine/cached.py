@@ -212,6 +212,13 @@ class CachedEngine(ForwardedEngine):
         memory.put(entry)
         return entry
 
+    async def recall(self, key: bytes, request: Request) -> Entry | None:
+        """What is kept under another request's key, to answer this one. It is not counted as served."""
+        return self.memory.get(key, self.clock())
+
+    def share(self, entry: Entry) -> None:
+        """Others may want it."""
+
     # -- the answer ---------------------------------------------------------------------------------------------------
 
     def _done(self, request: Request) -> None:

@@ -27,6 +27,7 @@ from forebay.core.caching import CacheAsk, CacheNote, CacheRules, SemanticRules
 from forebay.core.errors import ExecutionError, ForebayError, RequestError
 from forebay.core.request import Background, Outputs, Request, output_array
 from forebay.core.tensors import Array, element_count, unpack_bytes
+from forebay.engine.cached import CachedEngine
 from forebay.engine.client import EngineClient
 from forebay.engine.flight import nobody
 from forebay.engine.forwarded import ForwardedEngine
@@ -74,16 +75,20 @@ class SemanticEngine(ForwardedEngine):
         self.semantic = semantic
         self._shared = rules.shared
         self._stale_s = rules.stale_s
-        self._memory = cache.memory
         self._clock = cache.clock
         self._digest = inner.digest
         self._keys = KeyMaker(self.name, self.version, self._digest, self.signature)
         self._form = OutputForm(self.signature)
+        self._kept: CachedEngine
         self._opened: Opened | None = None
         self.told = "off: not checked yet"
         """Whether near texts are answered alike, and if not why."""
         self._looking: dict[Request, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
+
+    def stand_behind(self, kept: CachedEngine) -> None:
+        """What has the answers, and passes on what it does not have; before anything is opened."""
+        self._kept = kept
 
     def open(self, opened: Opened, told: str) -> None:
         """From now on texts are looked up."""
@@ -154,7 +159,7 @@ class SemanticEngine(ForwardedEngine):
         near = None
         try:
             async with asyncio.timeout(timeout_s):
-                near = await self._find(sought, timeout_s)
+                near = await self._find(request, sought, timeout_s)
         except TimeoutError:
             sought.opened.tier.counts["timeout"] += 1
         except Exception:
@@ -165,7 +170,7 @@ class SemanticEngine(ForwardedEngine):
         else:
             self._miss(request, flight, sought)
 
-    async def _find(self, sought: Sought, timeout_s: float) -> Near | None:
+    async def _find(self, request: Request, sought: Sought, timeout_s: float) -> Near | None:
         tier = sought.opened.tier
 
         async def embed(text: str) -> Array:
@@ -177,10 +182,11 @@ class SemanticEngine(ForwardedEngine):
             hit = (await tier.find(sought.partition, sought.text, embed)).hit
             if hit is None:
                 return None
-            now = self._clock()
-            entry = self._memory.get(bytes.fromhex(hit.entry_id), now)
+            entry = await self._kept.recall(bytes.fromhex(hit.entry_id), request)
             if entry is not None:
-                return Near(entry, hit) if self._serves(entry, sought, now) else None
+                return Near(entry, hit) if self._serves(entry, sought, self._clock()) else None
+            if sought.ask.max_age_s is not None:
+                return None  # it may only be too old for this caller
             await tier.forget(sought.partition, hit.entry_id)
         return None
 
@@ -197,6 +203,7 @@ class SemanticEngine(ForwardedEngine):
         entry, now = near.entry, self._clock()
         self._form.answer(entry, request)
         flight.near = CacheNote("semantic", entry.told_id(), now - entry.created, near.hit.score, entry)
+        self._kept.share(entry)
         if opened.shadow.wants():
             self._compare(request, opened.shadow)
         self._give(request)
@@ -226,6 +233,8 @@ class SemanticEngine(ForwardedEngine):
         """The answer to a text is kept: it can be found from now on."""
         vector = sought.vector
         assert vector is not None
+        if self.semantic.index == "store":  # a text that others find is of no use to them without its answer
+            self._kept.share(entry)
         self._work(sought.opened.tier.store(sought.partition, entry.key.hex(), sought.text, vector))
 
     def _work(self, work: Coroutine[Any, Any, None]) -> None:

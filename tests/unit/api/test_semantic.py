@@ -14,13 +14,13 @@ from tests.unit.engine.semantic_rig import MEND, REPAIR, embedding, semantic_rul
 
 from forebay.api import semantic as semantic_module
 from forebay.api.auth import Gate, Keys, Quota
+from forebay.api.caches import Caches
 from forebay.api.inference import Endpoint, Inference
 from forebay.api.semantic import SemanticTiers
-from forebay.cache.answer_cache import AnswerCache
 from forebay.core.caching import USUAL_ASK, CacheRules
 from forebay.core.errors import SetupError
 from forebay.core.request import Request, output_array
-from forebay.core.settings import ServerSettings
+from forebay.core.settings import CacheSettings, ServerSettings
 from forebay.core.tensors import Array, pack_bytes
 from forebay.telemetry.metrics import Metrics
 
@@ -38,11 +38,10 @@ class House:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        cache = AnswerCache(1 << 20, 1 << 16)
-        self.metrics.cache = cache.metrics
+        caches = Caches(CacheSettings(shared="off"), self.metrics, None)
         gate = Gate(Keys({}), Quota(None, lambda: 0.0))
-        self.inference = Inference({}, ServerSettings(), gate, cache, seeks_near=True)
-        self.tiers = SemanticTiers(self.inference, cache.clock, self.metrics)
+        self.inference = Inference({}, ServerSettings(), gate, caches.answers, seeks_near=True)
+        self.tiers = SemanticTiers(self.inference, caches, self.metrics)
 
     def serve(self, *engines: FunctionEngine) -> None:
         for engine in engines:
@@ -109,6 +108,7 @@ BAD: list[tuple[str, list[FunctionEngine], dict[str, Any], str]] = [
     ("other kind", [shouting("vectors")], {}, r"'vectors' is no embedder: it must take one BYTES input"),
     ("other files", [seeing()], {"calibrated_for": "vectors 0"}, r"calibration was made with another embedder"),
     ("guard", [seeing()], {"calibrated_for": "vectors 1", "guard": 0}, r"with another version of the guard"),
+    ("no store", [seeing()], {"index": "store"}, r'semantic_index = "store" needs a store of cached answers: --cache-'),
     ("blind", [embedding()], {}, r"'vectors': the embedder does not read a text of 500 bytes to its end"),
 ]
 

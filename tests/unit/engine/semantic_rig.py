@@ -70,22 +70,25 @@ def guard() -> Guard:
 class Rig:
     """`qa` behind `near` behind `engine`; `vectors` beside them."""
 
-    def __init__(self, shadow: Shadow | None = None, coalesces: bool = True, **rules: Any) -> None:
+    def __init__(
+        self, shadow: Shadow | None = None, coalesces: bool = True, texts: LocalIndex | None = None, **rules: Any
+    ) -> None:
         """`rules`: of the cache, or of its semantic part."""
         self.ahead_s = 0.0
         self.qa, self.vectors = shouting(), embedding()
         mine = {name: value for name, value in rules.items() if name in SemanticRules.__struct_fields__}
         semantic = semantic_rules(**mine)
         other = {name: value for name, value in rules.items() if name not in mine}
-        kept = CacheRules(**{"ttl_s": 60.0, **other}, coalesces=coalesces, semantic=semantic)
+        kept = self.rules = CacheRules(**{"ttl_s": 60.0, **other}, coalesces=coalesces, semantic=semantic)
         self.cache = AnswerCache(1 << 20, 1 << 16, self.clock)
         self.near = SemanticEngine(self.qa, kept, semantic, self.cache)
         self.engine = CachedEngine(self.near, kept, self.cache)
-        self.index = LocalIndex()
+        self.near.stand_behind(self.engine)
+        self.index = texts or LocalIndex()
         self.tier = SemanticTier(self.index, guard(), SemanticPolicy(threshold=semantic.threshold))
         self.shadow = shadow or Shadow(self.tier.turn_off, sample_rate=0.0, max_false_hit_rate=0.1)
-        texts = TextVectors(lambda: self.vectors, self.vectors.digest, self.clock)
-        self.near.open(Opened(self.tier, self.shadow, texts), "on")
+        vectors = TextVectors(lambda: self.vectors, self.vectors.digest, self.clock)
+        self.near.open(Opened(self.tier, self.shadow, vectors), "on")
         self.ended: list[Request] = []
 
     def clock(self) -> float:
