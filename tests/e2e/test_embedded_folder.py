@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.e2e.embedded import client, until
+from tests.e2e.server import body, model, quick, serving
 
 from forebay.brokers.embedded import EmbeddedValkey
 from forebay.core.errors import SetupError
@@ -47,3 +48,14 @@ async def test_what_is_taken_away_is_made_anew(
         async with client(store) as connection:
             assert await connection.mget("a", "rounds") == ["b", "2" if kept else None]
     assert sum("all jobs are lost" in message for message in caplog.messages) == (0 if kept else 2)
+
+
+def test_a_folder_that_cannot_be_made_is_told_in_the_log_once(tmp_path: Path) -> None:
+    (tmp_path / ".forebay").write_text("a file")
+    with serving(tmp_path, *quick(*model("framing.py", "Mlp"))) as served:
+        refused = [served.http.post("/v1/models/mlp/jobs", json=body([[1, 2, 3, 4]])) for _ in range(3)]
+        assert [(one.status_code, one.json()["code"]) for one in refused] == [(503, "store_unavailable")] * 3
+        assert served.infer("mlp", [[1, 2, 3, 4]]).status_code == 200
+    told = [line for line in served.records() if line["message"].startswith("jobs are refused")]
+    assert [line["level"] for line in told] == ["error"]
+    assert "give another --data-dir" in told[0]["message"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,14 @@ class Following:
 @pytest.mark.parametrize("lane", ["auto", "off"])
 def test_followers_are_told_when_to_come_back(tmp_path: Path, lane: str) -> None:
     arguments = [*quick(*model("faulty.py", "Pause")), "--express-lane", lane, "--drain-timeout-s", "3"]
-    with serving(tmp_path, *arguments) as served:
+    with serving(tmp_path, *arguments) as served, ThreadPoolExecutor(1) as pool:
         answer = served.http.post("/v1/models/pause/jobs", json={"input": {"x": [60_000.0]}, "timeout_s": 120})
         assert answer.status_code == 202, answer.text
         id = answer.json()["id"]
         following = Following(served, id)
         eventually(lambda: '"running"' in following.text, "the stream says that it runs")
+        url, wait = f"http://127.0.0.1:{served.port}/v1/jobs/{id}", {"prefer": "wait=60"}
+        polling = pool.submit(httpx.get, url, headers=wait, timeout=60, trust_env=False)
         with connect(f"ws://127.0.0.1:{served.port}/v1/jobs/{id}/ws", proxy=None) as one:
             told: list[Any] = [json.loads(one.recv(timeout=30)) for _ in range(2)]
             assert [message["type"] for message in told] == ["status", "status"]
@@ -59,4 +62,7 @@ def test_followers_are_told_when_to_come_back(tmp_path: Path, lane: str) -> None
         assert begin.startswith("retry: ")
         assert end.startswith("retry: ")
         assert begin != end
+        poll = polling.result(60)
+        assert (poll.status_code, poll.json()["status"], poll.headers["retry-after"]) == (200, "running", "1")
         assert not served.logged("WebSocket"), "no line a connection"
+        assert not [line for line in served.records() if line["level"] == "error"]

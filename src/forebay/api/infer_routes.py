@@ -55,6 +55,7 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock, as_job: AsJo
     described = openapi.inference_responses()
     if as_job is not None:
         described |= job_openapi.as_job_responses()
+        described[200]["headers"] |= job_openapi.as_job_headers()
     summary = "Run the model on some rows"
     for path, names in zip(MODEL_PATHS, (("model",), ("model", "version")), strict=True):
         extra = openapi.inference_operation(*names)

@@ -41,8 +41,8 @@ def encoded_job(record: JobRecord, base: str = "") -> bytes:
     Times have milliseconds; null: not yet, or never. version, progress, output, error, metadata and replay_of are left
     out where there is none.
     """
-    metrics = dict(record.metrics) if record.metrics else {}
     spec, path = record.spec, _encode(job_path(record.spec.id, base))[:-1]
+    cached = record.metrics is not None and "cached" in record.metrics
     return (
         b'{"id":"%b","model":%b%b,"status":"%b","created_at":"%b","started_at":%b,"finished_at":%b,"attempt":%d,'
         b'"max_attempts":%d,"cached":%b%b,"metrics":%b%b,"urls":{"self":%b","result":%b/result","events":%b/events",'
@@ -57,9 +57,9 @@ def encoded_job(record: JobRecord, base: str = "") -> bytes:
         _time_or_null(record.finished_ms),
         record.attempt,
         spec.max_attempts,
-        b"true" if metrics.pop("cached", False) else b"false",
+        b"true" if cached else b"false",
         _outcome(record),
-        _encode(metrics) if metrics else b"{}",
+        b"{}" if cached or not record.metrics else _encode(record.metrics),
         _mentioned(spec),
         path,
         path,

@@ -66,7 +66,7 @@ class Hub:
         self._running: set[asyncio.Task[None]] = set()
         self._asked: _Asked = []
         self._reads: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self._draining = self._closed = False
 
     def __len__(self) -> int:
         """Jobs that somebody waits for."""
@@ -91,10 +91,13 @@ class Hub:
             self._watchers.pop(id, None)
 
     async def until_final(self, id: str, timeout_s: float) -> Look:
-        """The record, with its output, as soon as the job is finished, or as it is after `timeout_s`.
+        """The record, with its output, as soon as the job is finished, or as it is after `timeout_s` or when the server
+        begins to end.
 
         Raises `DependencyError` where the store cannot be read.
         """
+        if self._draining:
+            return await self.read(id)
         loop = asyncio.get_running_loop()
         poll = _Poll(loop.create_future())
         self.subscribe(id, poll)
@@ -119,6 +122,14 @@ class Hub:
         if len(self._asked) == 1:
             loop.call_soon(self._read_asked)
         return await found
+
+    def drain(self) -> None:
+        """The server begins to end: a poll would hold it up to its last moment, and then have no answer."""
+        self._draining = True
+        for watchers in self._watchers.values():
+            for watcher in watchers:
+                if isinstance(watcher, _Poll):
+                    watcher.end()
 
     async def close(self) -> None:
         """Whoever still waits gets an error."""

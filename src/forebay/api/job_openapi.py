@@ -170,6 +170,7 @@ def _response(schema: Schema, description: str, *headers: str, media_type: str =
 
 _HEADERS: Schema = {
     "Location": {"type": "string", "format": "uri-reference"},
+    "Content-Location": {"type": "string", "format": "uri-reference"},
     "Retry-After": {"type": "integer"},
     "Preference-Applied": _TEXT,
     "Idempotent-Replayed": {"type": "string", "const": "true"},
@@ -270,3 +271,9 @@ def as_job_responses() -> dict[int | str, Schema]:
         status: _response(ref("Error"), _REASONS[status].replace("`detail`", "`error`")) for status in (409, 410, 422)
     }
     return {202: _accepted(), **plain}
+
+
+def as_job_headers() -> Schema:
+    """What its own answer has beside its own headers, where a job was done in time."""
+    names = ("Content-Location", "Preference-Applied", "Idempotent-Replayed")
+    return {name: {"schema": _HEADERS[name]} for name in names}

@@ -14,7 +14,7 @@ from starlette.requests import Request as HttpRequest
 from forebay.api import job_openapi
 from forebay.api.elements import show
 from forebay.api.encode import JSON_HEADERS
-from forebay.api.idempotency import read_key
+from forebay.api.idempotency import REPLAYED, read_key
 from forebay.api.infer_routes import AsJob, as_wanted, let_in, read_body, unless_gone
 from forebay.api.inference import Endpoint, Inference
 from forebay.api.job_answers import Accepted, accepted, result, shown, unknown
@@ -33,6 +33,8 @@ from forebay.jobs.record import MOVES, TERMINAL, JobRecord
 MOST_LISTED = 200
 LISTED = 50
 STATES = (*MOVES, *sorted(TERMINAL))
+NEVER_STORED = (b"cache-control", b"no-store")
+"""A cache on the way may keep what says nothing of it (RFC 9111, 4.2.2), and whoever polls would see it again."""
 _QUERY = ("model", "status", "cursor", "limit")
 
 
@@ -76,12 +78,12 @@ class _Calls:
 
     async def show(self, http: HttpRequest) -> Answer:
         record, wish = await self._looked_at(http)
-        answer = shown(record, _base(http), applied(wish.wait_s))
+        answer = shown(record, _base(http), (NEVER_STORED, *applied(wish.wait_s)))
         return await as_wanted(answer, http, self._inference)
 
     async def result(self, http: HttpRequest) -> Answer:
         record, wish = await self._looked_at(http)
-        answer = result(record, _base(http), applied(wish.wait_s))
+        answer = result(record, _base(http), (NEVER_STORED, *applied(wish.wait_s)))
         if answer.status >= 400:
             return detailed(answer, job_path(record.spec.id, _base(http)))
         return await as_wanted(answer, http, self._inference)
@@ -121,7 +123,7 @@ class _Calls:
             tenant, model=wanted.get("model", ""), state=state, cursor=wanted.get("cursor", ""), limit=limit
         )
         documents = [encoded_job(record, _base(http)) for record in page.jobs]
-        answer = Answer(200, JSON_HEADERS, page_of(documents, page.cursor))
+        answer = Answer(200, (*JSON_HEADERS, NEVER_STORED), page_of(documents, page.cursor))
         return await as_wanted(answer, http, self._inference)
 
     # -- what they share ----------------------------------------------------------------------------------------------
@@ -162,8 +164,10 @@ def as_job(inference: Inference, jobs: Jobs) -> AsJob:
         job = await _waited(http, jobs, await jobs.posted(endpoint, asked), wish)
         if job.record.state not in TERMINAL:
             return accepted(job, base, applied(wish.wait_s, respond_async=True))
-        place = (b"content-location", f"{job_path(job.record.spec.id, base)}/result".encode())
-        return await as_wanted(result(job.record, base, (place, *applied(wish.wait_s))), http, inference)
+        more = [(b"content-location", f"{job_path(job.record.spec.id, base)}/result".encode()), *applied(wish.wait_s)]
+        if job.replayed:
+            more.append(REPLAYED)
+        return await as_wanted(result(job.record, base, more), http, inference)
 
     return operate
 

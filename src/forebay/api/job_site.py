@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,7 @@ class JobSite:
         self._calling: asyncio.Task[None] | None = None
         self._waking: asyncio.Task[None] | None = None
         self._closed = False
+        self._told = ""
 
     def start(self) -> None:
         """The models are there: run what waits, where it is known that something may."""
@@ -93,10 +95,8 @@ class JobSite:
             self._beginning = asyncio.create_task(self._begin_in_time(), name="forebay jobs: start")
 
     async def _begin_in_time(self) -> None:
-        try:
+        with contextlib.suppress(DependencyError):  # it is in the log
             await self.ready()
-        except DependencyError as error:
-            log.error("jobs of an earlier server wait, and their store cannot be started: %s", error.message)
 
     async def ready(self) -> None:
         """Before every use of the store: starts it, where that has not been done. Raises `DependencyError`."""
@@ -108,8 +108,15 @@ class JobSite:
             try:
                 await self._embedded.start()
             except SetupError as error:
+                self._tell(error.message)
                 raise DependencyError(error.message) from None
         self._begin()
+
+    def _tell(self, reason: str) -> None:
+        """Once, however many submissions are refused for it."""
+        if reason != self._told and not self._closed:
+            self._told = reason
+            log.error("jobs are refused, for their store cannot be started: %s", reason)
 
     def _begin(self) -> None:
         if self._hearing is None and not self._closed:
@@ -152,10 +159,11 @@ class JobSite:
         return [self._worker.reason] if self._worker is not None and self._worker.reason else []
 
     def drain(self) -> None:
-        """Lease no more; end the streams of events."""
+        """Lease no more; end the streams of events; answer polls with how far their jobs are."""
         if self._worker is not None:
             self._worker.drain()
         self.streams.end()
+        self._hub.drain()
 
     async def close(self, grace_s: float) -> None:
         """Wait at most so long for jobs that run; give back the others; finish the calls of webhooks that are made; end

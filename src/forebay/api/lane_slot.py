@@ -84,7 +84,12 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
         ask = recall.ask(self.headers, self.caller) if self.asks or self.caller else USUAL_ASK
         lane = self.lane
         if (ask is USUAL_ASK or ask.plain) and lane.quick and len(lane.slots) == 1 and self.keep_alive:
-            memo = recall.find(self.body, self._form(endpoint), now)
+            form = (
+                self._form(endpoint)
+                if self.caller or self.header_length is not None or endpoint.whole is None
+                else None
+            )
+            memo = recall.find(self.body, form, now)
             if memo is not None:
                 self._recalled(memo, now)
                 return

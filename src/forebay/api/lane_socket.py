@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
@@ -25,6 +26,12 @@ class LaneSocket(WebSocketsSansIOProtocol):
         if not self.handshake_complete:
             scope: Any = self.scope
             scope[DROP] = self.drop
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """What the endpoint says."""
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True  # by a refusal, for which uvicorn would log an error
 
     def start_keepalive(self) -> None:
         """The handshake is done, and what it was about need not be kept."""

@@ -49,20 +49,21 @@ class RedisListener:
             await asyncio.wait([self._listening])
 
     async def _listen(self) -> None:
-        pause_s = _FIRST_PAUSE_S
+        pause_s, told = _FIRST_PAUSE_S, ""
         while True:
             try:
                 async with self._link.subscribed(self._channels) as pubsub:
                     self.stands = True
                     self._on_stands()
-                    pause_s = _FIRST_PAUSE_S
+                    pause_s, told = _FIRST_PAUSE_S, ""
                     await self._read(pubsub)
             except Exception as error:
                 failure = self._link.failure(error)
                 if failure is None:
                     _log.exception("The subscription to %s failed; it is made anew", self._subject)
-                else:
-                    _log.warning("The subscription to %s broke and is made anew: %s", self._subject, failure.message)
+                elif failure.message != told:  # an outage may last, and each try fails alike
+                    told = failure.message
+                    _log.warning("The subscription to %s broke and is made anew: %s", self._subject, told)
             self.stands = False
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

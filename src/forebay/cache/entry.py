@@ -86,10 +86,9 @@ class OutputForm:
         outputs = request.outputs
         assert outputs is not None
         if request.rows == 1 and self._one_row and request.requested is None:
-            array = outputs.arrays[0]
-            if array.size * array.itemsize == self._row_bytes * len(array) and array.dtype == self.dtype(0):
-                if outputs is not self._last:
-                    self._last, self._bytes = outputs, array.tobytes()
+            if outputs is not self._last:
+                self._last, self._bytes = outputs, self._rows_of(outputs.arrays[0])
+            if self._bytes:
                 start = request.row_start * self._row_bytes
                 return self._one_row, self._bytes[start : start + self._row_bytes]
         wanted = request.requested
@@ -105,6 +104,12 @@ class OutputForm:
             shapes.append(mine.shape)
             data.append(pack_bytes(mine.reshape(-1).tolist()) if mine.dtype == object else mine.tobytes())
         return tuple(shapes), tuple(data) if len(data) > 1 else data[0]
+
+    def _rows_of(self, array: Array) -> bytes:
+        """All rows of a batch; empty where they are not what the signature says."""
+        if array.dtype != self.dtype(0) or array.nbytes != self._row_bytes * len(array):
+            return b""
+        return array.tobytes()
 
     def dtype(self, index: int) -> np.dtype[Any]:
         """Of one output."""

@@ -44,9 +44,13 @@ def unpack(key: bytes, value: bytes) -> Entry:
         (length,) = _LENGTH.unpack_from(value)
         at = _LENGTH.size + length
         header = _decode(value[_LENGTH.size : at])
-    except (struct.error, msgspec.MsgspecError) as error:
+    except (struct.error, ValueError, msgspec.MsgspecError) as error:
         raise ValueError(f"not an answer: {error}") from None
-    if at + sum(header.sizes) != len(value) or len(header.sizes) != len(header.shapes):
+    if (
+        min(header.sizes, default=0) < 0
+        or at + sum(header.sizes) != len(value)
+        or len(header.sizes) != len(header.shapes)
+    ):
         raise ValueError("not an answer: its size is another")
     data: list[bytes] = []
     for size in header.sizes:

@@ -1,4 +1,4 @@
-"""`forebay cache`: the answer cache of a running server."""
+"""`forebay cache`: the answer cache of a running server, and the calibration of a semantic one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from forebay.client.errors import UnreachableError, error_of
 
 TIMEOUT_S = 30.0
 
+_HELP = "Look at cached answers, forget them; calibrate the semantic cache."
+
 app = typer.Typer(
     no_args_is_help=True,
-    help="Look at cached answers, forget them; calibrate the semantic cache.",
+    help=_HELP,
     add_completion=False,
     pretty_exceptions_enable=False,
 )

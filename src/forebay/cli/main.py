@@ -28,7 +28,9 @@ SUBCOMMANDS = {
     "config": Subcommand("forebay.cli.config", "app", "Look at the settings."),
     "keys": Subcommand("forebay.cli.keys", "app", "Make API keys and secrets of webhooks."),
     "jobs": Subcommand("forebay.cli.jobs", "app", "Look at jobs, cancel them, follow them."),
-    "cache": Subcommand("forebay.cli.cache", "app", "Look at cached answers, forget them; calibrate."),
+    "cache": Subcommand(
+        "forebay.cli.cache", "app", "Look at cached answers, forget them; calibrate the semantic cache."
+    ),
     "simulate": Subcommand("forebay.cli.simulate", "simulate", "Simulate batching: arrivals in, latency out."),
     "bench": Subcommand("forebay.cli.bench", "bench", "Measure a running server."),
     "conformance": Subcommand("forebay.cli.conformance", "conformance", "Check a server against the protocol."),

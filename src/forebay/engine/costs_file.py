@@ -2,7 +2,8 @@
 by the model.
 
 A key inside is (runtime, CPU, threads) for costs, and (runtime, CPU, cores, what is fixed) for how many instances and
-threads were chosen, so that one file beside a model may serve several kinds of machine.
+threads were chosen, so that one file beside a model may serve several kinds of machine. The class of a Python model
+goes with its runtime: several may stand in one file, whose digest they share.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class _MeasuredFile:
     def __init__(self, data_dir: Path, source: ModelSource, digest: str, key: str) -> None:
         self.path = data_dir / "latency" / f"{digest}.json"
         self._shipped = Path(source.path).with_name("latency.json")
-        self._key = f"{source.runtime} / {cpu_name()} / {key}"
+        runtime = f"{source.runtime} {source.class_name}" if source.class_name else source.runtime
+        self._key = f"{runtime} / {cpu_name()} / {key}"
         self._digest = digest
 
     def _entries(self) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -65,7 +65,7 @@ _SECRETS = (
     (re.compile(r"(password=)[^\s&;#'\"]+", re.IGNORECASE), r"\1***"),
 )
 _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
-_SOCKET_LINE = '%s - "WebSocket %s"'
+_SOCKET_LINES = ('%s - "WebSocket %s"', "connection open", "connection closed", "connection rejected (")
 _UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
 
@@ -167,8 +167,8 @@ def log_switch() -> LogSwitch | None:
 
 
 def _without_sockets(record: logging.LogRecord) -> bool:
-    """uvicorn tells of every WebSocket, as an access log would."""
-    return not (record.levelno <= logging.INFO and str(record.msg).startswith(_SOCKET_LINE))
+    """uvicorn and websockets tell of every WebSocket, as an access log would."""
+    return not (record.levelno <= logging.INFO and str(record.msg).startswith(_SOCKET_LINES))
 
 
 def start_logging(settings: LogSettings, stream: TextIO | None = None) -> None:

@@ -1,7 +1,4 @@
-"""Shared caches in memory, in Valkey, in Redis, in a cluster: each in turn, empty, as two processes see it.
-
-And every index of texts, empty: numpy, usearch (where it is installed), vector sets of a Redis (where there is one).
-"""
+"""Shared caches in memory, in Valkey, in Redis, in a cluster: each in turn, empty, as two processes see it."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import pytest
 from tests.contract.jobs.redis_servers import Servers
@@ -19,14 +15,8 @@ from forebay.brokers.redis_link import RedisLink
 from forebay.cache.memory_shared import MemorySharedCache, SharedMemory
 from forebay.cache.port import SharedCache
 from forebay.cache.redis_shared import RedisSharedCache
-from forebay.cache.semantic.index import SemanticIndex
-from forebay.cache.semantic.local_index import LocalIndex
-from forebay.cache.semantic.redis_index import RedisIndex
-from forebay.cache.semantic.usearch_vectors import UsearchVectors
-from forebay.core.errors import SetupError
 
 MOST_BYTES = 1000
-MAX_ENTRIES = 300
 
 
 @dataclass(frozen=True)
@@ -77,38 +67,4 @@ async def redis(servers: Servers, kind: str) -> AsyncIterator[Place]:
 async def place(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[Place]:
     kind = request.param
     async with memory() if kind == "memory" else redis(servers, kind) as opened:
-        yield opened
-
-
-@contextlib.asynccontextmanager
-async def redis_index(servers: Servers) -> AsyncIterator[SemanticIndex]:
-    url = servers.url("redis")
-    if url is None:
-        pytest.skip("there is no redis-server on this machine")
-    link = RedisLink(url)
-    index = RedisIndex(link, prefix=f"test-{secrets.token_hex(6)}", max_entries=MAX_ENTRIES)
-    try:
-        await index.check()
-    except SetupError as error:
-        await link.close()
-        pytest.skip(error.message)
-    yield index
-    await index.close()
-    await link.close()
-
-
-@contextlib.asynccontextmanager
-async def local_index(kind: str) -> AsyncIterator[SemanticIndex]:
-    if kind == "usearch" and find_spec("usearch") is None:
-        pytest.skip("usearch is not installed")
-    large = UsearchVectors if kind == "usearch" else None
-    index = LocalIndex(max_entries=MAX_ENTRIES, large=large, large_from=3)
-    yield index
-    await index.close()
-
-
-@pytest.fixture(params=["numpy", "usearch", "redis"])
-async def index(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[SemanticIndex]:
-    opening = redis_index(servers) if request.param == "redis" else local_index(request.param)
-    async with opening as opened:
         yield opened

@@ -204,6 +204,21 @@ async def test_a_subscriber_that_fails_costs_nobody_else(
     await eventually(lambda: len(notes.seen) == 2)
 
 
+async def test_polls_are_answered_when_the_server_begins_to_end_and_streams_go_on(hub: Hub, reader: Reader) -> None:
+    reader.set("a", "running", 2, tell=False)
+    notes = Notes()
+    hub.subscribe("a", notes)
+    waiting = asyncio.create_task(hub.until_final("a", 60.0))
+    await eventually(lambda: notes.seen)
+    hub.drain()
+    for one in (await waiting, await hub.until_final("a", 60.0)):
+        assert isinstance(one, JobRecord)
+        assert one.state == "running"
+    assert not notes.errors
+    reader.set("a", "succeeded", 3)
+    await eventually(lambda: len(notes.seen) == 2)
+
+
 async def test_a_store_that_is_away_is_asked_again_and_nobody_is_given_up(hub: Hub, reader: Reader) -> None:
     reader.broken = DependencyError("the store is away")
     waiting = asyncio.create_task(hub.until_final("a", 60.0))

@@ -49,6 +49,8 @@ async def test_a_job_is_accepted_and_runs(site: JobSite, http: httpx.AsyncClient
     result = await http.get(job["urls"]["result"])
     assert (result.status_code, result.json()) == (200, done["output"])
     assert result.content == (await http.post(INFER, json=MLP)).content
+    answers = [looked, result, await http.get("/v1/jobs")]
+    assert [one.headers["cache-control"] for one in answers] == ["no-store"] * 3
 
 
 async def test_what_was_asked_is_what_is_kept(site: JobSite, http: httpx.AsyncClient) -> None:
@@ -284,6 +286,8 @@ async def test_the_document_tells_of_jobs(http: httpx.AsyncClient) -> None:
     assert set(paths["/v1/jobs/{id}"]) == {"get", "delete"}
     assert {"200", "202", "400", "422", "503"} <= set(paths["/v1/models/{model}/jobs"]["post"]["responses"])
     assert {"200", "202", "409", "410", "504"} <= set(paths["/v1/jobs/{id}/result"]["get"]["responses"])
-    assert "202" in paths[INFER.replace("mlp", "{model}")]["post"]["responses"]
+    answers = paths[INFER.replace("mlp", "{model}")]["post"]["responses"]
+    assert "202" in answers
+    assert {"Content-Location", "Preference-Applied", "Idempotent-Replayed"} <= set(answers["200"]["headers"])
     names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
     assert names <= set(document["components"]["schemas"])

@@ -218,6 +218,15 @@ async def test_a_handshake_is_refused_with_the_answer_of_http(served: JobServer)
     assert len(served.streams) == 0
 
 
+async def test_a_refused_handshake_is_no_error_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    async with job_server(lane=True) as served:
+        assert await refused(served, f"/v1/jobs/{UNKNOWN}/ws") == (404, "job_not_found")
+        with pytest.raises(InvalidStatus):
+            async with opened(served, "/v1/none/ws"):
+                pass
+    assert [line.getMessage() for line in caplog.records if line.levelno > logging.INFO] == []
+
+
 async def test_keys_are_asked_for_in_a_header_or_a_subprotocol_and_tenants_do_not_see_each_other() -> None:
     async with job_server(keys=f"{key_line('ann', 'fb_a')}\n{key_line('bob', 'fb_b')}") as served:
         id = await served.submit("ann")

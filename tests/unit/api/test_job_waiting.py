@@ -157,6 +157,16 @@ async def test_inference_that_is_done_in_time_is_answered_as_ever(
     place = answer.headers["content-location"]
     assert (await http.get(place)).content == plain.content
 
+    keyed = {**prefer, "idempotency-key": "k"}
+    posting = asyncio.ensure_future(http.post(INFER, json=MLP, headers=keyed))
+    await waiting(site)
+    await site.work()
+    first, second = await posting, await http.post(INFER, json=MLP, headers=keyed)
+    assert (second.status_code, second.content) == (200, plain.content)
+    assert second.headers["content-location"] == first.headers["content-location"]
+    assert "idempotent-replayed" not in first.headers
+    assert second.headers["idempotent-replayed"] == "true"
+
     engines["mlp"].fail_with = ExecutionError("boom")
     posting = asyncio.ensure_future(http.post(INFER, json=MLP, headers=prefer))
     await waiting(site)

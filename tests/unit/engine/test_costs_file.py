@@ -59,6 +59,14 @@ def test_another_model_or_thread_count_has_costs_of_its_own(
     assert CostsFile(data_dir, source, digest, threads).load(64) is None
 
 
+def test_classes_of_one_file_have_costs_of_their_own(data_dir: Path, tmp_path: Path) -> None:
+    quick, slow = (ModelSource(name, "python", str(tmp_path / "m.py"), name) for name in ("Quick", "Slow"))
+    CostsFile(data_dir, quick, "d1", 1).save(learned())
+    assert CostsFile(data_dir, slow, "d1", 1).load(64) is None
+    CostsFile(data_dir, slow, "d1", 1).save(learned())
+    assert CostsFile(data_dir, quick, "d1", 1).load(64) is not None
+
+
 def test_costs_of_another_machine_are_kept(
     data_dir: Path, source: ModelSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,8 @@ def test_uvicorn_speaks_through_us_and_has_no_access_log() -> None:
     start_logging(LogSettings(), stream)
     logging.getLogger("uvicorn.error").info("started")
     logging.getLogger("uvicorn.error").info('%s - "WebSocket %s" [accepted]', "127.0.0.1:1", "/v1/ws")
+    logging.getLogger("uvicorn.error").info("connection open")
+    logging.getLogger("uvicorn.error").info("connection rejected (%d %s)", 404, "Not Found")
     logging.getLogger("uvicorn.access").info("GET /")
     logging.getLogger("uvicorn.access").error("GET /")
     assert [(line["logger"], line["message"]) for line in lines(stream)] == [("uvicorn.error", "started")]

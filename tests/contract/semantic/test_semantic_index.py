@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.contract.cache.conftest import MAX_ENTRIES
+from tests.contract.semantic.conftest import MAX_ENTRIES
 
 from forebay.cache.semantic.index import Kept, SemanticIndex
 from forebay.core.tensors import Array
