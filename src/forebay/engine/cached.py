@@ -216,8 +216,8 @@ class CachedEngine(ForwardedEngine):
         """What is kept under another request's key, to answer this one. It is not counted as served."""
         return self.memory.get(key, self.clock())
 
-    def share(self, entry: Entry) -> None:
-        """Others may want it."""
+    async def share(self, entry: Entry) -> None:
+        """Others may want it: returns once they can have it."""
 
     # -- the answer ---------------------------------------------------------------------------------------------------
 

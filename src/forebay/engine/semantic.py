@@ -203,7 +203,8 @@ class SemanticEngine(ForwardedEngine):
         entry, now = near.entry, self._clock()
         self._form.answer(entry, request)
         flight.near = CacheNote("semantic", entry.told_id(), now - entry.created, near.hit.score, entry)
-        self._kept.share(entry)
+        if not entry.shared:
+            self._work(self._kept.share(entry))
         if opened.shadow.wants():
             self._compare(request, opened.shadow)
         self._give(request)
@@ -231,11 +232,14 @@ class SemanticEngine(ForwardedEngine):
 
     def _learn(self, sought: Sought, entry: Entry) -> None:
         """The answer to a text is kept: it can be found from now on."""
+        self._work(self._remember(sought, entry))
+
+    async def _remember(self, sought: Sought, entry: Entry) -> None:
         vector = sought.vector
         assert vector is not None
-        if self.semantic.index == "store":  # a text that others find is of no use to them without its answer
-            self._kept.share(entry)
-        self._work(sought.opened.tier.store(sought.partition, entry.key.hex(), sought.text, vector))
+        if self.semantic.index == "store":  # others find the text, and then want the answer
+            await self._kept.share(entry)
+        await sought.opened.tier.store(sought.partition, entry.key.hex(), sought.text, vector)
 
     def _work(self, work: Coroutine[Any, Any, None]) -> None:
         running = asyncio.get_running_loop().create_task(work)

@@ -168,13 +168,14 @@ class SharedCachedEngine(CachedEngine):
     def _serve(self, entry: Entry, request: Request, now: float) -> None:
         super()._serve(entry, request, now)
         if not entry.shared and self._tier.pays(self._cost_s):  # asked for a second time
-            self.share(entry)
+            entry.shared = True
+            self._tier.keep(digest_of(entry.key), "", self._to_keep(entry, admitted=True))
 
-    def share(self, entry: Entry) -> None:
+    async def share(self, entry: Entry) -> None:
         """Keep it in the store, if it is not there."""
         if not entry.shared:
             entry.shared = True
-            self._tier.keep(digest_of(entry.key), "", self._to_keep(entry, admitted=True))
+            await self._tier.keep_now(digest_of(entry.key), self._to_keep(entry, admitted=True))
 
     def _keep(self, flight: Flight, request: Request) -> Entry | None:
         if request.background is None:
