@@ -9,7 +9,10 @@ import httpx
 from tests.e2e.server import MODELS, ROOT, Served, quick
 
 ANSWERS = f"{MODELS / 'answers.py'}:Answers"
-SEMANTIC = ["--set", "answers.cache=semantic", "--set", "answers.semantic_shadow_rate=0"]
+SEMANTIC = [
+    *("--set", "answers.cache=semantic", "--set", "answers.semantic_shadow_rate=0"),
+    *("--set", "answers.semantic_timeout_ms=20000"),  # the machine may be busy
+]
 MINILM_FOLDER = 'FOLDER = Path(__file__).resolve().parents[2] / ".forebay" / "models" / "minilm"'
 
 

@@ -47,23 +47,23 @@ class House:
         for engine in engines:
             self.inference.publish(engine)
 
-    def endpoint(self) -> Endpoint:
-        return self.inference.find("qa")
+    def endpoint(self, version: str | None = None) -> Endpoint:
+        return self.inference.find("qa", version)
 
     @property
     def told(self) -> str:
         return self.endpoint().engine.facts["semantic_cache"]
 
-    def submit(self, text: str) -> Request:
+    def submit(self, text: str, version: str | None = None) -> Request:
         payload, now = pack_bytes([text.encode()]), time.monotonic()
         ended: list[Request] = []
         request = Request([payload], ((1,),), 1, len(payload), now + 30.0, now, ended.append, cache=USUAL_ASK)
         request.wire = ended
-        self.endpoint().engine.submit(request)
+        self.endpoint(version).engine.submit(request)
         return request
 
-    async def ask(self, text: str) -> tuple[str, bytes]:
-        request = self.submit(text)
+    async def ask(self, text: str, version: str | None = None) -> tuple[str, bytes]:
+        request = self.submit(text, version)
         await soon(lambda: request.wire)
         await soon(lambda: True)
         assert request.error is None
@@ -142,6 +142,15 @@ async def test_an_embedder_that_mixes_its_batch_must_run_alone() -> None:
     alone.max_batch_rows = 0
     async with started(answering(), alone) as house:
         assert house.told == ON
+
+
+async def test_versions_are_apart() -> None:
+    latest = answering()
+    latest.version = "2"
+    async with started(answering(), latest, seeing()) as house:
+        await house.ask(MEND, "1")
+        assert await house.ask(REPAIR, "2") == ("miss", REPAIR.upper().encode())
+        assert await house.ask(REPAIR, "1") == ("semantic", MEND.upper().encode())
 
 
 @pytest.fixture
