@@ -44,6 +44,7 @@ class ModelCounts(msgspec.Struct):
     version: str
     exact: int
     coalesced: int
+    semantic: int
     miss: int
     saved_s: float
 
@@ -115,7 +116,7 @@ class _Calls:
             store = Held(found.entries, found.nbytes)
         counted = sorted(cache.metrics.models.items())
         models = [
-            ModelCounts(*place, counts.hits, counts.coalesced, counts.misses, counts.saved_s)
+            ModelCounts(*place, counts.hits, counts.coalesced, counts.semantic, counts.misses, counts.saved_s)
             for place, counts in counted
         ]
         return document(CacheStats(Held(len(cache.memory), cache.memory.nbytes), store, models))

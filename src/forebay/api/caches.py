@@ -22,6 +22,11 @@ class Caches:
         self._url = (settings.store or jobs_store) if settings.shared == "auto" else None
         self._link: RedisLink | None = None
 
+    @property
+    def link(self) -> RedisLink | None:
+        """The way to the store, once it is started; None: there is none."""
+        return self._link
+
     def start(self) -> None:
         """Before the first model is published."""
         if self._url is None or self._link is not None:

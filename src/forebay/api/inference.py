@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Generator, Mapping
+from typing import TypeVar
 from urllib.parse import quote
 
 from forebay.api.auth import Gate
@@ -21,11 +21,13 @@ from forebay.api.encode import AnswerEncoder
 from forebay.api.generate import GenerateForm
 from forebay.api.problems import Answer, problem_of
 from forebay.api.recall import Recall
+from forebay.api.wakes import Wakes
 from forebay.cache.answer_cache import AnswerCache
 from forebay.core.errors import AdmissionError, ForebayError, RequestError
 from forebay.core.request import Request
 from forebay.core.settings import ServerSettings
 from forebay.engine.client import EngineClient
+from forebay.engine.semantic import SemanticEngine
 from forebay.engine.shared_cached import cached_engine
 from forebay.telemetry.logs import fields
 
@@ -67,23 +69,39 @@ class Endpoint:
         "decode",
         "engine",
         "generate",
+        "near",
         "plain",
         "published",
         "recall",
         "whole",
     )
 
-    def __init__(self, published: EngineClient, max_json_depth: int, cache: AnswerCache | None = None) -> None:
-        """`cache`: where answers are kept, if the model wants that."""
+    def __init__(
+        self,
+        published: EngineClient,
+        max_json_depth: int,
+        cache: AnswerCache | None = None,
+        *,
+        seeks_near: bool = False,
+    ) -> None:
+        """`cache`: where answers are kept, if the model wants that. `seeks_near`: so are texts, by their vectors."""
         self.published = published
         self.engine = engine = published
+        self.near: SemanticEngine | None = None
+        """Where texts are answered with the answers to near ones; somebody has to open it."""
         self.recall: Recall | None = None
         """Answers to bodies that came before; None where no answers are kept."""
         if cache is not None and (rules := published.caching) is not None:
-            self.engine = engine = cached_engine(published, rules, cache)
+            inner = published
+            if seeks_near and rules.semantic is not None:
+                inner = self.near = SemanticEngine(published, rules, rules.semantic, cache)
+            self.engine = engine = cached_engine(inner, rules, cache)
+            if self.near is not None:
+                self.near.stand_behind(engine)
             self.recall = Recall(engine)
         self.arriving = 0
-        """Requests outside the lane that were let in and are not submitted yet: the engine stays open for them."""
+        """Requests outside the lane that were let in and are not submitted yet: the engine stays open for them, and for
+        those for which a near text is sought."""
         self._decoder = BodyDecoder(
             engine.signature, default_timeout_s=engine.default_timeout_s, max_json_depth=max_json_depth
         )
@@ -206,22 +224,6 @@ def log_unforeseen(error: BaseException, model: str = "") -> None:
     log.error("request failed: %s", type(error).__name__, exc_info=error, extra=fields(model=model, code="internal"))
 
 
-class Wakes(Protocol):
-    """Models that are loaded when they are asked for."""
-
-    def names(self) -> Sequence[str]:
-        """All of them."""
-        ...
-
-    def covers(self, model: str) -> bool:
-        """Whether a request would load this model."""
-        ...
-
-    async def wake(self, model: str) -> None:
-        """Wait until it is loaded. Raises `AdmissionError` (model_not_ready)."""
-        ...
-
-
 def _order(version: str) -> tuple[int, str]:
     return int(version) if version.isdecimal() else 0, version
 
@@ -238,13 +240,17 @@ class Inference:
         server: ServerSettings,
         gate: Gate,
         cache: AnswerCache | None = None,
+        *,
+        seeks_near: bool = False,
     ) -> None:
-        """`cache`: where answers are kept, for models that want that; None: nowhere."""
+        """`cache`: where answers are kept, for models that want that; None: nowhere. `seeks_near`: texts may get the
+        answers to near ones, for models that want that (`api/semantic.py`)."""
         self.engines: dict[str, EngineClient] = {}
         """Of each model the latest version that is served, by the model's name."""
         self.server = server
         self.gate = gate
         self.cache = cache
+        self._seeks_near = seeks_near
         self.guarded = gate.guards
         self.compress_from_bytes = server.compress_from_bytes or sys.maxsize
         self._endpoints: dict[str, Endpoint] = {}
@@ -273,7 +279,7 @@ class Inference:
         versions = self._versions.setdefault(engine.name, {})
         if engine.version in versions:
             self._replaced.append(versions[engine.version])
-        versions[engine.version] = Endpoint(engine, self.server.max_json_depth, self.cache)
+        versions[engine.version] = Endpoint(engine, self.server.max_json_depth, self.cache, seeks_near=self._seeks_near)
         self._route(engine.name, engine.version)
 
     def retract(self, engine: EngineClient) -> None:
@@ -312,11 +318,17 @@ class Inference:
         """Whether a request was let in for this engine, which was replaced or retracted, and is not submitted yet."""
         for endpoint in self._replaced:
             if endpoint.published is engine:
-                if endpoint.arriving or any(look(endpoint) for look in self.lookers):
+                sought = endpoint.near is not None and endpoint.near.pending
+                if endpoint.arriving or sought or any(look(endpoint) for look in self.lookers):
                     return True
                 self._replaced.remove(endpoint)
                 break
         return False
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Of all versions of all models that are served."""
+        return [endpoint for versions in self._versions.values() for endpoint in versions.values()]
 
     def versions(self, model: str) -> list[EngineClient]:
         """The engines of a model that is served, the smallest version first; none for one that is not."""

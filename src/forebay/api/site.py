@@ -17,6 +17,7 @@ from forebay.api.inference import Inference
 from forebay.api.job_site import JobSite
 from forebay.api.jobs import Jobs
 from forebay.api.repository_routes import ModelControl
+from forebay.api.semantic import SemanticTiers
 from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.core.clock import Clock
 from forebay.core.settings import CacheSettings, JobSettings, ServerSettings
@@ -44,14 +45,17 @@ class Site:
         cache: CacheSettings | None = None,
         data_dir: Path = Path(),
         webhook_secrets: WebhookSecrets | None = None,
+        seeks_near: bool = True,
     ) -> None:
         """`control_refusal`: why models may not be loaded and unloaded over HTTP; empty where they may. `clock`: times
         the drain. `jobs`: None where there are none. `cache`: where answers are kept. `data_dir`: where the jobs' store
-        is, unless it is elsewhere. `webhook_secrets`: what webhooks are signed with; None: there are none."""
+        is, unless it is elsewhere. `webhook_secrets`: what webhooks are signed with; None: there are none.
+        `seeks_near`: texts get the answers to near ones here, for models that want that."""
         self.settings = settings
         self.metrics = Metrics()
         self._caches = Caches(cache or CacheSettings(), self.metrics, jobs.store if jobs is not None else None)
-        self.inference = Inference({}, settings, gate, self._caches.answers)
+        self.inference = Inference({}, settings, gate, self._caches.answers, seeks_near=seeks_near)
+        self._near = SemanticTiers(self.inference, self._caches, self.metrics)
         self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
         shares = settings.fair_cores == "auto" and not unshareable()
         cores = Cores(usable_cores()) if shares else None
@@ -75,6 +79,7 @@ class Site:
         first = await asyncio.to_thread(self._catalog.stamps) if self.settings.watch else {}
         self._caches.start()
         await self.registry.start()
+        await self._near.start(self._catalog.is_named)
         self.inference.not_started = ""
         if self._jobs is not None:
             self._jobs.start()
@@ -124,6 +129,7 @@ class Site:
             self._watching.cancel()
         if self._jobs is not None:
             self._jobs.drain()
+        self._near.drain()
         self.registry.drain()
 
     async def end_streams(self) -> None:
@@ -139,5 +145,6 @@ class Site:
                 await self._watching
         if self._jobs is not None:
             await self._jobs.close(max(0.0, self._drain_ends - self._clock()))
+        await self._near.close()
         await self.registry.close(max(0.0, self._drain_ends - self._clock()))
         await self._caches.close()

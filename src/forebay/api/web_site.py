@@ -16,6 +16,7 @@ from forebay.api.inference import Inference
 from forebay.api.job_site import JobSite
 from forebay.api.jobs import Jobs
 from forebay.api.remote_models import RemoteModels
+from forebay.api.semantic import SemanticTiers
 from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.clock import Clock
@@ -51,7 +52,8 @@ class WebSite:
         self.settings = settings
         self.metrics = Metrics()
         self._caches = Caches(cache, self.metrics, store)
-        self.inference = Inference({}, settings, gate, self._caches.answers)
+        self.inference = Inference({}, settings, gate, self._caches.answers, seeks_near=True)
+        self._near = SemanticTiers(self.inference, self._caches, self.metrics)
         self.inference.jobs_wait = True
         self._job_site = JobSite(
             jobs, settings, Path(), self.inference, gate, self.metrics, clock, webhook_secrets, works=False
@@ -82,6 +84,7 @@ class WebSite:
         self._job_site.start()
         self._exchange.start()
         self._models.start()
+        await self._near.start()
 
     def app(self) -> FastAPI:
         """The app over what workers have."""
@@ -114,6 +117,7 @@ class WebSite:
         """Ready turns false; new requests are refused; admitted ones are still answered."""
         self._drain_ends = self._drain_ends or self._clock() + self.settings.drain_timeout_s
         self._job_site.drain()
+        self._near.drain()
         for engine in self._models.engines:
             engine.drain()
 
@@ -124,6 +128,7 @@ class WebSite:
     async def close(self) -> None:
         """Wait for the admitted, at most `drain_timeout_s`."""
         self.drain()
+        await self._near.close()
         await self._exchange.close(max(0.0, self._drain_ends - self._clock()))
         await self._models.close()
         await self._job_site.close(max(0.0, self._drain_ends - self._clock()))

@@ -82,6 +82,10 @@ class KeyMaker:
             pieces += (_SIZE.pack(len(payload)), payload)  # type: ignore[arg-type]
         return b"".join(pieces) if sum(map(len, pieces)) <= _LONGEST else _digest(*pieces)
 
+    def all_but_values(self, request: Request, tenant: str) -> bytes:
+        """What of a key does not depend on the values of the inputs."""
+        return self._head_of(request, tenant)
+
     def _packed(self, values: list[float], index: int) -> bytes:
         known = (len(values), index)
         pack = self._packers.get(known)

@@ -91,6 +91,10 @@ class SharedTier:
         if claim or len(self._calls) < MOST_WRITES:
             self._later(self._kept(digest, claim, answer))
 
+    async def keep_now(self, digest: bytes, answer: ToKeep) -> None:
+        """The same, and wait until it is there, or cannot be."""
+        await self._kept(digest, "", answer)
+
     async def _kept(self, digest: bytes, claim: str, answer: ToKeep) -> None:
         kept = await self._bounded("keep", lambda: _true(self._store.keep(digest, claim, answer)))
         if kept is None and claim:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from forebay.cache.entry import Entry
+from forebay.core.caching import CacheNote
 from forebay.core.request import Request
 
 OnDone = Callable[[Request], None]
@@ -39,6 +41,12 @@ class Flight(msgspec.Struct, eq=False, weakref=False, gc=False):
     due: float = math.inf
     """When to look which of them are too late."""
     timer: asyncio.TimerHandle | None = None
+    sought: bool = False
+    """The answers to near texts have been looked through."""
+    near: CacheNote | None = None
+    """It was answered with the answer to a near text."""
+    on_kept: Callable[[Entry], None] | None = None
+    """Called with what is kept of its answer, if anything is."""
 
     @property
     def waited_for(self) -> bool:

@@ -52,10 +52,12 @@ def stats(url: Url = DEFAULT_URL, api_key: ApiKey = None, json_: AsJson = False)
         held = found[place]
         typer.echo(f"{place:8} {held['entries']} answers, {held['bytes']} bytes" if held else f"{place:8} none")
     for one in found["models"]:
-        asked = one["exact"] + one["coalesced"] + one["miss"]
-        share = (one["exact"] + one["coalesced"]) / asked if asked else 0.0
+        served = one["exact"] + one["coalesced"] + one["semantic"]
+        asked = served + one["miss"]
+        share = served / asked if asked else 0.0
         typer.echo(
             f"{one['model']} {one['version']}: {asked} asked, {one['exact']} exact, {one['coalesced']} coalesced, "
+            f"{one['semantic']} semantic, "
             f"{one['miss']} missed, {share:.1%} from the cache, {one['saved_s']:.1f} s of computing saved"
         )
 

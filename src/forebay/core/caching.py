@@ -11,13 +11,33 @@ Use = Literal["use", "refresh", "off", "only"]
 Outcome = Literal["exact", "coalesced", "semantic", "miss"]
 
 
+class SemanticRules(msgspec.Struct, frozen=True, kw_only=True):
+    """When a text is answered with the answer to another one. `embedder`: NAME or NAME/VERSION of a served model.
+
+    `calibrated_for`: digest of the embedder with which `threshold` was measured, and `guard` the version of the guard;
+    empty: it was not measured, and the operator has said that this may be so.
+    """
+
+    embedder: str
+    threshold: float
+    guard: int
+    calibrated_for: str = ""
+    index: Literal["memory", "usearch", "store"] = "memory"
+    max_text_bytes: int = 500
+    timeout_s: float = 1.0
+    shadow_rate: float = 0.0
+    max_false_hit_rate: float = 1.0
+
+
 class CacheRules(msgspec.Struct, frozen=True):
-    """How the answers of one model are cached. `coalesces`: equal requests in flight share one computation."""
+    """How the answers of one model are cached. `coalesces`: equal requests in flight share one computation.
+    `semantic`: how near texts are answered alike; None: they are not."""
 
     ttl_s: float
     stale_s: float = 0.0
     shared: bool = False
     coalesces: bool = False
+    semantic: SemanticRules | None = None
 
 
 class CacheAsk(msgspec.Struct, frozen=True):

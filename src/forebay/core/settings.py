@@ -173,13 +173,47 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     deterministic: Annotated[bool, Meta(description="Equal rows get equal answers, whatever their batch.")] = False
     cache: Annotated[
-        Literal["off", "exact", "semantic"], Meta(description="exact: equal requests are answered from the cache.")
+        Literal["off", "exact", "semantic"],
+        Meta(description="exact: equal requests are answered from the cache; semantic: texts that ask the same, too."),
     ] = "off"
     cache_ttl_s: Annotated[Positive, Meta(description="How long a cached answer is served.")] = 3600.0
     cache_stale_s: Annotated[
         NotNegative, Meta(description="How much longer it is served while it is computed anew.")
     ] = 0.0
     cache_shared: Annotated[bool, Meta(description="API keys share cached answers; false: each has its own.")] = False
+    semantic_embedder: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="Served model that makes vectors of texts: NAME, or NAME/VERSION."),
+    ] = None
+    semantic_calibration: Annotated[
+        Path | None, Meta(description="File that forebay cache calibrate wrote: the threshold, and what it holds for.")
+    ] = None
+    semantic_threshold: Annotated[
+        Annotated[float, Meta(gt=0, le=1)] | None,
+        Meta(description="Least cosine of two texts with one answer; none: the calibrated one, without one 0.98."),
+    ] = None
+    semantic_uncalibrated: Annotated[
+        bool, Meta(description="Serve near texts without a calibration, or below its threshold: answers may be wrong.")
+    ] = False
+    semantic_index: Annotated[
+        Literal["memory", "usearch", "store"],
+        Meta(
+            description="Where texts are looked up; usearch: large partitions in a graph; store: in that of the cache."
+        ),
+    ] = "memory"
+    semantic_max_text_bytes: Annotated[
+        Annotated[int, Meta(ge=64)], Meta(description="Longer texts are not looked up.")
+    ] = 500
+    semantic_timeout_ms: Annotated[
+        Positive, Meta(description="Longest time for looking up, embedding included; then the model runs.")
+    ] = 1000.0
+    semantic_shadow_rate: Annotated[
+        Annotated[float, Meta(ge=0, le=1)], Meta(description="Share of near hits that also run the model, to compare.")
+    ] = 0.05
+    semantic_max_false_hit_rate: Annotated[
+        Annotated[float, Meta(gt=0, le=1)],
+        Meta(description="Share of wrong ones among those compared above which near texts are not served any more."),
+    ] = 0.05
     weight: Annotated[Positive, Meta(description="Share of the machine, relative to other models.")] = 1.0
     memory_bytes: Annotated[ByteCount | None, Meta(description="Memory of one instance; none: measured.")] = None
     devices: Annotated[

@@ -25,8 +25,6 @@ _UNITS = MappingProxyType(
     | {unit: 1000**power for power, unit in enumerate(("kb", "mb", "gb", "tb"), 1)}
     | {unit: 1024**power for power, unit in enumerate(("kib", "mib", "gib", "tib"), 1)}
 )
-_NOT_YET = frozenset({("cache", "semantic")})
-"""Choices that the tree knows and nothing serves yet."""
 _NONE_WORDS = frozenset({"none", "null"})
 _LONGEST_SHOWN = 80
 _LONGEST_PATH = 1000
@@ -92,13 +90,17 @@ def _key(name: str, annotated: Any, shape: inspect.Metadata, default: object) ->
 def _accepted(name: str, shape: inspect.Type, choices: tuple[str, ...]) -> str:
     match shape:
         case inspect.LiteralType():
-            return "one of " + ", ".join(choice for choice in choices if (name, choice) not in _NOT_YET)
+            return "one of " + ", ".join(choices)
         case inspect.BoolType():
             return "true or false"
+        case inspect.IntType(ge=least) if name.endswith("_bytes") and least:
+            return f"a size, {least} or more"
         case inspect.IntType() if name.endswith("_bytes"):
             return "a size, such as 1048576 or 1MiB"
         case inspect.IntType(ge=least, le=most):
             return f"a whole number, {least} or more" if most is None else f"a whole number from {least} to {most}"
+        case inspect.FloatType(gt=above, le=1):
+            return "a number from 0 to 1" if above is None else "a number above 0, at most 1"
         case inspect.FloatType(gt=above):
             noun = "a number"
             if name.endswith("_ms"):
@@ -144,8 +146,6 @@ def read_value(key: Key, raw: object, *, source: str, text: bool, folder: Path |
         raise _bad_value(key, raw, source) from None
     if isinstance(value, float) and not math.isfinite(value):
         raise _bad_value(key, raw, source)
-    if (key.name, value) in _NOT_YET:
-        raise SetupError(f"{source}: {key.name} is {raw!r}, which is not there yet; accepted: {key.accepted}")
     if key.name == "store" and value is not None and not is_store_url(value):
         raise SetupError(f"{source}: store cannot be {masked_url(value)!r}; accepted: {FORMS}")
     if key.name == "broker" and value is not None and "://" not in value:

@@ -78,10 +78,13 @@ def settings_of(
     )
 
 
-def site_of(loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False, webhooks: bool = True) -> Site:
+def site_of(
+    loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False, webhooks: bool = True, seeks_near: bool = True
+) -> Site:
     """The site, not started. Raises `SetupError` for settings that are wrong or unsafe.
 
     listens: it will be served at the settings' host and port, not by another program. webhooks: they are called here.
+    seeks_near: texts get the answers to near ones here, for models that want that.
     """
     # Settings are read once more when a model is loaded, and when a Python model's class attributes are known.
     for source in catalog.named:
@@ -112,6 +115,7 @@ def site_of(loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False, 
         cache=tree.cache,
         data_dir=data_dir,
         webhook_secrets=secrets,
+        seeks_near=seeks_near,
     )
 
 
@@ -170,7 +174,9 @@ def run_worker(loaded: LoadedSettings, catalog: Catalog, *, listens: bool) -> No
 
     async def work() -> None:
         address = (settings.server.host, settings.server.port) if listens else None
-        await WorkerProcess(WorkerSite(site_of(loaded, catalog, webhooks=False), store), address).serve()
+        await WorkerProcess(
+            WorkerSite(site_of(loaded, catalog, webhooks=False, seeks_near=False), store), address
+        ).serve()
 
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(work())

@@ -59,7 +59,7 @@ class CachedEngine(ForwardedEngine):
         counts = self.counts
         return msgspec.structs.replace(
             self.inner.statistics(),
-            cache_hit=Duration(counts.hits + counts.coalesced, int(counts.hit_s * 1e9)),
+            cache_hit=Duration(counts.hits + counts.coalesced + counts.semantic, int(counts.hit_s * 1e9)),
             cache_miss=Duration(counts.misses, 0),
         )
 
@@ -212,6 +212,13 @@ class CachedEngine(ForwardedEngine):
         memory.put(entry)
         return entry
 
+    async def recall(self, key: bytes, request: Request) -> Entry | None:
+        """What is kept under another request's key, to answer this one. It is not counted as served."""
+        return self.memory.get(key, self.clock())
+
+    async def share(self, entry: Entry) -> None:
+        """Others may want it: returns once they can have it."""
+
     # -- the answer ---------------------------------------------------------------------------------------------------
 
     def _done(self, request: Request) -> None:
@@ -219,12 +226,16 @@ class CachedEngine(ForwardedEngine):
         flight: Flight = request.cached
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
-        request.cached = MISSED
+        request.cached = flight.near or MISSED
         entry = None
-        if request.error is None:
+        if flight.near is not None:
+            self._count_near(flight.near, flight.on_done is not None)
+        elif request.error is None:
             self.counts.misses += flight.on_done is not None  # not what is computed anew
             try:
                 entry = self._keep(flight, request)
+                if entry is not None and flight.on_kept is not None:
+                    flight.on_kept(entry)
             except Exception:
                 log.exception("an answer could not be kept", extra=fields(model=self.name))
         if flight.claim or flight.admitted:
@@ -235,6 +246,10 @@ class CachedEngine(ForwardedEngine):
         finally:
             if flight.followers:
                 self._fan_out(flight, request)
+
+    def _count_near(self, note: CacheNote, waited_for: bool) -> None:
+        self.counts.semantic += waited_for
+        self.counts.saved_s += note.kept.compute_s * waited_for
 
     def _settle(self, flight: Flight, done: Request, entry: Entry | None) -> None:
         """Others may want to know."""
@@ -249,12 +264,14 @@ class CachedEngine(ForwardedEngine):
                 follower.error = copy.copy(done.error)
             else:
                 follower.outputs, follower.row_start = done.outputs, done.row_start
-                if follower is flight.first:
+                if follower is flight.first and flight.near is not None:
+                    self._count_near(flight.near, True)
+                elif follower is flight.first:
                     self.counts.misses += 1
                 else:
                     self.counts.coalesced += 1
                     self.counts.saved_s += self.inner.row_compute_s * follower.rows
-            self._end(follower, MISSED if follower is flight.first else JOINED)
+            self._end(follower, flight.near or (MISSED if follower is flight.first else JOINED))
 
     def _refuse_all(self, flight: Flight, error: Exception) -> None:
         """None of those who wait beside it gets an answer."""

@@ -8,7 +8,7 @@ import time
 from abc import ABC, abstractmethod
 
 from forebay.batching import Batcher
-from forebay.core.caching import CacheRules
+from forebay.core.caching import CacheRules, SemanticRules
 from forebay.core.errors import AdmissionError, ExecutionError
 from forebay.core.request import Background, Request
 from forebay.engine import assemble
@@ -42,6 +42,7 @@ class Door(ABC):
         self.batchable = False
         self.streams = False
         self.digest = ""
+        self.semantic: SemanticRules | None = None
         self.tuning: Tuning | None = None
         self.metrics = ModelMetrics(self.name, self.version, self._gauges)
         self._record = Recorder(self.metrics)
@@ -94,7 +95,9 @@ class Door(ABC):
         settings = self.plan.settings
         if settings.cache == "off" or self.streams or not self.digest:
             return None
-        return CacheRules(settings.cache_ttl_s, settings.cache_stale_s, settings.cache_shared, settings.deterministic)
+        return CacheRules(
+            settings.cache_ttl_s, settings.cache_stale_s, settings.cache_shared, settings.deterministic, self.semantic
+        )
 
     @property
     def row_compute_s(self) -> float:

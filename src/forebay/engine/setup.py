@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forebay.batching import Batcher, LatencyModel, Policy
+from forebay.cache.semantic.policy import rules_for
 from forebay.core.errors import SetupError
 from forebay.core.settings import ModelSettings
 from forebay.engine import costs_file, frames
@@ -93,6 +94,9 @@ async def start_engine(engine: Engine) -> None:
     engine.signature, engine.platform = header.signature, header.platform
     engine.streams = header.streams
     engine.batchable = header.batchable and settings.batching == "auto"
+    if settings.cache == "semantic":
+        given = (engine.name, settings, engine.signature)
+        engine.semantic = await asyncio.to_thread(rules_for, *given, streams=header.streams)
     if latency is None:
         latency = LatencyModel(settings.max_batch_rows)
         _learn(latency, header.costs, settings.max_batch_rows)

@@ -154,6 +154,15 @@ class SharedCachedEngine(CachedEngine):
         self.counts.shared += 1
         return entry
 
+    async def recall(self, key: bytes, request: Request) -> Entry | None:
+        """What is kept here or in the store."""
+        entry = await super().recall(key, request)
+        if entry is not None:
+            return entry
+        flight = Flight(key, request, None, self.memory.generation, self._digest)
+        found, _ = await self._tier.look(digest_of(key), claims=False)
+        return self._taken_in(flight, found) if isinstance(found, Stored) else None
+
     # -- what others may want -----------------------------------------------------------------------------------------
 
     def _serve(self, entry: Entry, request: Request, now: float) -> None:
@@ -161,6 +170,12 @@ class SharedCachedEngine(CachedEngine):
         if not entry.shared and self._tier.pays(self._cost_s):  # asked for a second time
             entry.shared = True
             self._tier.keep(digest_of(entry.key), "", self._to_keep(entry, admitted=True))
+
+    async def share(self, entry: Entry) -> None:
+        """Keep it in the store, if it is not there."""
+        if not entry.shared:
+            entry.shared = True
+            await self._tier.keep_now(digest_of(entry.key), self._to_keep(entry, admitted=True))
 
     def _keep(self, flight: Flight, request: Request) -> Entry | None:
         if request.background is None:

@@ -12,7 +12,7 @@ CACHE_TABLE = {
     "forebay_cache_answers": (
         "counter",
         "Requests that asked the cache, by what came of it: exact (a kept answer), coalesced (the answer of an equal "
-        "request in flight), miss (the model ran).",
+        "request in flight), semantic (the answer to a near text), miss (the model ran).",
         (*_MODEL, "outcome"),
     ),
     "forebay_cache_saved_seconds": ("counter", "Computing that answers from the cache have saved.", _MODEL),
@@ -29,12 +29,13 @@ CACHE_TABLE = {
 class ModelCacheCounts:
     """Of one version of a model."""
 
-    __slots__ = ("coalesced", "hit_s", "hits", "misses", "refreshes", "saved_s", "shared")
+    __slots__ = ("coalesced", "hit_s", "hits", "misses", "refreshes", "saved_s", "semantic", "shared")
 
     def __init__(self) -> None:
         self.hits = 0
         self.hit_s = 0.0
         self.coalesced = 0
+        self.semantic = 0
         self.misses = 0
         self.refreshes = 0
         self.shared = 0
@@ -77,6 +78,7 @@ class CacheMetrics:
                 for outcome, number in (
                     ("exact", counts.hits),
                     ("coalesced", counts.coalesced),
+                    ("semantic", counts.semantic),
                     ("miss", counts.misses),
                 )
             ],

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from forebay.telemetry.cache_metrics import CacheMetrics
 from forebay.telemetry.job_metrics import JobMetrics
+from forebay.telemetry.semantic_metrics import SemanticMetrics
 
 K = TypeVar("K")
 
@@ -136,6 +137,8 @@ class Metrics(Collector):
         """Set where there are jobs."""
         self.cache: CacheMetrics | None = None
         """Set where answers may be kept."""
+        self.semantic: SemanticMetrics | None = None
+        """Set where near texts may be answered alike."""
         self._models: list[ModelMetrics] = []
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -180,6 +183,8 @@ class Metrics(Collector):
             yield from self.jobs.collect()
         if self.cache is not None:
             yield from self.cache.collect()
+        if self.semantic is not None and self.semantic.models:
+            yield from self.semantic.collect()
 
 
 def _by_key(table: dict[str, int]) -> list[tuple[tuple[str, ...], float]]:

@@ -284,7 +284,7 @@ def _metrics(request: Request) -> dict[str, Any]:
     """What is told of a job's batch. Times in ms, to the microsecond."""
     background = request.background
     compute_s = background.compute_s if background is not None else 0.0
-    if isinstance(request.cached, CacheNote) and request.cached.outcome == "exact":
+    if isinstance(request.cached, CacheNote) and request.cached.outcome in ("exact", "semantic"):
         return {"cached": True}
     return {
         "batch_rows": request.batch_rows,

@@ -149,8 +149,8 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         "forebay.toml:server.port: port cannot be 'x'; accepted: a whole number from 0 to 65535",
     ),
     (
-        {"toml": "models.m.cache = 'semantic'"},
-        "forebay.toml:models.m.cache: cache is 'semantic', which is not there yet; accepted: one of off, exact",
+        {"toml": "models.m.semantic_threshold = 1.5"},
+        "forebay.toml:models.m.semantic_threshold: semantic_threshold cannot be 1.5; accepted: a number above 0, at mo",
     ),
     (
         {"environ": {"FOREBAY_PORT": "1"}},
@@ -332,7 +332,10 @@ def test_class_attributes_that_are_no_settings_are_passed_over(tmp_path: Path) -
     [
         ({"max_batch_row": 8}, "class attribute max_batch_row of m: unknown setting 'max_batch_row'; did you mean"),
         ({"slo_ms": "50"}, "class attribute slo_ms of m: slo_ms cannot be '50'; accepted: milliseconds above 0"),
-        ({"cache": "semantic"}, "class attribute cache of m: cache is 'semantic', which is not there"),
+        (
+            {"cache": "near"},
+            "class attribute cache of m: cache cannot be 'near'; accepted: one of off, exact, semantic",
+        ),
     ],
 )
 def test_class_attribute_refusals(tmp_path: Path, attributes: dict[str, object], message: str) -> None:

@@ -129,11 +129,6 @@ def test_bad_values_say_source_key_value_and_what_is_accepted(name: str, raw: An
     assert caught.value.code == "config_error"
 
 
-def test_the_semantic_cache_is_not_there_yet() -> None:
-    with pytest.raises(SetupError, match="'semantic', which is not there yet; accepted: one of off, exact"):
-        read_value(MODEL_KEYS["cache"], "semantic", source="x", text=False)
-
-
 def test_paths_are_taken_from_the_given_folder() -> None:
     given = read_value(ROOT_KEYS["data_dir"], "data", source="x", text=False, folder=Path("/etc/forebay"))
     assert given.value == Path("/etc/forebay/data")

@@ -56,7 +56,7 @@ class RedisIndex:
         if not await self._link.execute("COMMAND LIST", "FILTERBY", "PATTERN", "vadd"):
             raise SetupError(
                 f"{self._link.shown} has no vector sets, which come with Redis 8.0; "
-                'set semantic_index = "numpy" to keep the semantic cache in each process'
+                'set semantic_index = "memory" to keep the semantic cache in each process'
             )
 
     async def add(self, partition: str, kept: Kept) -> None:

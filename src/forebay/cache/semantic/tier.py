@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
@@ -24,6 +25,9 @@ from forebay.core.errors import DependencyError, ForebayError
 from forebay.core.tensors import Array
 
 log = logging.getLogger("forebay.cache")
+
+_TELL_EVERY_S = 10.0
+"""What fails is told once in so long: it may fail for every request."""
 
 Verifier = Callable[[str, str], Awaitable[bool]]
 """Asked last, with the text and the kept one, whether one answer serves both: a cross-encoder, a language model."""
@@ -47,7 +51,8 @@ class Found(NamedTuple):
 
 class SemanticTier:
     """One for each model. `counts` says what became of lookups: `normalised`, `semantic`, `none_near`, `too_long`,
-    `off`, `index_error`, `embed_error`, `verifier`, `verifier_error`, `vector`, or `guard_` and its objection."""
+    `off`, `index_error`, `embed_error`, `timeout`, `verifier`, `verifier_error`, `vector`, or `guard_` and its
+    objection."""
 
     def __init__(
         self, index: SemanticIndex, guard: Guard, policy: SemanticPolicy, verifier: Verifier | None = None
@@ -58,6 +63,7 @@ class SemanticTier:
         self._verifier = verifier
         self.counts: Counter[str] = Counter()
         self.off = False
+        self._quiet_until = 0.0
 
     def wants(self, text: str) -> bool:
         """Whether a text is one to be embedded and looked up: the tier is on and the text is short enough."""
@@ -156,8 +162,9 @@ class SemanticTier:
             return "verifier_error"
 
     def _missed(self, reason: str, error: ForebayError | None = None) -> None:
-        if error is not None:
-            log.warning("a miss of the semantic cache, %s: %s", reason, error.message)
+        if error is not None and (now := time.monotonic()) >= self._quiet_until:
+            self._quiet_until = now + _TELL_EVERY_S
+            log.warning("misses of the semantic cache, %s: %s", reason, error.message)
         self.counts[reason] += 1
 
 
