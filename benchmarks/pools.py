@@ -115,6 +115,13 @@ def protocol_json(
     )
 
 
+def in_two_parts(endpoint: Endpoint, model: str, heads: Sequence[bytes], tails: Sequence[bytes]) -> SplitPool:
+    """Infer requests whose bodies are any head and any tail; the tails are equally long. For `wrk.lua`."""
+    path = f"/v2/models/{model}/infer"
+    size = len(tails[0])
+    return SplitPool([http_request(endpoint, path, head + tails[0])[:-size] for head in heads], tails)
+
+
 def text_rows(values: Sequence[str]) -> list[Array]:
     """BYTES rows of shape [1, 1]."""
     rows: list[Array] = []

@@ -43,6 +43,7 @@ def report_lines(results: Results) -> Iterator[str]:
     yield from _mixed(results.get("mixed"))
     yield from _fairness(results.get("fairness"))
     yield from job_lines(results)
+    yield from _cache(results.get("cache"))
     yield from _rest(results)
     yield from _sizing(results.get("sizing"))
     yield from _points(results)
@@ -202,6 +203,23 @@ def _rest(results: Results) -> Iterator[str]:
             f"p50 over the model's own time, one client: {added['median']:.3f} ms "
             f"({added['lowest']:.3f} to {added['highest']:.3f})."
         )
+
+
+def _cache(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if not found:
+        return
+    yield from ("", "## The answer cache", "")
+    yield from (
+        "| model | requests | req/s | off, req/s | cache / off, median (lowest to highest) | checked | wrong |",
+    )
+    yield "|---|---|--:|--:|--:|--:|--:|"
+    for model, figures in found.items():
+        for on, off in (("hits", "off"), ("exact, all different", "off, all different")):
+            turns, rates = figures[on]["turns"], figures["rates"]
+            yield (
+                f"| {model} | {on} | {rates[on]['median']:,.0f} | {rates[off]['median']:,.0f} | {_ratio(figures[on])} | "
+                f"{sum(turn['checked'] for turn in turns)} | {sum(turn['wrong'] for turn in turns)} |"
+            )
 
 
 def _sizing(found: Mapping[str, Any] | None) -> Iterator[str]:

@@ -26,6 +26,7 @@ from benchmarks.plan import FULL, QUICK  # noqa: E402
 from benchmarks.pools import build_example  # noqa: E402
 from benchmarks.servers import ServerFailedError  # noqa: E402
 from benchmarks.workloads import (  # noqa: E402
+    cache,
     fairness,
     idle,
     images,
@@ -62,11 +63,12 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "job_events": job_events.run,
     "job_queue": job_queue.run,
     "job_beside": job_beside.run,
+    "cache": cache.run,
 }
 EXAMPLES = {
-    "mlp": {"mlp", "one_client", "mixed", "idle", "sizing", "fairness", "jobs", "job_events", "job_beside"},
+    "mlp": {"mlp", "cache", "one_client", "mixed", "idle", "sizing", "fairness", "jobs", "job_events", "job_beside"},
     "images": {"images", "mixed", "sizing", "fairness"},
-    "minilm": {"minilm", "idle", "open_loop", "sizing", "fairness", "job_beside"},
+    "minilm": {"minilm", "cache", "idle", "open_loop", "sizing", "fairness", "job_beside"},
 }
 """Which workloads need which of the examples built; building does nothing where the files are up to date."""
 
