@@ -216,10 +216,9 @@ def _cache(found: Mapping[str, Any] | None) -> Iterator[str]:
     for model, figures in found.items():
         for on, off in (("hits", "off"), ("exact, all different", "off, all different")):
             turns, rates = figures[on]["turns"], figures["rates"]
-            yield (
-                f"| {model} | {on} | {rates[on]['median']:,.0f} | {rates[off]['median']:,.0f} | {_ratio(figures[on])} | "
-                f"{sum(turn['checked'] for turn in turns)} | {sum(turn['wrong'] for turn in turns)} |"
-            )
+            checked, wrong = (sum(turn[key] for turn in turns) for key in ("checked", "wrong"))
+            medians = f"{rates[on]['median']:,.0f} | {rates[off]['median']:,.0f}"
+            yield f"| {model} | {on} | {medians} | {_ratio(figures[on])} | {checked} | {wrong} |"
 
 
 def _sizing(found: Mapping[str, Any] | None) -> Iterator[str]:
