@@ -25,7 +25,7 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_commits_nothing(
         for number in range(rounds):
             with Caller(found.port) as caller, found.held() as let_go:
                 submitted(witness, caller, 16)
-                eventually(lambda: len(witness.running()) == 16 and witness.begun(), "jobs run")
+                eventually(witness.begun, "jobs run")  # not all: a worker takes as many as it gets done soon
                 begun = witness.begun()
                 refused = late_results(found)
                 with second(found, f"second {number}") as witness.house:
