@@ -34,7 +34,8 @@ class Entry(msgspec.Struct, eq=False, weakref=False, gc=False):
     shapes: Shapes
     data: tuple[bytes, ...] | bytes
     """The bytes of each output, as the protocol's binary form has them; of one output not in a tuple."""
-    nbytes: int = 0
+    nbytes: int
+    """What it counts for: its data, its key, `OVERHEAD_BYTES`, and what is remembered beside it."""
     created: float = 0.0
     refresh_at: float = 0.0
     """From then on a hit has it computed anew, though it is fresh."""
@@ -48,11 +49,6 @@ class Entry(msgspec.Struct, eq=False, weakref=False, gc=False):
     """As callers see it; empty until somebody does."""
     memos: list[tuple[dict[bytes, Any], bytes]] | None = None
     """Where bodies stand whose whole answer is known: they go when the entry goes."""
-
-    def __post_init__(self) -> None:
-        data = self.data
-        size = sum(map(len, data)) if isinstance(data, tuple) else len(data)
-        self.nbytes = OVERHEAD_BYTES + len(self.key) + size
 
     def told_id(self) -> str:
         """Its id, which is told to somebody from now on."""
@@ -81,16 +77,17 @@ class OutputForm:
         self._bytes = b""
         """The bytes of the batch that was seen last: its requests come one after the other."""
 
-    def kept(self, request: Request) -> tuple[Shapes, tuple[bytes, ...] | bytes]:
-        """The outputs of an answered request, apart from those of the batch that it ran in: shapes and bytes."""
+    def kept(self, request: Request) -> tuple[Shapes, tuple[bytes, ...] | bytes, int]:
+        """The outputs of an answered request, apart from those of the batch that it ran in: shapes, bytes, how many."""
         outputs = request.outputs
         assert outputs is not None
         if request.rows == 1 and self._one_row and request.requested is None:
             if outputs is not self._last:
                 self._last, self._bytes = outputs, self._rows_of(outputs.arrays[0])
             if self._bytes:
-                start = request.row_start * self._row_bytes
-                return self._one_row, self._bytes[start : start + self._row_bytes]
+                size = self._row_bytes
+                start = request.row_start * size
+                return self._one_row, self._bytes[start : start + size], size
         wanted = request.requested
         start, stop = request.row_start, request.row_start + request.rows
         shapes: list[tuple[int, ...]] = []
@@ -103,7 +100,7 @@ class OutputForm:
             mine: Array = array[start:stop] if self._batched else array
             shapes.append(mine.shape)
             data.append(pack_bytes(mine.reshape(-1).tolist()) if mine.dtype == object else mine.tobytes())
-        return tuple(shapes), tuple(data) if len(data) > 1 else data[0]
+        return tuple(shapes), tuple(data) if len(data) > 1 else data[0], sum(map(len, data))
 
     def _rows_of(self, array: Array) -> bytes:
         """All rows of a batch; empty where they are not what the signature says."""

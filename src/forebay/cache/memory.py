@@ -51,10 +51,10 @@ class MemoryCache:
     def put(self, entry: Entry) -> None:
         """Keep an answer, in place of an older one."""
         entries = self.entries
-        before = entries.pop(entry.key, None)
-        if before is not None:
-            self._gone(before)
-        entries[entry.key] = entry
+        before = entries.setdefault(entry.key, entry)
+        if before is not entry:
+            self.remove(before)
+            entries[entry.key] = entry
         self.nbytes += entry.nbytes
         while self.nbytes > self.max_bytes and entries:
             self._gone(entries.popitem(last=False)[1])

@@ -13,7 +13,7 @@ import msgspec
 from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.entry import OVERHEAD_BYTES, Entry, OutputForm
 from forebay.cache.key import KeyMaker
-from forebay.cache.policy import MOST_INPUT_BYTES, set_times, throws
+from forebay.cache.policy import MOST_INPUT_BYTES, throws, times
 from forebay.cache.single_flight import Flight, OnDone
 from forebay.core.caching import JOINED, MISSED, CacheAsk, CacheNote, CacheRules
 from forebay.core.errors import CacheMiss, DeadlineExceeded, ForebayError
@@ -29,6 +29,19 @@ REFRESH_PRIORITY = 2
 """Of what is computed anew before its end: behind all that somebody waits for."""
 REFRESH_AGAIN_S = 1.0
 """After one that failed, at the earliest."""
+
+
+class _Batch(msgspec.Struct, eq=False, weakref=False):
+    """The batch that came last: its answers are kept one after the other. Monotonic seconds."""
+
+    outputs: Outputs | None
+    arrived: float = 0.0
+    refresh_at: float = 0.0
+    stale_until: float = 0.0
+    row_s: float = 0.0
+    """What a row takes to compute, by what has run so far."""
+    took_s: float = 0.0
+    """From arrival to answer."""
 
 
 class CachedEngine(ForwardedEngine):
@@ -49,9 +62,7 @@ class CachedEngine(ForwardedEngine):
         self._place = (self.name, self.version)
         self._form = OutputForm(self.signature)
         self._throws = throws()
-        self._last: Outputs | None = None
-        self._row_s = 0.0
-        """What a row took to compute when `_last` came."""
+        self._batch = _Batch(None)
         self._on_done: OnDone = self._done
 
     def statistics(self) -> EngineStatistics:
@@ -116,10 +127,6 @@ class CachedEngine(ForwardedEngine):
         except (struct.error, OverflowError):
             return None  # the engine says what is wrong
 
-    def _begin(self, flight: Flight) -> None:
-        """It is not known here."""
-        self._run(flight)
-
     def _look_only(self, key: bytes, request: Request) -> None:
         """It is not known here, and nothing is to be run."""
         raise missing()
@@ -140,6 +147,9 @@ class CachedEngine(ForwardedEngine):
             if flight.on_done is not None:
                 request.on_done = flight.on_done
             raise
+
+    _begin = _run
+    """What is done with what is not known here."""
 
     def _forget(self, flight: Flight) -> None:
         if self._flights.get(flight.key) is flight:
@@ -194,23 +204,37 @@ class CachedEngine(ForwardedEngine):
         digest = flight.digest
         if digest != self.inner.digest or (request.ran_on and request.ran_on != digest):
             return None  # it may have run on other files than those that its key is about
-        outputs = request.outputs
-        if outputs is not self._last:  # once a batch
-            self._last, self._row_s = outputs, self.inner.row_compute_s
-        shapes, data = self._form.kept(request)
-        tenant = "" if self.rules.shared else ask.tenant
-        entry = Entry(flight.key, self._place, tenant, ask.tags, request.rows, shapes, data)
-        if entry.nbytes > self._max_bytes:
+        batch = self._batch
+        if request.outputs is not batch.outputs:
+            batch = self._batch = self._arrived(request)
+        key, rows = flight.key, request.rows
+        shapes, data, size_bytes = self._form.kept(request)
+        nbytes = OVERHEAD_BYTES + len(key) + size_bytes
+        if nbytes > self._max_bytes:
             return None
-        now = self.clock()
-        background = request.background
-        took_s = background.compute_s if background is not None else now - request.arrived
-        entry.compute_s = self._row_s * request.rows or took_s
-        entry.created = now
-        throw = next(self._throws)
-        set_times(entry, self.rules, now, self.rules.ttl_s * throw.jitter, took_s, throw.early)
+        entry = Entry(
+            key,
+            self._place,
+            "" if self.rules.shared else ask.tenant,
+            ask.tags,
+            rows,
+            shapes,
+            data,
+            nbytes,
+            batch.arrived,
+            batch.refresh_at,
+            batch.stale_until,
+            batch.row_s * rows or batch.took_s,
+        )
         memory.put(entry)
         return entry
+
+    def _arrived(self, request: Request) -> _Batch:
+        """What holds of all answers of a batch, of which this is the first."""
+        now, background, throw = self.clock(), request.background, next(self._throws)
+        took_s = background.compute_s if background is not None else now - request.arrived
+        ends = times(self.rules, now, self.rules.ttl_s * throw.jitter, took_s, throw.early)
+        return _Batch(request.outputs, now, *ends, self.inner.row_compute_s, took_s)
 
     async def recall(self, key: bytes, request: Request) -> Entry | None:
         """What is kept under another request's key, to answer this one. It is not counted as served."""
