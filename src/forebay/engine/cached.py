@@ -11,11 +11,11 @@ import struct
 import msgspec
 
 from forebay.cache.answer_cache import AnswerCache
-from forebay.cache.entry import OVERHEAD_BYTES, Entry, OutputForm
+from forebay.cache.entry import OVERHEAD_BYTES, Entry, KeptRows, OutputForm
 from forebay.cache.key import KeyMaker
 from forebay.cache.policy import MOST_INPUT_BYTES, throws, times
 from forebay.cache.single_flight import Flight, OnDone
-from forebay.core.caching import JOINED, MISSED, CacheAsk, CacheNote, CacheRules
+from forebay.core.caching import JOINED, MISSED, USUAL_ASK, CacheAsk, CacheNote, CacheRules
 from forebay.core.errors import CacheMiss, DeadlineExceeded, ForebayError
 from forebay.core.request import Outputs, Request
 from forebay.engine.client import Duration, EngineClient, EngineStatistics
@@ -29,19 +29,6 @@ REFRESH_PRIORITY = 2
 """Of what is computed anew before its end: behind all that somebody waits for."""
 REFRESH_AGAIN_S = 1.0
 """After one that failed, at the earliest."""
-
-
-class _Batch(msgspec.Struct, eq=False, weakref=False):
-    """The batch that came last: its answers are kept one after the other. Monotonic seconds."""
-
-    outputs: Outputs | None
-    arrived: float = 0.0
-    refresh_at: float = 0.0
-    stale_until: float = 0.0
-    row_s: float = 0.0
-    """What a row takes to compute, by what has run so far."""
-    took_s: float = 0.0
-    """From arrival to answer."""
 
 
 class CachedEngine(ForwardedEngine):
@@ -61,8 +48,11 @@ class CachedEngine(ForwardedEngine):
         """What is being computed and may be joined."""
         self._place = (self.name, self.version)
         self._form = OutputForm(self.signature)
+        self._most_key_bytes = cache.max_entry_bytes - self._form.row_bytes
         self._throws = throws()
-        self._batch = _Batch(None)
+        self._last: Outputs | None = None
+        self._rows = KeptRows(self._place, "", (), (), b"", 0, 0.0, 0.0, 0.0, 0.0)
+        """What is kept of `_last`, the batch that came last: its answers are given one after the other."""
         self._on_done: OnDone = self._done
 
     def statistics(self) -> EngineStatistics:
@@ -198,43 +188,41 @@ class CachedEngine(ForwardedEngine):
             pass  # it is tried again while the answer is served
 
     def _keep(self, flight: Flight, request: Request) -> Entry | None:
-        ask, memory = request.cache, self.memory
+        """Keep an answer. Returns its entry if it has one of its own by now."""
+        ask, memory, digest = request.cache, self.memory, flight.digest
         if ask is None or flight.generation != memory.generation:
             return None
-        digest = flight.digest
         if digest != self.inner.digest or (request.ran_on and request.ran_on != digest):
             return None  # it may have run on other files than those that its key is about
-        batch = self._batch
-        if request.outputs is not batch.outputs:
-            batch = self._batch = self._arrived(request)
-        key, rows = flight.key, request.rows
+        rows = self._rows
+        if request.outputs is not self._last:
+            self._last = request.outputs
+            rows = self._rows = self._arrived(request)
+        plain = request.rows == 1 and request.requested is None and ask is USUAL_ASK
+        if plain and rows.data and len(flight.key) <= self._most_key_bytes and not flight.tells:
+            memory.put_row(flight.key, rows, request.row_start)
+            return None
         shapes, data, size_bytes = self._form.kept(request)
-        nbytes = OVERHEAD_BYTES + len(key) + size_bytes
+        nbytes = OVERHEAD_BYTES + len(flight.key) + size_bytes
         if nbytes > self._max_bytes:
             return None
-        entry = Entry(
-            key,
-            self._place,
-            "" if self.rules.shared else ask.tenant,
-            ask.tags,
-            rows,
-            shapes,
-            data,
-            nbytes,
-            batch.arrived,
-            batch.refresh_at,
-            batch.stale_until,
-            batch.row_s * rows or batch.took_s,
-        )
+        tenant = "" if self.rules.shared else ask.tenant
+        times = rows.created, rows.refresh_at, rows.stale_until, rows.compute_s * request.rows
+        entry = Entry(flight.key, self._place, tenant, ask.tags, request.rows, shapes, data, nbytes, *times)
         memory.put(entry)
+        if flight.on_kept is not None:
+            flight.on_kept(entry)
         return entry
 
-    def _arrived(self, request: Request) -> _Batch:
+    def _arrived(self, request: Request) -> KeptRows:
         """What holds of all answers of a batch, of which this is the first."""
         now, background, throw = self.clock(), request.background, next(self._throws)
         took_s = background.compute_s if background is not None else now - request.arrived
-        ends = times(self.rules, now, self.rules.ttl_s * throw.jitter, took_s, throw.early)
-        return _Batch(request.outputs, now, *ends, self.inner.row_compute_s, took_s)
+        refresh_at, stale_until = times(self.rules, now, self.rules.ttl_s * throw.jitter, took_s, throw.early)
+        row_s = self.inner.row_compute_s or took_s / max(1, request.rows)
+        shapes, data = self._form.rows(request)
+        row_bytes = self._form.row_bytes
+        return KeptRows(self._place, "", (), shapes, data, row_bytes, now, refresh_at, stale_until, row_s)
 
     async def recall(self, key: bytes, request: Request) -> Entry | None:
         """What is kept under another request's key, to answer this one. It is not counted as served."""
@@ -258,8 +246,6 @@ class CachedEngine(ForwardedEngine):
             self.counts.misses += flight.on_done is not None  # not what is computed anew
             try:
                 entry = self._keep(flight, request)
-                if entry is not None and flight.on_kept is not None:
-                    flight.on_kept(entry)
             except Exception:
                 log.exception("an answer could not be kept", extra=fields(model=self.name))
         if flight.claim or flight.admitted:

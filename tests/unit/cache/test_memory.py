@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.cache.made import entry
 
-from forebay.cache.entry import OVERHEAD_BYTES, Entry
-from forebay.cache.memory import MemoryCache
+from forebay.cache.entry import OVERHEAD_BYTES, Entry, KeptRows
+from forebay.cache.memory import WHOLE_SHARE, MemoryCache
 
 ROOM = 4 * (OVERHEAD_BYTES + 1 + 8)
 
@@ -59,8 +60,27 @@ def test_remembered_bodies_are_bounded_too() -> None:
     table: dict[bytes, object] = {}
     first = entry(b"a")
     memory.put(first)
+    before = memory.nbytes
     memory.remember(first, table, b"body", "answer", ROOM)
-    assert (len(memory), memory.nbytes, table) == (0, 0, {})
+    assert (len(memory), memory.nbytes, table) == (1, before, {})
+
+
+def test_of_remembered_bodies_the_one_used_longest_ago_goes_first() -> None:
+    memory = MemoryCache(1 << 20)
+    table: dict[bytes, object] = {}
+    one, other, third = (entry(key) for key in (b"a", b"b", b"c"))
+    for each in (one, other, third):
+        memory.put(each)
+    before = memory.nbytes
+    share = int(memory.max_bytes * WHOLE_SHARE) // 2
+    memory.remember(one, table, b"one", "", share)
+    memory.remember(other, table, b"other", "", share)
+    memory.touch(one)
+    memory.remember(third, table, b"third", "", share)
+    assert set(table) == {b"one", b"third"}
+    assert (len(memory), memory.nbytes, memory.whole_bytes) == (3, before + 2 * share, 2 * share)
+    memory.drop(lambda each: True)
+    assert (table, memory.nbytes, memory.whole_bytes) == ({}, 0, 0)
 
 
 def test_dropping_tells_what_is_being_computed() -> None:
@@ -73,15 +93,65 @@ def test_dropping_tells_what_is_being_computed() -> None:
     assert memory.peek(b"b") is not None
 
 
-@given(st.lists(st.tuples(st.sampled_from(["put", "get", "remember", "drop"]), st.integers(0, 7)), max_size=60))
+def test_rows_of_a_batch_are_entries_when_they_are_asked_for() -> None:
+    memory = MemoryCache(1 << 20)
+    batch = rows([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
+    memory.put_row(b"a", batch, 2)
+    memory.put_row(b"b", batch, 0)
+    before = memory.nbytes
+    found = [memory.get(key, 0.0) for key in (b"b", b"a")]
+    assert [np.frombuffer(one.data, np.float32).tolist() for one in found if one is not None] == [[1, 2], [5, 6]]  # type: ignore[arg-type]
+    assert all(one is not None and one.shapes == ((1, 2),) and one.created == 1.0 for one in found)
+    assert memory.get(b"a", 0.0) is found[1]
+    assert memory.nbytes == before == 2 * (OVERHEAD_BYTES + 1 + 8)
+    assert memory.get(b"a", 10.0) is None
+    assert memory.get(b"c", 0.0) is None
+
+
+def test_rows_of_a_batch_go_like_entries() -> None:
+    memory = MemoryCache(ROOM)
+    batch = rows([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
+    for number, key in enumerate((b"a", b"b", b"c")):
+        memory.put_row(key, batch, number)
+    memory.put(entry(b"d"))
+    memory.get(b"a", 0.0)
+    memory.put_row(b"e", rows([7.0, 8.0]), 0)
+    assert set(memory.entries) == {b"a", b"c", b"d", b"e"}
+    assert memory.drop(lambda one: one.created == 1.0) == 3
+    assert set(memory.entries) == {b"d"}
+
+
+def test_the_same_row_twice_counts_once() -> None:
+    memory = MemoryCache(ROOM)
+    batch = rows([1.0, 2.0], [3.0, 4.0])
+    memory.put_row(b"a", batch, 0)
+    memory.put_row(b"a", batch, 1)
+    found = memory.get(b"a", 0.0)
+    assert found is not None
+    assert np.frombuffer(found.data, np.float32).tolist() == [3, 4]  # type: ignore[arg-type]
+    assert memory.nbytes == found.nbytes
+
+
+def rows(*values: list[float]) -> KeptRows:
+    data = np.array(values, np.float32).tobytes()
+    return KeptRows(("m", "1"), "", (), ((1, 2),), data, 8, 1.0, 10.0, 10.0, 0.5)
+
+
+STEPS = ["put", "row", "get", "remember", "drop"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 7)), max_size=60))
 def test_bytes_are_those_of_what_is_there(steps: list[tuple[str, int]]) -> None:
     memory = MemoryCache(ROOM)
     table: dict[bytes, object] = {}
     there: dict[bytes, Entry] = {}
+    batch = rows([1.0, 2.0], [3.0, 4.0])
     for step, number in steps:
         key = bytes([number])
         if step == "put":
             memory.put(entry(key, size=number + 1))
+        elif step == "row":
+            memory.put_row(key, batch, number % 2)
         elif step == "get":
             memory.get(key, 0.0)
         elif step == "drop":
@@ -91,7 +161,7 @@ def test_bytes_are_those_of_what_is_there(steps: list[tuple[str, int]]) -> None:
         there = {key: one for key in map(bytes, ([n] for n in range(8))) if (one := memory.peek(key)) is not None}
         assert memory.nbytes == sum(one.nbytes for one in there.values()) <= ROOM
         assert len(memory) == len(there)
-        assert set(table) == {body for one in there.values() for _, body in one.memos or []}
+        assert set(table) == {body for one in there.values() for _, body, _ in one.memos or []}
 
 
 def _is(key: bytes, one: Entry) -> bool:
