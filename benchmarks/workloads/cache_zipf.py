@@ -38,7 +38,7 @@ from forebay.api.recall import MEMO_BYTES
 from forebay.bench.connection import Answer
 from forebay.bench.generator import Check, run_closed, run_event_loop
 from forebay.bench.recording import LoadResult
-from forebay.cache.entry import Entry
+from forebay.cache.entry import OVERHEAD_BYTES
 from forebay.cache.key import KeyMaker
 from forebay.core.request import Request
 from forebay.core.tensors import pack_bytes
@@ -272,9 +272,8 @@ def kept_bytes(values: Sequence[str]) -> list[int]:
     signature = Signature((TensorSpec("text", "BYTES", (1,)),), (TensorSpec("embedding", "FP32", (DIMENSION,)),))
     maker = KeyMaker("minilm", "1", "", signature)
     request = Request([], ((1,),), rows=1, nbytes=0, deadline=0.0, arrived=0.0, on_done=nobody)
-    place, shapes, data = ("minilm", "1"), ((1, DIMENSION),), bytes(4 * DIMENSION)
     sizes: list[int] = []
     for value in values:
         request.inputs = [pack_bytes([value])]
-        sizes.append(Entry(maker.of(request, ""), place, "", (), 1, shapes, data).nbytes)
+        sizes.append(OVERHEAD_BYTES + len(maker.of(request, "")) + 4 * DIMENSION)
     return sizes
