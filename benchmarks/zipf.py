@@ -35,26 +35,20 @@ def zipf_draws(keys: int, count: int, seed: int, s: float = 1.0) -> list[int]:
     return ranks
 
 
-def lru(draws: Sequence[int], weights: Sequence[int], room: int, more: Sequence[int] | None = None) -> LruRun:
-    """Send draws through an exact LRU: key k takes `weights[k]` of its `room`.
-
-    `more[k]` is taken besides from its first hit on, for as long as it is kept. What does not fit alone is not kept.
-    """
-    kept: OrderedDict[int, int] = OrderedDict()
+def lru(draws: Sequence[int], weights: Sequence[int], room: int) -> LruRun:
+    """Send draws through an exact LRU: key k takes `weights[k]` of its `room`. What does not fit alone is not kept."""
+    kept: OrderedDict[int, None] = OrderedDict()
     taken = 0
     hits = np.zeros(len(draws), dtype=np.bool_)
     counts = np.zeros(len(draws), dtype=np.int64)
     for number, key in enumerate(draws):
-        weight = kept.pop(key, None)
-        if weight is None:
-            kept[key] = weights[key]
-            taken += weights[key]
-        else:
+        if key in kept:
             hits[number] = True
-            grown = weights[key] + (0 if more is None else more[key])
-            kept[key] = grown
-            taken += grown - weight
+            kept.move_to_end(key)
+        else:
+            kept[key] = None
+            taken += weights[key]
         while taken > room:
-            taken -= kept.popitem(last=False)[1]
+            taken -= weights[kept.popitem(last=False)[0]]
         counts[number] = len(kept)
     return LruRun(hits, counts)

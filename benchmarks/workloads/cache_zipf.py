@@ -6,12 +6,10 @@ servers are up all the time and asked in turns; the one without a cache is sent 
 
 The memory of the cache is chosen so that far from all texts fit. Hits are counted by the clients, from `X-Cache`, and
 by the server's metrics. The ideal LRU sees the very same sequence, one draw after the other, and only draws of timed
-turns count. What "the same size" is can be told in three ways, and all three are measured:
+turns count. What "the same size" is can be told in two ways, and both are measured:
 
 - as many answers as the server held;
-- as many bytes as the server may use, with answers alone in them;
-- as many bytes, where an entry grows by the whole answer to its body when it is first served again, as the server's do:
-  what is missing here is not because of sizes.
+- as many bytes as the server may use, with answers alone in them; the server remembers whole answers to bodies besides.
 """
 
 from __future__ import annotations
@@ -34,7 +32,6 @@ from benchmarks.turns import load_json
 from benchmarks.workloads import minilm
 from benchmarks.zipf import LruRun, lru, zipf_draws, zipf_shares
 
-from forebay.api.recall import MEMO_BYTES
 from forebay.bench.connection import Answer
 from forebay.bench.generator import Check, run_closed, run_event_loop
 from forebay.bench.recording import LoadResult
@@ -88,7 +85,6 @@ def run(bench: Bench) -> Json:
             unit="texts/s",
             rounds=bench.plan.minilm_rounds,
         )
-    bodies = [len(request.partition(b"\r\n\r\n")[2]) for request in served[ON][1].heads]
     return {
         "keys": keys,
         "full_keys": FULL_KEYS,
@@ -98,7 +94,7 @@ def run(bench: Bench) -> Json:
         "rates": {name: spread([turn["rate"] for turn in turns]) for name, turns in taken.items()},
         "ratio": ratios({"Forebay": taken[ON], OFF: taken[OFF]})[OFF],
         "turns": taken,
-        "hits": traffic.hits(taken[ON], memory_bytes, bodies),
+        "hits": traffic.hits(taken[ON], memory_bytes),
     }
 
 
@@ -179,7 +175,6 @@ class Traffic:
             **load_json(result),
             "rate": result.throughput_per_s,
             **self._checked(watch.sample),
-            "answer_bytes": mean(len(answer.body) for _, answer in watch.sample) if watch.sample else 0.0,
             "clients": dict(watch.outcomes),
             "server": {name: after[name] - before.get(name, 0.0) for name in after},
             "kept": {name: after.get(name, 0.0) for name in ("memory_entries", "memory_bytes")},
@@ -206,20 +201,17 @@ class Traffic:
         counts = np.array([len(value.split()) for value in self._values])
         return {"texts": float(counts.mean()), "requests": float(counts @ zipf_shares(len(counts)))}
 
-    def hits(self, turns: Sequence[Json], memory_bytes: int, body_bytes: Sequence[int]) -> Json:
+    def hits(self, turns: Sequence[Json], memory_bytes: int) -> Json:
         """What came of the timed draws, by the clients and by the server, against ideal LRUs."""
         draws = self.draws[: self.sent]
         counted = np.zeros(len(draws), dtype=np.bool_)
         for part in self.counted:
             counted[part] = True
         entries = mean(turn["kept"]["memory_entries"] for turn in turns)
-        answer_bytes = round(mean(turn["answer_bytes"] for turn in turns))
         alone = kept_bytes(self._values)
-        whole = [size + answer_bytes + MEMO_BYTES for size in body_bytes]
         ideals = {
             "answers": lru(draws, [1] * len(alone), round(entries)),
             "bytes": lru(draws, alone, memory_bytes),
-            "bytes, as the server weighs": lru(draws, alone, memory_bytes, whole),
         }
         return compare(turns, {name: lru_figures(ideal, counted) for name, ideal in ideals.items()})
 

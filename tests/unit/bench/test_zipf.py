@@ -47,13 +47,9 @@ def test_the_lru_is_exact(room: int) -> None:
     assert found.kept.max() == min(room, 30)
 
 
-def test_keys_take_their_own_room_and_more_once_they_are_hit() -> None:
+def test_keys_take_their_own_room() -> None:
     a, b, c = 0, 1, 2
     assert lru([a, b, a, c, b, c], [2, 3, 3], room=6).hits.tolist() == [False, False, True, False, False, True]
-    # The hit on `a` makes it take 4 besides: `b` goes, and when it comes back `a` goes.
-    grown = lru([a, b, a, a, b, a], [2, 3, 3], room=8, more=[4, 0, 0])
-    assert grown.hits.tolist() == [False, False, True, True, False, False]
-    assert grown.kept.tolist() == [1, 2, 1, 1, 1, 2]
 
 
 def test_what_is_larger_than_the_room_is_not_kept() -> None:
