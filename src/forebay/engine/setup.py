@@ -114,7 +114,7 @@ async def start_engine(engine: Engine) -> None:
 
 
 def _told_digest(digest: str, pads: bool) -> str:
-    """Of the files, and of the setting on which answers depend beside them: a row that is padded may get another one."""
+    """Of the files, and of what answers depend on beside them: a row that is padded may get another one."""
     return hashlib.sha256(f"padded {digest}".encode()).hexdigest() if pads else digest
 
 
