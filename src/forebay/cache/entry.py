@@ -78,6 +78,8 @@ class KeptRows(msgspec.Struct, eq=False, weakref=False, gc=False):
     """Of a row."""
     starts: dict[bytes, int] = {}
     """By key, the number of its row in the batch."""
+    closed: bool = False
+    """No more are added: it was taken into the cache."""
 
     def entry(self, key: bytes) -> Entry:
         """One of them as an entry of its own."""

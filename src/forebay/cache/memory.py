@@ -15,11 +15,11 @@ WHOLE_SHARE: Final = 1 / 8
 class MemoryCache:
     """All models of one process. Called on its event loop only."""
 
-    __slots__ = ("_whole", "entries", "evicted", "generation", "max_bytes", "nbytes", "whole_bytes")
+    __slots__ = ("_nbytes", "_whole", "entries", "evicted", "generation", "max_bytes", "pending", "whole_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.nbytes = 0
+        self._nbytes = 0
         self.evicted = 0
         self.generation = 0
         """Another one whenever something was dropped: what was being computed then is not kept."""
@@ -29,10 +29,19 @@ class MemoryCache:
         """Entries that have such, by key, the one used last at the end."""
         self.entries: OrderedDict[bytes, Entry | KeptRows] = OrderedDict()
         """By key, the one used last at the end: an entry, or the batch in which one is. For others only to look whether
-        a key is there."""
+        a key is there, while nothing is `pending`."""
+        self.pending: KeptRows | None = None
+        """A batch whose rows are to be taken in (`settle`) before anything else is done: one step for all of them."""
 
     def __len__(self) -> int:
+        self.settle()
         return len(self.entries)
+
+    @property
+    def nbytes(self) -> int:
+        """What all of it counts for."""
+        self.settle()
+        return self._nbytes
 
     def get(self, key: bytes, now: float) -> Entry | None:
         """An entry that may still be served, perhaps stale; it is then the one used last."""
@@ -52,6 +61,7 @@ class MemoryCache:
 
     def peek(self, key: bytes) -> Entry | None:
         """An entry, without using it."""
+        self.settle()
         kept = self.entries.get(key)
         if type(kept) is KeptRows:
             kept = self.entries[key] = kept.entry(key)
@@ -63,25 +73,30 @@ class MemoryCache:
 
     def put(self, entry: Entry) -> None:
         """Keep an answer, in place of an older one."""
+        self.settle()
         self.remove_key(entry.key)
         self.entries[entry.key] = entry
-        self.nbytes += entry.nbytes
-        if self.nbytes > self.max_bytes:
+        self._nbytes += entry.nbytes
+        if self._nbytes > self.max_bytes:
             self._make_room()
 
-    def put_row(self, key: bytes, rows: KeptRows, start: int) -> None:
-        """Keep the answer that is this row of a batch, in place of an older one."""
-        entries = self.entries
-        if key in entries:
-            self.remove_key(key)
-        entries[key] = rows
-        rows.starts[key] = start
-        self.nbytes += OVERHEAD_BYTES + len(key) + rows.row_bytes
-        if self.nbytes > self.max_bytes:
+    def settle(self) -> None:
+        """Take in the rows that are pending, in place of older answers."""
+        rows = self.pending
+        if rows is None:
+            return
+        self.pending, rows.closed = None, True
+        entries, starts = self.entries, rows.starts
+        if not entries.keys().isdisjoint(starts):
+            for key in starts:
+                self.remove_key(key)
+        entries.update(dict.fromkeys(starts, rows))
+        self._nbytes += len(starts) * (OVERHEAD_BYTES + rows.row_bytes) + sum(map(len, starts))
+        if self._nbytes > self.max_bytes:
             self._make_room()
 
     def _make_room(self) -> None:
-        while self.nbytes > self.max_bytes and self.entries:
+        while self._nbytes > self.max_bytes and self.entries:
             key, kept = self.entries.popitem(last=False)
             self._gone(key, kept)
             self.evicted += 1
@@ -99,7 +114,7 @@ class MemoryCache:
             entry.memos = []
         entry.memos.append((table, body, nbytes))
         entry.nbytes += nbytes
-        self.nbytes += nbytes
+        self._nbytes += nbytes
         self.whole_bytes += nbytes
         self._whole[entry.key] = entry
         self._whole.move_to_end(entry.key)
@@ -112,7 +127,7 @@ class MemoryCache:
         for table, body, nbytes in memos:
             table.pop(body, None)
             entry.nbytes -= nbytes
-            self.nbytes -= nbytes
+            self._nbytes -= nbytes
             self.whole_bytes -= nbytes
 
     def remove(self, entry: Entry) -> None:
@@ -129,6 +144,7 @@ class MemoryCache:
     def drop(self, goes: Callable[[Entry], bool]) -> int:
         """Forget all for which this holds; returns how many. `goes` is asked once for all rows of a batch of which none
         was asked for: they differ in their keys, which nobody was told."""
+        self.settle()
         self.generation += 1
         gone: list[bytes] = []
         last: KeptRows | None = None
@@ -148,9 +164,9 @@ class MemoryCache:
 
     def _gone(self, key: bytes, kept: Entry | KeptRows) -> None:
         if not isinstance(kept, Entry):
-            self.nbytes -= kept.nbytes_of(key)
+            self._nbytes -= kept.nbytes_of(key)
             return
         if kept.memos is not None:
             del self._whole[key]
             self._forget_whole(kept)
-        self.nbytes -= kept.nbytes
+        self._nbytes -= kept.nbytes

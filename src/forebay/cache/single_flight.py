@@ -49,11 +49,6 @@ class Flight(msgspec.Struct, eq=False, weakref=False, gc=False):
     """Called with what is kept of its answer, if anything is."""
 
     @property
-    def tells(self) -> bool:
-        """Whether anybody beside those who wait is told of what is kept of the answer."""
-        return bool(self.claim) or self.admitted or self.on_kept is not None
-
-    @property
     def waited_for(self) -> bool:
         """Whether anybody wants the answer."""
         return self.on_done is not None or bool(self.followers)

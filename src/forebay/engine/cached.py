@@ -79,6 +79,8 @@ class CachedEngine(ForwardedEngine):
             self.inner.submit(request)
             return
         if ask.use != "refresh":
+            if self.memory.pending is not None:
+                self.memory.settle()
             if key in self._entries:
                 now = self.clock()
                 entry = self.memory.get(key, now)
@@ -102,18 +104,20 @@ class CachedEngine(ForwardedEngine):
 
     def _key(self, request: Request, ask: CacheAsk) -> bytes | None:
         """None: this request is not for the cache."""
-        if ask.use == "off" or request.explain or request.listener is not None:
+        usual = ask is USUAL_ASK
+        if request.explain or request.listener is not None or not (usual or ask.use != "off"):
             return None
         if not 0 < request.nbytes <= MOST_INPUT_BYTES or not request.rows:
             return None
         digest = self.inner.digest
-        if not digest:
-            return None  # workers have different files
-        if digest != self._digest:  # a model of workers that was announced anew
+        if digest is not self._digest or not digest:
+            if not digest:
+                return None  # workers have different files
+            if digest != self._digest:  # a model of workers that was announced anew
+                self._keys = KeyMaker(self.name, self.version, digest, self.signature)
             self._digest = digest
-            self._keys = KeyMaker(self.name, self.version, digest, self.signature)
         try:
-            return self._keys.of(request, "" if self.rules.shared else ask.tenant)
+            return self._keys.of(request, "" if usual or self.rules.shared else ask.tenant)
         except (struct.error, OverflowError):
             return None  # the engine says what is wrong
 
@@ -195,12 +199,21 @@ class CachedEngine(ForwardedEngine):
         if digest != self.inner.digest or (request.ran_on and request.ran_on != digest):
             return None  # it may have run on other files than those that its key is about
         rows = self._rows
-        if request.outputs is not self._last:
+        if request.outputs is not self._last or rows.closed:
             self._last = request.outputs
             rows = self._rows = self._arrived(request)
-        plain = request.rows == 1 and request.requested is None and ask is USUAL_ASK
-        if plain and rows.data and len(flight.key) <= self._most_key_bytes and not flight.tells:
-            memory.put_row(flight.key, rows, request.row_start)
+        if (
+            ask is USUAL_ASK
+            and rows.data
+            and request.rows == 1
+            and request.requested is None
+            and not (flight.claim or flight.admitted or flight.on_kept)
+            and len(flight.key) <= self._most_key_bytes
+        ):
+            if memory.pending is not rows:
+                memory.settle()
+                memory.pending = rows
+            rows.starts[flight.key] = request.row_start
             return None
         shapes, data, size_bytes = self._form.kept(request)
         nbytes = OVERHEAD_BYTES + len(flight.key) + size_bytes

@@ -95,12 +95,11 @@ def test_dropping_tells_what_is_being_computed() -> None:
 
 def test_rows_of_a_batch_are_entries_when_they_are_asked_for() -> None:
     memory = MemoryCache(1 << 20)
-    batch = rows([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
-    memory.put_row(b"a", batch, 2)
-    memory.put_row(b"b", batch, 0)
+    memory.pending = rows({b"a": 2, b"b": 0}, [1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
     before = memory.nbytes
+    assert memory.pending is None
     found = [memory.get(key, 0.0) for key in (b"b", b"a")]
-    assert [np.frombuffer(one.data, np.float32).tolist() for one in found if one is not None] == [[1, 2], [5, 6]]  # type: ignore[arg-type]
+    assert [numbers(one) for one in found] == [[1, 2], [5, 6]]
     assert all(one is not None and one.shapes == ((1, 2),) and one.created == 1.0 for one in found)
     assert memory.get(b"a", 0.0) is found[1]
     assert memory.nbytes == before == 2 * (OVERHEAD_BYTES + 1 + 8)
@@ -110,31 +109,36 @@ def test_rows_of_a_batch_are_entries_when_they_are_asked_for() -> None:
 
 def test_rows_of_a_batch_go_like_entries() -> None:
     memory = MemoryCache(ROOM)
-    batch = rows([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
-    for number, key in enumerate((b"a", b"b", b"c")):
-        memory.put_row(key, batch, number)
+    memory.pending = rows({b"a": 0, b"b": 1, b"c": 2}, [1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
     memory.put(entry(b"d"))
     memory.get(b"a", 0.0)
-    memory.put_row(b"e", rows([7.0, 8.0]), 0)
+    memory.pending = rows({b"e": 0}, [7.0, 8.0])
+    assert len(memory) == 4
     assert set(memory.entries) == {b"a", b"c", b"d", b"e"}
+    memory.pending = rows({b"f": 0}, [7.0, 8.0])
     assert memory.drop(lambda one: one.created == 1.0) == 3
     assert set(memory.entries) == {b"d"}
 
 
-def test_the_same_row_twice_counts_once() -> None:
+def test_rows_take_the_place_of_older_answers() -> None:
     memory = MemoryCache(ROOM)
-    batch = rows([1.0, 2.0], [3.0, 4.0])
-    memory.put_row(b"a", batch, 0)
-    memory.put_row(b"a", batch, 1)
-    found = memory.get(b"a", 0.0)
-    assert found is not None
-    assert np.frombuffer(found.data, np.float32).tolist() == [3, 4]  # type: ignore[arg-type]
-    assert memory.nbytes == found.nbytes
+    memory.put(entry(b"a", size=4))
+    for values in ([1.0, 2.0], [3.0, 4.0]):
+        memory.pending = rows({b"a": 1}, [0.0, 0.0], values)
+        assert numbers(memory.get(b"a", 0.0)) == values
+    assert (len(memory), memory.nbytes) == (1, OVERHEAD_BYTES + 1 + 8)
 
 
-def rows(*values: list[float]) -> KeptRows:
+def rows(starts: dict[bytes, int], *values: list[float]) -> KeptRows:
     data = np.array(values, np.float32).tobytes()
-    return KeptRows(("m", "1"), "", (), ((1, 2),), data, 8, 1.0, 10.0, 10.0, 0.5)
+    return KeptRows(("m", "1"), "", (), ((1, 2),), data, 8, 1.0, 10.0, 10.0, 0.5, starts)
+
+
+def numbers(one: Entry | None) -> list[float]:
+    assert one is not None
+    assert isinstance(one.data, bytes)
+    found: list[float] = np.frombuffer(one.data, np.float32).tolist()
+    return found
 
 
 STEPS = ["put", "row", "get", "remember", "drop"]
@@ -145,20 +149,20 @@ def test_bytes_are_those_of_what_is_there(steps: list[tuple[str, int]]) -> None:
     memory = MemoryCache(ROOM)
     table: dict[bytes, object] = {}
     there: dict[bytes, Entry] = {}
-    batch = rows([1.0, 2.0], [3.0, 4.0])
     for step, number in steps:
         key = bytes([number])
         if step == "put":
             memory.put(entry(key, size=number + 1))
         elif step == "row":
-            memory.put_row(key, batch, number % 2)
+            memory.pending = rows({key: 1, b"more": 0}, [1.0, 2.0], [3.0, 4.0])
         elif step == "get":
             memory.get(key, 0.0)
         elif step == "drop":
             memory.drop(partial(_is, key))
         elif (found := memory.peek(key)) is not None:
             memory.remember(found, table, bytes([number, len(table)]), "", 300)
-        there = {key: one for key in map(bytes, ([n] for n in range(8))) if (one := memory.peek(key)) is not None}
+        keys = [b"more", *map(bytes, ([n] for n in range(8)))]
+        there = {key: one for key in keys if (one := memory.peek(key)) is not None}
         assert memory.nbytes == sum(one.nbytes for one in there.values()) <= ROOM
         assert len(memory) == len(there)
         assert set(table) == {body for one in there.values() for _, body, _ in one.memos or []}

@@ -176,6 +176,7 @@ def test_an_answer_of_new_files_is_not_kept_under_the_key_of_old_ones() -> None:
     rig.inner.digest = "other"
     rig.ask(4.0)  # from now on keys are about the new files
     rig.run()
+    assert len(rig.cache.memory) == 1
     assert list(rig.cache.memory.entries) == [rig.engine._keys.of(rig.inner.seen[1], "")]
     rig.inner.digest = "d"
     rig.ask(3.0)
