@@ -85,6 +85,13 @@ class Fairness:
         member.claims.append(claim)
         return claim
 
+    def next_batch(self, claim: Claim) -> None:
+        """An instance is done with one batch and begins another: those of its model that were paused in the middle of
+        theirs come first, since somebody waits for these for longer."""
+        claims = claim.member.claims
+        claims.remove(claim)
+        claims.append(claim)
+
     def end(self, claim: Claim) -> None:
         """It is done, or gone."""
         claim.member.claims.remove(claim)

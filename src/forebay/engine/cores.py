@@ -149,7 +149,9 @@ class Cores:
         turn.claim.member.saw(core_s, busy_s - turn.paused_s)
         turn.paused_s = 0.0
         self._changed = True
-        if not instance.flights:
+        if instance.flights:
+            self._fairness.next_batch(turn.claim)
+        else:
             self.end(instance)
 
     def end(self, instance: Worker) -> None:

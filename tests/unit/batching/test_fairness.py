@@ -65,6 +65,20 @@ def test_shares_are_by_weight(weights: tuple[float, ...], cores: int) -> None:
         assert used[place] / sum(used.values()) == pytest.approx(weight / sum(weights), abs=0.01)
 
 
+def test_of_one_models_instances_each_gets_its_turn() -> None:
+    fairness = Fairness(1)
+    member = busy(fairness, instances=2)
+    first, second = member.claims
+    fairness.choose()
+    assert (first.runs, second.runs) == (True, False)
+    fairness.next_batch(first)
+    fairness.choose()
+    assert (first.runs, second.runs) == (False, True)
+    fairness.next_batch(second)
+    fairness.choose()
+    assert (first.runs, second.runs) == (True, False)
+
+
 def test_one_that_comes_back_goes_first_with_all_its_instances() -> None:
     fairness = Fairness(CORES)
     light = fairness.join(1.0, 1)
