@@ -117,7 +117,7 @@ def tune(
         "deadlines": deadlines,
         "configurations": [str(one) for one in configurations],
         "inputs": [first.artefact.kind, _digest(inputs)],
-        "artefacts": {label: [one.artefact.digest, *one.artefact.command[3:]] for label, one in subjects.items()},
+        "artefacts": {label: [one.artefact.digest, *one.artefact.arguments] for label, one in subjects.items()},
     }
     folder = loaded.settings.data_dir.resolve() / "tune"
     stem = f"{first.artefact.source.name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}"
@@ -159,10 +159,9 @@ def parse_time(text: str) -> float:
 
 def _open_all(paths: Sequence[str], name: str | None, loaded: LoadedSettings, inputs: str | None) -> dict[str, Subject]:
     """By label: the file's stem, or the whole path where two have the same."""
-    serve = (sys.executable, "-c", _START, str(os.getpid()), "serve")
     subjects: dict[str, Subject] = {}
     for path in paths:
-        subject = open_subject(path, name, loaded, inputs, serve, shown_value)
+        subject = open_subject(path, name, loaded, inputs, shown_value)
         name = name or subject.artefact.source.name  # all are forms of the first one
         stem = Path(path.rpartition(":")[2] if ".py:" in path else path).stem
         label = stem if stem not in subjects else path
@@ -183,7 +182,8 @@ def _measure(
     deadlines: bool,
 ) -> Outcome:
     artefacts = {label: subject.artefact for label, subject in subjects.items()}
-    machine = Machine(artefacts, slo, servers, with_deadline=deadlines)
+    serve = (sys.executable, "-c", _START, str(os.getpid()), "serve")
+    machine = Machine(artefacts, slo, serve, servers, with_deadline=deadlines)
     world = JournaledWorld(machine, journal, time.monotonic)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, refresh_per_second=2) as progress, _ended_by_signals():

@@ -21,7 +21,7 @@ is late where the server leaves it no core, which is the server's doing."""
 
 
 def capacity(probes: Sequence[Probe], slo: Slo) -> float:
-    """The highest rate at which the SLO holds: the one that the fewest probes speak against; 0: none.
+    """The highest rate at which the SLO holds: of those that held the one that fewest probes speak against; 0: none.
 
     Probes at and below it that failed speak against it, and so do those above it that held. Of two that are as likely
     it is the higher: what disturbs a measurement makes it worse, never better.
@@ -31,7 +31,7 @@ def capacity(probes: Sequence[Probe], slo: Slo) -> float:
     def against(rate: float) -> int:
         return sum(probe.holds(slo) != (probe.rate <= rate) for probe in probes)
 
-    return min([0.0, *held], key=lambda rate: (against(rate), -rate))
+    return min(held, key=lambda rate: (against(rate), -rate), default=0.0)
 
 
 def goodput(probes: Sequence[Probe], slo: Slo) -> float:

@@ -49,8 +49,8 @@ class Artefact:
     source: ModelSource
     digest: str
     settings: ModelSettings
-    command: tuple[str, ...]
-    """`forebay serve ARTEFACT --name NAME --set ...`, the tuned keys left out."""
+    arguments: tuple[str, ...]
+    """Of `forebay serve`: the artefact, its name and settings, the tuned ones left out."""
     rows: tuple[Row, ...] | None
     kind: str
 
@@ -58,9 +58,12 @@ class Artefact:
 class Machine:
     """This machine as a `World`. Close it: servers may be running."""
 
-    def __init__(self, artefacts: dict[str, Artefact], slo: Slo, folder: Path, *, with_deadline: bool) -> None:
-        """folder: scratch space. with_deadline: requests carry the SLO's bound as their timeout."""
-        self._artefacts, self._slo, self._folder = artefacts, slo, folder
+    def __init__(
+        self, artefacts: dict[str, Artefact], slo: Slo, serve: Sequence[str], folder: Path, *, with_deadline: bool
+    ) -> None:
+        """serve: the command `forebay serve`. folder: scratch space. with_deadline: requests carry the SLO's bound as
+        their timeout."""
+        self._artefacts, self._slo, self._serve, self._folder = artefacts, slo, tuple(serve), folder
         self._with_deadline = with_deadline
         self._servers: OrderedDict[Configuration, Server] = OrderedDict()
         self._inputs: dict[str, Inputs] = {}
@@ -166,7 +169,7 @@ class Machine:
         }
         settings = [part for key, value in keys.items() for part in ("--set", f"{name}.{key}={value}")]
         folder = self._data_dir(configuration)
-        command = [*artefact.command, *settings, "--data-dir", str(folder)]
+        command = [*self._serve, *artefact.arguments, *settings, "--data-dir", str(folder)]
         server = self._servers[configuration] = Server(command, folder, artefact.settings.load_timeout_s + STARTING_S)
         inputs = self._inputs_of(configuration.artefact, server)
         load.one_by_one((server.endpoint.host, server.endpoint.port), inputs, WARM_S, QUIET_S)

@@ -24,7 +24,7 @@ from forebay.tune.contender import Contender, Outcome, Result, capacity, generat
 from forebay.tune.slo import Slo
 from forebay.tune.world import CannotServeError, Look, Probe, World
 
-ALIKE: Final = 0.03
+ALIKE: Final = 0.02
 """Configurations that differ by less are alike."""
 POOR: Final = 0.6
 """A group that saturates below this share of the best is not probed."""
@@ -34,7 +34,7 @@ START: Final = 0.75
 """Of its ceiling: where the first climb begins. Queues that keep an SLO need room."""
 STEP_UP: Final = 1.25
 STEP_DOWN: Final = 1.4
-NEAR: Final = 1.06
+NEAR: Final = 1.04
 """A climb ends where the rate that failed is so near to the one that held."""
 MOST_STEPS: Final = 9
 LEAST_SHARE: Final = 0.02
@@ -223,7 +223,7 @@ class _Search:
 
     def _probe(self, contender: Contender, rate: float) -> Probe:
         # Nothing is chosen before something has held: that much is measured however long it takes.
-        if self._best is not None and self._world.spent_s() >= self._most_s:
+        if any(one.low for one in self._contenders) and self._world.spent_s() >= self._most_s:
             raise _TimeIsUpError
         probe = self._world.probe(contender.configuration, rate)
         contender.probes.append(probe)

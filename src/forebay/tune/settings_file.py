@@ -26,30 +26,33 @@ def edited(text: str, values: Mapping[str, Value], evidence: Sequence[str]) -> s
     """
     before = _parsed(text)
     newline = "\r\n" if "\r\n" in text else "\n"
-    top, tables = _split(_without_evidence(text))
+    top, tables = _split(_statements(_lines(text)))
+    place, top = _without_evidence(top)
+    _, tables = _without_evidence(tables)
     missing = dict(values)
-    kept: list[str] = []
-    for statement in top:
+    for at, statement in enumerate(top):
         match = _KEY.match(statement)
         name = match["double"] or match["single"] or match["bare"] if match else ""
         if name in values:
             missing.pop(name, None)
-            kept.append(f"{name} = {_written(values[name])}{_comment(statement)}{newline}")
-        else:
-            kept.append(statement)
-    if kept and not kept[-1].endswith("\n"):
-        kept[-1] += newline
+            top[at] = f"{name} = {_written(values[name])}{_comment(statement)}{newline}"
     block = [BEGIN, *(f"# {line}".rstrip() for line in evidence), END]
     block += [f"{name} = {_written(value)}" for name, value in missing.items()]
-    gap = [newline] if kept and kept[-1].strip() else []
-    ending = [newline] if tables else []
-    result = "".join([*kept, *gap, *(line + newline for line in block), *ending, *tables])
+    written = [line + newline for line in block]
+    if place is None:
+        place = len(top)
+        if top and not top[-1].endswith("\n"):
+            top[-1] += newline
+        written = [*([newline] if top and top[-1].strip() else []), *written, *([newline] if tables else [])]
+    result = "".join([*top[:place], *written, *top[place:], *tables])
     # What was meant is what is in it now, whatever the text looks like.
-    if _parsed(result) != before | dict(values):
+    try:
+        safe = tomllib.loads(result) == before | dict(values)
+    except tomllib.TOMLDecodeError:
+        safe = False
+    if not safe:
         keys = "; ".join(f"{name} = {_written(value)}" for name, value in values.items())
-        raise SetupError(
-            f"this model.toml is written in a way that cannot be edited safely; put into it yourself: {keys}"
-        )
+        raise SetupError(f"is written in a way that cannot be edited safely; put into it yourself: {keys}")
     return result
 
 
@@ -65,31 +68,31 @@ def _lines(text: str) -> list[str]:
     return [line + "\n" for line in text.split("\n")[:-1]] + [rest for rest in text.split("\n")[-1:] if rest]
 
 
-def _without_evidence(text: str) -> str:
-    """Without the comment lines of an earlier run; a line between them that is no comment stays.
-
-    A mark inside a text of several lines is none: `_statements` knows.
-    """
+def _without_evidence(statements: Sequence[str]) -> tuple[int | None, list[str]]:
+    """Where the evidence of an earlier run stood, and all the rest. It is comments from one mark to the other only."""
     kept: list[str] = []
-    inside = False
-    for statement in _statements(_lines(text)):
+    place: int | None = None
+    begin: int | None = None
+    for statement in statements:
         word = statement.strip()
         if word == BEGIN:
-            inside = True
-        elif word == END:
-            inside = False
-        elif not (inside and word.startswith("#")):
-            kept.append(statement)
-    return "".join(kept)
+            begin = len(kept)
+        elif not word.startswith("#"):
+            begin = None
+        kept.append(statement)
+        if word == END and begin is not None:
+            place = begin if place is None else place
+            del kept[begin:]
+            begin = None
+    return place, kept
 
 
-def _split(text: str) -> tuple[list[str], list[str]]:
-    """The statements ahead of the first table, with comments and empty lines as statements of their own; the rest."""
-    statements = _statements(_lines(text))
+def _split(statements: list[str]) -> tuple[list[str], list[str]]:
+    """What stands ahead of the first table, comments and empty lines too; the rest."""
     for place, statement in enumerate(statements):
         if statement.lstrip().startswith("["):
-            # Comments right above a table are the table's.
-            while place and statements[place - 1].lstrip().startswith("#"):
+            # Comments right above a table are the table's, but for our own.
+            while place and statements[place - 1].lstrip().startswith("#") and statements[place - 1].strip() != END:
                 place -= 1
             return statements[:place], statements[place:]
     return statements, []

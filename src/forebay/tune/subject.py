@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -36,13 +36,12 @@ def open_subject(
     name: str | None,
     loaded: LoadedSettings,
     inputs: str | None,
-    serve: Sequence[str],
     shown: Callable[[object, str], str],
 ) -> Subject:
     """One form of the model.
 
     text: as for `forebay serve`, or the folder of one model of a repository (its latest version). name: what it is
-    called; None: its own name. serve: the command `forebay serve`. shown: a setting's value as `--set` reads it.
+    called; None: its own name. shown: a setting's value as `--set` reads it.
 
     Raises `SetupError`: there is no such model, its settings or inputs are wrong.
     """
@@ -55,7 +54,7 @@ def open_subject(
             source=source,
             digest=digest_of(source),
             settings=settings,
-            command=(*serve, _argument(source), "--name", source.name, *_fixed(source.name, loaded, shown)),
+            arguments=(_argument(source), "--name", source.name, *_fixed(source.name, loaded, shown)),
             rows=None if rows is None else tuple(rows),
             kind=kind,
         ),
