@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import signal
 import subprocess
@@ -75,6 +76,11 @@ def test_the_choice_is_written_with_its_evidence_and_serving_takes_it(tmp_path: 
     assert net.with_suffix(".toml").read_text() == text, "the same figures say the same"
 
 
+def grown(folder: Path, before: list[int]) -> bool:
+    """Whether more has been measured than there was."""
+    return [path.stat().st_size for path in journals(folder)] > before
+
+
 @contextlib.contextmanager
 def running(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """The command, ended with the block if it has not ended by then."""
@@ -98,7 +104,7 @@ def test_a_run_that_is_told_to_stop_ends_its_servers_and_goes_on_later(tmp_path:
     for number in (signal.SIGINT, signal.SIGTERM):
         before = [path.stat().st_size for path in journals(tmp_path)]
         with running(tmp_path, str(net), *LONG) as process:
-            eventually(lambda sizes=before: [p.stat().st_size for p in journals(tmp_path)] > sizes, "it measures", 60)
+            eventually(functools.partial(grown, tmp_path, before), "it measures", 60)
             children = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(number)
             _, said = process.communicate(timeout=60)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from forebay.bench.arrivals import poisson
 from forebay.bench.generator import run_closed, run_event_loop, run_open
 from forebay.bench.recording import UNANSWERED, Floats, Recording
 from forebay.tune.inputs import Inputs
@@ -65,7 +64,7 @@ def saturated(address: Address, inputs: Inputs, clients: int, seconds: float, an
 def at_rate(address: Address, inputs: Inputs, rate: float, seconds: float, slo: Slo, seed: int) -> Probe:
     """An open loop of Poisson arrivals over `seconds` and a little before that is not counted."""
     whole_s = SKIP_S + seconds
-    instants = [*poisson(rate / 2, HALF_S, seed), *(HALF_S + poisson(rate, whole_s - HALF_S, seed + 1))]
+    instants = arrivals(rate, whole_s, seed)
     misses = Misses(slo, SKIP_S, max(HOPELESS, 2 * (1 - slo.share)) * rate * seconds)
     recording = _run(
         run_open(address, inputs.requests, instants, answer_timeout_s=slo.bound_s + 0.1, give_up=misses, seed=seed)
@@ -87,6 +86,18 @@ def at_rate(address: Address, inputs: Inputs, rate: float, seconds: float, slo: 
         lateness_ms=result.lateness_ms.p99 if result.lateness_ms else 0.0,
         generator_busy=recording.cpu_share,
     )
+
+
+def arrivals(rate: float, seconds: float, seed: int) -> list[float]:
+    """Instants, ascending: half the rate for a moment, then `rate`.
+
+    A Poisson process, given how many arrive: short runs would otherwise differ by several percent in their rates.
+    """
+    generator = np.random.default_rng(seed)
+    spans = (0.0, HALF_S, rate / 2), (HALF_S, seconds, rate)
+    parts = [np.sort(generator.uniform(begin, end, round(a_second * (end - begin)))) for begin, end, a_second in spans]
+    instants: list[float] = np.concatenate(parts).tolist()
+    return instants
 
 
 def _latencies_s(recording: Recording, skip_s: float) -> Floats:

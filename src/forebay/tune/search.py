@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from forebay.core.errors import SetupError
+from forebay.tune.climb import NEAR, climb, keeps_up
 from forebay.tune.configuration import Configuration, Group
 from forebay.tune.contender import Contender, Outcome, Result, capacity, generator_limited, goodput
 from forebay.tune.slo import Slo
@@ -32,19 +33,6 @@ MOST_CONTENDERS: Final = 5
 MOST_FINALISTS: Final = 3
 START: Final = 0.75
 """Of its ceiling: where the first climb begins. Queues that keep an SLO need room."""
-STEP_UP: Final = 1.25
-STEP_DOWN: Final = 1.4
-NEAR: Final = 1.04
-"""A climb ends where the rate that failed is so near to the one that held."""
-MOST_STEPS: Final = 9
-LEAST_SHARE: Final = 0.02
-"""Of its ceiling: what fails at less than this keeps the SLO at no rate worth having."""
-CLEAR: Final = 3.0
-"""Where a usual part of a probe misses so many times what the SLO allows, the failure is certain. Any other may be a
-stall of the machine."""
-TRIES: Final = 3
-SURE: Final = 2
-"""So many certain failures end the matter: a long stall can look like one."""
 ROOM: Final = 2.0
 """Foretold rates above so many times the saturated one are all alike: something else is the limit there."""
 ROUNDS: Final = 4
@@ -166,7 +154,7 @@ class _Search:
         for contender in self._contenders:
             try:
                 if self._best is None:
-                    self._climb(contender, START * contender.ceiling)
+                    climb(contender, START * contender.ceiling, self._holds)
                     if contender.low > 0:
                         self._best = contender
                         self._finalists.append(contender)
@@ -177,20 +165,6 @@ class _Search:
             except CannotServeError as error:
                 contender.reason = f"failed: {error}"
                 self._tell(f"{contender.configuration}: failed: {error}")
-
-    def _climb(self, contender: Contender, rate: float) -> None:
-        """Find the highest rate that it keeps up, between one that held and one that failed."""
-        for _ in range(MOST_STEPS):
-            contender.note(rate, held=self._holds(contender, rate))
-            low, high = contender.low, contender.high
-            if low and high / low <= NEAR:
-                return
-            if not low:
-                rate = high / STEP_DOWN
-                if rate < LEAST_SHARE * contender.ceiling:
-                    return
-            else:
-                rate = low * STEP_UP if math.isinf(high) else math.sqrt(low * high)
 
     def _challenge(self, contender: Contender, best: Contender) -> None:
         """Ask for a little more than the best keeps up; of one that takes less of the machine, for nearly as much."""
@@ -206,20 +180,12 @@ class _Search:
             return
         contender.note(rate, held=True)
         self._finalists.append(contender)
-        self._climb(contender, rate * NEAR)
+        climb(contender, rate * NEAR, self._holds)
         if contender.low > best.low:
             self._best = contender
 
     def _holds(self, contender: Contender, rate: float) -> bool:
-        certain = 0
-        for _ in range(TRIES):
-            probe = self._probe(contender, rate)
-            if probe.holds(self._slo):
-                return True
-            certain += probe.usual_missed > CLEAR * (1 - self._slo.share)
-            if certain == SURE:
-                return False
-        return False
+        return keeps_up(lambda: self._probe(contender, rate), self._slo)
 
     def _probe(self, contender: Contender, rate: float) -> Probe:
         # Nothing is chosen before something has held: that much is measured however long it takes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forebay.bench.recording import Recording
-from forebay.tune.load import Misses
+from forebay.tune.load import HALF_S, Misses, arrivals
 from forebay.tune.slo import Slo
 
 SLO = Slo(0.99, 50.0)
@@ -44,3 +44,11 @@ def test_it_goes_on_counting_from_where_it_was() -> None:
     recording.finish(recording.add(1.3, 1.3), 1.5, 200)
     assert misses(recording)
     assert misses(recording)
+
+
+def test_arrivals_are_as_many_as_the_rate_says_and_half_as_many_at_the_start() -> None:
+    instants = arrivals(200.0, 5.0, seed=3)
+    assert instants == sorted(instants)
+    assert sum(1 for instant in instants if instant < HALF_S) == round(100 * HALF_S)
+    assert sum(1 for instant in instants if instant >= HALF_S) == round(200 * (5.0 - HALF_S))
+    assert instants != arrivals(200.0, 5.0, seed=4)
