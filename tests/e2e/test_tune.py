@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.server import COMMAND, environment, eventually, gone, model, run_once, serving
 
 pytestmark = pytest.mark.timeout(300)
-LOOSE = ("--slo", "p50=5s", "--inputs", "zeros")
+LOOSE = ("--slo", "p50=1s", "--inputs", "zeros")
 """Holds at some rate however busy the machine is."""
 SHORT = (*LOOSE, "--instances", "1", "--threads", "1", "--batch-caps", "16", "--max-time", "5s")
 LONG = (*LOOSE, "--instances", "1,2", "--threads", "1", "--max-time", "10m")

@@ -24,8 +24,10 @@ def capacity(probes: Sequence[Probe], slo: Slo) -> float:
     """The highest rate at which the SLO holds: of those that held the one that fewest probes speak against; 0: none.
 
     Probes at and below it that failed speak against it, and so do those above it that held. Of two that are as likely
-    it is the higher: what disturbs a measurement makes it worse, never better.
+    it is the higher: what disturbs a measurement makes it worse, never better. Only the probes of the finals count
+    where one of them held: a shorter one sees less of a queue that grows.
     """
+    probes = decisive(probes, slo)
     held = sorted({probe.rate for probe in probes if probe.holds(slo)})
 
     def against(rate: float) -> int:
@@ -34,9 +36,16 @@ def capacity(probes: Sequence[Probe], slo: Slo) -> float:
     return min(held, key=lambda rate: (against(rate), -rate), default=0.0)
 
 
+def decisive(probes: Sequence[Probe], slo: Slo) -> Sequence[Probe]:
+    """The probes of the finals where one of them held, else all."""
+    finals = [probe for probe in probes if probe.final]
+    return finals if any(probe.holds(slo) for probe in finals) else probes
+
+
 def goodput(probes: Sequence[Probe], slo: Slo) -> float:
     """Answers within the SLO, a second, at the capacity: the median of the probes that held there; 0: none."""
     at = capacity(probes, slo)
+    probes = decisive(probes, slo)
     held = [probe.goodput_per_s for probe in probes if probe.rate == at and probe.holds(slo)]
     return median(held) if held else 0.0
 

@@ -16,7 +16,7 @@ import msgspec
 
 from forebay.core.errors import SetupError
 from forebay.tune.configuration import Configuration, Group
-from forebay.tune.world import CannotServeError, Look, Probe, World
+from forebay.tune.world import CannotServeError, Look, Measures, Probe
 
 FORMAT = 1
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class Journal:
 class JournaledWorld:
     """A world whose answers are kept: those of earlier runs first, then the real ones."""
 
-    def __init__(self, world: World, journal: Journal, clock: Callable[[], float]) -> None:
+    def __init__(self, world: Measures, journal: Journal, clock: Callable[[], float]) -> None:
         """clock: monotonic seconds."""
         self._world, self._journal, self._clock = world, journal, clock
         self._place = 0
@@ -94,13 +94,16 @@ class JournaledWorld:
             raise CannotServeError(entry.failed)
         return entry.look
 
-    def probe(self, configuration: Configuration, rate: float) -> Probe:
+    def probe(self, configuration: Configuration, rate: float, *, final: bool = False) -> Probe:
         """See `World`."""
-        asked = f"{configuration} {rate:.6g}"
+        asked = f"{configuration} {rate:.6g}" + (" final" if final else "")
         entry = self._heard("probe", asked)
         if entry is None:
             entry = self._measured(
-                "probe", asked, lambda: self._world.probe(configuration, rate), lambda probe: {"probe": probe}
+                "probe",
+                asked,
+                lambda: self._world.probe(configuration, rate, final=final),
+                lambda probe: {"probe": probe},
             )
         if entry.probe is None:
             raise CannotServeError(entry.failed)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from forebay.batching import Policy
@@ -33,8 +34,13 @@ BURSTS: Final = 3
 WARM_S: Final = 0.3
 ENOUGH: Final = 300
 """Requests of a probe: a p99 of fewer says little. More for a share nearer to 1, fewer never."""
-SHORTEST_S, LONGEST_S = 2.0, 8.0
+SPANS: Final = 8
+"""A probe is so many times as long as the SLO's bound: a server that is asked for too much misses it only once its
+queue has grown so far."""
+SHORTEST_S, LONGEST_S = 2.0, 20.0
 """Of a probe."""
+FINAL: Final = 2.5
+"""So much longer are the probes of the finals."""
 MOST_CLIENTS: Final = 64
 STARTING_S: Final = 60.0
 """For a start besides the loading of the model."""
@@ -56,7 +62,7 @@ class Artefact:
 
 
 class Machine:
-    """This machine as a `World`. Close it: servers may be running."""
+    """This machine as `Measures`. Close it: servers may be running."""
 
     def __init__(
         self, artefacts: dict[str, Artefact], slo: Slo, serve: Sequence[str], folder: Path, *, with_deadline: bool
@@ -69,17 +75,13 @@ class Machine:
         self._inputs: dict[str, Inputs] = {}
         self._seed = 0
 
-    def spent_s(self) -> float:
-        """See `World`; the journal keeps count."""
-        return 0.0
-
     def close(self) -> None:
         """End every server."""
         while self._servers:
             self._servers.popitem()[1].stop()
 
     def look(self, group: Group, caps: Sequence[int]) -> Look:
-        """See `World`. The server is ended afterwards, so that the costs it has learned are on disk."""
+        """See `Measures`. The server is ended afterwards, so that the costs it has learned are on disk."""
         lead = group.with_cap(max(caps))
         server = self._server(lead)
         inputs = self._inputs_of(group.artefact, server)
@@ -99,18 +101,18 @@ class Machine:
             predicted_per_s=self._predicted(group, caps, inputs),
         )
 
-    def probe(self, configuration: Configuration, rate: float) -> Probe:
-        """See `World`."""
+    def probe(self, configuration: Configuration, rate: float, *, final: bool = False) -> Probe:
+        """See `Measures`."""
         server = self._server(configuration)
         inputs = self._inputs_of(configuration.artefact, server)
         address = (server.endpoint.host, server.endpoint.port)
         self._settle(address, inputs)
         wanted = max(ENOUGH, 3 / (1 - self._slo.share))
-        seconds = min(LONGEST_S, max(SHORTEST_S, wanted / rate))
+        seconds = min(LONGEST_S, max(SHORTEST_S, wanted / rate, SPANS * self._slo.bound_s)) * (FINAL if final else 1)
         self._seed += 1
         probe = load.at_rate(address, inputs, rate, seconds, self._slo, self._seed)
         server.check_alive()
-        return probe
+        return msgspec.structs.replace(probe, final=final)
 
     def _settle(self, address: load.Address, inputs: Inputs) -> None:
         """Until what an overloaded probe left behind is done: a server that answers one request has nothing queued."""

@@ -6,8 +6,8 @@
    Of those that make none one is enough.
 3. **Climb**: the most promising one finds the highest rate at which the SLO holds; each other is asked for a little
    more than that, and only one that manages climbs itself.
-4. **Finals**: the best few take turns at one rate, since on a shared machine only turns that follow each other closely
-   can be compared. The rate rises while all hold and falls while none does.
+4. **Finals**: the best few take longer turns at one rate, since on a shared machine only turns that follow each other
+   closely can be compared. The rate rises while all hold and falls while none does.
 
 Of configurations that are alike the one that takes least of the machine is chosen.
 """
@@ -35,8 +35,13 @@ START: Final = 0.75
 """Of its ceiling: where the first climb begins. Queues that keep an SLO need room."""
 ROOM: Final = 2.0
 """Foretold rates above so many times the saturated one are all alike: something else is the limit there."""
-ROUNDS: Final = 4
-FINAL_UP, FINAL_DOWN = 1.04, 0.95
+ROUNDS: Final = 3
+MOST_ROUNDS: Final = 8
+"""Where the best one has held in none of so many."""
+ALONE: Final = 2
+"""Rounds of a finalist that has nobody to compare with."""
+FINAL_UP: Final = 1.04
+FINAL_DOWN: Final = 0.95
 LOOK_TIME: Final = 0.5
 """Share of the time that looks may take; groups not looked at by then are left out."""
 
@@ -187,11 +192,11 @@ class _Search:
     def _holds(self, contender: Contender, rate: float) -> bool:
         return keeps_up(lambda: self._probe(contender, rate), self._slo)
 
-    def _probe(self, contender: Contender, rate: float) -> Probe:
+    def _probe(self, contender: Contender, rate: float, *, final: bool = False) -> Probe:
         # Nothing is chosen before something has held: that much is measured however long it takes.
         if any(one.low for one in self._contenders) and self._world.spent_s() >= self._most_s:
             raise _TimeIsUpError
-        probe = self._world.probe(contender.configuration, rate)
+        probe = self._world.probe(contender.configuration, rate, final=final)
         contender.probes.append(probe)
         held = "holds" if probe.holds(self._slo) else "fails"
         quantile = "unanswered" if probe.quantile_ms is None else f"{probe.quantile_ms:.1f} ms"
@@ -212,16 +217,17 @@ class _Search:
             one.reason = "behind those that came to the finals"
         finalists = [best, *others[: MOST_FINALISTS - 1]]
         rate = best.low
-        for number in range(ROUNDS):
+        rounds = ROUNDS if len(finalists) > 1 else ALONE
+        for number in range(MOST_ROUNDS):
             # Forwards and backwards in turns: what comes later in a round has no lasting advantage.
             held = []
             for one in list(finalists) if number % 2 == 0 else list(reversed(finalists)):
                 try:
-                    held.append(self._probe(one, rate).holds(self._slo))
+                    held.append(self._probe(one, rate, final=True).holds(self._slo))
                 except CannotServeError as error:
                     one.reason = f"failed: {error}"
                     finalists.remove(one)
-            if not finalists:
+            if not finalists or (number + 1 >= rounds and any(p.final and p.holds(self._slo) for p in best.probes)):
                 return
             rate *= FINAL_UP if all(held) else 1.0 if any(held) else FINAL_DOWN
 
@@ -233,6 +239,8 @@ class _Search:
         able = [one for one in self._contenders if capacity(one.probes, slo) > 0 and "failed" not in one.reason]
         if not able:
             raise self._unreachable(fastest_ms)
+        # What a short probe has seen is not compared with what a longer one has.
+        able = [one for one in able if any(probe.final and probe.holds(slo) for probe in one.probes)] or able
         most = max(capacity(one.probes, slo) for one in able)
         alike = [one for one in able if capacity(one.probes, slo) >= (1 - ALIKE) * most]
         chosen = min(alike, key=lambda one: (one.configuration.cost, -capacity(one.probes, slo)))

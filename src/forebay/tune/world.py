@@ -49,23 +49,30 @@ class Probe(msgspec.Struct, frozen=True):
     """Of one core, 0 to 1."""
     usual_missed: float
     """Share missed in a usual part of the probe: the median over its parts, which a short stall does not move."""
+    final: bool = False
+    """Whether it was one of the longer ones."""
 
     def holds(self, slo: Slo) -> bool:
         """Whether the SLO was kept."""
         return slo.holds(self.sent, self.in_time, self.refused)
 
 
-class World(Protocol):
+class Measures(Protocol):
     """Where configurations run. Every call may raise `CannotServeError`."""
-
-    def spent_s(self) -> float:
-        """Seconds of measuring so far, those of an interrupted run included."""
-        ...
 
     def look(self, group: Group, caps: Sequence[int]) -> Look:
         """Serve the largest cap; say what it does idle and saturated, and what each cap might do."""
         ...
 
-    def probe(self, configuration: Configuration, rate: float) -> Probe:
-        """Serve it, send so many requests a second for a few seconds."""
+    def probe(self, configuration: Configuration, rate: float, *, final: bool = False) -> Probe:
+        """Serve it, send so many requests a second for a few seconds. final: for longer, so that a queue that grows
+        slowly is seen to grow."""
+        ...
+
+
+class World(Measures, Protocol):
+    """The same, and how long it has taken."""
+
+    def spent_s(self) -> float:
+        """Seconds of measuring so far, those of an interrupted run included."""
         ...

@@ -11,6 +11,8 @@ from forebay.tune.slo import Slo
 from forebay.tune.world import CannotServeError, Look, Probe
 
 PROBE_S, LOOK_S, START_S = 3.5, 4.0, 2.0
+SHORT_SIGHT = 1.05
+"""So much more than its capacity a configuration seems to keep up in a short probe."""
 
 
 @dataclass
@@ -56,16 +58,21 @@ class FakeMachine:
         spread = 1 + self.noise * abs(self._random.gauss(0, 1))
         return Look(idle_ms, 1.5 * idle_ms, 1.3 * max(own.values()) / spread, own if self.foretells else {})
 
-    def probe(self, configuration: Configuration, rate: float) -> Probe:
+    def probe(self, configuration: Configuration, rate: float, *, final: bool = False) -> Probe:
         """See `World`."""
         if configuration not in self._up:
             self.now_s += START_S
             self._up.add(configuration)
-        self.now_s += PROBE_S
+        self.now_s += PROBE_S * (2.5 if final else 1.0)
         self.probed.append((configuration, rate))
         if configuration in self.dead:
             raise CannotServeError("the server ended with code 1")
-        true = self.capacities[configuration] * (1 + self.noise * self._random.gauss(0, 1))
+        # A short probe sees less of a queue that grows.
+        true = (
+            self.capacities[configuration]
+            * (1.0 if final else SHORT_SIGHT)
+            * (1 + self.noise * self._random.gauss(0, 1))
+        )
         sent = 1000
         if self._random.random() < self.stalls:
             missed, usual = 60, 0.0
@@ -73,9 +80,9 @@ class FakeMachine:
             missed, usual = 0, 0.0
         else:
             missed, usual = min(sent, 11 + round(4 * sent * (rate / true - 1))), min(1.0, 5 * (rate / true - 1))
-        return self._as_probe(rate, sent, missed, usual)
+        return self._as_probe(rate, sent, missed, usual, final=final)
 
-    def _as_probe(self, rate: float, sent: int, missed: int, usual: float) -> Probe:
+    def _as_probe(self, rate: float, sent: int, missed: int, usual: float, *, final: bool) -> Probe:
         in_time = sent - missed
         return Probe(
             rate=rate,
@@ -88,4 +95,5 @@ class FakeMachine:
             lateness_ms=0.1,
             generator_busy=0.2,
             usual_missed=usual,
+            final=final,
         )

@@ -11,9 +11,27 @@ from forebay.tune.world import Probe
 SLO = Slo(0.99, 50.0)
 
 
-def probe(rate: float, *, held: bool, busy: float = 0.2, late_ms: float = 0.1) -> Probe:
+def probe(rate: float, *, held: bool, busy: float = 0.2, late_ms: float = 0.1, final: bool = False) -> Probe:
     in_time = 1000 if held else 900
-    return Probe(rate, 1000 / rate, 1000, in_time, 0, rate * in_time / 1000, 40.0 if held else None, late_ms, busy, 0.0)
+    return Probe(
+        rate=rate,
+        seconds=1000 / rate,
+        sent=1000,
+        in_time=in_time,
+        refused=0,
+        goodput_per_s=rate * in_time / 1000,
+        quantile_ms=40.0 if held else None,
+        lateness_ms=late_ms,
+        generator_busy=busy,
+        usual_missed=0.0,
+        final=final,
+    )
+
+
+def test_the_finals_decide_where_something_held_in_them() -> None:
+    short = [probe(120, held=True), probe(130, held=True)]
+    assert capacity([*short, probe(120, held=False, final=True), probe(110, held=True, final=True)], SLO) == 110
+    assert capacity([*short, probe(140, held=False, final=True)], SLO) == 130
 
 
 def test_the_capacity_is_the_highest_rate_that_held() -> None:

@@ -28,9 +28,9 @@ class Interrupting(FakeMachine):
         self._count()
         return super().look(group, caps)
 
-    def probe(self, configuration: Configuration, rate: float) -> Probe:
+    def probe(self, configuration: Configuration, rate: float, *, final: bool = False) -> Probe:
         self._count()
-        return super().probe(configuration, rate)
+        return super().probe(configuration, rate, final=final)
 
     def _count(self) -> None:
         if not self.calls_left:
