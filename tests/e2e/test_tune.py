@@ -157,9 +157,15 @@ def test_the_model_of_a_repository_gets_its_settings_where_serving_looks_for_the
     version.mkdir(parents=True)
     (version / "model.onnx").write_bytes(mlp.read_bytes())
     (version.parent / "model.toml").write_text("version_policy = { latest = 1 }\n")
-    done = tuned(tmp_path, "models/net", *SHORT)
+    done = tuned(tmp_path, "models/net", *SHORT, "--deadlines")
     assert done.returncode == 0, done.stderr
-    assert tomllib.loads((version.parent / "model.toml").read_text())["max_batch_rows"] == 16
+    assert tomllib.loads((version.parent / "model.toml").read_text()) == {
+        "version_policy": {"latest": 1},
+        "instances": 1,
+        "threads": 1,
+        "max_batch_rows": 16,
+        "slo_ms": 1000,
+    }
     with serving(tmp_path / "work", str(tmp_path / "models")) as served:
         assert served.http.get("/v2/models/net/config").json()["max_batch_size"] == 16
 

@@ -106,40 +106,17 @@ def tune(
     flags = {} if data_dir is None else {"data_dir": str(data_dir)}
     loaded = load_settings(config_file=config_file, environ=os.environ, flags=flags, sets=sets or ())
     subjects = _open_all([model, *(artefacts or ())], name, loaded, inputs)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    configurations = grid(list(subjects), *numbers, caps, cores)
+    configurations = grid(list(subjects), *numbers, caps, _cores())
+    journal = _journal(loaded, subjects, configurations, wanted, inputs, deadlines)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    first = next(iter(subjects.values()))
-    key = {
-        "version": __version__,
-        "machine": [cpu_name(), cores],
-        "slo": str(wanted),
-        "deadlines": deadlines,
-        "configurations": [str(one) for one in configurations],
-        "inputs": [first.artefact.kind, _digest(inputs)],
-        "artefacts": {label: [one.artefact.digest, *one.artefact.arguments] for label, one in subjects.items()},
-    }
-    folder = loaded.settings.data_dir.resolve() / "tune"
-    stem = f"{first.artefact.source.name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:12]}"
-    journal = Journal(folder / f"{stem}.json", key)
     if resume and (count := journal.load()):
         console.print(f"going on with {count} measurements of {journal.path}; --fresh forgets them")
-    servers = folder / f"{stem}-servers"
     try:
-        outcome = _measure(configurations, subjects, wanted, most_s, journal, servers, console, deadlines)
+        outcome = _measure(configurations, subjects, wanted, most_s, journal, console, deadlines)
     except KeyboardInterrupt:
         console.print(f"stopped; what was measured is in {journal.path}: the same command goes on from there")
         raise typer.Exit(INTERRUPTED) from None
-    shutil.rmtree(servers, ignore_errors=True)
-    facts = report.Facts(
-        model=first.artefact.source.name,
-        date=datetime.now(UTC).strftime("%Y-%m-%d"),
-        cpu=cpu_name(),
-        cores=cores,
-        version=__version__,
-        inputs=first.artefact.kind,
-        with_deadline=deadlines,
-    )
+    facts = _facts(next(iter(subjects.values())), deadlines)
     _tell(outcome, subjects, model, out)
     if not dry_run:
         _write(outcome, facts, subjects[outcome.chosen.artefact], out)
@@ -171,19 +148,59 @@ def _open_all(paths: Sequence[str], name: str | None, loaded: LoadedSettings, in
     return subjects
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _journal(
+    loaded: LoadedSettings,
+    subjects: dict[str, Subject],
+    configurations: Sequence[Configuration],
+    slo: Slo,
+    inputs: str | None,
+    deadlines: bool,
+) -> Journal:
+    """Where the measurements of this search are kept: all that they depend on is its key."""
+    first = next(iter(subjects.values())).artefact
+    key = {
+        "version": __version__,
+        "machine": [cpu_name(), _cores()],
+        "slo": str(slo),
+        "deadlines": deadlines,
+        "configurations": [str(one) for one in configurations],
+        "inputs": [first.kind, _digest(inputs)],
+        "artefacts": {label: [one.artefact.digest, *one.artefact.arguments] for label, one in subjects.items()},
+    }
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
+    return Journal(loaded.settings.data_dir.resolve() / "tune" / f"{first.source.name}-{digest}.json", key)
+
+
+def _facts(subject: Subject, deadlines: bool) -> report.Facts:
+    return report.Facts(
+        model=subject.artefact.source.name,
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+        cpu=cpu_name(),
+        cores=_cores(),
+        version=__version__,
+        inputs=subject.artefact.kind,
+        with_deadline=deadlines,
+    )
+
+
 def _measure(
     configurations: Sequence[Configuration],
     subjects: dict[str, Subject],
     slo: Slo,
     most_s: float,
     journal: Journal,
-    servers: Path,
     console: Console,
     deadlines: bool,
 ) -> Outcome:
     artefacts = {label: subject.artefact for label, subject in subjects.items()}
     serve = (sys.executable, "-c", _START, str(os.getpid()), "serve")
-    machine = Machine(artefacts, slo, serve, servers, with_deadline=deadlines)
+    # What the servers have learned of costs stays there while the search can be gone on with.
+    folder = journal.path.with_name(f"{journal.path.stem}-servers")
+    machine = Machine(artefacts, slo, serve, folder, with_deadline=deadlines)
     world = JournaledWorld(machine, journal, time.monotonic)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, refresh_per_second=2) as progress, _ended_by_signals():
@@ -194,9 +211,11 @@ def _measure(
             progress.console.print(line, markup=False)
 
         try:
-            return search(configurations, slo, world, most_s, tell)
+            outcome = search(configurations, slo, world, most_s, tell)
         finally:
             machine.close()
+    shutil.rmtree(folder, ignore_errors=True)
+    return outcome
 
 
 @contextmanager

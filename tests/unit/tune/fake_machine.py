@@ -29,6 +29,8 @@ class FakeMachine:
     """Where it is not 1 ms."""
     dead: frozenset[Configuration] = frozenset()
     foretells: bool = True
+    disturbed_looks: int = 0
+    """So many of the first looks see a third of what there is."""
     seed: int = 0
     now_s: float = 0.0
     probed: list[tuple[Configuration, float]] = field(default_factory=list)
@@ -55,7 +57,8 @@ class FakeMachine:
             raise CannotServeError("it does not load")
         own = {one.max_batch_rows: self.capacities[one] for one in configurations}
         idle_ms = self.idle_ms.get(group, 1.0)
-        spread = 1 + self.noise * abs(self._random.gauss(0, 1))
+        disturbed = 3.0 if len(self.looked) <= self.disturbed_looks else 1.0
+        spread = disturbed * (1 + self.noise * abs(self._random.gauss(0, 1)))
         return Look(idle_ms, 1.5 * idle_ms, 1.3 * max(own.values()) / spread, own if self.foretells else {})
 
     def probe(self, configuration: Configuration, rate: float, *, final: bool = False) -> Probe:

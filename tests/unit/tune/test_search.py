@@ -140,10 +140,18 @@ def test_where_nothing_can_be_served_it_is_an_error_of_loading() -> None:
     assert caught.value.code == "model_load_error"
 
 
-def test_each_group_is_looked_at_once() -> None:
-    machine = by(lambda one: 100.0)
+def test_each_group_is_looked_at_once_and_one_that_would_be_out_twice() -> None:
+    machine = by(lambda one: 100.0 if one.instances == 1 else 30.0)
     found(machine)
-    assert machine.looked == list(dict.fromkeys(one.group for one in SIZES))
+    groups = list(dict.fromkeys(one.group for one in SIZES))
+    assert machine.looked == [*groups, *(group for group in groups if group.instances == 2)]
+
+
+def test_a_group_that_was_disturbed_at_its_first_look_is_not_lost() -> None:
+    machine = by(lambda one: 100.0 * one.instances)
+    machine.disturbed_looks = 1
+    assert found(machine).chosen.instances == 2
+    assert machine.looked[0] == Group("m", 2, 1)
 
 
 def test_the_better_of_two_artefacts_is_found() -> None:
