@@ -12,9 +12,9 @@ from forebay.tune.world import CannotServeError, Probe
 
 Address = tuple[str, int]
 
-HALF_S = 0.4
+HALF_S = 0.3
 """At the start of an open loop, at half the rate: connections are opened, caches warmed."""
-SKIP_S = 0.7
+SKIP_S = 0.5
 """At the start of an open loop, not counted: queues are empty then."""
 HOPELESS = 0.25
 """A probe that has missed this share of all it was to send is ended early."""

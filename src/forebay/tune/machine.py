@@ -37,7 +37,7 @@ ENOUGH: Final = 300
 SPANS: Final = 8
 """A probe is so many times as long as the SLO's bound: a server that is asked for too much misses it only once its
 queue has grown so far."""
-SHORTEST_S, LONGEST_S = 2.0, 20.0
+SHORTEST_S, LONGEST_S = 1.5, 20.0
 """Of a probe."""
 FINAL: Final = 2.5
 """So much longer are the probes of the finals."""
