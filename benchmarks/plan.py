@@ -44,6 +44,8 @@ class Plan:
     """That wait while synchronous requests are measured."""
     beside_rounds: int
     beside_s: float
+    zipf_keys: int
+    """Different texts under Zipf traffic. Warm-up and memory of the cache are in proportion."""
 
 
 FULL = Plan(
@@ -72,6 +74,7 @@ FULL = Plan(
     jobs_beside=10_000,
     beside_rounds=3,
     beside_s=10.0,
+    zipf_keys=100_000,
 )
 QUICK = Plan(
     rounds=2,
@@ -99,4 +102,5 @@ QUICK = Plan(
     jobs_beside=10_000,
     beside_rounds=1,
     beside_s=6.0,
+    zipf_keys=10_000,
 )

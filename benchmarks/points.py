@@ -22,7 +22,14 @@ class Point(NamedTuple):
 
 def points(results: Results) -> list[Point]:
     """The points that these results can speak of."""
-    return [*_throughput(results), *_one_client(results), *_overload(results), *_rest(results), *_jobs(results)]
+    return [
+        *_throughput(results),
+        *_one_client(results),
+        *_overload(results),
+        *_rest(results),
+        *_jobs(results),
+        *_cache_zipf(results),
+    ]
 
 
 def _at_least(number: str, what: str, value: float, least: float, aim: float, unit: str = "x") -> Point:
@@ -124,3 +131,12 @@ def _jobs(results: Results) -> Iterator[Point]:
         if beside["p99_ratio"] is not None:
             what = f"{model}: synchronous p99 beside jobs, against none"
             yield _at_most("jobs 6", what, beside["p99_ratio"]["median"], 2, 1.2, "x")
+
+
+def _cache_zipf(results: Results) -> Iterator[Point]:
+    if zipf := results.get("cache_zipf"):
+        where = f"Zipf traffic, {zipf['keys']:,} texts"
+        yield _at_least("cache 4", f"{where}: throughput against cache off", zipf["ratio"]["median"], 3, 3)
+        for size in ("answers", "bytes"):
+            of_ideal = zipf["hits"]["ideals"][size]["of_ideal"]
+            yield _at_least("cache 4", f"{where}: hit rate against an LRU of as many {size}", of_ideal, 0.95, 0.95)

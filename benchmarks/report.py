@@ -44,6 +44,7 @@ def report_lines(results: Results) -> Iterator[str]:
     yield from _fairness(results.get("fairness"))
     yield from job_lines(results)
     yield from _cache(results.get("cache"))
+    yield from _cache_zipf(results.get("cache_zipf"))
     yield from _rest(results)
     yield from _sizing(results.get("sizing"))
     yield from _tune(results.get("tune"))
@@ -220,6 +221,50 @@ def _cache(found: Mapping[str, Any] | None) -> Iterator[str]:
             checked, wrong = (sum(turn[key] for turn in turns) for key in ("checked", "wrong"))
             medians = f"{rates[on]['median']:,.0f} | {rates[off]['median']:,.0f}"
             yield f"| {model} | {on} | {medians} | {_ratio(figures[on])} | {checked} | {wrong} |"
+
+
+def _cache_zipf(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if not found:
+        return
+    keys, hits, warm, words = found["keys"], found["hits"], found["warm_up"], found["words"]
+    yield from ("", f"## The answer cache under Zipf traffic: MiniLM, {keys:,} texts, s = 1", "")
+    if keys != found["full_keys"]:
+        less = found["full_keys"] / keys
+        yield f"A quick run: {less:g} times fewer texts, warm-up draws and bytes than in the full one."
+    yield (
+        f"- the cache may take {found['memory_bytes'] / 2**20:.1f} MiB; it held {hits['entries']:,.0f} answers in "
+        f"{hits['bytes'] / 2**20:.1f} MiB; while measured {hits['evictions']:,} went, {hits['refreshes']} were "
+        "computed anew early"
+    )
+    yield (
+        f"- warm-up: {warm['draws']:,} draws of {warm['texts']:,} texts in {warm['seconds']:.0f} s, "
+        f"{warm['server']['answers_total miss']:,.0f} computed"
+    )
+    yield f"- mean words: {words['texts']:.1f} of all texts, {words['requests']:.1f} of requests by the law"
+    for side in ("clients", "server"):
+        counts = hits[side]
+        yield (
+            f"- timed answers as {'clients saw' if side == 'clients' else 'the server counted'} them: "
+            f"{counts['exact']:,} kept, {counts['coalesced']:,} coalesced, {counts['miss']:,} computed"
+        )
+    if hits["server"] != hits["clients"] or hits["other_answers"]:
+        yield f"- **these differ**, and {hits['other_answers']} answers had no outcome"
+    yield from ("", "| cache | texts/s, median (lowest to highest) | on / off | checked | wrong | generator, cores |")
+    yield "|---|--:|--:|--:|--:|--:|"
+    for name, turns in found["turns"].items():
+        rate, ratio = found["rates"][name], "" if name == "off" else _ratio(found["ratio"])
+        checked, wrong = (sum(turn[key] for turn in turns) for key in ("checked", "wrong"))
+        cores = max(turn["cpu_share"] for turn in turns)
+        span = f"{rate['median']:,.0f} ({rate['lowest']:,.0f} to {rate['highest']:,.0f})"
+        yield f"| {name} | {span} | {ratio} | {checked} | {wrong} | {cores:.2f} |"
+    yield from ("", "| ideal LRU of as many | keys held | its hit rate | ours / its | ours, coalesced left out / its |")
+    yield "|---|--:|--:|--:|--:|"
+    for name, ideal in hits["ideals"].items():
+        yield (
+            f"| {name} | {ideal['entries']:,.0f} | {ideal['hit_rate']:.4f} | {ideal['of_ideal']:.3f} | "
+            f"{ideal['exact_of_ideal']:.3f} |"
+        )
+    yield from ("", f"Ours: {hits['hit_rate']:.4f}, coalesced left out {hits['exact_rate']:.4f}.")
 
 
 def _sizing(found: Mapping[str, Any] | None) -> Iterator[str]:

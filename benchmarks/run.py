@@ -27,6 +27,7 @@ from benchmarks.pools import build_example  # noqa: E402
 from benchmarks.servers import ServerFailedError  # noqa: E402
 from benchmarks.workloads import (  # noqa: E402
     cache,
+    cache_zipf,
     fairness,
     idle,
     images,
@@ -66,12 +67,13 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "job_queue": job_queue.run,
     "job_beside": job_beside.run,
     "cache": cache.run,
+    "cache_zipf": cache_zipf.run,
 }
 EXAMPLES = {
     "mlp": {"mlp", "cache", "one_client", "mixed", "idle", "sizing", "tune", "fairness"}
     | {"jobs", "job_events", "job_beside"},
     "images": {"images", "mixed", "sizing", "fairness"},
-    "minilm": {"minilm", "cache", "idle", "open_loop", "sizing", "tune", "fairness", "job_beside"},
+    "minilm": {"minilm", "cache", "cache_zipf", "idle", "open_loop", "sizing", "tune", "fairness", "job_beside"},
 }
 """Which workloads need which of the examples built; building does nothing where the files are up to date."""
 

@@ -165,7 +165,7 @@ class Lane(HttpToolsProtocol):
             if inference.guarded:
                 slot.caller = caller = inference.gate.enter(authorization)
                 tenant = caller if tenant is not None else None
-            if endpoint.engine.state != "ready":
+            if endpoint.published.state != "ready":
                 (inference.admit if tenant is None else inference.admit_job)(endpoint)
         except Exception as error:
             self.mode = _IGNORED

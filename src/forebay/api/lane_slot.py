@@ -83,7 +83,7 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
             return
         ask = recall.ask(self.headers, self.caller) if self.asks or self.caller else USUAL_ASK
         lane = self.lane
-        if (ask is USUAL_ASK or ask.plain) and lane.quick and len(lane.slots) == 1 and self.keep_alive:
+        if recall.any and lane.quick and len(lane.slots) == 1 and self.keep_alive and (ask is USUAL_ASK or ask.plain):
             form = (
                 self._form(endpoint)
                 if self.caller or self.header_length is not None or endpoint.whole is None

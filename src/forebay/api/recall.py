@@ -38,12 +38,14 @@ class Memo:
 class Recall:
     """What is remembered for one endpoint."""
 
-    __slots__ = ("_clock", "_engine", "_forms", "_memory", "usual")
+    __slots__ = ("_clock", "_engine", "_forms", "_memory", "any", "usual")
 
     def __init__(self, engine: CachedEngine) -> None:
         self._engine = engine
         self._memory = engine.memory
         self._clock = engine.clock
+        self.any = False
+        """Whether anything was ever remembered: where no request comes twice, bodies need not be looked up."""
         self.usual: dict[bytes, Any] = {}
         """For callers without a key, and bodies without special headers."""
         self._forms: dict[Form, dict[bytes, Any]] = {}
@@ -84,5 +86,6 @@ class Recall:
             table = self._forms.setdefault(form, {})
         else:
             return
+        self.any = True
         memo = Memo(note.kept, answer)
         self._memory.remember(note.kept, table, body, memo, len(body) + len(answer) + MEMO_BYTES)

@@ -34,7 +34,8 @@ class Entry(msgspec.Struct, eq=False, weakref=False, gc=False):
     shapes: Shapes
     data: tuple[bytes, ...] | bytes
     """The bytes of each output, as the protocol's binary form has them; of one output not in a tuple."""
-    nbytes: int = 0
+    nbytes: int
+    """What it counts for: its data, its key, `OVERHEAD_BYTES`, and what is remembered beside it."""
     created: float = 0.0
     refresh_at: float = 0.0
     """From then on a hit has it computed anew, though it is fresh."""
@@ -46,13 +47,8 @@ class Entry(msgspec.Struct, eq=False, weakref=False, gc=False):
     """It is in the store of cached answers too, as far as is known."""
     id: str = ""
     """As callers see it; empty until somebody does."""
-    memos: list[tuple[dict[bytes, Any], bytes]] | None = None
-    """Where bodies stand whose whole answer is known: they go when the entry goes."""
-
-    def __post_init__(self) -> None:
-        data = self.data
-        size = sum(map(len, data)) if isinstance(data, tuple) else len(data)
-        self.nbytes = OVERHEAD_BYTES + len(self.key) + size
+    memos: list[tuple[dict[bytes, Any], bytes, int]] | None = None
+    """Where bodies stand whose whole answer is known, and what each counts for: they go when the entry goes."""
 
     def told_id(self) -> str:
         """Its id, which is told to somebody from now on."""
@@ -61,10 +57,57 @@ class Entry(msgspec.Struct, eq=False, weakref=False, gc=False):
         return self.id
 
 
+class KeptRows(msgspec.Struct, eq=False, weakref=False, gc=False):
+    """Answers of one batch, a row each, that nobody has asked for again: then one becomes an entry. Most never do, and
+    an entry for each would be half of what keeping it costs.
+
+    Times are those of `Entry`. `data`: of the rows of the batch, one after the other; empty where answers of this batch
+    are no such rows.
+    """
+
+    place: tuple[str, str]
+    tenant: str
+    tags: tuple[str, ...]
+    shapes: Shapes
+    data: bytes
+    row_bytes: int
+    created: float
+    refresh_at: float
+    stale_until: float
+    compute_s: float
+    """Of a row."""
+    starts: dict[bytes, int] = {}
+    """By key, the number of its row in the batch."""
+    closed: bool = False
+    """No more are added: it was taken into the cache."""
+
+    def entry(self, key: bytes) -> Entry:
+        """One of them as an entry of its own."""
+        start = self.starts[key] * self.row_bytes
+        return Entry(
+            key,
+            self.place,
+            self.tenant,
+            self.tags,
+            1,
+            self.shapes,
+            self.data[start : start + self.row_bytes],
+            self.nbytes_of(key),
+            self.created,
+            self.refresh_at,
+            self.stale_until,
+            self.compute_s,
+        )
+
+    def nbytes_of(self, key: bytes) -> int:
+        """What one of them counts for."""
+        return OVERHEAD_BYTES + len(key) + self.row_bytes
+
+
 class OutputForm:
     """Outputs of one model to what is kept of them, and back."""
 
-    __slots__ = ("_batched", "_bytes", "_datatypes", "_last", "_names", "_one_row", "_row_bytes")
+    __slots__ = ("_batched", "_bytes", "_datatypes", "_last", "_names", "_one_row", "row_bytes")
 
     def __init__(self, signature: Signature) -> None:
         self._batched = signature.batched
@@ -73,24 +116,26 @@ class OutputForm:
         only = signature.outputs[0] if len(signature.outputs) == 1 else None
         fixed = only is not None and signature.batched and not only.variable and only.datatype != "BYTES"
         self._one_row: Shapes = ()
-        self._row_bytes = 0
+        self.row_bytes = 0
+        """Of an output of one row, where each has the same; 0: they have not."""
         if fixed and only is not None:
             self._one_row = ((1, *only.row_shape),)
-            self._row_bytes = element_count(only.row_shape) * NUMPY_TYPES[only.datatype].itemsize
+            self.row_bytes = element_count(only.row_shape) * NUMPY_TYPES[only.datatype].itemsize
         self._last: Outputs | None = None
         self._bytes = b""
         """The bytes of the batch that was seen last: its requests come one after the other."""
 
-    def kept(self, request: Request) -> tuple[Shapes, tuple[bytes, ...] | bytes]:
-        """The outputs of an answered request, apart from those of the batch that it ran in: shapes and bytes."""
+    def kept(self, request: Request) -> tuple[Shapes, tuple[bytes, ...] | bytes, int]:
+        """The outputs of an answered request, apart from those of the batch that it ran in: shapes, bytes, how many."""
         outputs = request.outputs
         assert outputs is not None
         if request.rows == 1 and self._one_row and request.requested is None:
             if outputs is not self._last:
                 self._last, self._bytes = outputs, self._rows_of(outputs.arrays[0])
             if self._bytes:
-                start = request.row_start * self._row_bytes
-                return self._one_row, self._bytes[start : start + self._row_bytes]
+                size = self.row_bytes
+                start = request.row_start * size
+                return self._one_row, self._bytes[start : start + size], size
         wanted = request.requested
         start, stop = request.row_start, request.row_start + request.rows
         shapes: list[tuple[int, ...]] = []
@@ -103,11 +148,20 @@ class OutputForm:
             mine: Array = array[start:stop] if self._batched else array
             shapes.append(mine.shape)
             data.append(pack_bytes(mine.reshape(-1).tolist()) if mine.dtype == object else mine.tobytes())
-        return tuple(shapes), tuple(data) if len(data) > 1 else data[0]
+        return tuple(shapes), tuple(data) if len(data) > 1 else data[0], sum(map(len, data))
+
+    def rows(self, request: Request) -> tuple[Shapes, bytes]:
+        """The rows of a batch one after the other, where this request is one of them: its shapes and all bytes; no
+        bytes where it is not, or where a row takes more than an entry does without it."""
+        outputs = request.outputs
+        assert outputs is not None
+        if request.rows != 1 or not self._one_row or request.requested is not None or self.row_bytes > OVERHEAD_BYTES:
+            return (), b""
+        return self._one_row, self._rows_of(outputs.arrays[0])
 
     def _rows_of(self, array: Array) -> bytes:
         """All rows of a batch; empty where they are not what the signature says."""
-        if array.dtype != self.dtype(0) or array.nbytes != self._row_bytes * len(array):
+        if array.dtype != self.dtype(0) or array.nbytes != self.row_bytes * len(array):
             return b""
         return array.tobytes()
 

@@ -32,7 +32,19 @@ _LONGEST: Final = 512
 class KeyMaker:
     """Keys of the requests of one version of a model, as it is now."""
 
-    __slots__ = ("_encode", "_head", "_heads", "_lasting", "_order", "_packers", "_seed", "_specs")
+    __slots__ = (
+        "_encode",
+        "_head",
+        "_heads",
+        "_order",
+        "_pack",
+        "_packers",
+        "_rows",
+        "_seed",
+        "_shapes",
+        "_specs",
+        "_tenant",
+    )
 
     def __init__(self, model: str, version: str, digest: str, signature: Signature) -> None:
         self._specs = signature.inputs
@@ -45,32 +57,38 @@ class KeyMaker:
         self._packers: dict[tuple[int, int], Callable[..., bytes]] = {}
         self._heads: dict[tuple[Any, ...], bytes] = {}
         """Of requests without parameters. Both are bounded, since shapes come from clients."""
-        self._lasting: tuple[Any, ...] = ()
+        self._shapes: Any = None
+        self._rows = 0
+        self._tenant = ""
         self._head = b""
-        """The shapes, rows and tenant of the last request, mostly those of the next, and its head."""
+        self._pack: Callable[..., bytes] | None = None
+        """The shapes, rows and tenant of the last request, mostly those of the next, its head, and where its key is
+        that and the numbers of its only input: what packs them."""
 
     def of(self, request: Request, tenant: str) -> bytes:
         """The key of a request. Numbers that came as a list are packed in it, so that this is done once.
 
         Raises `struct.error` or `OverflowError` for a number that its datatype cannot hold.
         """
-        lasting = self._lasting
-        if (
-            lasting
-            and request.shapes is lasting[0]
-            and request.rows == lasting[1]
-            and tenant == lasting[2]
+        usual = (
+            request.shapes is self._shapes
+            and request.rows == self._rows
+            and tenant == self._tenant
             and request.requested is None
             and not request.parameters
-        ):
-            head = self._head
-        else:
-            head = self._head_of(request, tenant)
+        )
+        head = self._head if usual else self._head_of(request, tenant)
         inputs = request.inputs
         if len(inputs) == 1:
             payload = inputs[0]
             if type(payload) is list:
-                payload = inputs[0] = self._packed(payload, 0)
+                if usual and self._pack is not None:
+                    inputs[0] = packed = self._pack(*payload)
+                    return head + packed
+                pack = self._packer(len(payload), 0)
+                payload = inputs[0] = pack(*payload)
+                if len(payload) <= _LONGEST and request.shapes is self._shapes and request.rows == self._rows:
+                    self._pack = pack
             if len(payload) <= _LONGEST:
                 return b"%b%b" % (head, payload)  # type: ignore[str-format]
             return _digest(head, payload)
@@ -87,14 +105,17 @@ class KeyMaker:
         return self._head_of(request, tenant)
 
     def _packed(self, values: list[float], index: int) -> bytes:
-        known = (len(values), index)
+        return self._packer(len(values), index)(*values)
+
+    def _packer(self, count: int, index: int) -> Callable[..., bytes]:
+        known = (count, index)
         pack = self._packers.get(known)
         if pack is None:
             if len(self._packers) >= _REMEMBERED_HEADS:
                 self._packers.clear()
-            pack = struct.Struct(f"<{len(values)}{_CODES[self._specs[index].datatype]}").pack
+            pack = struct.Struct(f"<{count}{_CODES[self._specs[index].datatype]}").pack
             self._packers[known] = pack
-        return pack(*values)
+        return pack
 
     def _head_of(self, request: Request, tenant: str) -> bytes:
         """Everything but the values, and how long it is."""
@@ -108,7 +129,8 @@ class KeyMaker:
                 self._heads.clear()
             self._heads[known] = head
         if request.requested is None:
-            self._lasting, self._head = (request.shapes, request.rows, tenant), head
+            self._shapes, self._rows, self._tenant, self._head = request.shapes, request.rows, tenant, head
+            self._pack = None
         return head
 
     def _written(self, request: Request, tenant: str) -> bytes:

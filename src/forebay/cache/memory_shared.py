@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from forebay.cache.port import CLAIM_S, WAITED_FOR_S, Free, Match, News, Stats, Stored, Taken, ToKeep
+from forebay.cache.port import CLAIM_S, WAITED_FOR_S, Found, Free, Match, News, Stats, Stored, Taken, ToKeep
 from forebay.core.clock import Clock
 
 _Kept = tuple[ToKeep, float, float]
@@ -37,8 +37,11 @@ class MemorySharedCache:
         self._shared = shared
         self._on_news: Callable[[News], None] | None = None
 
-    async def look(self, digest: bytes, claim: str = "") -> Stored | Taken | Free:
-        """The answer, or who computes it."""
+    async def look(self, asked: Sequence[tuple[bytes, str]]) -> Sequence[Found]:
+        """Answers, or who computes them."""
+        return [self._look(digest, claim) for digest, claim in asked]
+
+    def _look(self, digest: bytes, claim: str) -> Found:
         shared, now = self._shared, self._shared.clock()
         found = shared.kept.get(digest)
         if found is not None:
@@ -71,6 +74,14 @@ class MemorySharedCache:
         if waited:
             shared.waited_for.discard(digest)
             self._tell(News(digest))
+
+    async def settle(self, claims: Sequence[tuple[bytes, str]]) -> Collection[bytes]:
+        """End claims that nobody waits for."""
+        waited = self._shared.waited_for
+        for digest, claim in claims:
+            if digest not in waited:
+                self._end(digest, claim)
+        return {digest for digest, _ in claims if digest in waited}
 
     async def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:
         """End a claim."""

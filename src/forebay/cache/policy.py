@@ -1,8 +1,8 @@
 """How long an answer is served. Pure, apart from the dice.
 
-Times to live are spread a little, so that what was kept together does not end together. Before its end an answer is
-computed anew early, the earlier the longer that takes (XFetch, Vattani et al. 2015): each process draws once for each
-entry when that is, so that not all that hold it begin at the same moment.
+Times to live are spread a little, so that what was kept within one second does not end within one. Before its end an
+answer is computed anew early, the earlier the longer that takes (XFetch, Vattani et al. 2015): each process draws once
+for the answers of a batch when that is, so that not all that hold one begin at the same moment.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from itertools import cycle
 from random import Random
 from typing import Final, NamedTuple
 
-from forebay.cache.entry import Entry
 from forebay.core.caching import CacheRules
 
 JITTER: Final = 0.1
@@ -38,11 +37,10 @@ def throws(seed: int | None = None) -> Iterator[Throw]:
     return cycle([Throw(1.0 - JITTER * generator.random(), generator.expovariate(1.0)) for _ in range(THROWS)])
 
 
-def set_times(entry: Entry, rules: CacheRules, now: float, fresh_s: float, cost_s: float, early: float) -> None:
-    """Fill in an entry's times. `fresh_s`: how long it is fresh from now; `cost_s`: what computing it anew takes;
-    `early`: that of its throw."""
+def times(rules: CacheRules, now: float, fresh_s: float, cost_s: float, early: float) -> tuple[float, float]:
+    """When an answer is to be computed anew, and when it is not served any more. `fresh_s`: how long it is fresh from
+    now; `cost_s`: what computing it anew takes; `early`: that of its throw."""
     early_s = cost_s * EAGERNESS * early
     half_s = fresh_s / 2.0
     # Not in the first half of its life, however long it took to compute.
-    entry.refresh_at = now + fresh_s - (early_s if early_s < half_s else half_s)
-    entry.stale_until = now + fresh_s + rules.stale_s
+    return now + fresh_s - (early_s if early_s < half_s else half_s), now + fresh_s + rules.stale_s

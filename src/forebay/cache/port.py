@@ -6,7 +6,7 @@ what comes of it. Whoever dies with a claim loses it after `CLAIM_S`. Errors are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -57,6 +57,9 @@ class Free(msgspec.Struct, frozen=True):
     """There is none. If a claim was offered it stands now."""
 
 
+Found = Stored | Taken | Free
+
+
 class ToKeep(msgspec.Struct, frozen=True):
     """An answer to be kept. `admitted`: not only for those who wait for it."""
 
@@ -89,13 +92,18 @@ class Stats(msgspec.Struct, frozen=True):
 class SharedCache(Protocol):
     """Answers of several processes. Bounded in bytes by its maker; the least recently used go first."""
 
-    async def look(self, digest: bytes, claim: str = "") -> Stored | Taken | Free:
-        """The answer, or else whether somebody computes it. `claim`: what the caller's claim is to be, if it is free;
-        without one, nothing is claimed, and it is always `Free`."""
+    async def look(self, asked: Sequence[tuple[bytes, str]]) -> Sequence[Found]:
+        """Of each digest the answer, or else whether somebody computes it. Beside it stands what the caller's claim is
+        to be, if it is free; without one (empty), nothing is claimed, and it is always `Free`."""
         ...
 
     async def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
         """Keep an answer if it is admitted, or somebody waits for it; the claim ends, and those who wait are told."""
+        ...
+
+    async def settle(self, claims: Sequence[tuple[bytes, str]]) -> Collection[bytes]:
+        """The answers to these are computed, and are not to be kept: the claims end. Returns the digests of those that
+        somebody waits for; their claims stand until `keep`."""
         ...
 
     async def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.resources import files
 from typing import Any, Final, Literal, get_args
 
@@ -18,13 +18,13 @@ from redis.exceptions import NoScriptError
 
 from forebay.brokers.redis_link import RedisLink
 from forebay.brokers.redis_listener import RedisListener
-from forebay.cache.port import CLAIM_S, WAITED_FOR_S, Free, Match, News, Stats, Stored, Taken, ToKeep
+from forebay.cache.port import CLAIM_S, WAITED_FOR_S, Found, Free, Match, News, Stats, Stored, Taken, ToKeep
 from forebay.core.errors import DependencyError
 
 PREFIX: Final = "forebay"
 _DIGEST_BYTES: Final = 32
 _PORTION: Final = 256
-_Script = Literal["look", "keep", "fail", "renew", "drop"]
+_Script = Literal["look", "keep", "settle", "fail", "renew", "drop"]
 _FLAGS: Final = {"keep": ""}
 """All but this one may run where memory is full: they make room, or take next to none."""
 
@@ -52,13 +52,10 @@ class RedisSharedCache:
         self._drops = -1
         """So many drops there were when that was last asked, and heard of since; -1: it was not asked."""
 
-    async def look(self, digest: bytes, claim: str = "") -> Stored | Taken | Free:
-        """The answer, or who computes it."""
-        kind, *found = await self._call("look", digest, claim, _ms(CLAIM_S))
-        if kind == 1:
-            value, age_ms, fresh_ms, left_ms = found
-            return Stored(value, age_ms / 1e3, fresh_ms / 1e3, left_ms / 1e3)
-        return Taken(found[0] / 1e3) if kind == 2 else Free()
+    async def look(self, asked: Sequence[tuple[bytes, str]]) -> Sequence[Found]:
+        """Answers, or who computes them."""
+        found = await self._call("look", _ms(CLAIM_S), *(word for one in asked for word in one)) if asked else []
+        return [_found(*one) for one in found]
 
     async def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
         """Keep an answer."""
@@ -77,6 +74,10 @@ class RedisSharedCache:
             _ms(WAITED_FOR_S),
             self._max_bytes,
         )
+
+    async def settle(self, claims: Sequence[tuple[bytes, str]]) -> Collection[bytes]:
+        """End claims that nobody waits for."""
+        return set(await self._call("settle", *(word for claim in claims for word in claim)) if claims else ())
 
     async def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:
         """End a claim."""
@@ -158,6 +159,13 @@ class RedisSharedCache:
             return await self._link.execute("EVALSHA", self._digests[name], 1, self._base, *arguments)
         except NoScriptError:
             return await self._link.execute("EVAL", self._sources[name], 1, self._base, *arguments)
+
+
+def _found(kind: int, *told: Any) -> Found:
+    if kind == 1:
+        value, age_ms, fresh_ms, left_ms = told
+        return Stored(value, age_ms / 1e3, fresh_ms / 1e3, left_ms / 1e3)
+    return Taken(told[0] / 1e3) if kind == 2 else Free()
 
 
 def _joined(tags: Sequence[str]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
 from forebay.cache.breaker import Breaker
-from forebay.cache.port import RENEW_EVERY_S, Free, Match, News, SharedCache, Stored, Taken, ToKeep
+from forebay.cache.port import RENEW_EVERY_S, Found, Free, Match, News, SharedCache, ToKeep
 from forebay.cache.sightings import Sightings
 from forebay.core.clock import Clock
 from forebay.core.errors import DependencyError
@@ -21,7 +21,11 @@ ROUND_TRIPS: Final = 5.0
 """A model whose answers take less than so many calls to the store is not looked up there."""
 MOST_WRITES: Final = 256
 """Answers on their way to the store; more are not kept there."""
+MOST_A_CALL: Final = 64
+"""Answers that are looked for in one call: a store does nothing else meanwhile."""
 T = TypeVar("T")
+_Asked = tuple[bytes, str, "asyncio.Future[Found | None]"]
+_Computed = tuple[bytes, str, Callable[[], ToKeep]]
 OnNews = Callable[[News], None]
 
 
@@ -40,6 +44,9 @@ class SharedTier:
         self._number = 0
         self._claims: dict[bytes, str] = {}
         """What this process computes, and others may wait for."""
+        self._asked: list[_Asked] = []
+        self._computed: list[_Computed] = []
+        """Both of this turn of the event loop, to be sent at its end."""
         self._calls: set[asyncio.Task[object]] = set()
         self._works: set[asyncio.Task[None]] = set()
         self._renewing: asyncio.Task[None] | None = None
@@ -73,17 +80,56 @@ class SharedTier:
         """Note that this was asked for; whether it was before, so that its answer is worth keeping."""
         return self._sightings.again(digest)
 
-    async def look(self, digest: bytes, *, claims: bool) -> tuple[Stored | Taken | Free, str]:
+    async def look(self, digest: bytes, *, claims: bool) -> tuple[Found, str]:
         """The answer, or who computes it, and the claim that stands now for the caller, if he is to compute it."""
         self._number += 1
         claim = f"{self._prefix}{self._number:x}" if claims else ""
-        found = await self._bounded("look", lambda: self._store.look(digest, claim))
+        loop = asyncio.get_running_loop()
+        if not self._asked:
+            loop.call_soon(self._send_asked)
+        answered: asyncio.Future[Found | None] = loop.create_future()
+        self._asked.append((digest, claim, answered))
+        found = await answered
         if not isinstance(found, Free) or not claim:
             return found if found is not None else Free(), ""
         self._claims[digest] = claim
         if self._renewing is None:
             self._renewing = asyncio.get_running_loop().create_task(self._renew())
         return found, claim
+
+    def _send_asked(self) -> None:
+        """What was asked for in one turn of the event loop is one call: a batch's callers all ask again at once."""
+        asked, self._asked = self._asked, []
+        for at in range(0, len(asked), MOST_A_CALL):
+            self._later(self._ask(asked[at : at + MOST_A_CALL]))
+
+    async def _ask(self, asked: Sequence[_Asked]) -> None:
+        found = await self._bounded("look", lambda: self._store.look([(digest, claim) for digest, claim, _ in asked]))
+        told: Sequence[Found | None] = found if found is not None else [None] * len(asked)
+        for (_, _, answered), one in zip(asked, told, strict=True):
+            if not answered.done():
+                answered.set_result(one)
+
+    def settle(self, digest: bytes, claim: str, answer: Callable[[], ToKeep]) -> None:
+        """What was claimed is computed, and is kept only if others wait for it; nobody waits for that."""
+        self._claims.pop(digest, None)
+        if not self._computed:
+            asyncio.get_running_loop().call_soon(self._send_computed)
+        self._computed.append((digest, claim, answer))
+
+    def _send_computed(self) -> None:
+        computed, self._computed = self._computed, []
+        for at in range(0, len(computed), MOST_A_CALL):
+            self._later(self._settle(computed[at : at + MOST_A_CALL]))
+
+    async def _settle(self, computed: Sequence[_Computed]) -> None:
+        claims = [(digest, claim) for digest, claim, _ in computed]
+        waited = await self._bounded("settle", lambda: self._store.settle(claims))
+        if not waited:
+            return
+        for digest, claim, answer in computed:
+            if digest in waited:
+                self._later(self._kept(digest, claim, answer()))
 
     def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
         """Keep an answer; nobody waits for that. Without a claim it was not computed for others."""

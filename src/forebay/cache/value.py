@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from forebay.cache.entry import Entry, Shapes
+from forebay.cache.entry import OVERHEAD_BYTES, Entry, Shapes
 
 _LENGTH: Final = struct.Struct("<I")
 
@@ -53,9 +53,10 @@ def unpack(key: bytes, value: bytes) -> Entry:
     ):
         raise ValueError("not an answer: its size is another")
     data: list[bytes] = []
+    start = at
     for size in header.sizes:
-        data.append(value[at : at + size])
-        at += size
+        data.append(value[start : start + size])
+        start += size
     entry = Entry(
         key,
         (header.model, header.version),
@@ -64,6 +65,7 @@ def unpack(key: bytes, value: bytes) -> Entry:
         header.rows,
         header.shapes,
         tuple(data) if len(data) != 1 else data[0],
+        OVERHEAD_BYTES + len(key) + len(value) - at,
     )
     entry.compute_s = header.compute_s
     return entry

@@ -11,11 +11,11 @@ import struct
 import msgspec
 
 from forebay.cache.answer_cache import AnswerCache
-from forebay.cache.entry import OVERHEAD_BYTES, Entry, OutputForm
+from forebay.cache.entry import OVERHEAD_BYTES, Entry, KeptRows, OutputForm
 from forebay.cache.key import KeyMaker
-from forebay.cache.policy import MOST_INPUT_BYTES, set_times, throws
+from forebay.cache.policy import MOST_INPUT_BYTES, throws, times
 from forebay.cache.single_flight import Flight, OnDone
-from forebay.core.caching import JOINED, MISSED, CacheAsk, CacheNote, CacheRules
+from forebay.core.caching import JOINED, MISSED, USUAL_ASK, CacheAsk, CacheNote, CacheRules
 from forebay.core.errors import CacheMiss, DeadlineExceeded, ForebayError
 from forebay.core.request import Outputs, Request
 from forebay.engine.client import Duration, EngineClient, EngineStatistics
@@ -48,10 +48,11 @@ class CachedEngine(ForwardedEngine):
         """What is being computed and may be joined."""
         self._place = (self.name, self.version)
         self._form = OutputForm(self.signature)
+        self._most_key_bytes = cache.max_entry_bytes - self._form.row_bytes
         self._throws = throws()
         self._last: Outputs | None = None
-        self._row_s = 0.0
-        """What a row took to compute when `_last` came."""
+        self._rows = KeptRows(self._place, "", (), (), b"", 0, 0.0, 0.0, 0.0, 0.0)
+        """What is kept of `_last`, the batch that came last: its answers are given one after the other."""
         self._on_done: OnDone = self._done
 
     def statistics(self) -> EngineStatistics:
@@ -78,6 +79,8 @@ class CachedEngine(ForwardedEngine):
             self.inner.submit(request)
             return
         if ask.use != "refresh":
+            if self.memory.pending is not None:
+                self.memory.settle()
             if key in self._entries:
                 now = self.clock()
                 entry = self.memory.get(key, now)
@@ -101,24 +104,22 @@ class CachedEngine(ForwardedEngine):
 
     def _key(self, request: Request, ask: CacheAsk) -> bytes | None:
         """None: this request is not for the cache."""
-        if ask.use == "off" or request.explain or request.listener is not None:
+        usual = ask is USUAL_ASK
+        if request.explain or request.listener is not None or not (usual or ask.use != "off"):
             return None
         if not 0 < request.nbytes <= MOST_INPUT_BYTES or not request.rows:
             return None
         digest = self.inner.digest
-        if not digest:
-            return None  # workers have different files
-        if digest != self._digest:  # a model of workers that was announced anew
+        if digest is not self._digest or not digest:
+            if not digest:
+                return None  # workers have different files
+            if digest != self._digest:  # a model of workers that was announced anew
+                self._keys = KeyMaker(self.name, self.version, digest, self.signature)
             self._digest = digest
-            self._keys = KeyMaker(self.name, self.version, digest, self.signature)
         try:
-            return self._keys.of(request, "" if self.rules.shared else ask.tenant)
+            return self._keys.of(request, "" if usual or self.rules.shared else ask.tenant)
         except (struct.error, OverflowError):
             return None  # the engine says what is wrong
-
-    def _begin(self, flight: Flight) -> None:
-        """It is not known here."""
-        self._run(flight)
 
     def _look_only(self, key: bytes, request: Request) -> None:
         """It is not known here, and nothing is to be run."""
@@ -140,6 +141,9 @@ class CachedEngine(ForwardedEngine):
             if flight.on_done is not None:
                 request.on_done = flight.on_done
             raise
+
+    _begin = _run
+    """What is done with what is not known here."""
 
     def _forget(self, flight: Flight) -> None:
         if self._flights.get(flight.key) is flight:
@@ -188,29 +192,50 @@ class CachedEngine(ForwardedEngine):
             pass  # it is tried again while the answer is served
 
     def _keep(self, flight: Flight, request: Request) -> Entry | None:
-        ask, memory = request.cache, self.memory
+        """Keep an answer. Returns its entry if it has one of its own by now."""
+        ask, memory, digest = request.cache, self.memory, flight.digest
         if ask is None or flight.generation != memory.generation:
             return None
-        digest = flight.digest
         if digest != self.inner.digest or (request.ran_on and request.ran_on != digest):
             return None  # it may have run on other files than those that its key is about
-        outputs = request.outputs
-        if outputs is not self._last:  # once a batch
-            self._last, self._row_s = outputs, self.inner.row_compute_s
-        shapes, data = self._form.kept(request)
-        tenant = "" if self.rules.shared else ask.tenant
-        entry = Entry(flight.key, self._place, tenant, ask.tags, request.rows, shapes, data)
-        if entry.nbytes > self._max_bytes:
+        rows = self._rows
+        if request.outputs is not self._last or rows.closed:
+            self._last = request.outputs
+            rows = self._rows = self._arrived(request)
+        if (
+            ask is USUAL_ASK
+            and rows.data
+            and request.rows == 1
+            and request.requested is None
+            and not (flight.claim or flight.admitted or flight.on_kept)
+            and len(flight.key) <= self._most_key_bytes
+        ):
+            if memory.pending is not rows:
+                memory.settle()
+                memory.pending = rows
+            rows.starts[flight.key] = request.row_start
             return None
-        now = self.clock()
-        background = request.background
-        took_s = background.compute_s if background is not None else now - request.arrived
-        entry.compute_s = self._row_s * request.rows or took_s
-        entry.created = now
-        throw = next(self._throws)
-        set_times(entry, self.rules, now, self.rules.ttl_s * throw.jitter, took_s, throw.early)
+        shapes, data, size_bytes = self._form.kept(request)
+        nbytes = OVERHEAD_BYTES + len(flight.key) + size_bytes
+        if nbytes > self._max_bytes:
+            return None
+        tenant = "" if self.rules.shared else ask.tenant
+        times = rows.created, rows.refresh_at, rows.stale_until, rows.compute_s * request.rows
+        entry = Entry(flight.key, self._place, tenant, ask.tags, request.rows, shapes, data, nbytes, *times)
         memory.put(entry)
+        if flight.on_kept is not None:
+            flight.on_kept(entry)
         return entry
+
+    def _arrived(self, request: Request) -> KeptRows:
+        """What holds of all answers of a batch, of which this is the first."""
+        now, background, throw = self.clock(), request.background, next(self._throws)
+        took_s = background.compute_s if background is not None else now - request.arrived
+        refresh_at, stale_until = times(self.rules, now, self.rules.ttl_s * throw.jitter, took_s, throw.early)
+        row_s = self.inner.row_compute_s or took_s / max(1, request.rows)
+        shapes, data = self._form.rows(request)
+        row_bytes = self._form.row_bytes
+        return KeptRows(self._place, "", (), shapes, data, row_bytes, now, refresh_at, stale_until, row_s)
 
     async def recall(self, key: bytes, request: Request) -> Entry | None:
         """What is kept under another request's key, to answer this one. It is not counted as served."""
@@ -234,8 +259,6 @@ class CachedEngine(ForwardedEngine):
             self.counts.misses += flight.on_done is not None  # not what is computed anew
             try:
                 entry = self._keep(flight, request)
-                if entry is not None and flight.on_kept is not None:
-                    flight.on_kept(entry)
             except Exception:
                 log.exception("an answer could not be kept", extra=fields(model=self.name))
         if flight.claim or flight.admitted:

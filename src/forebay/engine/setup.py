@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import sys
@@ -87,10 +88,10 @@ async def start_engine(engine: Engine) -> None:
     began = time.monotonic()
     header, costs, latency = await _load_first(engine)
     settings = plan.settings
-    engine.digest = header.digest
+    plan.pads = bool(settings.pad) and header.batchable
+    engine.digest = _told_digest(header.digest, plan.pads)
     engine.labels = await asyncio.to_thread(read_labels, settings.labels, plan.source)
     engine.label_file = settings.labels.name if settings.labels is not None else ""
-    plan.pads = bool(settings.pad) and header.batchable
     engine.signature, engine.platform = header.signature, header.platform
     engine.streams = header.streams
     engine.batchable = header.batchable and settings.batching == "auto"
@@ -110,6 +111,11 @@ async def start_engine(engine: Engine) -> None:
     if plan.is_auto:
         _note_tuning(engine, plan)
     _tell(engine, header, wanted, time.monotonic() - began)
+
+
+def _told_digest(digest: str, pads: bool) -> str:
+    """Of the files, and of what answers depend on beside them: a row that is padded may get another one."""
+    return hashlib.sha256(f"padded {digest}".encode()).hexdigest() if pads else digest
 
 
 async def _load_first(engine: Engine) -> tuple[frames.ReadyHeader, costs_file.CostsFile, LatencyModel | None]:

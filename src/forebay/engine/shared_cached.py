@@ -13,7 +13,7 @@ import msgspec
 from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.entry import Entry
 from forebay.cache.key import digest_of
-from forebay.cache.policy import set_times
+from forebay.cache.policy import times
 from forebay.cache.port import News, Stored, Taken, ToKeep
 from forebay.cache.shared_tier import SharedTier
 from forebay.cache.single_flight import Flight
@@ -146,7 +146,7 @@ class SharedCachedEngine(CachedEngine):
             return None
         now = self.clock()
         entry.created = now - found.age_s
-        set_times(entry, self.rules, now, found.fresh_s, self._cost_s, next(self._throws).early)
+        entry.refresh_at, _ = times(self.rules, now, found.fresh_s, self._cost_s, next(self._throws).early)
         entry.stale_until = now + found.left_s
         entry.shared = True
         if flight.generation == self.memory.generation:
@@ -188,8 +188,10 @@ class SharedCachedEngine(CachedEngine):
 
     def _settle(self, flight: Flight, done: Request, entry: Entry | None) -> None:
         digest = digest_of(flight.key)
-        if entry is not None:
-            self._tier.keep(digest, flight.claim, self._to_keep(entry, admitted=flight.admitted))
+        if entry is not None and flight.admitted:
+            self._tier.keep(digest, flight.claim, self._to_keep(entry, admitted=True))
+        elif entry is not None:
+            self._tier.settle(digest, flight.claim, lambda: self._to_keep(entry, admitted=False))
         elif flight.claim:
             error = done.error
             told = b""

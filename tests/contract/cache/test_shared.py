@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.contract.cache.conftest import MOST_BYTES, Place
 
-from forebay.cache.port import CLAIM_S, WAITED_FOR_S, Free, Match, News, Stored, Taken, ToKeep
+from forebay.cache.port import CLAIM_S, WAITED_FOR_S, Found, Free, Match, News, SharedCache, Stored, Taken, ToKeep
 
 ONE, OTHER = b"\x00" * 31 + b"1", b"\xff" * 31 + b"2"
 
@@ -17,6 +17,11 @@ ONE, OTHER = b"\x00" * 31 + b"1", b"\xff" * 31 + b"2"
 def answer(value: bytes = b"value", **more: Any) -> ToKeep:
     given: dict[str, Any] = {"place": ("m", "1"), "tenant": "", "tags": (), "fresh_s": 60.0, "stale_s": 30.0, **more}
     return ToKeep(value, **given)
+
+
+async def look(cache: SharedCache, digest: bytes, claim: str = "") -> Found:
+    (found,) = await cache.look([(digest, claim)])
+    return found
 
 
 async def heard(news: list[News], holds: Callable[[], bool]) -> None:
@@ -43,24 +48,24 @@ async def listening(place: Place) -> list[News]:
 
 
 async def test_nothing_is_there(place: Place) -> None:
-    assert await place.here.look(ONE) == Free()
+    assert await look(place.here, ONE) == Free()
 
 
 async def test_what_is_kept_is_found(place: Place) -> None:
     await place.here.keep(ONE, "", answer(b"\x00\xffbytes"))
-    found = await place.there.look(ONE)
+    found = await look(place.there, ONE)
     assert isinstance(found, Stored)
     assert found.value == b"\x00\xffbytes"
     assert 0 <= found.age_s < 30
     assert 30 < found.fresh_s <= 60
     assert 60 < found.left_s <= 90
-    assert await place.here.look(OTHER) == Free()
+    assert await look(place.here, OTHER) == Free()
 
 
 async def test_an_answer_takes_the_place_of_another(place: Place) -> None:
     await place.here.keep(ONE, "", answer(b"old" * 100))
     await place.there.keep(ONE, "", answer(b"new"))
-    found = await place.here.look(ONE)
+    found = await look(place.here, ONE)
     assert isinstance(found, Stored)
     assert found.value == b"new"
     stats = await place.here.stats()
@@ -70,82 +75,111 @@ async def test_an_answer_takes_the_place_of_another(place: Place) -> None:
 async def test_time_ends_an_answer(place: Place) -> None:
     await place.here.keep(ONE, "", answer(fresh_s=0.05, stale_s=0.05))
     await asyncio.sleep(0.2)
-    assert await place.here.look(ONE) == Free()
+    assert await look(place.here, ONE) == Free()
 
 
 async def test_a_stale_answer_says_so(place: Place) -> None:
     await place.here.keep(ONE, "", answer(fresh_s=0.01, stale_s=60.0))
     await asyncio.sleep(0.05)
-    found = await place.here.look(ONE)
+    found = await look(place.here, ONE)
     assert isinstance(found, Stored)
     assert found.fresh_s < 0 < found.left_s
 
 
 async def test_one_claims_and_the_other_waits(place: Place) -> None:
-    assert await place.here.look(ONE, "mine") == Free()
-    taken = await place.there.look(ONE, "its")
+    assert await look(place.here, ONE, "mine") == Free()
+    taken = await look(place.there, ONE, "its")
     assert isinstance(taken, Taken)
     assert 0 < taken.left_s <= CLAIM_S
-    assert await place.there.look(OTHER, "its") == Free()
-    assert await place.there.look(ONE) == Free()  # who claims nothing waits for nobody
+    assert await look(place.there, OTHER, "its") == Free()
+    assert await look(place.there, ONE) == Free()  # who claims nothing waits for nobody
+
+
+async def test_several_are_looked_for_at_once(place: Place) -> None:
+    third = b"3" * 32
+    await place.here.keep(OTHER, "", answer(b"kept"))
+    await look(place.there, third, "its")
+    one, other, taken, again = await place.here.look([(ONE, "mine"), (OTHER, "mine"), (third, "mine"), (ONE, "")])
+    assert (one, again) == (Free(), Free())
+    assert isinstance(other, Stored)
+    assert other.value == b"kept"
+    assert isinstance(taken, Taken)
+    assert list(await place.here.look([])) == []
+
+
+async def test_what_is_computed_and_waited_for_by_nobody_ends_its_claim(place: Place) -> None:
+    await place.here.look([(ONE, "mine"), (OTHER, "mine")])
+    await look(place.there, OTHER, "its")
+    assert set(await place.here.settle([(ONE, "mine"), (OTHER, "mine")])) == {OTHER}
+    assert await look(place.there, ONE, "its") == Free()
+    assert isinstance(await look(place.there, OTHER, "again"), Taken)
+    await place.here.keep(OTHER, "mine", answer(admitted=False))
+    assert isinstance(await look(place.there, OTHER), Stored)
+    assert not await place.here.settle([])
+
+
+async def test_nobody_settles_the_claim_of_another(place: Place) -> None:
+    await look(place.here, ONE, "mine")
+    assert not await place.there.settle([(ONE, "its"), (OTHER, "its")])
+    assert isinstance(await look(place.there, ONE, "again"), Taken)
 
 
 async def test_what_was_waited_for_is_told_and_there(place: Place) -> None:
     news = await listening(place)
-    await place.here.look(ONE, "mine")
-    await place.there.look(ONE, "its")
+    await look(place.here, ONE, "mine")
+    await look(place.there, ONE, "its")
     await place.here.keep(ONE, "mine", answer(admitted=False))
     await heard(news, lambda: bool(news))
     assert news == [News(ONE)]
-    found = await place.there.look(ONE, "its")
+    found = await look(place.there, ONE, "its")
     assert isinstance(found, Stored)
     assert found.value == b"value"
     assert found.left_s <= WAITED_FOR_S
 
 
 async def test_what_nobody_waits_for_is_kept_only_if_admitted(place: Place) -> None:
-    await place.here.look(ONE, "mine")
+    await look(place.here, ONE, "mine")
     await place.here.keep(ONE, "mine", answer(admitted=False))
-    assert await place.here.look(ONE) == Free()
+    assert await look(place.here, ONE) == Free()
     assert (await place.here.stats()).entries == 0
 
 
 async def test_keeping_ends_the_claim(place: Place) -> None:
-    await place.here.look(ONE, "mine")
+    await look(place.here, ONE, "mine")
     await place.here.keep(ONE, "mine", answer(admitted=False))
-    assert await place.there.look(ONE, "its") == Free()
+    assert await look(place.there, ONE, "its") == Free()
 
 
 @pytest.mark.parametrize("error", [b"", b"\x00why"])
 async def test_a_failure_is_told(place: Place, error: bytes) -> None:
     news = await listening(place)
-    await place.here.look(ONE, "mine")
-    await place.there.look(ONE, "its")
+    await look(place.here, ONE, "mine")
+    await look(place.there, ONE, "its")
     await place.here.fail(ONE, "mine", error)
     await heard(news, lambda: bool(news))
     assert news == [News(ONE, failed=True, error=error)]
-    assert await place.there.look(ONE, "its") == Free()
+    assert await look(place.there, ONE, "its") == Free()
 
 
 async def test_who_has_lost_his_claim_ends_nobody_elses(place: Place) -> None:
-    await place.here.look(ONE, "mine")
+    await look(place.here, ONE, "mine")
     await place.lapse(ONE)
-    assert await place.there.look(ONE, "its") == Free()
+    assert await look(place.there, ONE, "its") == Free()
     await place.here.fail(ONE, "mine", b"why")
-    assert isinstance(await place.here.look(ONE, "again"), Taken)
+    assert isinstance(await look(place.here, ONE, "again"), Taken)
     await place.here.renew([(ONE, "mine")])
     await place.there.fail(ONE, "its")
-    assert await place.here.look(ONE, "again") == Free()
+    assert await look(place.here, ONE, "again") == Free()
 
 
 async def test_a_claim_is_renewed(place: Place) -> None:
-    await place.here.look(ONE, "mine")
+    await look(place.here, ONE, "mine")
     await asyncio.sleep(0.2)
     await place.here.renew([(ONE, "mine"), (OTHER, "never")])
-    taken = await place.there.look(ONE, "its")
+    taken = await look(place.there, ONE, "its")
     assert isinstance(taken, Taken)
     assert taken.left_s > CLAIM_S - 0.2
-    assert await place.there.look(OTHER, "its") == Free()
+    assert await look(place.there, OTHER, "its") == Free()
 
 
 async def test_bytes_are_bounded_and_the_last_used_stay(place: Place) -> None:
@@ -153,17 +187,17 @@ async def test_bytes_are_bounded_and_the_last_used_stay(place: Place) -> None:
     for digest in digests[:3]:
         await place.here.keep(digest, "", answer(b"x" * (MOST_BYTES // 3)))
         await asyncio.sleep(0.005)
-    await place.there.look(digests[0])
+    await look(place.there, digests[0])
     await asyncio.sleep(0.005)
     await place.here.keep(digests[3], "", answer(b"x" * (MOST_BYTES // 3)))
-    there = [isinstance(await place.here.look(digest), Stored) for digest in digests]
+    there = [isinstance(await look(place.here, digest), Stored) for digest in digests]
     assert there == [True, False, True, True]
     assert (await place.here.stats()).nbytes == 3 * (MOST_BYTES // 3)
 
 
 async def test_one_that_is_larger_than_all_together_is_not_kept(place: Place) -> None:
     await place.here.keep(ONE, "", answer(b"x" * (MOST_BYTES + 1)))
-    assert await place.here.look(ONE) == Free()
+    assert await look(place.here, ONE) == Free()
     assert (await place.here.stats()).nbytes == 0
 
 
@@ -193,7 +227,7 @@ async def test_dropping(place: Place, match: Match, gone: str) -> None:
     for digest, kept in KEPT.items():
         await place.here.keep(digest, "", kept)
     assert await place.there.drop(match) == len(gone)
-    left = {chr(digest[0]) for digest in KEPT if isinstance(await place.here.look(digest), Stored)}
+    left = {chr(digest[0]) for digest in KEPT if isinstance(await look(place.here, digest), Stored)}
     assert left == {"1", "2", "3"} - set(gone)
     assert (await place.here.stats()).entries == 3 - len(gone)
 
@@ -207,7 +241,7 @@ async def test_drops_are_told(place: Place) -> None:
 
 async def test_many_at_once_are_one_claim(place: Place) -> None:
     looks: list[Awaitable[Any]] = [
-        (place.here if number % 2 else place.there).look(ONE, f"claim{number}") for number in range(50)
+        look(place.here if number % 2 else place.there, ONE, f"claim{number}") for number in range(50)
     ]
     found = await asyncio.gather(*looks)
     assert sum(isinstance(one, Free) for one in found) == 1

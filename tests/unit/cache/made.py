@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from forebay.cache.entry import Entry
+from forebay.cache.entry import OVERHEAD_BYTES, Entry
 from forebay.core.request import Payload, Request
 from forebay.models.signature import Signature, TensorSpec
 
@@ -29,4 +29,5 @@ def entry(key: bytes, *, until: float = 1e9, size: int = 2, **more: Any) -> Entr
     """An entry with `size` numbers that is served until then."""
     data = np.arange(size, dtype=np.float32).tobytes()
     given: dict[str, Any] = {"place": ("m", "1"), "tenant": "", "tags": (), "rows": 1, **more}
-    return Entry(key, shapes=((1, size),), data=data, stale_until=until, refresh_at=until, **given)
+    nbytes = OVERHEAD_BYTES + len(key) + len(data)
+    return Entry(key, shapes=((1, size),), data=data, nbytes=nbytes, stale_until=until, refresh_at=until, **given)

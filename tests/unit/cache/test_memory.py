@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.cache.made import entry
 
-from forebay.cache.entry import OVERHEAD_BYTES, Entry
-from forebay.cache.memory import MemoryCache
+from forebay.cache.entry import OVERHEAD_BYTES, Entry, KeptRows
+from forebay.cache.memory import WHOLE_SHARE, MemoryCache
 
 ROOM = 4 * (OVERHEAD_BYTES + 1 + 8)
 
@@ -59,8 +60,27 @@ def test_remembered_bodies_are_bounded_too() -> None:
     table: dict[bytes, object] = {}
     first = entry(b"a")
     memory.put(first)
+    before = memory.nbytes
     memory.remember(first, table, b"body", "answer", ROOM)
-    assert (len(memory), memory.nbytes, table) == (0, 0, {})
+    assert (len(memory), memory.nbytes, table) == (1, before, {})
+
+
+def test_of_remembered_bodies_the_one_used_longest_ago_goes_first() -> None:
+    memory = MemoryCache(1 << 20)
+    table: dict[bytes, object] = {}
+    one, other, third = (entry(key) for key in (b"a", b"b", b"c"))
+    for each in (one, other, third):
+        memory.put(each)
+    before = memory.nbytes
+    share = int(memory.max_bytes * WHOLE_SHARE) // 2
+    memory.remember(one, table, b"one", "", share)
+    memory.remember(other, table, b"other", "", share)
+    memory.touch(one)
+    memory.remember(third, table, b"third", "", share)
+    assert set(table) == {b"one", b"third"}
+    assert (len(memory), memory.nbytes, memory.whole_bytes) == (3, before + 2 * share, 2 * share)
+    memory.drop(lambda each: True)
+    assert (table, memory.nbytes, memory.whole_bytes) == ({}, 0, 0)
 
 
 def test_dropping_tells_what_is_being_computed() -> None:
@@ -73,7 +93,58 @@ def test_dropping_tells_what_is_being_computed() -> None:
     assert memory.peek(b"b") is not None
 
 
-@given(st.lists(st.tuples(st.sampled_from(["put", "get", "remember", "drop"]), st.integers(0, 7)), max_size=60))
+def test_rows_of_a_batch_are_entries_when_they_are_asked_for() -> None:
+    memory = MemoryCache(1 << 20)
+    memory.pending = rows({b"a": 2, b"b": 0}, [1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
+    before = memory.nbytes
+    assert memory.pending is None
+    found = [memory.get(key, 0.0) for key in (b"b", b"a")]
+    assert [numbers(one) for one in found] == [[1, 2], [5, 6]]
+    assert all(one is not None and one.shapes == ((1, 2),) and one.created == 1.0 for one in found)
+    assert memory.get(b"a", 0.0) is found[1]
+    assert memory.nbytes == before == 2 * (OVERHEAD_BYTES + 1 + 8)
+    assert memory.get(b"a", 10.0) is None
+    assert memory.get(b"c", 0.0) is None
+
+
+def test_rows_of_a_batch_go_like_entries() -> None:
+    memory = MemoryCache(ROOM)
+    memory.pending = rows({b"a": 0, b"b": 1, b"c": 2}, [1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
+    memory.put(entry(b"d"))
+    memory.get(b"a", 0.0)
+    memory.pending = rows({b"e": 0}, [7.0, 8.0])
+    assert len(memory) == 4
+    assert set(memory.entries) == {b"a", b"c", b"d", b"e"}
+    memory.pending = rows({b"f": 0}, [7.0, 8.0])
+    assert memory.drop(lambda one: one.created == 1.0) == 3
+    assert set(memory.entries) == {b"d"}
+
+
+def test_rows_take_the_place_of_older_answers() -> None:
+    memory = MemoryCache(ROOM)
+    memory.put(entry(b"a", size=4))
+    for values in ([1.0, 2.0], [3.0, 4.0]):
+        memory.pending = rows({b"a": 1}, [0.0, 0.0], values)
+        assert numbers(memory.get(b"a", 0.0)) == values
+    assert (len(memory), memory.nbytes) == (1, OVERHEAD_BYTES + 1 + 8)
+
+
+def rows(starts: dict[bytes, int], *values: list[float]) -> KeptRows:
+    data = np.array(values, np.float32).tobytes()
+    return KeptRows(("m", "1"), "", (), ((1, 2),), data, 8, 1.0, 10.0, 10.0, 0.5, starts)
+
+
+def numbers(one: Entry | None) -> list[float]:
+    assert one is not None
+    assert isinstance(one.data, bytes)
+    found: list[float] = np.frombuffer(one.data, np.float32).tolist()
+    return found
+
+
+STEPS = ["put", "row", "get", "remember", "drop"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 7)), max_size=60))
 def test_bytes_are_those_of_what_is_there(steps: list[tuple[str, int]]) -> None:
     memory = MemoryCache(ROOM)
     table: dict[bytes, object] = {}
@@ -82,16 +153,19 @@ def test_bytes_are_those_of_what_is_there(steps: list[tuple[str, int]]) -> None:
         key = bytes([number])
         if step == "put":
             memory.put(entry(key, size=number + 1))
+        elif step == "row":
+            memory.pending = rows({key: 1, b"more": 0}, [1.0, 2.0], [3.0, 4.0])
         elif step == "get":
             memory.get(key, 0.0)
         elif step == "drop":
             memory.drop(partial(_is, key))
         elif (found := memory.peek(key)) is not None:
             memory.remember(found, table, bytes([number, len(table)]), "", 300)
-        there = {key: one for key in map(bytes, ([n] for n in range(8))) if (one := memory.peek(key)) is not None}
+        keys = [b"more", *map(bytes, ([n] for n in range(8)))]
+        there = {key: one for key in keys if (one := memory.peek(key)) is not None}
         assert memory.nbytes == sum(one.nbytes for one in there.values()) <= ROOM
         assert len(memory) == len(there)
-        assert set(table) == {body for one in there.values() for _, body in one.memos or []}
+        assert set(table) == {body for one in there.values() for _, body, _ in one.memos or []}
 
 
 def _is(key: bytes, one: Entry) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.cache.made import entry
 
-from forebay.cache.policy import JITTER, THROWS, set_times, throws
+from forebay.cache.policy import JITTER, THROWS, throws, times
 from forebay.core.caching import CacheRules
 
 numbers = st.floats(0.0, 1e6)
@@ -23,14 +22,12 @@ def test_lives_are_spread_below_the_time_to_live() -> None:
 def test_an_answer_is_computed_anew_before_its_end_but_not_in_its_first_half(
     early: float, cost_s: float, fresh_s: float, stale_s: float
 ) -> None:
-    kept = entry(b"a")
-    set_times(kept, CacheRules(fresh_s, stale_s), 50.0, fresh_s, cost_s, early)
-    assert kept.stale_until == 50.0 + fresh_s + stale_s
-    assert 50.0 + fresh_s / 2 - 1e-6 <= kept.refresh_at <= 50.0 + fresh_s
+    refresh_at, stale_until = times(CacheRules(fresh_s, stale_s), 50.0, fresh_s, cost_s, early)
+    assert stale_until == 50.0 + fresh_s + stale_s
+    assert 50.0 + fresh_s / 2 - 1e-6 <= refresh_at <= 50.0 + fresh_s
 
 
 def test_what_takes_longer_is_computed_anew_earlier() -> None:
-    quick, slow = entry(b"a"), entry(b"b")
-    set_times(quick, CacheRules(100.0), 0.0, 100.0, 0.01, 0.5)
-    set_times(slow, CacheRules(100.0), 0.0, 100.0, 5.0, 0.5)
-    assert slow.refresh_at < quick.refresh_at
+    quick, _ = times(CacheRules(100.0), 0.0, 100.0, 0.01, 0.5)
+    slow, _ = times(CacheRules(100.0), 0.0, 100.0, 5.0, 0.5)
+    assert slow < quick

@@ -121,6 +121,14 @@ async def test_different_lengths_share_a_batch_where_padding_is_allowed(
         assert y(items[2]) == [[12.0, 14.0, *end[0]]]
 
 
+async def test_a_model_whose_rows_are_padded_is_another_model_to_whoever_keeps_answers(tmp_path: Path) -> None:
+    digests: list[str] = []
+    for pad in (True, False, True):
+        async with engine_of(tmp_path, pad=pad) as (engine, _):
+            digests.append(engine.digest)
+    assert digests[0] == digests[2] != digests[1]
+
+
 async def test_a_request_of_many_rows_is_split_and_joined_in_order(tmp_path: Path, gate: Gate) -> None:
     async with engine_of(tmp_path, max_batch_rows=4) as (engine, answers):
         before = len(gate.calls)

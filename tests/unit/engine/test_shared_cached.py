@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pytest
 from tests.unit.engine.cached_rig import Rig, y
 
 from forebay.cache.memory_shared import MemorySharedCache, SharedMemory
-from forebay.cache.port import Free, Match, Stats, Stored, Taken, ToKeep
+from forebay.cache.port import Found, Match, Stats, ToKeep
 from forebay.cache.shared_tier import SharedTier
 from forebay.core.caching import CacheAsk, CacheRules
 from forebay.core.errors import AdmissionError, CacheMiss, DeadlineExceeded, DependencyError, ExecutionError
@@ -34,9 +34,13 @@ class Store(MemorySharedCache):
         if self.fails:
             raise DependencyError("it is down")
 
-    async def look(self, digest: bytes, claim: str = "") -> Stored | Taken | Free:
+    async def look(self, asked: Sequence[tuple[bytes, str]]) -> Sequence[Found]:
         await self._trouble("look")
-        return await super().look(digest, claim)
+        return await super().look(asked)
+
+    async def settle(self, claims: Sequence[tuple[bytes, str]]) -> Collection[bytes]:
+        await self._trouble("settle")
+        return await super().settle(claims)
 
     async def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
         await self._trouble("keep")
