@@ -33,6 +33,9 @@ class Plan:
     """One timed turn of one setting; MiniLM's are twice as long."""
     fair_rounds: int
     fair_s: float
+    tune_rounds: int
+    """Climbs of each configuration in the exhaustive grid."""
+    tune_caps: tuple[int, ...]
     job_latencies: int
     """Jobs of one turn, one after another."""
     job_streams: int
@@ -63,6 +66,8 @@ FULL = Plan(
     sizing_s=2.0,
     fair_rounds=3,
     fair_s=15.0,
+    tune_rounds=2,
+    tune_caps=(8, 32, 256),
     job_latencies=500,
     job_streams=5000,
     jobs_queued=1_000_000,
@@ -89,6 +94,8 @@ QUICK = Plan(
     sizing_s=2.0,
     fair_rounds=1,
     fair_s=8.0,
+    tune_rounds=1,
+    tune_caps=(8, 256),
     job_latencies=200,
     job_streams=1000,
     jobs_queued=100_000,

@@ -62,6 +62,11 @@ def _throughput(results: Results) -> Iterator[Point]:
     for model, figures in (results.get("sizing") or {}).items():
         what = f"auto on {model}, against the best of every setting"
         yield _at_least("auto", what, figures["of_best"]["median"], 0.93, 0.98)
+    for model, figures in (results.get("tune") or {}).items():
+        what = f"tune on {model}: goodput within {figures['slo']} against the best of the whole grid"
+        yield _at_least("optimise 6", what, figures["of_best"]["median"], 0.95, 1.0)
+        what = f"tune on {model}: its time against the whole grid's"
+        yield _at_most("optimise 6", what, figures["of_time"], 0.5, 0.1, "x")
     loops = [ratio["median"] for name, ratio in minilm.items() if name.startswith("no server")]
     if loops:
         yield _at_least("3", "MiniLM against the best loop without a server", min(loops), 0.93, 0.98)

@@ -47,6 +47,7 @@ def report_lines(results: Results) -> Iterator[str]:
     yield from _cache_zipf(results.get("cache_zipf"))
     yield from _rest(results)
     yield from _sizing(results.get("sizing"))
+    yield from _tune(results.get("tune"))
     yield from _points(results)
 
 
@@ -279,6 +280,22 @@ def _sizing(found: Mapping[str, Any] | None) -> Iterator[str]:
         yield (
             f"| {model} | {grid} | {figures['chosen']['tuning_chosen']} | {rates['auto']['median']:,.0f} | "
             f"{_ratio(figures['of_best'])} of {figures['best']} |"
+        )
+
+
+def _tune(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if not found:
+        return
+    yield from ("", "## `forebay tune` against a whole grid", "")
+    yield "Open loop; answers/s within the objective. tune / best compares in turns, at the rate of the grid's best."
+    yield from ("", "| model | objective | whole grid | tune took | tune / best | time of tune and of the grid |")
+    yield "|---|---|---|---|--:|--:|"
+    for model, figures in found.items():
+        grid = ", ".join(f"{name} {rate:,.0f}" for name, rate in figures["grid_per_s"].items())
+        times = f"{figures['tune_s']:.0f} s, {figures['grid_s']:.0f} s"
+        yield (
+            f"| {model} | {figures['slo']} | {grid} | {figures['chosen']} {figures['chosen_per_s']:,.0f} | "
+            f"{_ratio(figures['of_best'])} of {figures['best']} | {times} |"
         )
 
 

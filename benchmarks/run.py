@@ -44,6 +44,7 @@ from benchmarks.workloads import (  # noqa: E402
     sizing,
     streaming,
     trees,
+    tune,
 )
 from rich.console import Console  # noqa: E402
 
@@ -59,6 +60,7 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "streaming": streaming.run,
     "trees": trees.run,
     "sizing": sizing.run,
+    "tune": tune.run,
     "fairness": fairness.run,
     "jobs": jobs.run,
     "job_events": job_events.run,
@@ -68,9 +70,10 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "cache_zipf": cache_zipf.run,
 }
 EXAMPLES = {
-    "mlp": {"mlp", "cache", "one_client", "mixed", "idle", "sizing", "fairness", "jobs", "job_events", "job_beside"},
+    "mlp": {"mlp", "cache", "one_client", "mixed", "idle", "sizing", "tune", "fairness"}
+    | {"jobs", "job_events", "job_beside"},
     "images": {"images", "mixed", "sizing", "fairness"},
-    "minilm": {"minilm", "cache", "cache_zipf", "idle", "open_loop", "sizing", "fairness", "job_beside"},
+    "minilm": {"minilm", "cache", "cache_zipf", "idle", "open_loop", "sizing", "tune", "fairness", "job_beside"},
 }
 """Which workloads need which of the examples built; building does nothing where the files are up to date."""
 

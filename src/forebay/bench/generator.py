@@ -20,6 +20,9 @@ T = TypeVar("T")
 Check = Callable[[int, Answer], bool | None]
 """Whether the answer to the request of this place in the pool is right; `None`: not known. Asked only of good ones."""
 
+GiveUp = Callable[[Recording], bool]
+"""Whether what was recorded so far is enough to end an open loop before its time. Asked now and then."""
+
 WARM_CONNECTIONS = 32
 """Connections opened before an open loop starts, so that the first burst does not pay for them."""
 
@@ -56,20 +59,22 @@ async def run_open(
     sample: float = 0.01,
     answer_timeout_s: float = 10.0,
     seed: int = 0,
+    give_up: GiveUp | None = None,
 ) -> Recording:
     """Send one request at each of `instants` (ascending seconds from the start) and record what comes back.
 
     A request goes out on an idle keep-alive connection, else on a new one; it never waits for an earlier answer.
     `sample` is the share of answers given to `check`. Answers later than `answer_timeout_s` after the last send count
-    as unanswered. Timers have a resolution of 1 ms, so a send may be up to 1 ms late, never early.
+    as unanswered. Timers have a resolution of 1 ms, so a send may be up to 1 ms late, never early. Once `give_up` says
+    so nothing more is sent or waited for.
     """
     recording = Recording("open")
     loop = _OpenLoop(address, pool, recording, _Sampler(check, sample, seed))
     await loop.warm(min(WARM_CONNECTIONS, len(instants)))
     try:
         with _quiet_collector(), _own_cpu(recording):
-            await loop.send_all(instants)
-            await loop.wait_for_answers(answer_timeout_s)
+            if await loop.send_all(instants, give_up):
+                await loop.wait_for_answers(answer_timeout_s)
     finally:
         loop.close()
     return recording
@@ -133,7 +138,8 @@ class _OpenLoop:
         self._all = set(self._idle)
         self._recording.connections = count
 
-    async def send_all(self, instants: Sequence[float]) -> None:
+    async def send_all(self, instants: Sequence[float], give_up: GiveUp | None) -> bool:
+        """Whether all was sent, as far as it could be."""
         self._start = time.perf_counter()
         for place, instant in enumerate(instants):
             wait_s = instant - (time.perf_counter() - self._start)
@@ -143,8 +149,11 @@ class _OpenLoop:
             elif place % 16 == 0:
                 await asyncio.sleep(0)  # behind: still read answers now and then
             if self._recording.failure:
-                return
+                return True
+            if give_up is not None and place % 16 == 0 and give_up(self._recording):
+                return False
             self._send(place, float(instant))
+        return True
 
     def _send(self, place: int, intended: float) -> None:
         number = self._recording.add(intended, self._now())

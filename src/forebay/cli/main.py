@@ -33,6 +33,7 @@ SUBCOMMANDS = {
     ),
     "simulate": Subcommand("forebay.cli.simulate", "simulate", "Simulate batching: arrivals in, latency out."),
     "bench": Subcommand("forebay.cli.bench", "bench", "Measure a running server."),
+    "tune": Subcommand("forebay.cli.tune", "tune", "Find the settings that serve a model best under an SLO."),
     "conformance": Subcommand("forebay.cli.conformance", "conformance", "Check a server against the protocol."),
 }
 

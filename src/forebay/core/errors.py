@@ -9,7 +9,8 @@ ForebayError
   CacheMiss          cache_miss: only what is cached was asked for, and it is not
   ExecutionError     model_error, output_mismatch, out_of_memory, instance_crashed
   DependencyError    broker_unavailable, store_unavailable
-  SetupError         config_error, model_load_error, memory_limit (at start-up, and where a model is loaded later)
+  SetupError         config_error, model_load_error, memory_limit (at start-up, and where a model is loaded later),
+                     slo_unreachable (only where a machine is measured)
 
 `code` is stable and part of the wire contract. The mapping to HTTP lives only in `api`.
 """
@@ -122,4 +123,4 @@ class SetupError(ForebayError):
     """
 
     code = "config_error"
-    CODES = ("config_error", "model_load_error", "memory_limit")
+    CODES = ("config_error", "model_load_error", "memory_limit", "slo_unreachable")

@@ -204,6 +204,29 @@ def test_all_processes_of_a_server_are_seen_and_stopped() -> None:
     assert session_processes(process.pid) == []
 
 
+def test_the_report_says_what_tune_took_and_in_what_time() -> None:
+    found = {
+        "slo": "p99 <= 20 ms",
+        "chosen": "m 1x1 cap 256",
+        "chosen_per_s": 98.0,
+        "best": "m 2x1 cap 8",
+        "grid_per_s": {"m 1x1 cap 256": 97.0, "m 2x1 cap 8": 100.0},
+        "of_best": spread([0.97, 0.98, 0.99]),
+        "tune_s": 60.0,
+        "grid_s": 750.0,
+        "of_time": 0.08,
+    }
+    lines = [line for line in report._tune({"mlp": found}) if line.startswith("| mlp")]
+    assert lines == [
+        "| mlp | p99 <= 20 ms | m 1x1 cap 256 97, m 2x1 cap 8 100 | m 1x1 cap 256 98 | "
+        "0.98x (0.97 to 0.99) of m 2x1 cap 8 | 60 s, 750 s |"
+    ]
+    assert [(point.measured, point.least_met, point.aim_met) for point in points({"tune": {"mlp": found}})] == [
+        ("0.98x", True, False),
+        ("0.08x", True, True),
+    ]
+
+
 def test_the_report_says_what_auto_took_and_what_it_reached() -> None:
     rates = {"1x1": spread([90.0, 110.0]), "2x1": spread([200.0, 210.0]), "auto": spread([198.0, 207.9])}
     found = {"chosen": {"tuning_chosen": "2x1"}, "rates": rates, "best": "2x1", "of_best": spread([0.98, 1.0])}

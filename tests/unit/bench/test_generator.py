@@ -98,6 +98,23 @@ async def test_open_loop_does_not_wait_for_answers() -> None:
     assert recording.connections == 60
 
 
+async def test_an_open_loop_that_is_given_up_sends_nothing_more_and_waits_for_nothing() -> None:
+    async def reply(body: bytes) -> bytes:
+        await asyncio.Event().wait()
+        return answer(200)
+
+    async with serving(reply) as address:
+        recording = await run_open(
+            address,
+            pool(address, 1000),
+            [0.0] * 1000,
+            answer_timeout_s=1e6,
+            give_up=lambda so_far: len(so_far.sent) >= 64,
+        )
+    assert len(recording.sent) == 64
+    assert set(recording.status) == {-1}
+
+
 async def test_statuses_closed_connections_and_silence_are_told_apart() -> None:
     replies = {b"0": answer(200), b"1": answer(503), b"2": answer(504), b"3": b"", b"4": b"not http\r\n\r\n"}
 

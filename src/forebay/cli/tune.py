@@ -1,0 +1,303 @@
+"""`forebay tune`: instances, threads and batch cap measured under an SLO, and written beside the model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from forebay import __version__
+from forebay.cli.flags import shown_value
+from forebay.core.errors import SetupError
+from forebay.core.settings_sources import LoadedSettings, load_settings
+from forebay.engine.costs_file import cpu_name
+from forebay.tune import report
+from forebay.tune.configuration import Configuration, grid, parse_counts
+from forebay.tune.contender import Outcome
+from forebay.tune.journal import Journal, JournaledWorld
+from forebay.tune.machine import Machine
+from forebay.tune.search import search
+from forebay.tune.settings_file import Value, edited
+from forebay.tune.slo import Slo, parse_slo
+from forebay.tune.subject import Subject, open_subject
+
+_PIPED_COLUMNS: Final = 160
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C or SIGTERM."""
+_START = (
+    "import sys; from forebay.engine.child import die_with_parent; die_with_parent(int(sys.argv.pop(1))); "
+    "from forebay.cli.main import main; main()"
+)
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h)?")
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+
+
+def tune(
+    model: Annotated[str, typer.Argument(help="As for forebay serve, or the folder of a repository's model.")],
+    slo: Annotated[str, typer.Option(help="What must hold, such as p99=50ms or p95=1.5s.")],
+    artefacts: Annotated[
+        list[str] | None,
+        typer.Option("--artefact", metavar="PATH", help="Another form of the model to try; may be repeated."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name, where it is not that of its file.")] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(help="What to send: FILE (.npz, .jsonl, .txt), examples, zeros or random. Default: examples."),
+    ] = None,
+    instances: Annotated[str | None, typer.Option(help="Numbers of instances to try, such as 1,2.")] = None,
+    threads: Annotated[str | None, typer.Option(help="Threads of each instance to try, such as 1,2.")] = None,
+    batch_caps: Annotated[str | None, typer.Option(help="Values of max_batch_rows to try. Default: 8,32,256.")] = None,
+    max_time: Annotated[str, typer.Option(help="Longest time of measuring, such as 90s or 5m.")] = "5m",
+    deadlines: Annotated[
+        bool, typer.Option("--deadlines", help="Requests carry the SLO as their timeout; slo_ms is written too.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The settings file to write. Default: the one beside the model.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write no settings.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Go on where the last run stopped, or forget it.")
+    ] = True,
+    plot: Annotated[Path | None, typer.Option(help="Write goodput and latency as a picture.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all figures here too.")
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Settings file. Default: ./forebay.toml, if there.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME.KEY=VALUE", help="A model's setting; may be repeated.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for what was measured. Default: .forebay.")] = None,
+) -> None:
+    """Find the instances, threads and batch cap that answer most requests within an SLO, by measuring on this machine.
+
+    Each configuration is served for real and gets Poisson arrivals. The best goes into model.toml with the evidence as
+    comments; all else in the file stays. An interrupted run goes on where it stopped.
+
+    Examples:
+
+      forebay tune mlp.onnx --slo p99=20ms
+
+      forebay tune minilm.py:MiniLM --slo p99=500ms --inputs texts.txt --max-time 10m --plot tune.png
+
+      forebay tune resnet.onnx --slo p95=100ms --artefact resnet.int8.onnx --batch-caps 8,16,32
+
+      forebay tune models/mlp --slo p99=20ms --instances 1,2 --threads 1 --dry-run
+    """
+    wanted, most_s = parse_slo(slo), parse_time(max_time)
+    numbers = parse_counts("--instances", instances), parse_counts("--threads", threads)
+    caps = parse_counts("--batch-caps", batch_caps)
+    if plot is not None:
+        report.figure_class()  # say that it is missing before the work, not after
+    flags = {} if data_dir is None else {"data_dir": str(data_dir)}
+    loaded = load_settings(config_file=config_file, environ=os.environ, flags=flags, sets=sets or ())
+    subjects = _open_all([model, *(artefacts or ())], name, loaded, inputs)
+    configurations = grid(list(subjects), *numbers, caps, _cores())
+    journal = _journal(loaded, subjects, configurations, wanted, inputs, deadlines)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if resume and (count := journal.load()):
+        console.print(f"going on with {count} measurements of {journal.path}; --fresh forgets them")
+    try:
+        outcome = _measure(configurations, subjects, wanted, most_s, journal, console, deadlines)
+    except KeyboardInterrupt:
+        console.print(f"stopped; what was measured is in {journal.path}: the same command goes on from there")
+        raise typer.Exit(INTERRUPTED) from None
+    facts = _facts(next(iter(subjects.values())), deadlines)
+    _tell(outcome, subjects, model, out)
+    if not dry_run:
+        _write(outcome, facts, subjects[outcome.chosen.artefact], out)
+    if json_file is not None:
+        _put(json_file, report.document(outcome, facts))
+    if plot is not None:
+        report.plot(plot, outcome)
+
+
+def parse_time(text: str) -> float:
+    """`90s`, `5m`, `1h`, `90` as seconds. Raises `SetupError`."""
+    match = _TIME.fullmatch(text.strip())
+    if match is None or not float(match[1]):
+        raise SetupError(f"--max-time {text!r}: write a time above 0 in s, m or h, such as 90s or 5m")
+    return float(match[1]) * _UNITS_S[match[2]]
+
+
+def _open_all(paths: Sequence[str], name: str | None, loaded: LoadedSettings, inputs: str | None) -> dict[str, Subject]:
+    """By label: the file's stem, or the whole path where two have the same."""
+    subjects: dict[str, Subject] = {}
+    for path in paths:
+        subject = open_subject(path, name, loaded, inputs, shown_value)
+        name = name or subject.artefact.source.name  # all are forms of the first one
+        stem = Path(path.rpartition(":")[2] if ".py:" in path else path).stem
+        label = stem if stem not in subjects else path
+        if label in subjects:
+            raise SetupError(f"--artefact {path} is given twice")
+        subjects[label] = subject
+    return subjects
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _journal(
+    loaded: LoadedSettings,
+    subjects: dict[str, Subject],
+    configurations: Sequence[Configuration],
+    slo: Slo,
+    inputs: str | None,
+    deadlines: bool,
+) -> Journal:
+    """Where the measurements of this search are kept: all that they depend on is its key."""
+    first = next(iter(subjects.values())).artefact
+    key = {
+        "version": __version__,
+        "machine": [cpu_name(), _cores()],
+        "slo": str(slo),
+        "deadlines": deadlines,
+        "configurations": [str(one) for one in configurations],
+        "inputs": [first.kind, _digest(inputs)],
+        "artefacts": {label: [one.artefact.digest, *one.artefact.arguments] for label, one in subjects.items()},
+    }
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
+    return Journal(loaded.settings.data_dir.resolve() / "tune" / f"{first.source.name}-{digest}.json", key)
+
+
+def _facts(subject: Subject, deadlines: bool) -> report.Facts:
+    return report.Facts(
+        model=subject.artefact.source.name,
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+        cpu=cpu_name(),
+        cores=_cores(),
+        version=__version__,
+        inputs=subject.artefact.kind,
+        with_deadline=deadlines,
+    )
+
+
+def _measure(
+    configurations: Sequence[Configuration],
+    subjects: dict[str, Subject],
+    slo: Slo,
+    most_s: float,
+    journal: Journal,
+    console: Console,
+    deadlines: bool,
+) -> Outcome:
+    artefacts = {label: subject.artefact for label, subject in subjects.items()}
+    serve = (sys.executable, "-c", _START, str(os.getpid()), "serve")
+    # What the servers have learned of costs stays there while the search can be gone on with.
+    folder = journal.path.with_name(f"{journal.path.stem}-servers")
+    machine = Machine(artefacts, slo, serve, folder, with_deadline=deadlines)
+    world = JournaledWorld(machine, journal, time.monotonic)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, refresh_per_second=2) as progress, _ended_by_signals():
+        bar = progress.add_task(f"measuring, {most_s:g} s at most", total=most_s)
+
+        def tell(line: str) -> None:
+            progress.update(bar, completed=min(most_s, world.spent_s()))
+            progress.console.print(line, markup=False)
+
+        try:
+            outcome = search(configurations, slo, world, most_s, tell)
+        finally:
+            machine.close()
+    shutil.rmtree(folder, ignore_errors=True)
+    return outcome
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: servers are stopped, and what was measured is kept."""
+
+    def as_interrupt(_number: int, _frame: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    # A shell starts what runs in the background with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, as_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+
+
+def _tell(outcome: Outcome, subjects: dict[str, Subject], model: str, out: Path | None) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPED_COLUMNS
+    console.print(report.table(outcome))
+    console.print()
+    chosen = outcome.chosen
+    console.print(
+        f"[bold]{chosen.instances} x {chosen.threads} threads, at most {chosen.max_batch_rows} rows a batch[/bold]: "
+        f"{outcome.goodput_per_s:,.1f} answers/s within {outcome.slo} at {outcome.rate:,.1f} requests/s; "
+        f"measured in {outcome.spent_s:.0f} s",
+        soft_wrap=True,
+    )
+    if outcome.generator_limited:
+        console.print("the load generator was the limit: this configuration may do more than was asked of it")
+    subject = subjects[chosen.artefact]
+    if subject is not next(iter(subjects.values())):
+        source = subject.artefact.source
+        console.print(f"the best form of {model} is {source.path}: serve it with --name {source.name}", soft_wrap=True)
+    if out is None and subject.overridden:
+        console.print(f"{', '.join(subject.overridden)} wins over what is written beside the model", soft_wrap=True)
+    for note in outcome.notes:
+        console.print(note, soft_wrap=True)
+
+
+def _write(outcome: Outcome, facts: report.Facts, subject: Subject, out: Path | None) -> None:
+    """The settings file, and beside it all figures."""
+    file = (out if out is not None else subject.settings_file).resolve()
+    figures = file.with_name("tune.json" if file.stem == "model" else f"{file.stem}.tune.json")
+    chosen = outcome.chosen
+    values: dict[str, Value] = {
+        "instances": chosen.instances,
+        "threads": chosen.threads,
+        "max_batch_rows": chosen.max_batch_rows,
+    }
+    if facts.with_deadline:
+        values["slo_ms"] = outcome.slo.bound_ms
+    try:
+        # As bytes: line ends stay what they are.
+        before = file.read_bytes().decode() if file.exists() else ""
+        mark = "\ufeff" if before.startswith("\ufeff") else ""
+        text = mark + edited(before.removeprefix(mark), values, report.evidence(outcome, facts, figures.name))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"{file}: cannot be read: {error}") from None
+    except SetupError as error:
+        raise SetupError(f"{file}: {error.message}") from None
+    _put(file, text.encode())
+    _put(figures, report.document(outcome, facts))
+    typer.echo(f"written to {file}")
+
+
+def _put(path: Path, content: bytes) -> None:
+    """In one step, so that a kill leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        if path.exists():
+            shutil.copymode(path, temporary)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SetupError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _digest(inputs: str | None) -> str:
+    path = Path(inputs or "")
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

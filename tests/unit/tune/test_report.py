@@ -1,0 +1,49 @@
+"""The outcome for people and programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tests.unit.tune.test_search import by, found
+
+from forebay.core.errors import SetupError
+from forebay.tune import report
+
+FACTS = report.Facts("m", "2026-01-01", "A CPU", 2, "0.1.0", "made-up inputs", with_deadline=False)
+OUTCOME = found(by(lambda one: 100.0 * one.instances / one.threads))
+
+
+def test_the_evidence_says_what_where_and_what_else_there_was() -> None:
+    lines = report.evidence(OUTCOME, FACTS, "tune.json")
+    assert lines[0] == "2026-01-01, A CPU, 2 cores, forebay 0.1.0, made-up inputs"
+    assert lines[1].startswith("p99 <= 50 ms: ")
+    assert "2x1 cap 256" in lines[1]
+    assert lines[-1] == "all figures: tune.json"
+
+
+def test_the_table_lists_every_configuration_the_chosen_one_first() -> None:
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(report.table(OUTCOME))
+    lines = [line.split() for line in capture.get().splitlines() if "x" in line.split(" ")[0]]
+    assert lines[0][0] == "2x1"
+    assert lines[0][-1] == "chosen"
+    assert len(lines) == 1 + len(OUTCOME.results) or len(lines) == len(OUTCOME.results)
+
+
+def test_the_document_has_every_probe() -> None:
+    document = json.loads(report.document(OUTCOME, FACTS))
+    assert document["format"] == 1
+    assert document["chosen"] == {"artefact": "m", "instances": 2, "threads": 1, "max_batch_rows": 256}
+    probes = [probe for one in document["results"] for probe in one["probes"]]
+    assert len(probes) == sum(len(one.probes) for one in OUTCOME.results) > 5
+
+
+def test_the_picture_is_written_and_one_that_cannot_be_is_an_error(tmp_path: Path) -> None:
+    report.plot(tmp_path / "tune.png", OUTCOME)
+    assert (tmp_path / "tune.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SetupError, match="cannot write the plot"):
+        report.plot(tmp_path / "no" / "tune.png", OUTCOME)
