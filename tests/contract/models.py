@@ -1,12 +1,19 @@
-"""The same models for each runtime: as an ONNX file and as a Python class. The contract suite runs over both."""
+"""The same models for each runtime, over which the contract suite runs: an ONNX file, OpenVINO's made of it, a Python
+class, a program of torch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
+import openvino
+import torch
 from onnx import TensorProto, helper
 
+from forebay.core.tensors import NUMPY_TYPES
 from forebay.models.source import ModelSource
 
 TYPES = {
@@ -24,6 +31,7 @@ TYPES = {
     "FP64": TensorProto.DOUBLE,
     "BYTES": TensorProto.STRING,
 }
+DYNAMIC = torch.export.Dim.DYNAMIC
 Axes = list[int | str]
 Tensor = tuple[str, int, Axes]
 
@@ -47,6 +55,34 @@ def onnx_source(path: Path) -> ModelSource:
     return ModelSource(path.stem, "onnx", str(path))
 
 
+def openvino_source(path: Path) -> ModelSource:
+    """Convert an ONNX file, with all its digits, to a source beside it."""
+    saved = path.with_suffix(".xml")
+    openvino.save_model(openvino.convert_model(path), saved, compress_to_fp16=False)
+    return ModelSource(path.stem, "openvino", str(saved))
+
+
+def torch_source(path: Path, module: Any, inputs: tuple[Any, ...], *axes: Mapping[int, Any]) -> ModelSource:
+    """Export a module. axes: of each input, which ones are variable (`DYNAMIC`)."""
+    program = torch.export.export(module.eval(), inputs, dynamic_shapes=axes or None)
+    torch.export.save(program, path)
+    return ModelSource(path.stem, "torch", str(path))
+
+
+class Echo(torch.nn.Module):  # type: ignore[misc]  # torch is not checked
+    """`y` is `x`."""
+
+    def forward(self, x: Any) -> Any:
+        return {"y": x}
+
+
+class Both(torch.nn.Module):  # type: ignore[misc]
+    """`sum` and `difference`."""
+
+    def forward(self, a: Any, b: Any) -> Any:
+        return {"sum": a + b, "difference": a - b}
+
+
 def python_source(path: Path, text: str, class_name: str) -> ModelSource:
     """Write a module and name a class of it."""
     path.write_text("import numpy as np\nimport forebay\n\n" + text)
@@ -55,11 +91,14 @@ def python_source(path: Path, text: str, class_name: str) -> ModelSource:
 
 def echo(folder: Path, runtime: str, datatype: str) -> ModelSource:
     """`y` is `x`, two elements a row."""
-    if runtime == "onnx":
+    if runtime in ("onnx", "openvino"):
         axes: Axes = ["N", 2]
         node = helper.make_node("Identity", ["x"], ["y"])
         path = write_onnx(folder / "echo.onnx", [node], [("x", TYPES[datatype], axes)], [("y", TYPES[datatype], axes)])
-        return onnx_source(path)
+        return onnx_source(path) if runtime == "onnx" else openvino_source(path)
+    if runtime == "torch":
+        x = torch.from_numpy(np.zeros((2, 2), NUMPY_TYPES[datatype]))
+        return torch_source(folder / "echo.pt2", Echo(), (x,), {0: DYNAMIC})
     return python_source(
         folder / "echo.py",
         f"""
@@ -76,13 +115,17 @@ class Echo(forebay.Model):
 
 def sum_and_difference(folder: Path, runtime: str) -> ModelSource:
     """`sum` and `difference` of `a` and `b`, rows of any length. Fails where the lengths differ."""
-    if runtime == "onnx":
+    if runtime in ("onnx", "openvino"):
         nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["difference"])]
         left: Axes = ["N", "left"]
         right: Axes = ["N", "right"]
         tensors: list[Tensor] = [("a", TensorProto.FLOAT, left), ("b", TensorProto.FLOAT, right)]
         answers: list[Tensor] = [("sum", TensorProto.FLOAT, left), ("difference", TensorProto.FLOAT, left)]
-        return onnx_source(write_onnx(folder / "both.onnx", nodes, tensors, answers))
+        path = write_onnx(folder / "both.onnx", nodes, tensors, answers)
+        return onnx_source(path) if runtime == "onnx" else openvino_source(path)
+    if runtime == "torch":
+        inputs = (torch.ones(2, 3), torch.ones(2, 3))
+        return torch_source(folder / "both.pt2", Both(), inputs, {0: DYNAMIC, 1: DYNAMIC}, {0: DYNAMIC, 1: DYNAMIC})
     return python_source(
         folder / "both.py",
         """
