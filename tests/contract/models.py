@@ -1,19 +1,13 @@
 """The same models for each runtime, over which the contract suite runs: an ONNX file, OpenVINO's made of it, a Python
-class, a program of torch."""
+class, a program of torch (the module for the latter takes seconds to import)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
-import openvino
-import torch
 from onnx import TensorProto, helper
 
-from forebay.core.tensors import NUMPY_TYPES
 from forebay.models.source import ModelSource
 
 TYPES = {
@@ -31,7 +25,6 @@ TYPES = {
     "FP64": TensorProto.DOUBLE,
     "BYTES": TensorProto.STRING,
 }
-DYNAMIC = torch.export.Dim.DYNAMIC
 Axes = list[int | str]
 Tensor = tuple[str, int, Axes]
 
@@ -55,34 +48,6 @@ def onnx_source(path: Path) -> ModelSource:
     return ModelSource(path.stem, "onnx", str(path))
 
 
-def openvino_source(path: Path) -> ModelSource:
-    """Convert an ONNX file, with all its digits, to a source beside it."""
-    saved = path.with_suffix(".xml")
-    openvino.save_model(openvino.convert_model(path), saved, compress_to_fp16=False)
-    return ModelSource(path.stem, "openvino", str(saved))
-
-
-def torch_source(path: Path, module: Any, inputs: tuple[Any, ...], *axes: Mapping[int, Any]) -> ModelSource:
-    """Export a module. axes: of each input, which ones are variable (`DYNAMIC`)."""
-    program = torch.export.export(module.eval(), inputs, dynamic_shapes=axes or None)
-    torch.export.save(program, path)
-    return ModelSource(path.stem, "torch", str(path))
-
-
-class Echo(torch.nn.Module):  # type: ignore[misc]  # torch is not checked
-    """`y` is `x`."""
-
-    def forward(self, x: Any) -> Any:
-        return {"y": x}
-
-
-class Both(torch.nn.Module):  # type: ignore[misc]
-    """`sum` and `difference`."""
-
-    def forward(self, a: Any, b: Any) -> Any:
-        return {"sum": a + b, "difference": a - b}
-
-
 def python_source(path: Path, text: str, class_name: str) -> ModelSource:
     """Write a module and name a class of it."""
     path.write_text("import numpy as np\nimport forebay\n\n" + text)
@@ -91,14 +56,19 @@ def python_source(path: Path, text: str, class_name: str) -> ModelSource:
 
 def echo(folder: Path, runtime: str, datatype: str) -> ModelSource:
     """`y` is `x`, two elements a row."""
-    if runtime in ("onnx", "openvino"):
+    if runtime == "torch":
+        from tests.contract.exported import torch_echo
+
+        return torch_echo(folder / "echo.pt2", datatype)
+    if runtime == "openvino":
+        from tests.contract.exported import openvino_source
+
+        return openvino_source(echo(folder, "onnx", datatype))
+    if runtime == "onnx":
         axes: Axes = ["N", 2]
         node = helper.make_node("Identity", ["x"], ["y"])
         path = write_onnx(folder / "echo.onnx", [node], [("x", TYPES[datatype], axes)], [("y", TYPES[datatype], axes)])
-        return onnx_source(path) if runtime == "onnx" else openvino_source(path)
-    if runtime == "torch":
-        x = torch.from_numpy(np.zeros((2, 2), NUMPY_TYPES[datatype]))
-        return torch_source(folder / "echo.pt2", Echo(), (x,), {0: DYNAMIC})
+        return onnx_source(path)
     return python_source(
         folder / "echo.py",
         f"""
@@ -115,17 +85,21 @@ class Echo(forebay.Model):
 
 def sum_and_difference(folder: Path, runtime: str) -> ModelSource:
     """`sum` and `difference` of `a` and `b`, rows of any length. Fails where the lengths differ."""
-    if runtime in ("onnx", "openvino"):
+    if runtime == "torch":
+        from tests.contract.exported import torch_both
+
+        return torch_both(folder / "both.pt2")
+    if runtime == "openvino":
+        from tests.contract.exported import openvino_source
+
+        return openvino_source(sum_and_difference(folder, "onnx"))
+    if runtime == "onnx":
         nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["difference"])]
         left: Axes = ["N", "left"]
         right: Axes = ["N", "right"]
         tensors: list[Tensor] = [("a", TensorProto.FLOAT, left), ("b", TensorProto.FLOAT, right)]
         answers: list[Tensor] = [("sum", TensorProto.FLOAT, left), ("difference", TensorProto.FLOAT, left)]
-        path = write_onnx(folder / "both.onnx", nodes, tensors, answers)
-        return onnx_source(path) if runtime == "onnx" else openvino_source(path)
-    if runtime == "torch":
-        inputs = (torch.ones(2, 3), torch.ones(2, 3))
-        return torch_source(folder / "both.pt2", Both(), inputs, {0: DYNAMIC, 1: DYNAMIC}, {0: DYNAMIC, 1: DYNAMIC})
+        return onnx_source(write_onnx(folder / "both.onnx", nodes, tensors, answers))
     return python_source(
         folder / "both.py",
         """

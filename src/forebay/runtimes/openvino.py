@@ -56,11 +56,14 @@ class OpenvinoRuntime:
             # A mapped file that is replaced in place would change under a model that is served from it.
             core.set_property({"ENABLE_MMAP": False})
             model = core.read_model(source.path)
+        except Exception as error:
+            raise load_error(source, f"OpenVINO cannot load {source.path}: {_one_line(error)}") from error
+        self.signature = signature_of(source, model)
+        try:
             compiled = core.compile_model(model, "CPU", _configuration(threads, options))
             self._request = compiled.create_infer_request()
         except Exception as error:
-            raise load_error(source, f"OpenVINO cannot load {source.path}: {_one_line(error)}") from error
-        self.signature = signature_of(source, compiled)
+            raise load_error(source, f"OpenVINO cannot compile {source.path}: {_one_line(error)}") from error
         self.note = _note(self.signature, compiled, options)
         self._names = [spec.name for spec in self.signature.inputs]
         self._narrowed = [spec for spec in self.signature.inputs if spec.datatype in _NARROWED]
@@ -119,9 +122,9 @@ def _note(signature: Signature, compiled: Any, options: LoadOptions) -> str:
     return "; ".join(notes)
 
 
-def signature_of(source: ModelSource, compiled: Any) -> Signature:
+def signature_of(source: ModelSource, model: Any) -> Signature:
     """The signature as the file declares it. It batches if the leading axis of all inputs and outputs is variable."""
-    inputs, outputs = list(compiled.inputs), list(compiled.outputs)
+    inputs, outputs = list(model.inputs), list(model.outputs)
     for port in (*inputs, *outputs):
         if port.partial_shape.rank.is_dynamic:
             raise load_error(
