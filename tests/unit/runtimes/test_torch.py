@@ -20,6 +20,7 @@ from tests.contract.exported import DYNAMIC, Echo, torch_both, torch_source
 
 from forebay.core.errors import ExecutionError, SetupError
 from forebay.engine import measure
+from forebay.models.kinds import AS_PT2
 from forebay.models.source import ModelSource, open_source
 from forebay.runtimes.torch import TorchRuntime
 
@@ -406,6 +407,12 @@ def test_a_later_schema_is_refused(linear: ModelSource) -> None:
     altered(Path(linear.path), change)
     with pytest.raises(SetupError, match="it is written in version 9 of torch's schema, version 8 is read here"):
         load(linear)
+
+
+def test_the_line_that_exports_writes_what_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(AS_PT2, {"torch": torch, "module": Linear(), "x": torch.ones(2, 3)})
+    assert load(open_source("model.pt2")).signature.batched
 
 
 @pytest.mark.parametrize("name", ["m.pt", "m.pth", "m.torchscript"])
