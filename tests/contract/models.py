@@ -1,4 +1,5 @@
-"""The same models for each runtime: as an ONNX file and as a Python class. The contract suite runs over both."""
+"""The same models for each runtime, over which the contract suite runs: an ONNX file, OpenVINO's made of it, a Python
+class, a program of torch (the module for the latter takes seconds to import)."""
 
 from __future__ import annotations
 
@@ -55,6 +56,14 @@ def python_source(path: Path, text: str, class_name: str) -> ModelSource:
 
 def echo(folder: Path, runtime: str, datatype: str) -> ModelSource:
     """`y` is `x`, two elements a row."""
+    if runtime == "torch":
+        from tests.contract.exported import torch_echo
+
+        return torch_echo(folder / "echo.pt2", datatype)
+    if runtime == "openvino":
+        from tests.contract.exported import openvino_source
+
+        return openvino_source(echo(folder, "onnx", datatype))
     if runtime == "onnx":
         axes: Axes = ["N", 2]
         node = helper.make_node("Identity", ["x"], ["y"])
@@ -76,6 +85,14 @@ class Echo(forebay.Model):
 
 def sum_and_difference(folder: Path, runtime: str) -> ModelSource:
     """`sum` and `difference` of `a` and `b`, rows of any length. Fails where the lengths differ."""
+    if runtime == "torch":
+        from tests.contract.exported import torch_both
+
+        return torch_both(folder / "both.pt2")
+    if runtime == "openvino":
+        from tests.contract.exported import openvino_source
+
+        return openvino_source(sum_and_difference(folder, "onnx"))
     if runtime == "onnx":
         nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["difference"])]
         left: Axes = ["N", "left"]

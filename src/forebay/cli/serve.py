@@ -16,7 +16,7 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="MODEL...",
-            help="A model file (.onnx, .ubj, .txt, .skops, ...), file.py:Class, or a folder of NAME/VERSION/.",
+            help="A model file (.onnx, .xml, .pt2, .ubj, .skops, ...), file.py:Class, or a folder of NAME/VERSION/.",
             show_default=False,
         ),
     ] = None,

@@ -234,6 +234,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[Annotated[str, Meta(min_length=1)], ...] | None,
         Meta(description="Types that a .skops file may make, besides those that skops trusts."),
     ] = None
+    inference_precision: Annotated[
+        Literal["fp32", "bf16"],
+        Meta(description="What OpenVINO computes in; bf16: faster on processors that have it, less exact."),
+    ] = "fp32"
 
     @property
     def default_timeout_s(self) -> float:

@@ -111,7 +111,7 @@ class InstanceProcess:
     def _ready(self, header: frames.LoadHeader) -> frames.ReadyHeader:
         """Load, check, measure or warm up."""
         runtime = load_runtime(header.source, header.device, header.threads, header.options)
-        digest = digest_of(header.source)
+        digest = digest_of(header.source, header.options)
         samples = measure.Samples(runtime)
         batchable, reason = measure.check_batchable(runtime, samples)
         signature = runtime.signature

@@ -127,7 +127,9 @@ def _model_files(folder: Path) -> list[str]:
 
 def _is_model(file: Path) -> bool:
     """Whether a name says that a file is a model; notes.txt and config.json need not be."""
-    return runtime_of(file) is not None and (file.stem == "model" or file.suffix.lower() not in (".txt", ".json"))
+    return runtime_of(file) is not None and (
+        file.stem == "model" or file.suffix.lower() not in (".txt", ".json", ".xml")
+    )
 
 
 def read_repository(folder: Path) -> dict[str, ModelFolder]:

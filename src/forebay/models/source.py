@@ -12,13 +12,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from forebay.core.errors import SetupError
 from forebay.models.base import Model
-from forebay.models.kinds import KNOWN, check_content, runtime_of
+from forebay.models.kinds import KNOWN, check_content, mend_for, runtime_of, weights_of
 
 _LOCATION = re.compile(rb"\x0a\x08location\x12(?:([\x01-\x7f])|([\x80-\xff])([\x01-\x1f]))", re.DOTALL)
 """The `location` entry of a tensor kept outside its ONNX file, up to the varint length of the file name that follows.
@@ -27,8 +27,8 @@ Source: StringStringEntryProto and TensorProto.external_data in https://github.c
 
 
 class ModelSource(msgspec.Struct, frozen=True):
-    """A model as named by the operator. `runtime` is `onnx`, `xgboost`, `lightgbm`, `sklearn` or `python`; `class_name`
-    is empty for a file.
+    """A model as named by the operator. `runtime` is `onnx`, `openvino`, `torch`, `xgboost`, `lightgbm`, `sklearn` or
+    `python`; `class_name` is empty for a file.
 
     A Python model of a repository may have an empty `class_name`: then it is the file's only subclass of `Model`.
     """
@@ -67,6 +67,8 @@ class LoadOptions(msgspec.Struct, frozen=True):
     allow_pickle: bool = False
     trusted_types: tuple[str, ...] = ()
     """Types in a .skops file that may be made, besides those that skops itself trusts."""
+    inference_precision: Literal["fp32", "bf16"] = "fp32"
+    """What OpenVINO computes in."""
 
 
 def open_source(text: str, name: str | None = None) -> ModelSource:
@@ -91,7 +93,7 @@ def open_source(text: str, name: str | None = None) -> ModelSource:
                 f"model {text!r}: there is no file or folder {str(path)!r} (looked in {Path.cwd()}); "
                 f"a model is {KNOWN}, or a repository folder"
             )
-        raise SetupError(f"model {text!r} is no file that can be served; that is {KNOWN}")
+        raise SetupError(f"model {text!r} is no file that can be served; {mend_for(path) or f'that is {KNOWN}'}")
     _must_exist(path, text)
     check_content(path, text)
     return ModelSource(name or path.stem, runtime, str(path.resolve()))
@@ -197,18 +199,28 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, float, str)
 
 
-def digest_of(source: ModelSource) -> str:
-    """SHA-256 of the artefact, as hex: the model file, and the external data files that an ONNX file names."""
+def digest_of(source: ModelSource, options: LoadOptions = LoadOptions()) -> str:  # noqa: B008 - it is frozen
+    """SHA-256 of the artefact, as hex: the model file, the files beside it that hold its weights, and what in `options`
+    changes its answers."""
     digest = hashlib.sha256()
     path = Path(source.path)
     _update(digest, path)
-    if source.runtime == "onnx":
-        for name in sorted(_external_names(path)):
-            external = path.parent / name
-            if external.is_file():
-                digest.update(name.encode())
-                _update(digest, external)
+    for name in _weight_files(source):
+        beside = path.parent / name
+        if beside.is_file():
+            digest.update(name.encode())
+            _update(digest, beside)
+    if options.inference_precision != "fp32":
+        digest.update(options.inference_precision.encode())
     return digest.hexdigest()
+
+
+def _weight_files(source: ModelSource) -> list[str]:
+    """Files of weights that belong to a model file, relative to its folder: there or not, in order."""
+    path = Path(source.path)
+    if source.runtime == "openvino":
+        return [weights_of(path).name]
+    return sorted(_external_names(path)) if source.runtime == "onnx" else []
 
 
 def _update(digest: hashlib._Hash, path: Path) -> None:
@@ -237,6 +249,6 @@ def files_of(source: ModelSource) -> list[Path]:
     """The files that a model named by itself is made of, and its settings file where there is one."""
     path = Path(source.path)
     files = [path]
-    if source.runtime == "onnx" and path.is_file():
-        files += [path.parent / name for name in sorted(_external_names(path))]
+    if path.is_file():
+        files += [path.parent / name for name in _weight_files(source)]
     return files if source.sidecar is None else [*files, source.sidecar]

@@ -24,6 +24,7 @@ from forebay.runtimes import forms, tabular
 from forebay.runtimes.ensemble import Ensemble, NotConvertibleError, telling_rows
 from forebay.runtimes.lightgbm_trees import Header, read_ensemble
 from forebay.runtimes.likely import quickest_graph
+from forebay.runtimes.port import load_error, missing_library
 
 
 class LightgbmRuntime(tabular.TabularRuntime):
@@ -36,14 +37,14 @@ class LightgbmRuntime(tabular.TabularRuntime):
         try:
             import lightgbm
         except ImportError as error:
-            raise tabular.missing_library(source, error) from error
+            raise missing_library(source, error, "trees") from error
         try:
             text = Path(source.path).read_text(encoding="utf-8")
             header = Header(text)
             booster = lightgbm.Booster(model_str=text)
         except (lightgbm.basic.LightGBMError, OSError, ValueError, KeyError) as error:
             reason = f"{type(error).__name__}: {error}"
-            raise tabular.load_error(source, f"LightGBM cannot load {source.path}: {reason}") from error
+            raise load_error(source, f"LightGBM cannot load {source.path}: {reason}") from error
         ensemble: Ensemble | None = None
         reason = ""
         try:

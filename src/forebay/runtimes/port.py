@@ -12,7 +12,7 @@ from forebay.models.source import LoadOptions, ModelSource
 
 NO_OPTIONS = LoadOptions()
 _OUT_OF_MEMORY = (
-    "Failed to allocate memory",  # ONNX Runtime
+    "Failed to allocate",  # ONNX Runtime, OpenVINO
     "is smaller than requested bytes",  # its CUDA arena
     "CUDA out of memory",
     "CUDA error: out of memory",
@@ -48,6 +48,12 @@ class Runtime(Protocol):
 
 def load_runtime(source: ModelSource, device: str, threads: int, options: LoadOptions = NO_OPTIONS) -> Runtime:
     """Load a model by its runtime's name. Raises `SetupError` (`model_load_error`) that names file and cause."""
+    if options.inference_precision != "fp32" and source.runtime != "openvino":
+        raise load_error(
+            source,
+            f"inference_precision = {options.inference_precision!r} is for OpenVINO models, this is one of "
+            f"{source.runtime}; leave it away",
+        )
     if source.runtime == "onnx":
         from forebay.runtimes.onnx import OnnxRuntime
 
@@ -68,7 +74,27 @@ def load_runtime(source: ModelSource, device: str, threads: int, options: LoadOp
         from forebay.runtimes.sklearn import SklearnRuntime
 
         return SklearnRuntime(source, device, threads, options)
+    if source.runtime == "openvino":
+        from forebay.runtimes.openvino import OpenvinoRuntime
+
+        return OpenvinoRuntime(source, device, threads, options)
+    if source.runtime == "torch":
+        from forebay.runtimes.torch import TorchRuntime
+
+        return TorchRuntime(source, device, threads)
     raise SetupError(f"model {source.name}: no runtime is called {source.runtime!r}", code="model_load_error")
+
+
+def load_error(source: ModelSource, message: str) -> SetupError:
+    """`model_load_error` that names the model."""
+    return SetupError(f"model {source.name}: {message}", code="model_load_error")
+
+
+def missing_library(source: ModelSource, error: ImportError, extra: str) -> SetupError:
+    """What to install where an extra is missing."""
+    return load_error(
+        source, f'{source.path} needs a library that is not here ({error}); pip install "forebay[{extra}]"'
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

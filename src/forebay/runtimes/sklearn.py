@@ -24,6 +24,7 @@ from forebay.models.kinds import PICKLES
 from forebay.models.signature import TensorSpec
 from forebay.models.source import LoadOptions, ModelSource
 from forebay.runtimes import forms, tabular
+from forebay.runtimes.port import load_error, missing_library
 
 
 class SklearnRuntime(tabular.TabularRuntime):
@@ -36,16 +37,16 @@ class SklearnRuntime(tabular.TabularRuntime):
         estimator = load_estimator(source, options)
         features = getattr(estimator, "n_features_in_", None)
         if not isinstance(features, int | np.integer):
-            raise tabular.load_error(
+            raise load_error(
                 source, f"{source.path} holds a {type(estimator).__name__} without n_features_in_; fit it before saving"
             )
         rows = _rows(estimator, tabular.COMPARED_ROWS, int(features))
         try:
             specs, run = _native(estimator, rows.astype(np.float64))
         except SetupError as error:
-            raise tabular.load_error(source, error.message) from error
+            raise load_error(source, error.message) from error
         except Exception as error:
-            raise tabular.load_error(
+            raise load_error(
                 source,
                 f"{type(estimator).__name__} does not run on rows of {features} numbers: "
                 f"{type(error).__name__}: {error}; fit it on an array rather than a table with named columns",
@@ -70,7 +71,7 @@ def load_estimator(source: ModelSource, options: LoadOptions) -> Any:
     path = Path(source.path)
     pickled = path.suffix.lower() in PICKLES
     if pickled and not options.allow_pickle:
-        raise tabular.load_error(
+        raise load_error(
             source,
             f"{path} is a pickle, and loading a pickle runs whatever code its writer put into it, with this server's "
             f"rights. Save the estimator with skops.io.dump(estimator, '{path.stem}.skops'); or, if you trust "
@@ -79,11 +80,11 @@ def load_estimator(source: ModelSource, options: LoadOptions) -> Any:
     try:
         return _unpickled(path) if pickled else _from_skops(source, path, options)
     except ImportError as error:
-        raise tabular.missing_library(source, error) from error
+        raise missing_library(source, error, "trees") from error
     except SetupError:
         raise
     except Exception as error:
-        raise tabular.load_error(source, f"cannot load {path}: {type(error).__name__}: {error}") from error
+        raise load_error(source, f"cannot load {path}: {type(error).__name__}: {error}") from error
 
 
 def _unpickled(path: Path) -> Any:
@@ -99,7 +100,7 @@ def _from_skops(source: ModelSource, path: Path, options: LoadOptions) -> Any:
     unknown = skops.io.get_untrusted_types(file=path)
     refused = sorted(set(unknown) - set(options.trusted_types))
     if refused:
-        raise tabular.load_error(
+        raise load_error(
             source,
             f"{path} makes objects of types that are not trusted: {', '.join(refused)}. If you know that these types "
             f"do no harm: --set {source.name}.trusted_types={','.join(sorted(unknown))}",

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from forebay.core.errors import ExecutionError, SetupError
+from forebay.core.errors import ExecutionError
 from forebay.core.tensors import Array
 from forebay.models.signature import Signature, TensorSpec
 from forebay.models.source import LoadOptions, ModelSource
 from forebay.runtimes import forms
 from forebay.runtimes.ensemble import NotConvertibleError
-from forebay.runtimes.port import is_out_of_memory
+from forebay.runtimes.port import is_out_of_memory, load_error
 
 INPUT = "input"
 LABEL, PROBABILITIES, PREDICTION = "label", "probabilities", "prediction"
@@ -80,16 +80,6 @@ class TabularRuntime:
     def examples(self) -> Sequence[Mapping[str, Any]]:
         """Rows around the model's own thresholds: what a batch costs depends on how far rows spread over the trees."""
         return self._examples
-
-
-def load_error(source: ModelSource, message: str) -> SetupError:
-    """`model_load_error` that names the model."""
-    return SetupError(f"model {source.name}: {message}", code="model_load_error")
-
-
-def missing_library(source: ModelSource, error: ImportError) -> SetupError:
-    """What to install where the extra is missing."""
-    return load_error(source, f'{source.path} needs a library that is not here ({error}); pip install "forebay[trees]"')
 
 
 def binary(positive: Array) -> list[Array]:

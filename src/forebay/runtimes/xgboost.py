@@ -25,6 +25,7 @@ from forebay.models.source import LoadOptions, ModelSource
 from forebay.runtimes import forms, tabular
 from forebay.runtimes.ensemble import Ensemble, NotConvertibleError, telling_rows
 from forebay.runtimes.likely import quickest_graph
+from forebay.runtimes.port import load_error, missing_library
 from forebay.runtimes.xgboost_trees import link_of, read_ensemble
 
 
@@ -38,7 +39,7 @@ class XgboostRuntime(tabular.TabularRuntime):
         try:
             import xgboost
         except ImportError as error:
-            raise tabular.missing_library(source, error) from error
+            raise missing_library(source, error, "trees") from error
         try:
             booster = xgboost.Booster({"nthread": threads})
             booster.load_model(bytearray(Path(source.path).read_bytes()))
@@ -46,9 +47,9 @@ class XgboostRuntime(tabular.TabularRuntime):
             document = json.loads(booster.save_raw("json"))
         except (xgboost.core.XGBoostError, OSError, ValueError, TypeError) as error:
             reason = str(error).strip().split("\n")[0]
-            raise tabular.load_error(source, f"XGBoost cannot load {source.path}: {reason}") from error
+            raise load_error(source, f"XGBoost cannot load {source.path}: {reason}") from error
         if document["learner"]["gradient_booster"]["name"] == "gblinear":
-            raise tabular.load_error(
+            raise load_error(
                 source,
                 f"{source.path} is a linear model (gblinear), which XGBoost cannot run in place; export it as ONNX",
             )
