@@ -17,6 +17,7 @@ from forebay.optimize.exclusion import exclude, rank
 from forebay.optimize.graphs import COMPUTE, PASSED_THROUGH, compute_nodes, has, prepare, saturates
 from forebay.optimize.report import LayerError
 from forebay.optimize.samples import Row, batch_of
+from forebay.optimize.smoothing import smooth
 
 FILE = "model.onnx"
 CALIBRATED_ROWS = 128
@@ -122,12 +123,18 @@ class StaticQuantizer:
 
         assert work.graph is not None
         self._model = prepare(work.graph)
+        if not everything:
+            work.progress("smoothing")
+            self._model = smooth(self._model, work.calibration[:CALIBRATED_ROWS])
         self.parts = {node.name: node.op_type for node in compute_nodes(self._model)}
         if not self.parts:
             raise NotApplicableError("no Conv, Gemm or MatMul has constant weights")
         between = PASSED_THROUGH if has(self._model, ("Conv",)) else ()
         self._kinds = sorted({*QDQRegistry, *QLinearOpsRegistry}) if everything else [*COMPUTE, *between]
-        self._options = {} if everything else {"MatMulConstBOnly": True}
+        self._options = {} if everything else {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
+        # Products of two activations (attention) gain little and lose much.
+        names = [node.name for node in self._model.graph.node if node.op_type in COMPUTE]
+        self._never = [] if everything else [name for name in names if name not in self.parts]
         work.progress("calibrating")
         with tempfile.TemporaryDirectory() as folder:
             plain, augmented = Path(folder, "plain.onnx"), Path(folder, "augmented.onnx")
@@ -152,7 +159,7 @@ class StaticQuantizer:
             QuantType.QUInt8,  # with QInt8 ONNX Runtime on x86 has no quick kernel
             self._ranges,
             [],
-            list(excluded),
+            [*excluded, *self._never],
             self._kinds,
             dict(self._options),
         )
