@@ -79,7 +79,7 @@ def worst_samples(original: Sequence[Array], candidate: Sequence[Array], shown: 
         WorstSample(
             sample=index,
             shown=shown[index],
-            error=errors[index],
+            error=errors[index] if np.isfinite(errors[index]) else None,
             original=_first(original[index]),
             candidate=_first(candidate[index]),
         )

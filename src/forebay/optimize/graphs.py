@@ -38,7 +38,8 @@ def prepare(graph: Path) -> Any:
         options.log_severity_level = 3
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(target)
-        ort.InferenceSession(str(source), options, ["CPUExecutionProvider"])
+        # Gemm in place of MatMul and Add would hide the layers' names, and weights-int8 knows only MatMul.
+        ort.InferenceSession(str(source), options, ["CPUExecutionProvider"], disabled_optimizers=["MatMulAddFusion"])
         model = onnx.load(str(target))
     name_nodes(model)
     return onnx.shape_inference.infer_shapes(model)

@@ -133,7 +133,7 @@ def _worst(one: CandidateReport) -> str:
         [
             f"{worst.sample}",
             escape(worst.shown[:200]),
-            f"{worst.error:.2g}",
+            "not finite" if worst.error is None else f"{worst.error:.2g}",
             f"<code>{_numbers(worst.original)}</code>",
             f"<code>{_numbers(worst.candidate)}</code>",
         ]

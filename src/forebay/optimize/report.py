@@ -88,7 +88,8 @@ class WorstSample(msgspec.Struct, frozen=True, kw_only=True):
     sample: int
     shown: str
     """Its text, or its first numbers."""
-    error: float
+    error: float | None
+    """None: its answer is not finite."""
     original: list[float]
     candidate: list[float]
     """The first values of the compared output, for both."""

@@ -120,6 +120,12 @@ def pool(g: GraphWriter, x: str) -> str:
     return g.op("Div", total, count)
 
 
+def first_token(g: GraphWriter, x: str) -> str:
+    """What stands for the whole text in BERT, [N, hidden]."""
+    first = g.op("Gather", x, g.constant("axis_0", np.array([0])), axis=1)
+    return g.op("Squeeze", first, g.constant("axis_1", np.array([1])))
+
+
 def normalise(g: GraphWriter, x: str, output: str) -> None:
     """To length 1."""
     length = g.op("Max", g.op("ReduceL2", x, axes=[1], keepdims=1), g.constant("tiny", np.float32(1e-12)))
@@ -130,14 +136,13 @@ def finish(g: GraphWriter, x: str, weights: Weights, shape: BertShape) -> tuple[
     """From the last layer to the output: its name and shape."""
     hidden = int(weights["embeddings.LayerNorm.weight"].size)
     if shape.classifier:
-        first = g.op("Gather", x, g.constant("first", np.array(0)), axis=1)
-        pooled = g.op("Tanh", g.linear(first, "pooler.dense", weights))
+        pooled = g.op("Tanh", g.linear(first_token(g, x), "pooler.dense", weights))
         g.linear(pooled, "classifier", weights, output="logits")
         return "logits", ["N", int(weights["classifier.bias"].size)]
     if shape.pooling == "none":
         g.op("Identity", x, output="last_hidden_state")
         return "last_hidden_state", ["N", "L", hidden]
-    mean = pool(g, x) if shape.pooling == "mean" else g.op("Gather", x, g.constant("first", np.array(0)), axis=1)
+    mean = pool(g, x) if shape.pooling == "mean" else first_token(g, x)
     if shape.normalise:
         normalise(g, mean, "embedding")
     else:
