@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 
-from forebay import __version__
 from forebay.core.errors import SetupError
 from forebay.models.artefact import NOTE_FILE, ArtefactNote
 from forebay.models.repository import SETTINGS_FILE
@@ -80,7 +79,7 @@ def _place(report: Report, model: Path, artefact: Path, *, isa_bound: bool) -> N
 
 def _settings(report: Report, chosen: CandidateReport) -> str:
     """`model.toml`: what the source's own settings file says, or the threads that were measured with."""
-    lines = [f"# Made by forebay optimize {__version__}: {chosen.name} of {report.source.path}"]
+    lines = [f"# Made by forebay optimize: {chosen.name} of {report.source.path}"]
     if chosen.speed is not None:
         lines.append(f"# {chosen.speed.speedup:.2f} times the original's speed; see ../{REPORT_FILE}")
     source = Path(report.source.path)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from forebay import __version__
 from forebay.core.errors import SetupError
 from forebay.models.artefact import isa_here, origin_digest
 from forebay.models.source import LoadOptions, open_source
@@ -30,6 +29,7 @@ from forebay.optimize.texts import open_tokenizer, tokenizer_beside
 from forebay.runtimes.port import load_runtime
 
 _LIBRARIES = (
+    "forebay",
     "onnxruntime",
     "numpy",
     "onnx",
@@ -156,7 +156,7 @@ def _sample_report(order: Order, parts: Split, head: str) -> SampleReport:
 
 
 def _machine(threads: int) -> MachineReport:
-    versions = {"forebay": __version__, "python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(name)

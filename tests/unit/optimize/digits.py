@@ -100,5 +100,5 @@ def write_samples(path: Path, count: int = 120, shape: tuple[int, ...] = (64,), 
     arrays = {"x": x[SEEN : SEEN + count].reshape(-1, *shape)}
     if labels:
         arrays["labels"] = y[SEEN : SEEN + count]
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
     return path

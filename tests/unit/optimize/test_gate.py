@@ -124,7 +124,7 @@ def test_a_sample_that_answers_differently_in_company_is_found_wherever_it_sits(
     alone = [np.array([float(i), 1.0]) for i in range(10)]
     right = [np.stack([alone[i] for i in batch]) for batch in batches]
     assert invariance.judge(alone, batches, right, 1e-6).holds
-    place = next(k for k, batch in enumerate(batches) if len(batch) == 4 and batch[3] == 7)
+    place = max(k for k, batch in enumerate(batches) if len(batch) == 4)
     wrong = [answer.copy() for answer in right]
     wrong[place][3, 1] += 0.5
     judged = invariance.judge(alone, batches, wrong, 1e-6)

@@ -119,7 +119,8 @@ def test_smoothing_changes_ranges_and_nothing_else() -> None:
 def test_a_recipe_says_where_it_has_nothing_to_do(tmp_path: Path) -> None:
     nothing = model_of([helper.make_node("Relu", ["x"], ["logits"])], {}, {"x": ["N", 64]}, {"logits": ["N", 64]})
     rows, _ = pictures((64,))
-    for number, recipe in enumerate((Weights8(), Dynamic8(), Static8(), Static8Excluded(), Fused())):
+    recipes: list[Candidate] = [Weights8(), Dynamic8(), Static8(), Static8Excluded(), Fused()]
+    for number, recipe in enumerate(recipes):
         (tmp_path / str(number)).mkdir()
         with pytest.raises(NotApplicableError):
             recipe.build(work_for(tmp_path / str(number), nothing, rows))

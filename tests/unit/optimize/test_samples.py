@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ TOKENS = Signature(
 )
 
 
-def words(texts: list[str] | tuple[str, ...]) -> list[dict[str, Array]]:
+def words(texts: Sequence[str]) -> list[dict[str, Array]]:
     return [
         {"input_ids": np.arange(len(t.split())), "attention_mask": np.ones(len(t.split()), np.int64)} for t in texts
     ]

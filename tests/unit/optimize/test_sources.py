@@ -12,8 +12,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from safetensors.numpy import save_file
-from sklearn.neural_network import MLPClassifier
-from sklearn.tree import DecisionTreeRegressor
+from sklearn.linear_model import LogisticRegression, Ridge
 from tests.contract.tabular import dump, lgb, xgb
 from tests.unit.optimize.digits import digits, mlp
 
@@ -73,7 +72,7 @@ def bert(w: dict[str, Array], ids: Array, first: int = 0) -> Array:
 
     def norm(x: Array, name: str) -> Array:
         mean, spread = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-        return (x - mean) / np.sqrt(spread + 1e-12) * w[f"{name}.weight"] + w[f"{name}.bias"]
+        return np.asarray((x - mean) / np.sqrt(spread + 1e-12) * w[f"{name}.weight"] + w[f"{name}.bias"])
 
     def linear(x: Array, name: str) -> Array:
         return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
@@ -159,17 +158,15 @@ def served(original: Original, x: Array) -> list[Array]:
 @pytest.mark.parametrize("kind", ["xgboost", "lightgbm", "sklearn", "regressor"])
 def test_a_classic_model_and_its_graph_answer_alike(tmp_path: Path, kind: str) -> None:
     x, y = digits()
+    path = tmp_path / {"xgboost": "m.ubj", "lightgbm": "m.txt"}.get(kind, "m.skops")
     if kind == "xgboost":
-        path = tmp_path / "m.ubj"
         xgb(path, x[:300], y[:300], objective="multi:softprob", num_class=10)
     elif kind == "lightgbm":
-        path = tmp_path / "m.txt"
         lgb(path, x[:300], y[:300].astype(np.float64))
     elif kind == "sklearn":
-        fitted = MLPClassifier((16,), max_iter=500, random_state=0).fit(x[:300], y[:300])
-        path = dump(tmp_path / "m.skops", fitted)
+        dump(tmp_path / "m.skops", LogisticRegression(max_iter=3000).fit(x[:300], y[:300]))
     else:
-        path = dump(tmp_path / "m.skops", DecisionTreeRegressor(max_depth=4).fit(x[:300], y[:300]))
+        dump(tmp_path / "m.skops", Ridge().fit(x[:300], y[:300]))
     work = tmp_path / "work"
     work.mkdir()
     original = open_original(str(path), None, work)

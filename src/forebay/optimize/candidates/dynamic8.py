@@ -18,7 +18,7 @@ class Dynamic8:
     meaning = "weights in 8 bits by channel, activations by the range of each batch"
     runtime = "onnx"
     kinds: tuple[str, ...] = ()
-    modules = ("onnx",)
+    modules: tuple[str, ...] = ("onnx",)
     extra = "optimize"
     isa_bound = True
 

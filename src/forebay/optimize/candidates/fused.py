@@ -14,7 +14,7 @@ class Fused:
     meaning = "attention, normalisation and GELU as operators of ONNX Runtime"
     runtime = "onnx"
     kinds: tuple[str, ...] = ("onnx", "huggingface", "torch")
-    modules = ("onnx", "onnxscript", "onnx_ir")
+    modules: tuple[str, ...] = ("onnx", "onnxscript", "onnx_ir")
     extra = "optimize"
     isa_bound = False
 

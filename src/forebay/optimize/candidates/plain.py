@@ -18,7 +18,7 @@ class AsOnnx:
     meaning = "the model as an ONNX graph"
     runtime = "onnx"
     kinds: tuple[str, ...] = ("xgboost", "lightgbm", "sklearn")
-    modules = ("onnx",)
+    modules: tuple[str, ...] = ("onnx",)
     extra = "trees"
     isa_bound = False
 

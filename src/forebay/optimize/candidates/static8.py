@@ -105,7 +105,7 @@ class Static8Filled(Static8Excluded):
 
     name = "static-int8-filled"
     meaning = "as static-int8-excluded, with weights-int8 where layers are left out"
-    modules = ("onnx", "onnx_ir")
+    modules: tuple[str, ...] = ("onnx", "onnx_ir")
     fills = True
 
 

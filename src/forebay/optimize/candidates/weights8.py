@@ -20,7 +20,7 @@ class Weights8:
     meaning = "weights in 8 bits by blocks of 32, products in 8 bits (MatMulNBits)"
     runtime = "onnx"
     kinds: tuple[str, ...] = ()
-    modules = ("onnx", "onnx_ir")
+    modules: tuple[str, ...] = ("onnx", "onnx_ir")
     extra = "optimize"
     isa_bound = True
 
