@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from examples.minilm import build as minilm_build
 from tests.e2e.server import COMMAND, ROOT, environment, quick, serving
 from tests.unit.optimize.digits import SEEN, cnn, digits, write_samples
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, "optimize", *words],
         cwd=folder,
         env=environment(PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout_s,
         check=False,
     )
 
@@ -81,6 +83,34 @@ def test_a_faulty_recipe_of_ones_own_is_rejected_and_the_exit_code_says_so(tmp_p
     assert report["chosen"] is None
     assert "disagrees" in ended.stderr
     assert not (tmp_path / "faster" / "digits").exists()
+
+
+def sentences(count: int) -> list[str]:
+    """English of many lengths: the project's own documentation."""
+    text = " ".join(file.read_text() for file in sorted((ROOT / "docs").glob("*.md")))
+    plain = re.sub(r"```.*?```|[|`*#>\[\]]", " ", text, flags=re.DOTALL)
+    found = [" ".join(part.split()) for part in re.split(r"(?<=[.:;]) ", plain)]
+    return [part for part in dict.fromkeys(found) if 3 <= len(part.split()) <= 40][:count]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_minilm_becomes_faster_and_keeps_its_embeddings(tmp_path: Path) -> None:
+    model = minilm_build.build(tmp_path / "minilm")
+    (tmp_path / "texts.txt").write_text("\n".join(sentences(200)))
+    ended = run(tmp_path, str(model), "--samples", "texts.txt", "--out", "faster", timeout_s=1500)
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads((tmp_path / "faster" / "report.json").read_text())
+    found = {one["name"]: one for one in report["candidates"]}
+    assert found["static-int8"]["reason"] == "disagrees"
+    assert found["dynamic-int8"]["reason"] == "disagrees"
+    assert not found["dynamic-int8"]["invariance"]["holds"]
+    assert report["chosen"] in ("static-int8-excluded", "static-int8-filled", "weights-int8")
+    chosen = found[report["chosen"]]
+    assert chosen["agreement"]["mean_cosine"] >= 0.999
+    assert chosen["invariance"]["holds"]
+    excluded = [layer["name"] for layer in found["static-int8-excluded"]["layers"] if layer["excluded"]]
+    assert 0 < len(excluded) < 18
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from forebay.optimize.candidates.registry import REFERENCES
 from forebay.optimize.gate import described
 from forebay.optimize.goals import Asked, Effort
 from forebay.optimize.output import PAGE_FILE, REPORT_FILE, chosen_of, encoded
-from forebay.optimize.report import CandidateReport, Goals, Report
+from forebay.optimize.report import ORIGINAL, CandidateReport, Goals, Report
 from forebay.optimize.run import Order
 from forebay.optimize.run import optimize as run_search
 
@@ -28,60 +28,82 @@ EXIT_NOTHING = 1
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
 
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="An .onnx file, a Hugging Face folder, FILE.py:FACTORY of a torch module, or a model file of XGBoost, "
+        "LightGBM or scikit-learn."
+    ),
+]
+SamplesFile = Annotated[
+    Path, typer.Option(help="Inputs as they are in use: .npz, .jsonl, .csv or .txt; with labels if there are any.")
+]
+Out = Annotated[Path, typer.Option(help="Folder for the artefact and the report.")]
+MetricName = Annotated[
+    Literal["cosine", "top1", "max_error", "accuracy"] | None,
+    typer.Option(help="What is compared. Default: accuracy with labels, else what suits the output."),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(help="Largest loss: 1 minus mean cosine or share of same classes, an error, or lost accuracy."),
+]
+Slo = Annotated[str | None, typer.Option(help="Only batch sizes within this time count, such as 50ms.")]
+RequireInvariance = Annotated[
+    bool,
+    typer.Option(
+        "--require-batch-invariance/--allow-batch-variance",
+        help="Must a row's answer be the same in any company? Cached and deterministic models need that.",
+    ),
+]
+BatchTolerance = Annotated[
+    float, typer.Option(help="Difference that counts as the same, as a share of the largest value.")
+]
+MinSpeedup = Annotated[float, typer.Option(help="Least speed-up that is worth a change.")]
+HeadName = Annotated[
+    Literal["auto", "argmax", "ridge"],
+    typer.Option(help="From output to label: the largest value, or a linear head fitted once on the original."),
+]
+OutputName = Annotated[str | None, typer.Option(help="The output that is compared.")]
+TokenizerFile = Annotated[
+    Path | None, typer.Option(help="tokenizer.json for texts. Default: the one beside the source.")
+]
+MaxTokens = Annotated[int, typer.Option(help="Longer texts are cut.")]
+MaxSamples = Annotated[int, typer.Option(help="Samples that are used, chosen by the seed.")]
+HeldOut = Annotated[float, typer.Option(help="Share of samples that recipes never see and the gate judges by.")]
+Seed = Annotated[int, typer.Option(help="Seed of the split and of all batches.")]
+Threads = Annotated[int, typer.Option(help="Threads of one instance, as in serve.")]
+Rounds = Annotated[int, typer.Option(help="Timed rounds, original and candidate in turns.")]
+Only = Annotated[list[str] | None, typer.Option("--candidate", help="Try only this; may be repeated.")]
+Plugins = Annotated[
+    list[str] | None, typer.Option("--plugin", metavar="MODULE:CLASS", help="A recipe of your own; see the docs.")
+]
+Name = Annotated[str | None, typer.Option(help="The model's name. Default: the file's or folder's.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+
+
 def optimize(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="An .onnx file, a Hugging Face folder, FILE.py:FACTORY of a torch module, or a model file of XGBoost, "
-            "LightGBM or scikit-learn."
-        ),
-    ],
-    samples: Annotated[
-        Path, typer.Option(help="Inputs as they are in use: .npz, .jsonl, .csv or .txt; with labels if there are any.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the artefact and the report.")] = Path("optimized"),
-    metric: Annotated[
-        Literal["cosine", "top1", "max_error", "accuracy"] | None,
-        typer.Option(help="What is compared. Default: accuracy with labels, else what suits the output."),
-    ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(help="Largest loss: 1 minus mean cosine or share of same classes, an error, or lost accuracy."),
-    ] = None,
-    slo: Annotated[str | None, typer.Option(help="Only batch sizes within this time count, such as 50ms.")] = None,
-    require_invariance: Annotated[
-        bool,
-        typer.Option(
-            "--require-batch-invariance/--allow-batch-variance",
-            help="Must a row's answer be the same in any company? Cached and deterministic models need that.",
-        ),
-    ] = True,
-    batch_tolerance: Annotated[
-        float, typer.Option(help="Difference that counts as the same, as a share of the largest value.")
-    ] = 1e-4,
-    min_speedup: Annotated[float, typer.Option(help="Least speed-up that is worth a change.")] = 1.03,
-    head: Annotated[
-        Literal["auto", "argmax", "ridge"],
-        typer.Option(help="From output to label: the largest value, or a linear head fitted once on the original."),
-    ] = "auto",
-    output: Annotated[str | None, typer.Option(help="The output that is compared.")] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="tokenizer.json for texts. Default: the one beside the source.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Longer texts are cut.")] = 256,
-    max_samples: Annotated[int, typer.Option(help="Samples that are used, chosen by the seed.")] = 512,
-    held_out: Annotated[
-        float, typer.Option(help="Share of samples that recipes never see and the gate judges by.")
-    ] = 0.5,
-    seed: Annotated[int, typer.Option(help="Seed of the split and of all batches.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads of one instance, as in serve.")] = 1,
-    rounds: Annotated[int, typer.Option(help="Timed rounds, original and candidate in turns.")] = 5,
-    only: Annotated[list[str] | None, typer.Option("--candidate", help="Try only this; may be repeated.")] = None,
-    plugins: Annotated[
-        list[str] | None, typer.Option("--plugin", metavar="MODULE:CLASS", help="A recipe of your own; see the docs.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name. Default: the file's or folder's.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    source: Source,
+    samples: SamplesFile,
+    out: Out = Path("optimized"),
+    metric: MetricName = None,
+    max_drop: MaxDrop = None,
+    slo: Slo = None,
+    require_invariance: RequireInvariance = True,
+    batch_tolerance: BatchTolerance = 1e-4,
+    min_speedup: MinSpeedup = 1.03,
+    head: HeadName = "auto",
+    output: OutputName = None,
+    tokenizer: TokenizerFile = None,
+    max_tokens: MaxTokens = 256,
+    max_samples: MaxSamples = 512,
+    held_out: HeldOut = 0.5,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    rounds: Rounds = 5,
+    only: Only = None,
+    plugins: Plugins = None,
+    name: Name = None,
+    as_json: AsJson = False,
 ) -> None:
     """Find a faster form of a model that answers the same, with proof.
 
@@ -100,11 +122,10 @@ def optimize(
 
       forebay optimize digits.onnx --samples digits.npz --out faster && forebay serve faster
     """
-    _positive(max_drop=max_drop, batch_tolerance=batch_tolerance, min_speedup=min_speedup)
+    _not_negative(max_drop=max_drop, batch_tolerance=batch_tolerance, min_speedup=min_speedup)
+    _counts(threads=threads, rounds=rounds, max_samples=max_samples, max_tokens=max_tokens)
     if not 0.0 < held_out < 1.0:
         raise SetupError(f"--held-out {held_out}: write a share between 0 and 1")
-    if min(threads, rounds, max_samples, max_tokens) < 1:
-        raise SetupError("--threads, --rounds, --max-samples and --max-tokens must be 1 or more")
     asked = Asked(
         metric=metric,
         max_drop=max_drop,
@@ -150,7 +171,13 @@ def parse_slo(text: str) -> float:
     return value
 
 
-def _positive(**values: float | None) -> None:
+def _counts(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise SetupError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+
+
+def _not_negative(**values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value >= 0:
             raise SetupError(f"--{name.replace('_', '-')} {value}: must be 0 or more")
@@ -172,6 +199,10 @@ class LiveTable:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._console.is_terminal:
             self._live.stop()
+
+    def refresh(self) -> None:
+        """Draw now, not at the next tick."""
+        self._live.refresh()
 
     def begins(self, name: str, meaning: str) -> None:
         """See `Watcher.begins`."""
@@ -198,6 +229,8 @@ class LiveTable:
 
 
 def _line(report: CandidateReport) -> str:
+    if report.name == ORIGINAL:
+        return f"{report.name}, the original, is measured"
     verdict = "passed" if report.reason is None else f"{report.reason}: {report.detail}"
     ratio = f", {report.speed.speedup:.2f} times as fast" if report.speed is not None else ""
     return f"{report.name}{ratio}, {verdict}"
@@ -216,7 +249,7 @@ def _table(reports: list[CandidateReport], goals: Goals | None) -> Table:
             _agreement(one, goals),
             f"{one.invariance.max_error:.1e}" if one.invariance else "",
             f"{one.size_bytes / 1e6:.1f}" if one.size_bytes else "",
-            "" if one.name == "fp32" else verdict,
+            "" if one.name == ORIGINAL else verdict,
         )
     return table
 

@@ -8,6 +8,8 @@ from typing import Literal
 import msgspec
 
 FORMAT = 1
+ORIGINAL = "fp32"
+"""Name of the original, which is measured like a candidate."""
 
 Reason = Literal[
     "not_applicable",

@@ -17,7 +17,7 @@ from forebay.optimize.builder import open_candidate
 from forebay.optimize.candidates.port import Candidate
 from forebay.optimize.goals import Asked, goals_for
 from forebay.optimize.processes import CandidateError, Probe
-from forebay.optimize.report import CandidateReport, Invariance
+from forebay.optimize.report import ORIGINAL, CandidateReport, Invariance
 from forebay.optimize.samples import Split, length_of
 from forebay.optimize.sources.port import Original
 
@@ -173,7 +173,7 @@ class Search:
     def _report_original(self) -> CandidateReport:
         held = self._split.held_out
         report = CandidateReport(
-            name="fp32",
+            name=ORIGINAL,
             meaning="the original",
             runtime=open_source(self._source.model).runtime,
             model=self._source.model,

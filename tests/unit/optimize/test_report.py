@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from xml.etree import ElementTree
 
 import msgspec
 import pytest
@@ -73,6 +74,17 @@ def test_the_page_holds_everything_and_loads_nothing() -> None:
         assert told in html
     assert not re.search(r"<script|<link|<img|@import|url\(|\bsrc=", html)
     assert set(re.findall(r"https?://[^\"' ]+", html)) <= {"http://www.w3.org/2000/svg"}
+
+
+def test_plots_are_well_formed_and_keep_the_points_inside() -> None:
+    plots = re.findall(r"<svg.*?</svg>", page(report()), re.DOTALL)
+    assert len(plots) == 2
+    for plot in plots:
+        root = ElementTree.fromstring(plot)
+        _, _, width, height = (float(number) for number in root.attrib["viewBox"].split())
+        for circle in root.iter("{http://www.w3.org/2000/svg}circle"):
+            assert 0 <= float(circle.attrib["cx"]) <= width
+            assert 0 <= float(circle.attrib["cy"]) <= height
 
 
 def test_what_came_from_samples_and_libraries_is_shown_as_text() -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from tests.contract.tabular import diabetes, xgb
 from tests.models import candidates as planted
 from tests.unit.optimize.digits import mlp, write_samples
+from tests.unit.optimize.test_sources import IDS, bert_weights, folder_of
 
 from forebay.models.artefact import isa_here, read_note
+from forebay.models.source import open_source
 from forebay.optimize.goals import Asked, Effort
 from forebay.optimize.report import CandidateReport, Report, read_report
 from forebay.optimize.run import Order, optimize
+from forebay.runtimes.port import load_runtime
 
 QUICK = Effort(rounds=1, rounds_rejected=1, round_s=0.02, sizes=(1, 8))
 # Whether a tiny model is faster is noise; these tests are about answers. What is slower by far is still told.
@@ -115,3 +120,39 @@ def test_an_earlier_artefact_goes_when_nothing_passes_any_more(source: Path) -> 
     assert (source.parent / "out" / "digits" / "1" / "model.onnx").is_file()
     search(source, planted.OtherModel)
     assert not (source.parent / "out" / "digits").exists()
+
+
+def test_trees_may_leave_their_library_with_the_same_names_and_shapes(tmp_path: Path) -> None:
+    x, y = diabetes()
+    xgb(tmp_path / "sugar.ubj", x, y)
+    np.savetxt(tmp_path / "rows.csv", x[:60], delimiter=",", header=",".join("abcdefghij"), comments="")
+    order = Order(
+        source=str(tmp_path / "sugar.ubj"),
+        samples=tmp_path / "rows.csv",
+        out=tmp_path / "out",
+        asked=Asked(min_speedup=0.0, effort=QUICK),
+        only=("onnx",),
+    )
+    report = optimize(order, Silent())
+    assert (report.chosen, report.goals.metric, report.original.runtime) == ("onnx", "max_error", "xgboost")
+    served = load_runtime(open_source(str(tmp_path / "out" / "sugar" / "1" / "model.onnx")), "cpu", 1)
+    original = load_runtime(open_source(str(tmp_path / "sugar.ubj")), "cpu", 1)
+    assert served.signature == original.signature
+    np.testing.assert_allclose(served.run({"input": x}, len(x))[0], original.run({"input": x}, len(x))[0], rtol=1e-4)
+
+
+def test_of_a_folder_that_cannot_be_served_itself_the_export_remains(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "net", bert_weights())
+    np.savez(tmp_path / "ids.npz", input_ids=np.tile(IDS, (10, 1)), attention_mask=np.ones((20, 4), np.int64))
+    order = Order(
+        source=str(folder),
+        samples=tmp_path / "ids.npz",
+        out=tmp_path / "out",
+        asked=Asked(min_speedup=100.0, effort=QUICK),
+        only=("weights-int8",),
+    )
+    report = optimize(order, Silent())
+    assert report.candidates[0].reason is not None
+    assert report.chosen == "fp32"
+    served = load_runtime(open_source(str(tmp_path / "out" / "net" / "1" / "net.onnx")), "cpu", 1)
+    assert [spec.name for spec in served.signature.outputs] == ["last_hidden_state"]

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression, Ridge
 from tests.contract.tabular import dump, lgb, xgb
+from tests.unit.examples.bert import last_layer
 from tests.unit.optimize.digits import digits, mlp
 
 from forebay.core.errors import SetupError
@@ -64,35 +65,9 @@ def folder_of(folder: Path, weights: dict[str, Array], **config: Any) -> Path:
     return folder
 
 
-def bert(w: dict[str, Array], ids: Array, first: int = 0) -> Array:
-    """BERT in numpy, one row without padding: the last layer [tokens, hidden]. Source: Vaswani et al. 2017, Devlin et
-    al. 2019, written down from the papers.
-    """
-    from math import erf
-
-    def norm(x: Array, name: str) -> Array:
-        mean, spread = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-        return np.asarray((x - mean) / np.sqrt(spread + 1e-12) * w[f"{name}.weight"] + w[f"{name}.bias"])
-
-    def linear(x: Array, name: str) -> Array:
-        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
-
-    positions = w["embeddings.position_embeddings.weight"][first : first + len(ids)]
-    x = w["embeddings.word_embeddings.weight"][ids] + positions + w["embeddings.token_type_embeddings.weight"][0]
-    x = norm(x, "embeddings.LayerNorm")
-    for number in range(2):
-        layer, parts = f"encoder.layer.{number}", []
-        q, k, v = (linear(x, f"{layer}.attention.self.{part}") for part in ("query", "key", "value"))
-        for head in range(HEADS):
-            place = slice(head * HIDDEN // HEADS, (head + 1) * HIDDEN // HEADS)
-            scores = np.exp(q[:, place] @ k[:, place].T / np.sqrt(HIDDEN // HEADS))
-            parts.append(scores / scores.sum(-1, keepdims=True) @ v[:, place])
-        attended = linear(np.concatenate(parts, -1), f"{layer}.attention.output.dense")
-        x = norm(x + attended, f"{layer}.attention.output.LayerNorm")
-        wide = linear(x, f"{layer}.intermediate.dense")
-        wide = wide * (1 + np.vectorize(erf)(wide / np.sqrt(2))) / 2
-        x = norm(x + linear(wide, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
-    return x
+def bert(w: dict[str, Array], ids: list[int], first: int = 0) -> Array:
+    """The last layer of one row without padding, [tokens, hidden]."""
+    return last_layer(w, ids, HEADS, 2, first)
 
 
 def ask(original: Original, ids: Array, mask: Array) -> Array:
@@ -100,13 +75,13 @@ def ask(original: Original, ids: Array, mask: Array) -> Array:
     return np.asarray(session.run(None, {"input_ids": ids, "attention_mask": mask})[0])
 
 
-ROWS = [np.array([3, 7, 1, 9]), np.array([5, 2])]
+ROWS = [[3, 7, 1, 9], [5, 2]]
 IDS = np.array([[3, 7, 1, 9], [5, 2, 0, 0]])
 MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
 
 
 @pytest.mark.parametrize(("kind", "pad", "prefix"), [("bert", 0, ""), ("bert", 0, "bert."), ("roberta", 1, "roberta.")])
-def test_a_hugging_face_folder_answers_as_the_papers_say(tmp_path: Path, kind: str, pad: int, prefix: str) -> None:
+def test_a_hugging_face_folder_answers_as_bert_does(tmp_path: Path, kind: str, pad: int, prefix: str) -> None:
     folder = folder_of(tmp_path / "net", bert_weights(prefix), model_type=kind, pad_token_id=pad)
     original = open_original(str(folder), None, tmp_path)
     assert (original.name, original.kind, original.servable) == ("net", "huggingface", False)
