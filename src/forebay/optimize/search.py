@@ -68,7 +68,7 @@ class Search:
                 self.head = heads.choose_head(asked.head, fitted, calibration.labels)
             self.goals = goals_for(asked, self.output, self._alone, labelled=bool(held.labels))
             self._batches = invariance.company(min(len(held), _INVARIANCE_SAMPLES), max(self._effort.sizes), split.seed)
-            self._plan = speed.plan([length_of(row) for row in held.rows], self._effort.sizes, split.seed)
+            self._plan = speed.plan([length_of(row) for row in held.rows], self._effort.sizes)
             self.original = self._report_original()
         except CandidateError as error:
             self.close()

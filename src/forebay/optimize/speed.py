@@ -16,18 +16,16 @@ Run = Callable[[Sequence[Sequence[int]]], list[float]]
 """Runs batches of sample indices and says how many seconds each took."""
 
 
-def plan(lengths: Sequence[int], sizes: Sequence[int], seed: int) -> dict[int, list[list[int]]]:
-    """Batches by size; every size covers all samples. Those of a batch are of like length, as the server's batcher
-    picks them, and batches come in random order.
+def plan(lengths: Sequence[int], sizes: Sequence[int]) -> dict[int, list[list[int]]]:
+    """Batches by size, the shortest samples first; those of a batch are of like length, as the server's batcher picks
+    them. A size covers all samples but the last few that do not fill a batch.
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    random = np.random.default_rng(seed)
-    batches: dict[int, list[list[int]]] = {}
-    for size in sizes:
-        if size <= len(order):
-            cut = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
-            batches[size] = [cut[index] for index in random.permutation(len(cut)).tolist()]
-    return batches
+    return {
+        size: [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
+        for size in sizes
+        if size <= len(order)
+    }
 
 
 def measure(
@@ -58,22 +56,33 @@ def alone(original: Run, batches: Mapping[int, Sequence[Sequence[int]]], round_s
 
 
 def _affordable(original: Run, batches: Sequence[Sequence[int]], round_s: float) -> list[Sequence[int]]:
-    """As many batches as take the original about `round_s`; running them warms it up."""
-    first = list(batches[:2])
-    original(first)
-    each = max(sum(original(first)) / len(first), 1e-6)
-    count = max(1, round(round_s / each))
-    return [batches[index % len(batches)] for index in range(count)]
+    """As many batches as take the original about `round_s`, of all lengths alike; running some warms it up."""
+    some = spread(batches, 3)
+    original(some)
+    each = max(sum(original(some)) / len(some), 1e-6)
+    return spread(batches, max(1, round(round_s / each)))
+
+
+def spread(batches: Sequence[Sequence[int]], count: int) -> list[Sequence[int]]:
+    """So many batches at even distances, all of them in turns where they are fewer: sizes are comparable only where
+    each sees short and long samples alike.
+    """
+    if count >= len(batches):
+        return [batches[index % len(batches)] for index in range(count)]
+    return [batches[int((place + 0.5) * len(batches) / count)] for place in range(count)]
 
 
 def summarise(original: Mapping[int, list[float]], candidate: Mapping[int, list[float]], slo_ms: float | None) -> Speed:
     """Medians over rounds. A size counts for the speed-up where its batch is done within the SLO, for each by itself;
     where no size is, `rows_per_s` and `speedup` are 0.
+
+    The candidate's rate is taken as the original's times the median ratio of rounds: both then had the same machine.
     """
     batches: list[BatchSpeed] = []
     best, base = 0.0, 0.0
     for size, rates in candidate.items():
-        rate, ratio = median(rates), median(np.divide(rates, original[size]).tolist())
+        ratio = median(np.divide(rates, original[size]).tolist())
+        rate = ratio * median(original[size])
         batches.append(BatchSpeed(rows=size, batch_ms=size / rate * 1e3, rows_per_s=rate, ratio=ratio))
         if slo_ms is None or size / rate * 1e3 <= slo_ms:
             best = max(best, rate)
