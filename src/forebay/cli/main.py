@@ -32,6 +32,9 @@ SUBCOMMANDS = {
         "forebay.cli.cache", "app", "Look at cached answers, forget them; calibrate the semantic cache."
     ),
     "simulate": Subcommand("forebay.cli.simulate", "simulate", "Simulate batching: arrivals in, latency out."),
+    "optimize": Subcommand(
+        "forebay.cli.optimize", "optimize", "Find a faster form of a model, proven to answer the same."
+    ),
     "bench": Subcommand("forebay.cli.bench", "bench", "Measure a running server."),
     "tune": Subcommand("forebay.cli.tune", "tune", "Find the settings that serve a model best under an SLO."),
     "conformance": Subcommand("forebay.cli.conformance", "conformance", "Check a server against the protocol."),

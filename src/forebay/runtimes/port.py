@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
+from forebay.models.artefact import check_artefact
 from forebay.models.signature import Signature
 from forebay.models.source import LoadOptions, ModelSource
 
@@ -47,7 +48,10 @@ class Runtime(Protocol):
 
 
 def load_runtime(source: ModelSource, device: str, threads: int, options: LoadOptions = NO_OPTIONS) -> Runtime:
-    """Load a model by its runtime's name. Raises `SetupError` (`model_load_error`) that names file and cause."""
+    """Load a model by its runtime's name. Raises `SetupError` (`model_load_error`) that names file and cause, also for
+    an artefact of `forebay optimize` that was not made for what is here.
+    """
+    check_artefact(source)
     if options.inference_precision != "fp32" and source.runtime != "openvino":
         raise load_error(
             source,

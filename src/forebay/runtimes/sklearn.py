@@ -24,6 +24,7 @@ from forebay.models.kinds import PICKLES
 from forebay.models.signature import TensorSpec
 from forebay.models.source import LoadOptions, ModelSource
 from forebay.runtimes import forms, tabular
+from forebay.runtimes.ensemble import NotConvertibleError
 from forebay.runtimes.port import load_error, missing_library
 
 
@@ -35,22 +36,8 @@ class SklearnRuntime(tabular.TabularRuntime):
     def __init__(self, source: ModelSource, device: str, threads: int, options: LoadOptions) -> None:
         super().__init__(source, device)
         estimator = load_estimator(source, options)
-        features = getattr(estimator, "n_features_in_", None)
-        if not isinstance(features, int | np.integer):
-            raise load_error(
-                source, f"{source.path} holds a {type(estimator).__name__} without n_features_in_; fit it before saving"
-            )
-        rows = _rows(estimator, tabular.COMPARED_ROWS, int(features))
-        try:
-            specs, run = _native(estimator, rows.astype(np.float64))
-        except SetupError as error:
-            raise load_error(source, error.message) from error
-        except Exception as error:
-            raise load_error(
-                source,
-                f"{type(estimator).__name__} does not run on rows of {features} numbers: "
-                f"{type(error).__name__}: {error}; fit it on an array rather than a table with named columns",
-            ) from error
+        rows, specs, run = _understood(source, estimator)
+        features = rows.shape[1]
 
         def native(x: Array) -> list[Array]:
             # As in a notebook, where numbers are float64; some estimators take nothing else.
@@ -59,11 +46,45 @@ class SklearnRuntime(tabular.TabularRuntime):
         self._settle(
             specs,
             native,
-            lambda: forms.Graph(_convert(estimator, int(features), specs), int(features)),
+            lambda: forms.Graph(_convert(estimator, features, specs), features),
             rows,
             threads,
             options,
         )
+
+
+def to_graph(source: ModelSource, options: LoadOptions) -> bytes:
+    """The estimator as an ONNX model, serialised. Raises `SetupError` (`model_load_error`), and `NotConvertibleError`
+    where skl2onnx cannot say it.
+    """
+    estimator = load_estimator(source, options)
+    rows, specs, _ = _understood(source, estimator)
+    try:
+        return _convert(estimator, rows.shape[1], specs)
+    except Exception as error:  # skl2onnx has errors of many kinds
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise NotConvertibleError(f"{type(error).__name__}: {line}") from error
+
+
+def _understood(source: ModelSource, estimator: Any) -> tuple[Array, list[TensorSpec], forms.Run]:
+    """Rows to compare on, float32 [n, features], outputs, and how to get them. Raises `SetupError`."""
+    features = getattr(estimator, "n_features_in_", None)
+    if not isinstance(features, int | np.integer):
+        raise load_error(
+            source, f"{source.path} holds a {type(estimator).__name__} without n_features_in_; fit it before saving"
+        )
+    rows = _rows(estimator, tabular.COMPARED_ROWS, int(features))
+    try:
+        specs, run = _native(estimator, rows.astype(np.float64))
+    except SetupError as error:
+        raise load_error(source, error.message) from error
+    except Exception as error:
+        raise load_error(
+            source,
+            f"{type(estimator).__name__} does not run on rows of {features} numbers: "
+            f"{type(error).__name__}: {error}; fit it on an array rather than a table with named columns",
+        ) from error
+    return rows, specs, run
 
 
 def load_estimator(source: ModelSource, options: LoadOptions) -> Any:

@@ -23,7 +23,7 @@ from forebay.core.tensors import Array
 from forebay.models.signature import TensorSpec
 from forebay.models.source import LoadOptions, ModelSource
 from forebay.runtimes import forms, tabular
-from forebay.runtimes.ensemble import Ensemble, NotConvertibleError, telling_rows
+from forebay.runtimes.ensemble import Ensemble, NotConvertibleError, telling_rows, to_onnx
 from forebay.runtimes.likely import quickest_graph
 from forebay.runtimes.port import load_error, missing_library
 from forebay.runtimes.xgboost_trees import link_of, read_ensemble
@@ -36,23 +36,7 @@ class XgboostRuntime(tabular.TabularRuntime):
 
     def __init__(self, source: ModelSource, device: str, threads: int, options: LoadOptions) -> None:
         super().__init__(source, device)
-        try:
-            import xgboost
-        except ImportError as error:
-            raise missing_library(source, error, "trees") from error
-        try:
-            booster = xgboost.Booster({"nthread": threads})
-            booster.load_model(bytearray(Path(source.path).read_bytes()))
-            booster.set_param({"nthread": threads})
-            document = json.loads(booster.save_raw("json"))
-        except (xgboost.core.XGBoostError, OSError, ValueError, TypeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise load_error(source, f"XGBoost cannot load {source.path}: {reason}") from error
-        if document["learner"]["gradient_booster"]["name"] == "gblinear":
-            raise load_error(
-                source,
-                f"{source.path} is a linear model (gblinear), which XGBoost cannot run in place; export it as ONNX",
-            )
+        booster, document = _load(source, threads)
         features = booster.num_features()
         rounds = _rounds(booster)
         objective = document["learner"]["objective"]["name"]
@@ -75,6 +59,34 @@ class XgboostRuntime(tabular.TabularRuntime):
         self._settle(specs, native, convert, rows, threads, options)
         if rounds:
             self.note += f"; the first {rounds} of {booster.num_boosted_rounds()} rounds, up to the best one"
+
+
+def to_graph(source: ModelSource) -> bytes:
+    """The same trees as an ONNX model, serialised. Raises `SetupError` (`model_load_error`), `NotConvertibleError`."""
+    booster, document = _load(source, 1)
+    return to_onnx(read_ensemble(document, _rounds(booster)))
+
+
+def _load(source: ModelSource, threads: int) -> tuple[Any, dict[str, Any]]:
+    """The Booster, and what its file says as JSON."""
+    try:
+        import xgboost
+    except ImportError as error:
+        raise missing_library(source, error, "trees") from error
+    try:
+        booster = xgboost.Booster({"nthread": threads})
+        booster.load_model(bytearray(Path(source.path).read_bytes()))
+        booster.set_param({"nthread": threads})
+        document: dict[str, Any] = json.loads(booster.save_raw("json"))
+    except (xgboost.core.XGBoostError, OSError, ValueError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise load_error(source, f"XGBoost cannot load {source.path}: {reason}") from error
+    if document["learner"]["gradient_booster"]["name"] == "gblinear":
+        raise load_error(
+            source,
+            f"{source.path} is a linear model (gblinear), which XGBoost cannot run in place; export it as ONNX",
+        )
+    return booster, document
 
 
 def _rounds(booster: Any) -> int:

@@ -12,8 +12,15 @@ from forebay.core.tensors import Array
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-def embed(weights: Mapping[str, Array], ids: list[int], heads: int = 12, layers: int = 6) -> Array:
+def embed(weights: Mapping[str, Array], ids: list[int]) -> Array:
     """The embedding [384] of one text's token ids, computed without any padding."""
+    mean = last_layer(weights, ids, heads=12, layers=6).mean(axis=0)
+    result: Array = mean / np.linalg.norm(mean)
+    return result
+
+
+def last_layer(weights: Mapping[str, Array], ids: list[int], heads: int, layers: int, first_place: int = 0) -> Array:
+    """Each token's vector behind the last layer, [tokens, hidden]. first_place: position of the first token."""
     w = {name: value.astype(np.float64) for name, value in weights.items()}
 
     def dense(x: Array, name: str) -> Array:
@@ -27,7 +34,7 @@ def embed(weights: Mapping[str, Array], ids: list[int], heads: int = 12, layers:
         return result
 
     words = w["embeddings.word_embeddings.weight"][ids]
-    places = w["embeddings.position_embeddings.weight"][: len(ids)]
+    places = w["embeddings.position_embeddings.weight"][first_place : first_place + len(ids)]
     kinds = w["embeddings.token_type_embeddings.weight"][[0] * len(ids)]
     x = norm(words + places + kinds, "embeddings.LayerNorm")
     for layer in (f"encoder.layer.{number}" for number in range(layers)):
@@ -42,6 +49,4 @@ def embed(weights: Mapping[str, Array], ids: list[int], heads: int = 12, layers:
         wide = dense(x, f"{layer}.intermediate.dense")
         wide = wide * 0.5 * (1 + _erf(wide / math.sqrt(2)))
         x = norm(x + dense(wide, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
-    mean = x.mean(axis=0)
-    result: Array = mean / np.linalg.norm(mean)
-    return result
+    return x

@@ -1,0 +1,290 @@
+"""`forebay optimize`: a model and samples in, a faster form that was proven to answer the same out."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+
+from forebay.core.errors import SetupError
+from forebay.optimize.candidates.registry import REFERENCES
+from forebay.optimize.gate import described
+from forebay.optimize.goals import Asked, Effort
+from forebay.optimize.output import PAGE_FILE, REPORT_FILE, chosen_of, encoded
+from forebay.optimize.report import ORIGINAL, CandidateReport, Goals, Report
+from forebay.optimize.run import Order
+from forebay.optimize.run import optimize as run_search
+
+EXIT_NOTHING = 1
+"""No candidate passed the gate; the report is written all the same."""
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
+
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="An .onnx file, a Hugging Face folder, FILE.py:FACTORY of a torch module, or a model file of XGBoost, "
+        "LightGBM or scikit-learn."
+    ),
+]
+SamplesFile = Annotated[
+    Path, typer.Option(help="Inputs as they are in use: .npz, .jsonl, .csv or .txt; with labels if there are any.")
+]
+Out = Annotated[Path, typer.Option(help="Folder for the artefact and the report.")]
+MetricName = Annotated[
+    Literal["cosine", "top1", "max_error", "accuracy"] | None,
+    typer.Option(help="What is compared. Default: accuracy with labels, else what suits the output."),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(help="Largest loss: 1 minus mean cosine or share of same classes, an error, or lost accuracy."),
+]
+Slo = Annotated[str | None, typer.Option(help="Only batch sizes within this time count, such as 50ms.")]
+RequireInvariance = Annotated[
+    bool,
+    typer.Option(
+        "--require-batch-invariance/--allow-batch-variance",
+        help="Must a row's answer be the same in any company? Cached and deterministic models need that.",
+    ),
+]
+BatchTolerance = Annotated[
+    float, typer.Option(help="Difference that counts as the same, as a share of the largest value.")
+]
+MinSpeedup = Annotated[float, typer.Option(help="Least speed-up that is worth a change.")]
+HeadName = Annotated[
+    Literal["auto", "argmax", "ridge"],
+    typer.Option(help="From output to label: the largest value, or a linear head fitted once on the original."),
+]
+OutputName = Annotated[str | None, typer.Option(help="The output that is compared.")]
+TokenizerFile = Annotated[
+    Path | None, typer.Option(help="tokenizer.json for texts. Default: the one beside the source.")
+]
+MaxTokens = Annotated[int, typer.Option(help="Longer texts are cut.")]
+MaxSamples = Annotated[int, typer.Option(help="Samples that are used, chosen by the seed.")]
+HeldOut = Annotated[float, typer.Option(help="Share of samples that recipes never see and the gate judges by.")]
+Seed = Annotated[int, typer.Option(help="Seed of the split and of all batches.")]
+Threads = Annotated[int, typer.Option(help="Threads of one instance, as in serve.")]
+Rounds = Annotated[int, typer.Option(help="Timed rounds, original and candidate in turns.")]
+Only = Annotated[list[str] | None, typer.Option("--candidate", help="Try only this; may be repeated.")]
+Plugins = Annotated[
+    list[str] | None, typer.Option("--plugin", metavar="MODULE:CLASS", help="A recipe of your own; see the docs.")
+]
+Name = Annotated[str | None, typer.Option(help="The model's name. Default: the file's or folder's.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+
+
+def optimize(
+    source: Source,
+    samples: SamplesFile,
+    out: Out = Path("optimized"),
+    metric: MetricName = None,
+    max_drop: MaxDrop = None,
+    slo: Slo = None,
+    require_invariance: RequireInvariance = True,
+    batch_tolerance: BatchTolerance = 1e-4,
+    min_speedup: MinSpeedup = 1.03,
+    head: HeadName = "auto",
+    output: OutputName = None,
+    tokenizer: TokenizerFile = None,
+    max_tokens: MaxTokens = 256,
+    max_samples: MaxSamples = 512,
+    held_out: HeldOut = 0.5,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    rounds: Rounds = 5,
+    only: Only = None,
+    plugins: Plugins = None,
+    name: Name = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find a faster form of a model that answers the same, with proof.
+
+    Recipes (8-bit weights, static and dynamic 8 bits, fusions, ...) are built and measured one by one, each in a
+    process of its own, against the original: answers on held-out samples, answers alone and in batches, NaN, speed,
+    memory. The fastest one that passes is written to OUT as a folder for `forebay serve OUT`, with report.json and
+    report.html.
+
+    Exit code 0: there is a model to serve. 1: no candidate passed. 2: the search could not begin.
+
+    Examples:
+
+      forebay optimize minilm.onnx --samples texts.txt --metric cosine --max-drop 0.001
+
+      forebay optimize minilm.onnx --samples labelled.csv --metric accuracy --max-drop 0.01 --allow-batch-variance
+
+      forebay optimize digits.onnx --samples digits.npz --out faster && forebay serve faster
+    """
+    _not_negative(max_drop=max_drop, batch_tolerance=batch_tolerance, min_speedup=min_speedup)
+    _counts(threads=threads, rounds=rounds, max_samples=max_samples, max_tokens=max_tokens)
+    if not 0.0 < held_out < 1.0:
+        raise SetupError(f"--held-out {held_out}: write a share between 0 and 1")
+    asked = Asked(
+        metric=metric,
+        max_drop=max_drop,
+        batch_invariance=require_invariance,
+        batch_tolerance=batch_tolerance,
+        min_speedup=min_speedup,
+        slo_ms=None if slo is None else parse_slo(slo),
+        head=head,
+        output=output,
+        threads=threads,
+        effort=Effort(rounds=rounds, rounds_rejected=min(rounds, 2)),
+    )
+    order = Order(
+        source=source,
+        samples=samples,
+        out=out,
+        asked=asked,
+        name=name,
+        tokenizer=tokenizer,
+        max_tokens=max_tokens,
+        max_samples=max_samples,
+        held_out=held_out,
+        seed=seed,
+        candidates=(*REFERENCES, *(plugins or ())),
+        only=tuple(only or ()),
+    )
+    console = Console(stderr=as_json, highlight=False)
+    with LiveTable(console) as table:
+        report = run_search(order, table)
+    if as_json:
+        typer.echo(encoded(report), nl=False)
+    _print(console, report, out)
+    if report.chosen is None:
+        raise typer.Exit(EXIT_NOTHING)
+
+
+def parse_slo(text: str) -> float:
+    """`50ms` or `0.05s` in milliseconds. Raises `SetupError`."""
+    match = _DURATION.fullmatch(text.strip())
+    value = float(match[1]) * (1e3 if match[2] == "s" else 1.0) if match else 0.0
+    if value <= 0:
+        raise SetupError(f"--slo {text}: write a time above 0, such as 50ms or 0.1s")
+    return value
+
+
+def _counts(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise SetupError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+
+
+def _not_negative(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not value >= 0:
+            raise SetupError(f"--{name.replace('_', '-')} {value}: must be 0 or more")
+
+
+class LiveTable:
+    """The search as it goes: one line a candidate. Where there is no terminal, each line once it is known."""
+
+    def __init__(self, console: Console) -> None:
+        self._console, self._done = console, list[CandidateReport]()
+        self._now: tuple[str, str, float] | None = None
+        self._live = Live(console=console, refresh_per_second=8, transient=True, get_renderable=self._shown)
+
+    def __enter__(self) -> LiveTable:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def refresh(self) -> None:
+        """Draw now, not at the next tick."""
+        self._live.refresh()
+
+    def begins(self, name: str, meaning: str) -> None:
+        """See `Watcher.begins`."""
+        self._now = (name, meaning, time.monotonic())
+
+    def says(self, name: str, text: str) -> None:
+        """See `Watcher.says`."""
+        began = self._now[2] if self._now else time.monotonic()
+        self._now = (name, text, began)
+
+    def ends(self, report: CandidateReport) -> None:
+        """See `Watcher.ends`."""
+        self._done.append(report)
+        self._now = None
+        if not self._console.is_terminal:
+            self._console.print(_line(report), soft_wrap=True, markup=False)
+
+    def _shown(self) -> RenderableType:
+        parts: list[RenderableType] = [_table(self._done, None)]
+        if self._now is not None:
+            name, text, began = self._now
+            parts.append(Spinner("dots", f"{name}: {text}, {time.monotonic() - began:.0f} s"))
+        return Group(*parts)
+
+
+def _line(report: CandidateReport) -> str:
+    if report.name == ORIGINAL:
+        return f"{report.name}, the original, is measured"
+    verdict = "passed" if report.reason is None else f"{report.reason}: {report.detail}"
+    ratio = f", {report.speed.speedup:.2f} times as fast" if report.speed is not None else ""
+    return f"{report.name}{ratio}, {verdict}"
+
+
+def _table(reports: list[CandidateReport], goals: Goals | None) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("candidate", "speed-up", "agreement", "alone/batch", "MB"):
+        table.add_column(column, justify="left" if column in ("candidate", "agreement") else "right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for one in reports:
+        verdict = "[green]passed[/]" if one.reason is None else f"[red]{one.reason}[/]"
+        table.add_row(
+            one.name,
+            f"{one.speed.speedup:.2f}x" if one.speed else "",
+            _agreement(one, goals),
+            f"{one.invariance.max_error:.1e}" if one.invariance else "",
+            f"{one.size_bytes / 1e6:.1f}" if one.size_bytes else "",
+            "" if one.name == ORIGINAL else verdict,
+        )
+    return table
+
+
+def _agreement(one: CandidateReport, goals: Goals | None) -> str:
+    found = one.agreement
+    if found is None:
+        return ""
+    if goals is not None:
+        return described(goals, found) if found.finite else "NaN"
+    if found.mean_cosine is not None:
+        return f"cosine {found.mean_cosine:.5f}"
+    return "" if found.top1 is None else f"same {found.top1:.2%}"
+
+
+def _print(console: Console, report: Report, out: Path) -> None:
+    console.print(_table([report.original, *report.candidates], report.goals))
+    for one in report.candidates:
+        if one.reason is not None and console.is_terminal:
+            console.print(f"{one.name}: {one.detail}", markup=False, soft_wrap=True, style="dim")
+    samples, goals = report.samples, report.goals
+    share = 1.0 / samples.held_out
+    if goals.metric in ("top1", "accuracy") and share > goals.max_drop > 0:
+        console.print(
+            f"[yellow]note[/]: one of {samples.held_out} held-out samples is {share:.2%}, more than the drop of "
+            f"{goals.max_drop:.2%} that is allowed; give more samples"
+        )
+    chosen = chosen_of(report)
+    if chosen is None:
+        console.print(
+            f"no candidate passed the gate; the original stays the best. See {out / PAGE_FILE}", soft_wrap=True
+        )
+        return
+    console.print(
+        f"[bold]{chosen.name}[/] is in {out} ({report.seconds:.0f} s); serve it with: forebay serve {out}",
+        soft_wrap=True,
+    )
+    console.print(f"the evidence: {out / PAGE_FILE}, {out / REPORT_FILE}", soft_wrap=True)

@@ -1,0 +1,141 @@
+"""What `forebay optimize` notes beside a model that it made, and whether that still holds where it is to be served.
+
+An artefact's answers were compared with those of its source, on one kind of processor. The note, `artefact.json` in the
+folder of the model file, says which source and which instructions. Another source, or a processor on which the
+library takes another path through its integer arithmetic, and nobody has compared anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from forebay.core.errors import SetupError
+from forebay.models.source import ModelSource, digest_of, open_source
+
+NOTE_FILE = "artefact.json"
+FORMAT = 1
+_CPU_FLAGS = (
+    *("avx2", "fma", "avx_vnni", "avx_vnni_int8", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
+)
+"""What the libraries choose their kernels by, in the spelling of Linux."""
+_CHUNK_BYTES = 1 << 20
+
+
+class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
+    """`artefact.json`. Digests are SHA-256 as hex."""
+
+    format: int = FORMAT
+    candidate: str
+    """The recipe, such as `static-int8-excluded`."""
+    model: str
+    """The model file's name in this folder."""
+    model_sha256: str
+    source: str
+    """Where the source was: a file or a folder, absolute."""
+    source_sha256: str
+    isa: tuple[str, ...] = ()
+    """Instruction sets of the processor on which it was compared; empty: its answers do not depend on them."""
+    versions: Mapping[str, str] = {}
+    """Library name to version, of those that made and ran it."""
+
+
+def check_artefact(source: ModelSource) -> None:
+    """Raises `SetupError` (`model_load_error`) where a note beside the model does not fit the model, its source (if
+    that is on this machine) or this processor. A model without a note passes.
+    """
+    path = Path(source.path)
+    note = read_note(path.parent)
+    if note is None or note.model != path.name:
+        return
+    file = path.parent / NOTE_FILE
+    if digest_of(source) != note.model_sha256:
+        raise _refused(source, f"{path} is not the file that {file} was written for; run forebay optimize again")
+    origin = Path(note.source)
+    if origin.exists() and origin_digest(origin) != note.source_sha256:
+        raise _refused(
+            source,
+            f"it was made from {origin}, which has changed since; run forebay optimize on it again, or delete {file} "
+            "to serve answers of the former model",
+        )
+    here = isa_here()
+    if note.isa and note.isa != here:
+        differing = _difference(note.isa, here)
+        raise _refused(
+            source,
+            f"its answers were compared with the original's on a processor that differs from this one ({differing}); "
+            f"run forebay optimize on this machine, or delete {file} to serve answers that nobody compared here",
+        )
+
+
+def read_note(folder: Path) -> ArtefactNote | None:
+    """The note in a folder; None where there is none. Raises `SetupError` for one that cannot be read."""
+    file = folder / NOTE_FILE
+    try:
+        content = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise SetupError(f"{file} cannot be read: {error.strerror or error}") from None
+    try:
+        note = msgspec.json.decode(content, type=ArtefactNote)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SetupError(f"{file} is no note of forebay optimize ({error}); run forebay optimize again") from None
+    if note.format != FORMAT:
+        raise SetupError(
+            f"{file} has format {note.format}, this version of Forebay reads {FORMAT}; run forebay optimize again"
+        )
+    return note
+
+
+def origin_digest(origin: Path) -> str:
+    """SHA-256 of a source, as hex: of a model file with its external data, or of all files in a folder."""
+    if not origin.is_dir():
+        return digest_of(open_source(str(origin))) if origin.suffix.lower() == ".onnx" else _file_digest(origin)
+    digest = hashlib.sha256()
+    for file in sorted(path for path in origin.rglob("*") if path.is_file()):
+        name = file.relative_to(origin)
+        if not any(part.startswith(".") for part in name.parts):
+            digest.update(f"{name.as_posix()}\0{_file_digest(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def isa_here() -> tuple[str, ...]:
+    """The machine's architecture and those of its processor's instruction sets that matter, in a fixed order."""
+    flags: set[str] = set()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                flags = set(value.split())
+                break
+    except OSError:
+        pass  # not Linux: the architecture alone has to do
+    return (platform.machine().lower(), *(flag for flag in _CPU_FLAGS if flag in flags))
+
+
+def _file_digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while chunk := opened.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _difference(noted: tuple[str, ...], here: tuple[str, ...]) -> str:
+    lacking = [name for name in noted if name not in here]
+    more = [name for name in here if name not in noted]
+    parts = [f"lacks {', '.join(lacking)}"] if lacking else []
+    return "it " + " and ".join([*parts, *([f"has {', '.join(more)} besides"] if more else [])])
+
+
+def _refused(source: ModelSource, reason: str) -> SetupError:
+    return SetupError(
+        f"model {source.name} is an artefact that must not be served here: {reason}", code="model_load_error"
+    )

@@ -1,0 +1,45 @@
+"""Weights in 8 bits by channel; activations are rounded to 8 bits by the range that each batch has as a whole."""
+
+from __future__ import annotations
+
+from forebay.optimize.candidates.port import Artefact, NotApplicableError, Work
+from forebay.optimize.graphs import compute_nodes, name_nodes, saturates
+
+FILE = "model.onnx"
+
+
+class Dynamic8:
+    """Of MatMul only: dynamic convolutions make ONNX Runtime several times slower.
+
+    Rows of a batch share one range, so that what a row is answered depends on its company.
+    """
+
+    name = "dynamic-int8"
+    meaning = "weights in 8 bits by channel, activations by the range of each batch"
+    runtime = "onnx"
+    kinds: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ("onnx",)
+    extra = "optimize"
+    isa_bound = True
+
+    def build(self, work: Work) -> Artefact:
+        """See `Candidate.build`."""
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        assert work.graph is not None
+        model = onnx.load(str(work.graph))
+        name_nodes(model)
+        kinds = sorted({node.op_type for node in compute_nodes(model)} & {"MatMul", "Gemm"})
+        if not kinds:
+            raise NotApplicableError("no MatMul or Gemm has constant weights")
+        quantize_dynamic(
+            model,
+            str(work.folder / FILE),
+            op_types_to_quantize=kinds,
+            per_channel=True,
+            reduce_range=saturates(),
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+        return Artefact(FILE, " and ".join(kinds))

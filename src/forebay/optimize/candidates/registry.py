@@ -1,0 +1,14 @@
+"""The recipes that Forebay brings, in the order in which they are tried."""
+
+from __future__ import annotations
+
+REFERENCES = (
+    "forebay.optimize.candidates.plain:AsOnnx",
+    "forebay.optimize.candidates.fused:Fused",
+    "forebay.optimize.candidates.weights8:Weights8",
+    "forebay.optimize.candidates.dynamic8:Dynamic8",
+    "forebay.optimize.candidates.static8:Static8",
+    "forebay.optimize.candidates.static8:Static8Excluded",
+    "forebay.optimize.candidates.static8:Static8Filled",
+)
+"""`module:Class`, each a `Candidate`."""

@@ -1,0 +1,71 @@
+"""How near the answers of a graph are to the original's on calibration rows, while a recipe is still being made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from forebay.core.tensors import Array
+from forebay.optimize.agreement import compare
+from forebay.optimize.gate import drop_of
+from forebay.optimize.heads import ArgmaxHead, Head, RidgeHead
+from forebay.optimize.report import Agreement, Goals
+from forebay.optimize.samples import Row, batch_of
+
+RANKED_ROWS = 32
+JUDGED_ROWS = 64
+JUDGED_LABELS = 256
+"""Rows that tell the error of one layer, that judge a set of layers, and that judge it by labels."""
+_MARGIN = 0.8
+"""Share of the allowed drop that may be used up here: the gate sees other samples."""
+
+
+class Judge:
+    """Runs ONNX graphs on calibration rows, one by one. The original is told once, by `original`."""
+
+    def __init__(self, goals: Goals, rows: Sequence[Row], labels: Sequence[str], head: str, output: str) -> None:
+        self._goals, self._rows, self._output = goals, rows, output
+        self._labels, self._head_name = labels, head
+        self._head: Head | None = None
+        self._wanted: list[Array] = []
+        self._agreement = Agreement(samples=0, finite=True)
+
+    def original(self, graph: Any) -> None:
+        """What the answers should be: of a graph as serialised bytes or a path."""
+        by_label = self._goals.metric == "accuracy" and bool(self._labels)
+        count = JUDGED_LABELS if by_label else JUDGED_ROWS
+        self._wanted = self.answers(graph, count)
+        if by_label:
+            labels = self._labels[: len(self._wanted)]
+            self._head = ArgmaxHead() if self._head_name == "argmax" else RidgeHead(self._wanted, labels)
+        self._agreement = self._compare(self._wanted)
+
+    def answers(self, graph: Any, count: int) -> list[Array]:
+        """The compared output of the first rows, each alone, without the batch axis."""
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        session = ort.InferenceSession(str(graph) if not isinstance(graph, bytes) else graph, options)
+        return [np.asarray(session.run([self._output], batch_of([row]))[0])[0] for row in self._rows[:count]]
+
+    def error(self, graph: Any) -> float:
+        """Mean distance of the answers from the original's, as a share of their length; infinite for NaN."""
+        found = self.answers(graph, RANKED_ROWS)
+        shares = [
+            float(np.linalg.norm((a - b).reshape(-1)) / (np.linalg.norm(a.reshape(-1)) or 1.0))
+            for a, b in zip(self._wanted, found, strict=False)
+        ]
+        mean = float(np.mean(shares))
+        return mean if np.isfinite(mean) else float(np.finfo(np.float32).max)
+
+    def holds(self, graph: Any) -> bool:
+        """Whether the gate's metric would hold here, with some margin."""
+        found = self._compare(self.answers(graph, len(self._wanted)))
+        drop = drop_of(self._goals, self._agreement, found)
+        return found.finite and drop is not None and drop <= _MARGIN * self._goals.max_drop
+
+    def _compare(self, found: Sequence[Array]) -> Agreement:
+        return compare(self._wanted, found, self._labels[: len(found)], self._head)

@@ -1,0 +1,139 @@
+"""`forebay optimize` as a stranger runs it: search, then serve what it found; refusals with one line."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from examples.minilm import build as minilm_build
+from tests.e2e.server import COMMAND, ROOT, environment, quick, serving
+from tests.unit.optimize.digits import SEEN, cnn, digits, write_samples
+
+
+def run(folder: Path, *words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "optimize", *words],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def test_a_network_is_optimised_served_and_refused_once_its_source_changes(tmp_path: Path) -> None:
+    onnx.save(cnn(), str(tmp_path / "digits.onnx"))
+    write_samples(tmp_path / "seen.npz", 200, (1, 8, 8), labels=True)
+    # Which of two tiny models is faster is noise here; what they answer is not.
+    quickly = ("--rounds", "1", "--min-speedup", "0.01", "--max-drop", "0.03")
+    wanted = ("--candidate", "static-int8-excluded", "--candidate", "weights-int8")
+    ended = run(tmp_path, "digits.onnx", "--samples", "seen.npz", "--out", "faster", *quickly, *wanted)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    assert "static-int8-excluded is in faster" in ended.stdout
+    report = json.loads((tmp_path / "faster" / "report.json").read_text())
+    assert report["chosen"] == "static-int8-excluded"
+    assert report["goals"]["metric"] == "accuracy"
+    verdicts = {one["name"]: one["reason"] for one in report["candidates"]}
+    assert verdicts == {"static-int8-excluded": None, "weights-int8": "not_applicable"}
+    assert (tmp_path / "faster" / "report.html").stat().st_size > 4000
+
+    x, _ = digits()
+    with serving(tmp_path, *quick("faster")) as served:
+        rows = x[SEEN : SEEN + 20].reshape(-1, 1, 8, 8)
+        body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": list(rows.shape), "data": rows.ravel().tolist()}]}
+        answer = served.http.post("/v2/models/digits/infer", json=body).json()["outputs"][0]
+        original = onnx.load(str(tmp_path / "digits.onnx"))
+    got = np.reshape(answer["data"], answer["shape"])
+    import onnxruntime as ort
+
+    (expected,) = ort.InferenceSession(original.SerializeToString()).run(None, {"x": rows})
+    assert np.mean(got.argmax(axis=1) == expected.argmax(axis=1)) > 0.9
+
+    original.producer_name = "somebody else"
+    onnx.save(original, str(tmp_path / "digits.onnx"))
+    refused = subprocess.run(
+        [*COMMAND, "serve", "faster/digits/1/model.onnx", "--port", "0"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "has changed since; run forebay optimize on it again" in refused.stderr
+
+
+def test_a_faulty_recipe_of_ones_own_is_rejected_and_the_exit_code_says_so(tmp_path: Path) -> None:
+    onnx.save(cnn(), str(tmp_path / "digits.onnx"))
+    write_samples(tmp_path / "seen.npz", 40, (1, 8, 8))
+    ended = run(
+        tmp_path, "digits.onnx", "--samples", "seen.npz", "--out", "faster", "--rounds", "1", "--json",
+        "--plugin", "tests.models.candidates:OtherModel", "--candidate", "other-model",
+    )  # fmt: skip
+    assert ended.returncode == 1, ended.stderr
+    report = json.loads(ended.stdout)
+    assert [one["reason"] for one in report["candidates"]] == ["disagrees"]
+    assert report["chosen"] is None
+    assert "disagrees" in ended.stderr
+    assert not (tmp_path / "faster" / "digits").exists()
+
+
+def sentences(count: int) -> list[str]:
+    """English of many lengths: the project's own documentation."""
+    text = " ".join(file.read_text() for file in sorted((ROOT / "docs").glob("*.md")))
+    plain = re.sub(r"```.*?```|[|`*#>\[\]]", " ", text, flags=re.DOTALL)
+    found = [" ".join(part.split()) for part in re.split(r"(?<=[.:;]) ", plain)]
+    return [part for part in dict.fromkeys(found) if 3 <= len(part.split()) <= 40][:count]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_minilm_becomes_faster_and_keeps_its_embeddings(tmp_path: Path) -> None:
+    model = minilm_build.build(tmp_path / "minilm")
+    (tmp_path / "texts.txt").write_text("\n".join(sentences(200)))
+    ended = run(tmp_path, str(model), "--samples", "texts.txt", "--out", "faster", timeout_s=1500)
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads((tmp_path / "faster" / "report.json").read_text())
+    found = {one["name"]: one for one in report["candidates"]}
+    assert found["static-int8"]["reason"] == "disagrees"
+    assert found["dynamic-int8"]["reason"] == "disagrees"
+    assert not found["dynamic-int8"]["invariance"]["holds"]
+    assert report["chosen"] in ("static-int8-excluded", "static-int8-filled", "weights-int8")
+    chosen = found[report["chosen"]]
+    assert chosen["agreement"]["mean_cosine"] >= 0.999
+    assert chosen["invariance"]["holds"]
+    excluded = [layer["name"] for layer in found["static-int8-excluded"]["layers"] if layer["excluded"]]
+    assert 0 < len(excluded) < 18
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("gone.onnx", "--samples", "seen.npz"), "there is no file or folder"),
+        (("digits.onnx", "--samples", "gone.npz"), "gone.npz"),
+        (("digits.onnx", "--samples", "seen.npz", "--slo", "soon"), "--slo soon"),
+        (("digits.onnx", "--samples", "seen.npz", "--candidate", "magic"), "there is no candidate magic"),
+        (("digits.onnx", "--samples", "seen.npz", "--plugin", "nowhere:Thing"), "nowhere"),
+        (("digits.onnx", "--samples", "seen.npz", "--metric", "accuracy"), "needs labels"),
+        (("digits.onnx", "--samples", "seen.npz", "--output", "other"), "the model has logits"),
+        (("digits.onnx", "--samples", "seen.npz", "--out", "taken"), "not of this search"),
+        (("notes.md", "--samples", "seen.npz"), "cannot be optimised"),
+    ],
+)
+def test_what_cannot_begin_is_one_line_and_exit_code_2(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    onnx.save(cnn(), str(tmp_path / "digits.onnx"))
+    write_samples(tmp_path / "seen.npz", 40, (1, 8, 8))
+    (tmp_path / "notes.md").write_text("not a model")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("years of work")
+    ended = run(tmp_path, *words)
+    assert ended.returncode == 2, ended.stdout
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert told in ended.stderr

@@ -1,0 +1,102 @@
+"""An artefact is served only where its comparison with the original still means something."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from tests.unit.optimize.digits import mlp
+
+from forebay.core.errors import SetupError
+from forebay.models.artefact import NOTE_FILE, ArtefactNote, check_artefact, isa_here, origin_digest
+from forebay.models.source import digest_of, open_source
+from forebay.runtimes.port import load_runtime
+
+
+def place(folder: Path, **changes: Any) -> Path:
+    """An original, an artefact of it in a folder of its own, and its note, but for the changes."""
+    made = folder / "made"
+    made.mkdir()
+    original, artefact = folder / "original.onnx", made / "model.onnx"
+    onnx.save(mlp(), str(original))
+    artefact.write_bytes(original.read_bytes())
+    facts: dict[str, Any] = {
+        "format": 1,
+        "candidate": "static-int8",
+        "model": artefact.name,
+        "model_sha256": digest_of(open_source(str(artefact))),
+        "source": str(original),
+        "source_sha256": origin_digest(original),
+        "isa": isa_here(),
+        **changes,
+    }
+    (made / NOTE_FILE).write_text(json.dumps(facts))
+    return artefact
+
+
+def refusal(artefact: Path) -> str:
+    with pytest.raises(SetupError) as caught:
+        load_runtime(open_source(str(artefact)), "cpu", 1)
+    assert caught.value.code in ("model_load_error", "config_error")
+    return caught.value.message
+
+
+def test_an_artefact_that_fits_is_loaded(tmp_path: Path) -> None:
+    assert load_runtime(open_source(str(place(tmp_path))), "cpu", 1).signature.batched
+
+
+def test_a_source_that_changed_is_told_with_the_mend(tmp_path: Path) -> None:
+    artefact = place(tmp_path)
+    (tmp_path / "original.onnx").write_bytes(b"another model")
+    assert "has changed since; run forebay optimize on it again" in refusal(artefact)
+
+
+def test_a_source_that_is_not_on_this_machine_cannot_be_asked(tmp_path: Path) -> None:
+    artefact = place(tmp_path)
+    (tmp_path / "original.onnx").unlink()
+    check_artefact(open_source(str(artefact)))
+
+
+def test_another_processor_is_told_with_what_differs(tmp_path: Path) -> None:
+    artefact = place(tmp_path, isa=[*isa_here(), "a_future_flag"])
+    message = refusal(artefact)
+    assert "lacks a_future_flag" in message
+    assert "run forebay optimize on this machine" in message
+
+
+def test_what_does_not_depend_on_the_processor_goes_everywhere(tmp_path: Path) -> None:
+    check_artefact(open_source(str(place(tmp_path, isa=[]))))
+
+
+def test_a_model_file_that_was_replaced_is_told(tmp_path: Path) -> None:
+    artefact = place(tmp_path)
+    artefact.write_bytes(artefact.read_bytes() + b"\0")
+    assert "is not the file that" in refusal(artefact)
+
+
+def test_a_note_of_another_file_does_not_matter(tmp_path: Path) -> None:
+    artefact = place(tmp_path, model="other.onnx", model_sha256="0" * 64)
+    check_artefact(open_source(str(artefact)))
+
+
+@pytest.mark.parametrize("changes", [{"format": 99}, {"isa": 5}])
+def test_a_note_that_cannot_be_read_is_no_pass(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert NOTE_FILE in refusal(place(tmp_path, **changes))
+
+
+def test_the_digest_of_a_folder_is_of_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("1")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "b").write_text("2")
+    first = origin_digest(tmp_path)
+    (tmp_path / ".hidden").write_text("3")
+    assert origin_digest(tmp_path) == first
+    (tmp_path / "deep" / "b").rename(tmp_path / "deep" / "c")
+    assert origin_digest(tmp_path) != first
+
+
+def test_the_note_is_written_as_it_is_read() -> None:
+    assert "candidate" in ArtefactNote.__struct_fields__

@@ -1,0 +1,94 @@
+"""Samples: every form that is taken, and one clear line for what is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forebay.core.errors import SetupError
+from forebay.core.tensors import Array
+from forebay.models.signature import Signature, TensorSpec
+from forebay.optimize.samples import batch_of, read_samples, split
+
+NUMBERS = Signature((TensorSpec("x", "FP32", (3,)),), (TensorSpec("y", "FP32", (2,)),))
+TOKENS = Signature(
+    (TensorSpec("input_ids", "INT64", (-1,)), TensorSpec("attention_mask", "INT64", (-1,))),
+    (TensorSpec("embedding", "FP32", (4,)),),
+)
+
+
+def words(texts: Sequence[str]) -> list[dict[str, Array]]:
+    return [
+        {"input_ids": np.arange(len(t.split())), "attention_mask": np.ones(len(t.split()), np.int64)} for t in texts
+    ]
+
+
+def test_every_form_gives_the_same_rows(tmp_path: Path) -> None:
+    x = np.arange(30, dtype=np.float32).reshape(10, 3)
+    labels = [str(number) for number in range(10)]
+    np.savez(tmp_path / "a.npz", x=x, labels=np.arange(10))
+    lines = [json.dumps({"x": row.tolist(), "label": int(place)}) for place, row in enumerate(x)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
+    table = ["one,two,three,label", *(",".join(map(str, [*row, place])) for place, row in enumerate(x))]
+    (tmp_path / "a.csv").write_text("\n".join(table))
+    for name in ("a.npz", "a.jsonl", "a.csv"):
+        samples = read_samples(tmp_path / name, NUMBERS, None)
+        np.testing.assert_array_equal(np.stack([row["x"] for row in samples.rows]), x)
+        assert samples.labels == labels
+        assert samples.rows[0]["x"].dtype == np.float32
+
+
+def test_texts_are_tokenised_and_padded_only_in_company(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("one two three\n\nfour\n")
+    (tmp_path / "t.csv").write_text('text,label\n"one two three",a\nfour,b\n')
+    for name in ("t.txt", "t.csv"):
+        samples = read_samples(tmp_path / name, TOKENS, words)
+        assert [len(row["input_ids"]) for row in samples.rows] == [3, 1]
+        assert samples.shown(1) == "four"
+        batch = batch_of(samples.rows)
+        assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    with pytest.raises(SetupError, match="--tokenizer"):
+        read_samples(tmp_path / "t.txt", TOKENS, None)
+
+
+def test_padding_that_an_array_needs_is_cut_off(tmp_path: Path) -> None:
+    mask = np.array([[1, 1, 0, 0], [1, 1, 1, 1]])
+    np.savez(tmp_path / "a.npz", input_ids=mask * 7, attention_mask=mask)
+    assert [len(row["input_ids"]) for row in read_samples(tmp_path / "a.npz", TOKENS, None).rows] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.parquet", b"", "is not taken"),
+        ("a.jsonl", b'{"x": [1, 2, 3]}\n{"z": 1}\n', "line 2"),
+        ("a.jsonl", b'{"x": [1, 2]}\n', "row"),
+        ("a.jsonl", b'{"x": ["a", "b", "c"]}\n', "not FP32"),
+        ("a.jsonl", b'{"z": [1, 2, 3]}\n', "the model takes x"),
+        ("a.jsonl", b"nonsense\n", "line 1"),
+        ("a.csv", b"one,two,three\n1,2,many\n", "many"),
+        ("a.npz", b"not a zip", "a.npz"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SetupError, match=told):
+        read_samples(tmp_path / name, NUMBERS, None)
+
+
+def test_the_parts_share_nothing_and_the_seed_decides(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(300, dtype=np.float32).reshape(100, 3))
+    samples = read_samples(tmp_path / "a.npz", NUMBERS, None)
+    parts = split(samples, 0.25, 40, seed=5)
+    assert (len(parts.held_out), len(parts.calibration)) == (10, 30)
+    seen = {float(row["x"][0]) for part in (parts.held_out, parts.calibration) for row in part.rows}
+    assert len(seen) == 40
+    again, other = split(samples, 0.25, 40, seed=5), split(samples, 0.25, 40, seed=6)
+    assert [r["x"][0] for r in again.held_out.rows] == [r["x"][0] for r in parts.held_out.rows]
+    assert [r["x"][0] for r in other.held_out.rows] != [r["x"][0] for r in parts.held_out.rows]
+    with pytest.raises(SetupError, match="at least 8"):
+        split(samples.part(range(7)), 0.5, 100, seed=0)

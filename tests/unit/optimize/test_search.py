@@ -1,0 +1,158 @@
+"""A search rejects what answers wrongly, what is slow and what breaks, each with its reason, and goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from tests.contract.tabular import diabetes, xgb
+from tests.models import candidates as planted
+from tests.unit.optimize.digits import mlp, write_samples
+from tests.unit.optimize.test_sources import IDS, bert_weights, folder_of
+
+from forebay.models.artefact import isa_here, read_note
+from forebay.models.source import open_source
+from forebay.optimize.goals import Asked, Effort
+from forebay.optimize.report import CandidateReport, Report, read_report
+from forebay.optimize.run import Order, optimize
+from forebay.runtimes.port import load_runtime
+
+QUICK = Effort(rounds=1, rounds_rejected=1, round_s=0.02, sizes=(1, 8))
+# Whether a tiny model is faster is noise; these tests are about answers. What is slower by far is still told.
+ANY_SPEED = 0.3
+
+
+class Silent:
+    """Nobody watches; what was said is kept."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+        self.ended: list[str] = []
+
+    def begins(self, name: str, meaning: str) -> None:
+        self.said.append((name, meaning))
+
+    def says(self, name: str, text: str) -> None:
+        self.said.append((name, text))
+
+    def ends(self, report: CandidateReport) -> None:
+        self.ended.append(report.name)
+
+
+def reference(candidate: type) -> str:
+    return f"tests.models.candidates:{candidate.__name__}"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "digits.onnx"
+    onnx.save(mlp(), str(path))
+    return path
+
+
+def search(source: Path, *candidates: type, **asked: object) -> Report:
+    asked = {"metric": "top1", "max_drop": 0.02, "min_speedup": ANY_SPEED, "effort": QUICK, **asked}
+    samples = write_samples(source.parent / "samples.npz", 60)
+    order = Order(
+        source=str(source),
+        samples=samples,
+        out=source.parent / "out",
+        asked=Asked(**asked),  # type: ignore[arg-type]
+        candidates=tuple(reference(one) for one in candidates),
+    )
+    return optimize(order, Silent())
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reason", "told"),
+    [
+        (planted.OtherModel, "disagrees", "same highest class in 0.00%"),
+        (planted.Slower, "slower", "of the original's speed"),
+        (planted.NotANumber, "not_finite", "NaN"),
+        (planted.BatchVariant, "batch_variant", "alone and in a batch differ"),
+        (planted.OtherSignature, "wrong_signature", "scores"),
+        (planted.CrashesInBuild, "crashed", "SIGABRT"),
+        (planted.FailsInBuild, "build_failed", "no such thing as half a layer"),
+        (planted.CrashesInUse, "crashed", "SIGABRT"),
+        (planted.NeedsMore, "missing_library", "pip install 'forebay[optimize]'"),
+    ],
+)
+def test_a_planted_fault_is_rejected_with_its_reason_and_never_written(
+    source: Path, candidate: type, reason: str, told: str
+) -> None:
+    report = search(source, candidate)
+    (judged,) = report.candidates
+    assert judged.reason == reason
+    assert told in judged.detail
+    assert report.chosen is None
+    assert not (source.parent / "out" / "digits").exists()
+    assert read_report((source.parent / "out" / "report.json").read_bytes()) == report
+
+
+def test_the_sound_one_among_broken_ones_is_chosen_and_noted(source: Path) -> None:
+    report = search(source, planted.OtherModel, planted.CrashesInUse, planted.Planted, planted.NotANumber)
+    assert [one.reason for one in report.candidates] == ["disagrees", "crashed", None, "not_finite"]
+    assert report.chosen == "same"
+    note = read_note(source.parent / "out" / "digits" / "1")
+    assert note is not None
+    assert (note.candidate, note.source, note.isa) == ("same", str(source), isa_here())
+    assert note.source_sha256 == report.source.sha256
+
+
+def test_batch_variance_passes_only_where_it_is_allowed_and_is_reported_all_the_same(source: Path) -> None:
+    report = search(source, planted.BatchVariant, batch_invariance=False)
+    (judged,) = report.candidates
+    assert report.chosen == "batch-variant"
+    assert judged.invariance is not None
+    assert not judged.invariance.holds
+    assert judged.invariance.max_error > judged.invariance.tolerance
+
+
+def test_an_slo_that_no_batch_meets_is_missed(source: Path) -> None:
+    report = search(source, planted.Planted, slo_ms=1e-6)
+    assert [one.reason for one in report.candidates] == ["misses_slo"]
+
+
+def test_an_earlier_artefact_goes_when_nothing_passes_any_more(source: Path) -> None:
+    search(source, planted.Planted)
+    assert (source.parent / "out" / "digits" / "1" / "model.onnx").is_file()
+    search(source, planted.OtherModel)
+    assert not (source.parent / "out" / "digits").exists()
+
+
+def test_trees_may_leave_their_library_with_the_same_names_and_shapes(tmp_path: Path) -> None:
+    x, y = diabetes()
+    xgb(tmp_path / "sugar.ubj", x, y)
+    np.savetxt(tmp_path / "rows.csv", x[:60], delimiter=",", header=",".join("abcdefghij"), comments="")
+    order = Order(
+        source=str(tmp_path / "sugar.ubj"),
+        samples=tmp_path / "rows.csv",
+        out=tmp_path / "out",
+        asked=Asked(min_speedup=0.0, effort=QUICK),
+        only=("onnx",),
+    )
+    report = optimize(order, Silent())
+    assert (report.chosen, report.goals.metric, report.original.runtime) == ("onnx", "max_error", "xgboost")
+    served = load_runtime(open_source(str(tmp_path / "out" / "sugar" / "1" / "model.onnx")), "cpu", 1)
+    original = load_runtime(open_source(str(tmp_path / "sugar.ubj")), "cpu", 1)
+    assert served.signature == original.signature
+    np.testing.assert_allclose(served.run({"input": x}, len(x))[0], original.run({"input": x}, len(x))[0], rtol=1e-4)
+
+
+def test_of_a_folder_that_cannot_be_served_itself_the_export_remains(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "net", bert_weights())
+    np.savez(tmp_path / "ids.npz", input_ids=np.tile(IDS, (10, 1)), attention_mask=np.ones((20, 4), np.int64))
+    order = Order(
+        source=str(folder),
+        samples=tmp_path / "ids.npz",
+        out=tmp_path / "out",
+        asked=Asked(min_speedup=100.0, effort=QUICK),
+        only=("weights-int8",),
+    )
+    report = optimize(order, Silent())
+    assert report.candidates[0].reason is not None
+    assert report.chosen == "fp32"
+    served = load_runtime(open_source(str(tmp_path / "out" / "net" / "1" / "net.onnx")), "cpu", 1)
+    assert [spec.name for spec in served.signature.outputs] == ["last_hidden_state"]

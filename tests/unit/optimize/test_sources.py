@@ -1,0 +1,210 @@
+"""Every kind of source becomes a model and a graph that answer alike."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from safetensors.numpy import save_file
+from sklearn.linear_model import LogisticRegression, Ridge
+from tests.contract.tabular import dump, lgb, xgb
+from tests.unit.examples.bert import last_layer
+from tests.unit.optimize.digits import digits, mlp
+
+from forebay.core.errors import SetupError
+from forebay.core.tensors import Array
+from forebay.models.source import open_source
+from forebay.optimize.sources.open import open_original
+from forebay.optimize.sources.port import Original
+from forebay.runtimes.port import load_runtime
+
+HIDDEN, HEADS, WORDS = 8, 2, 20
+
+
+def bert_weights(prefix: str = "", layers: int = 2, classes: int = 0) -> dict[str, Array]:
+    random = np.random.default_rng(0)
+
+    def made(*shape: int) -> Array:
+        return (0.3 * random.standard_normal(shape)).astype(np.float32)
+
+    found = {
+        "embeddings.word_embeddings.weight": made(WORDS, HIDDEN),
+        "embeddings.position_embeddings.weight": made(16, HIDDEN),
+        "embeddings.token_type_embeddings.weight": made(2, HIDDEN),
+    }
+    norms, linear = ["embeddings.LayerNorm"], {}
+    for number in range(layers):
+        layer = f"encoder.layer.{number}"
+        norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
+        for part in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
+            linear[f"{layer}.{part}"] = (HIDDEN, HIDDEN)
+        linear |= {f"{layer}.intermediate.dense": (4 * HIDDEN, HIDDEN), f"{layer}.output.dense": (HIDDEN, 4 * HIDDEN)}
+    if classes:
+        linear["pooler.dense"] = (HIDDEN, HIDDEN)
+    for name in norms:
+        found |= {f"{name}.weight": 1 + made(HIDDEN), f"{name}.bias": made(HIDDEN)}
+    for name, (out, into) in linear.items():
+        found |= {f"{name}.weight": made(out, into), f"{name}.bias": made(out)}
+    found = {f"{prefix}{name}": value for name, value in found.items()}
+    if classes:
+        found |= {"classifier.weight": made(classes, HIDDEN), "classifier.bias": made(classes)}
+    return found
+
+
+def folder_of(folder: Path, weights: dict[str, Array], **config: Any) -> Path:
+    folder.mkdir()
+    facts = {"model_type": "bert", "num_attention_heads": HEADS, "num_hidden_layers": 2, "hidden_act": "gelu", **config}
+    (folder / "config.json").write_text(json.dumps(facts))
+    save_file(weights, str(folder / "model.safetensors"))
+    return folder
+
+
+def bert(w: dict[str, Array], ids: list[int], first: int = 0) -> Array:
+    """The last layer of one row without padding, [tokens, hidden]."""
+    return last_layer(w, ids, HEADS, 2, first)
+
+
+def ask(original: Original, ids: Array, mask: Array) -> Array:
+    session = ort.InferenceSession(str(original.graph))
+    return np.asarray(session.run(None, {"input_ids": ids, "attention_mask": mask})[0])
+
+
+ROWS = [[3, 7, 1, 9], [5, 2]]
+IDS = np.array([[3, 7, 1, 9], [5, 2, 0, 0]])
+MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
+
+
+@pytest.mark.parametrize(("kind", "pad", "prefix"), [("bert", 0, ""), ("bert", 0, "bert."), ("roberta", 1, "roberta.")])
+def test_a_hugging_face_folder_answers_as_bert_does(tmp_path: Path, kind: str, pad: int, prefix: str) -> None:
+    folder = folder_of(tmp_path / "net", bert_weights(prefix), model_type=kind, pad_token_id=pad)
+    original = open_original(str(folder), None, tmp_path)
+    assert (original.name, original.kind, original.servable) == ("net", "huggingface", False)
+    found = ask(original, IDS, MASK)
+    for row, ids in enumerate(ROWS):
+        wanted = bert(bert_weights(), ids, 0 if kind == "bert" else 2)
+        np.testing.assert_allclose(found[row, : len(ids)], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "normalised"), [("mean_tokens", True), ("cls_token", False)])
+def test_pooling_is_that_of_sentence_transformers(tmp_path: Path, mode: str, normalised: bool) -> None:
+    folder = folder_of(tmp_path / "net", bert_weights())
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
+    types = ["sentence_transformers.models.Normalize"] if normalised else []
+    (folder / "modules.json").write_text(json.dumps([{"type": one} for one in types]))
+    found = ask(open_original(str(folder), None, tmp_path), IDS, MASK)
+    for row, ids in enumerate(ROWS):
+        tokens = bert(bert_weights(), ids)
+        wanted = tokens.mean(0) if mode == "mean_tokens" else tokens[0]
+        wanted = wanted / np.linalg.norm(wanted) if normalised else wanted
+        np.testing.assert_allclose(found[row], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_classifier_gives_logits(tmp_path: Path) -> None:
+    weights = bert_weights("bert.", classes=3)
+    folder = folder_of(tmp_path / "net", weights)
+    found = ask(open_original(str(folder), None, tmp_path), IDS, MASK)
+    first = bert(bert_weights(), ROWS[0])[0]
+    pooled = np.tanh(first @ weights["bert.pooler.dense.weight"].T + weights["bert.pooler.dense.bias"])
+    wanted = pooled @ weights["classifier.weight"].T + weights["classifier.bias"]
+    np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [({"model_type": "gpt2"}, "gpt2"), ({"hidden_act": "relu"}, "relu"), ({"num_hidden_layers": 5}, "5 layers")],
+)
+def test_a_folder_that_cannot_be_written_exactly_is_refused(tmp_path: Path, config: dict[str, Any], told: str) -> None:
+    folder = folder_of(tmp_path / "net", bert_weights(), **config)
+    with pytest.raises(SetupError, match=told):
+        open_original(str(folder), None, tmp_path)
+
+
+def served(original: Original, x: Array) -> list[Array]:
+    return load_runtime(open_source(original.model), "cpu", 1).run({"input": x}, len(x))
+
+
+@pytest.mark.parametrize("kind", ["xgboost", "lightgbm", "sklearn", "regressor"])
+def test_a_classic_model_and_its_graph_answer_alike(tmp_path: Path, kind: str) -> None:
+    x, y = digits()
+    path = tmp_path / {"xgboost": "m.ubj", "lightgbm": "m.txt"}.get(kind, "m.skops")
+    if kind == "xgboost":
+        xgb(path, x[:300], y[:300], objective="multi:softprob", num_class=10)
+    elif kind == "lightgbm":
+        lgb(path, x[:300], y[:300].astype(np.float64))
+    elif kind == "sklearn":
+        dump(tmp_path / "m.skops", LogisticRegression(max_iter=3000).fit(x[:300], y[:300]))
+    else:
+        dump(tmp_path / "m.skops", Ridge().fit(x[:300], y[:300]))
+    work = tmp_path / "work"
+    work.mkdir()
+    original = open_original(str(path), None, work)
+    assert original.servable
+    assert original.graph is not None
+    wanted = served(original, x[300:400])
+    session = ort.InferenceSession(str(original.graph))
+    found = session.run(None, {"input": x[300:400]})
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert mine.shape == theirs.shape
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_an_onnx_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(mlp(), str(path))
+    original = open_original(str(path), "other", tmp_path)
+    assert (original.name, original.model, original.graph) == ("other", str(path), path)
+
+
+def test_a_torch_module_is_exported_with_axes_that_vary_and_compared(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch comes with an extra")
+    path = tmp_path / "net.py"
+    path.write_text(
+        textwrap.dedent("""\
+            import torch
+
+
+            class Net(torch.nn.Module):
+                def __init__(self):
+                    super().__init__()
+                    self.words = torch.nn.Embedding(20, 8)
+                    self.out = torch.nn.Linear(8, 3)
+
+                def forward(self, tokens):
+                    return self.out(self.words(tokens).mean(dim=1))
+
+
+            def factory():
+                torch.manual_seed(0)
+                return Net().eval(), {"tokens": torch.zeros(2, 5, dtype=torch.int64)}, {"tokens": {1: "length"}}
+
+
+            def wrong():
+                return 7
+            """)
+    )
+    original = open_original(f"{path}:factory", None, tmp_path)
+    assert original.kind == "torch"
+    signature = load_runtime(open_source(original.model), "cpu", 1).signature
+    assert signature.batched
+    assert signature.inputs[0].row_shape == (-1,)
+    session = ort.InferenceSession(str(original.graph))
+    for shape in ((1, 3), (7, 9)):
+        assert session.run(None, {"tokens": np.ones(shape, np.int64)})[0].shape == (shape[0], 3)
+    assert torch is not None
+    for name, told in (("wrong", "it must be a function"), ("gone", "no attribute")):
+        with pytest.raises(SetupError, match=told):
+            open_original(f"{path}:{name}", None, tmp_path)
+
+
+@pytest.mark.parametrize(("text", "told"), [("gone.onnx", "no file or folder"), ("here.md", "cannot be optimised")])
+def test_what_is_no_source_is_told(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "here.md").write_text("")
+    with pytest.raises(SetupError, match=told):
+        open_original(str(tmp_path / text), None, tmp_path)
