@@ -30,6 +30,8 @@ def ask_of(headers: Iterable[tuple[bytes, bytes]], tenant: str) -> CacheAsk:
     directives = {word.strip() for word in control}
     use: Use = next((use for word, use in _USES.items() if word in directives), "use")
     max_age_s = min((_seconds(word) for word in directives if word.startswith("max-age=")), default=None)
+    if use == "only" and "no-cache" in directives:
+        max_age_s = -1.0  # nothing that is kept will do, and nothing may be run (RFC 9111, 5.2.1.4)
     return CacheAsk(tenant, use, max_age_s, read_tags(tags))
 
 

@@ -38,7 +38,7 @@ class Memo:
 class Recall:
     """What is remembered for one endpoint."""
 
-    __slots__ = ("_clock", "_engine", "_forms", "_memory", "any", "usual")
+    __slots__ = ("_clock", "_digest", "_engine", "_forms", "_memory", "any", "usual")
 
     def __init__(self, engine: CachedEngine) -> None:
         self._engine = engine
@@ -49,6 +49,8 @@ class Recall:
         self.usual: dict[bytes, Any] = {}
         """For callers without a key, and bodies without special headers."""
         self._forms: dict[Form, dict[bytes, Any]] = {}
+        self._digest = engine.digest
+        """Of the model's files that the answers come from."""
 
     def ask(self, headers: Iterable[tuple[bytes, bytes]], tenant: str) -> CacheAsk:
         """What a caller wants of the cache. Raises `RequestError`."""
@@ -66,7 +68,7 @@ class Recall:
     def find(self, body: bytes | bytearray, form: Form | None, arrived: float) -> Memo | None:
         """The answer to a body, counted as served; None: it is not known, or is better looked up. `form` None: the
         usual one. `arrived`: monotonic seconds."""
-        if type(body) is not bytes:
+        if type(body) is not bytes or not self._of_these_files():
             return None
         table = self.usual if form is None else self._forms.get(form)
         memo: Memo | None = table.get(body) if table is not None else None
@@ -80,6 +82,8 @@ class Recall:
         """Remember what was just answered from the cache."""
         if type(body) is not bytes or not isinstance(note.kept, Entry) or note.outcome != "exact":
             return
+        if not self._of_these_files():
+            return
         if form is None:
             table = self.usual
         elif form in self._forms or len(self._forms) < _MOST_FORMS:
@@ -89,3 +93,13 @@ class Recall:
         self.any = True
         memo = Memo(note.kept, answer)
         self._memory.remember(note.kept, table, body, memo, len(body) + len(answer) + MEMO_BYTES)
+
+    def _of_these_files(self) -> bool:
+        """Whether it is known which files the model has. Workers may come with others: then what was remembered is
+        forgotten, and looked up under keys of these."""
+        digest = self._engine.inner.digest
+        if digest is not self._digest and digest != self._digest:
+            self.usual.clear()
+            self._forms.clear()
+            self._digest = digest
+        return bool(digest)

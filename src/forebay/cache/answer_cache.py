@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from forebay.cache.key import digest_of, entry_id
 from forebay.cache.memory import MemoryCache
 from forebay.cache.port import Match
 from forebay.cache.shared_tier import SharedTier
@@ -27,11 +26,4 @@ class AnswerCache:
 
     def forget(self, match: Match) -> int:
         """Forget answers that are kept here; returns how many."""
-        wanted, id = match.digest, entry_id(match.digest)
-        return self.memory.drop(
-            lambda entry: (
-                match.fits(entry.place, entry.tenant, entry.tags)
-                # Whoever knows an id has it from here, or from another process with which the entry is shared.
-                and (not wanted or entry.id == id or (entry.shared and digest_of(entry.key) == wanted))
-            )
-        )
+        return self.memory.drop(lambda entry: match.fits(entry.place, entry.tenant, entry.tags), match.digest)

@@ -99,6 +99,12 @@ class KeptRows(msgspec.Struct, eq=False, weakref=False, gc=False):
             self.compute_s,
         )
 
+    def compact(self) -> None:
+        """Let go of the rows of others."""
+        size, data = self.row_bytes, self.data
+        self.data = b"".join([data[start * size : (start + 1) * size] for start in self.starts.values()])
+        self.starts = {key: place for place, key in enumerate(self.starts)}
+
     def nbytes_of(self, key: bytes) -> int:
         """What one of them counts for."""
         return OVERHEAD_BYTES + len(key) + self.row_bytes

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from forebay.cache.entry import OVERHEAD_BYTES, Entry, KeptRows
+from forebay.cache.key import digest_of, digest_of_id
 
 WHOLE_SHARE: Final = 1 / 8
 """Of all bytes, for whole answers to bodies (`MemoryCache.remember`)."""
@@ -68,8 +69,13 @@ class MemoryCache:
         return kept  # type: ignore[return-value]
 
     def named(self, id: str) -> Entry | None:
-        """The entry whose id somebody was told."""
-        return next((kept for kept in self.entries.values() if isinstance(kept, Entry) and kept.id == id), None)
+        """The entry of this id. It looks through all of them."""
+        self.settle()
+        for kept in self.entries.values():
+            if isinstance(kept, Entry) and kept.id == id:
+                return kept
+        digest = digest_of_id(id)
+        return next((self.peek(key) for key in self.entries if digest_of(key) == digest), None)
 
     def put(self, entry: Entry) -> None:
         """Keep an answer, in place of an older one."""
@@ -81,15 +87,17 @@ class MemoryCache:
             self._make_room()
 
     def settle(self) -> None:
-        """Take in the rows that are pending, in place of older answers."""
+        """Take in the rows that are pending. What is here by now came from a computation that began later."""
         rows = self.pending
         if rows is None:
             return
         self.pending, rows.closed = None, True
         entries, starts = self.entries, rows.starts
         if not entries.keys().isdisjoint(starts):
-            for key in starts:
-                self.remove_key(key)
+            starts = rows.starts = {key: start for key, start in starts.items() if key not in entries}
+        if 2 * len(starts) * rows.row_bytes < len(rows.data):
+            rows.compact()
+            starts = rows.starts
         entries.update(dict.fromkeys(starts, rows))
         self._nbytes += len(starts) * (OVERHEAD_BYTES + rows.row_bytes) + sum(map(len, starts))
         if self._nbytes > self.max_bytes:
@@ -141,12 +149,18 @@ class MemoryCache:
         if kept is not None:
             self._gone(key, kept)
 
-    def drop(self, goes: Callable[[Entry], bool]) -> int:
-        """Forget all for which this holds; returns how many. `goes` is asked once for all rows of a batch of which none
-        was asked for: they differ in their keys, which nobody was told."""
+    def drop(self, goes: Callable[[Entry], bool], digest: bytes = b"") -> int:
+        """Forget all for which this holds, or if there is a digest that of it; returns how many. `goes` is asked once
+        for all rows of a batch that have no entry of their own: it must not look at what tells them apart."""
         self.settle()
         self.generation += 1
-        gone: list[bytes] = []
+        if digest:
+            found = [key for key in self.entries if digest_of(key) == digest]
+            gone = [key for key in found if (entry := self.peek(key)) is not None and goes(entry)]
+            for key in gone:
+                self.remove_key(key)
+            return len(gone)
+        gone = []
         last: KeptRows | None = None
         last_goes = False
         for key, kept in self.entries.items():

@@ -1,14 +1,15 @@
 """`RedisSharedCache`: a `SharedCache` in Redis or Valkey, beside the jobs or on a server of its own.
 
 All keys are in one slot of a cluster. What every key holds: `e:D` the answer with digest D, `c:D` the claim on it,
-`w:D` that somebody waits, `order` digests by their last use, `sizes` their bytes, `bytes` the sum, `drops` how often
-answers were dropped.
+`w:D` that somebody waits, `order` digests by their last use, `sizes` their bytes, `bytes` the sum, `drops` a number
+that grows whenever answers are dropped. It begins anywhere: a store that lost it does not come to the same one again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 from collections.abc import Callable, Collection, Sequence
 from importlib.resources import files
 from typing import Any, Final, Literal, get_args
@@ -60,6 +61,7 @@ class RedisSharedCache:
     async def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
         """Keep an answer."""
         fresh_ms = _ms(answer.fresh_s)
+        drops = "" if self._drops < 0 else self._drops
         await self._call(
             "keep",
             digest,
@@ -73,6 +75,7 @@ class RedisSharedCache:
             fresh_ms + round(answer.stale_s * 1e3),
             _ms(WAITED_FOR_S),
             self._max_bytes,
+            drops,
         )
 
     async def settle(self, claims: Sequence[tuple[bytes, str]]) -> Collection[bytes]:
@@ -103,6 +106,7 @@ class RedisSharedCache:
         gone = 0
         for at in range(0, len(digests), _PORTION):
             gone += await self._call("drop", *wanted, *digests[at : at + _PORTION])
+        await self._link.execute("SET", self._base + "drops", secrets.randbits(48), "NX")
         number = await self._link.execute("INCR", self._base + "drops")
         await self._link.execute("PUBLISH", self._base + "news", b"d%d " % number + self._encode(match))
         return gone
@@ -136,7 +140,8 @@ class RedisSharedCache:
 
     async def _ask_drops(self) -> None:
         try:
-            drops = int(await self._link.execute("GET", self._base + "drops") or 0)
+            await self._link.execute("SET", self._base + "drops", secrets.randbits(48), "NX")
+            drops = int(await self._link.execute("GET", self._base + "drops"))
         except DependencyError:
             drops = -2  # it is not known: as if there had been one
         if self._drops not in (-1, drops):

@@ -23,6 +23,8 @@ MOST_WRITES: Final = 256
 """Answers on their way to the store; more are not kept there."""
 MOST_A_CALL: Final = 64
 """Answers that are looked for in one call: a store does nothing else meanwhile."""
+RELEASE_AFTER_S: Final = (0.2, 0.4, 0.8)
+"""Until claims end by themselves."""
 T = TypeVar("T")
 _Asked = tuple[bytes, str, "asyncio.Future[Found | None]"]
 _Computed = tuple[bytes, str, Callable[[], ToKeep]]
@@ -105,10 +107,24 @@ class SharedTier:
 
     async def _ask(self, asked: Sequence[_Asked]) -> None:
         found = await self._bounded("look", lambda: self._store.look([(digest, claim) for digest, claim, _ in asked]))
+        if found is None:
+            self.work(self._release([(digest, claim) for digest, claim, _ in asked if claim]))
         told: Sequence[Found | None] = found if found is not None else [None] * len(asked)
         for (_, _, answered), one in zip(asked, told, strict=True):
             if not answered.done():
                 answered.set_result(one)
+
+    async def _release(self, claims: Sequence[tuple[bytes, str]]) -> None:
+        """A call that failed here may have been done there: nobody is to wait for claims that nobody holds."""
+        for pause_s in RELEASE_AFTER_S if claims else ():
+            await asyncio.sleep(pause_s)
+            done = [await self._bounded("fail", lambda one=one: self._failed(one)) for one in claims]  # type: ignore[misc]
+            if all(done):
+                return
+
+    async def _failed(self, claim: tuple[bytes, str]) -> bool:
+        await self._store.fail(*claim)
+        return True
 
     def settle(self, digest: bytes, claim: str, answer: Callable[[], ToKeep]) -> None:
         """What was claimed is computed, and is kept only if others wait for it; nobody waits for that."""

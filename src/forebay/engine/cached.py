@@ -172,7 +172,7 @@ class CachedEngine(ForwardedEngine):
 
     def _refresh(self, entry: Entry, request: Request, now: float) -> None:
         """Compute an answer anew that is served meanwhile."""
-        entry.refresh_at = now + max(REFRESH_AGAIN_S, entry.compute_s)
+        entry.refresh_at = min(now + max(REFRESH_AGAIN_S, entry.compute_s), entry.stale_until)
         ask = request.cache
         assert ask is not None
         anew = msgspec.structs.replace(
@@ -215,6 +215,8 @@ class CachedEngine(ForwardedEngine):
                 memory.pending = rows
             rows.starts[flight.key] = request.row_start
             return None
+        if ask.use == "use" and ask.max_age_s is None and not flight.claim and memory.peek(flight.key) is not None:
+            return None  # it came meanwhile: from what was to be computed anew, after this began
         shapes, data, size_bytes = self._form.kept(request)
         nbytes = OVERHEAD_BYTES + len(flight.key) + size_bytes
         if nbytes > self._max_bytes:

@@ -7,6 +7,7 @@ deadline. Only a model that takes longer than a few calls to the store asks it a
 from __future__ import annotations
 
 import asyncio
+import math
 
 import msgspec
 
@@ -27,6 +28,8 @@ from forebay.engine.client import EngineClient
 
 LOOK_AGAIN_S = 0.05
 """After the end of another's claim."""
+SPARED_COSTS = 2.0
+"""Whoever waits for another's answer keeps the time of so many computations for his own."""
 _WEIGHT = 0.1
 _encode_error = msgspec.msgpack.Encoder().encode
 _decode_error = msgspec.msgpack.Decoder(ErrorRecord).decode
@@ -122,7 +125,10 @@ class SharedCachedEngine(CachedEngine):
                     return missing()
                 if not isinstance(found, Taken):
                     return None
-                async with asyncio.timeout(found.left_s + LOOK_AGAIN_S):
+                spare_s = self._spare_s(flight)
+                if spare_s <= 0:
+                    return None  # to wait longer would leave no time to compute it here
+                async with asyncio.timeout(min(found.left_s + LOOK_AGAIN_S, spare_s)):
                     told = await news
             except TimeoutError:
                 continue
@@ -131,6 +137,11 @@ class SharedCachedEngine(CachedEngine):
             if told.failed and told.error:
                 return error_of(_decode_error(told.error))
         return None
+
+    def _spare_s(self, flight: Flight) -> float:
+        """How long all who wait can wait for another's answer, and still get one that is computed here."""
+        due = min((one.deadline for one in flight.followers), default=math.inf)
+        return due - self.clock() - SPARED_COSTS * self._cost_s
 
     def _taken_in(self, flight: Flight, found: Stored) -> Entry | None:
         """What another process computed, kept here too. None: it cannot be used."""
@@ -148,6 +159,7 @@ class SharedCachedEngine(CachedEngine):
         entry.created = now - found.age_s
         entry.refresh_at, _ = times(self.rules, now, found.fresh_s, self._cost_s, next(self._throws).early)
         entry.stale_until = now + found.left_s
+        entry.refresh_at = min(entry.refresh_at, entry.stale_until)
         entry.shared = True
         if flight.generation == self.memory.generation:
             self.memory.put(entry)

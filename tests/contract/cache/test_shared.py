@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.contract.cache.conftest import MOST_BYTES, Place
 
+from forebay.cache.memory_shared import MemorySharedCache
 from forebay.cache.port import CLAIM_S, WAITED_FOR_S, Found, Free, Match, News, SharedCache, Stored, Taken, ToKeep
 
 ONE, OTHER = b"\x00" * 31 + b"1", b"\xff" * 31 + b"2"
@@ -237,6 +238,33 @@ async def test_drops_are_told(place: Place) -> None:
     await place.here.drop(Match(tenant="a", model="m", tag="x"))
     await heard(news, lambda: bool(news))
     assert news == [News(match=Match(tenant="a", model="m", tag="x"))]
+
+
+async def test_what_was_computed_before_a_drop_that_is_not_heard_of_yet_is_not_kept(place: Place) -> None:
+    if isinstance(place.here, MemorySharedCache):
+        pytest.skip("in one process everybody has heard of it")
+    news = await listening(place)
+    await place.here.drop(Match())
+    await heard(news, lambda: bool(news))
+    place.there._drops -= 1  # type: ignore[attr-defined]
+    await look(place.there, ONE, "its")
+    await place.there.keep(ONE, "its", answer())
+    assert await look(place.here, ONE) == Free()
+    place.there._drops += 1  # type: ignore[attr-defined]
+    await place.there.keep(ONE, "", answer())
+    assert isinstance(await look(place.here, ONE), Stored)
+
+
+async def test_a_store_that_has_lost_everything_comes_to_no_number_of_drops_again(place: Place) -> None:
+    if isinstance(place.here, MemorySharedCache):
+        pytest.skip("it loses nothing that its process does not lose")
+    numbers: set[int] = set()
+    for _ in range(3):
+        await place.here.drop(Match())
+        link, base = place.here._link, place.here._base  # type: ignore[attr-defined]
+        numbers.add(int(await link.execute("GET", f"{base}drops")))
+        await link.execute("DEL", f"{base}drops")
+    assert len(numbers) == 3
 
 
 async def test_many_at_once_are_one_claim(place: Place) -> None:

@@ -18,6 +18,7 @@ from forebay.core.errors import RequestError
         (b"only-if-cached", CacheAsk(use="only")),
         (b"no-cache, no-store", CacheAsk(use="off")),
         (b"only-if-cached , max-age=60", CacheAsk(use="only", max_age_s=60.0)),
+        (b"no-cache, only-if-cached", CacheAsk(use="only", max_age_s=-1.0)),
         (b'max-age="5"', CacheAsk(max_age_s=5.0)),
         (b"max-age=5, max-age=7", CacheAsk(max_age_s=5.0)),
         (b"max-age=soon", CacheAsk(max_age_s=0.0)),

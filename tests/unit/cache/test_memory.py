@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.unit.cache.made import entry
 
 from forebay.cache.entry import OVERHEAD_BYTES, Entry, KeptRows
+from forebay.cache.key import digest_of, entry_id
 from forebay.cache.memory import WHOLE_SHARE, MemoryCache
 
 ROOM = 4 * (OVERHEAD_BYTES + 1 + 8)
@@ -120,13 +121,37 @@ def test_rows_of_a_batch_go_like_entries() -> None:
     assert set(memory.entries) == {b"d"}
 
 
-def test_rows_take_the_place_of_older_answers() -> None:
+def test_a_row_does_not_take_the_place_of_what_came_while_it_was_computed() -> None:
     memory = MemoryCache(ROOM)
-    memory.put(entry(b"a", size=4))
-    for values in ([1.0, 2.0], [3.0, 4.0]):
-        memory.pending = rows({b"a": 1}, [0.0, 0.0], values)
-        assert numbers(memory.get(b"a", 0.0)) == values
-    assert (len(memory), memory.nbytes) == (1, OVERHEAD_BYTES + 1 + 8)
+    memory.pending = rows({b"a": 0}, [1.0, 2.0])
+    memory.settle()
+    memory.pending = rows({b"a": 0, b"b": 1}, [3.0, 4.0], [5.0, 6.0])
+    assert numbers(memory.get(b"a", 0.0)) == [1, 2]
+    assert numbers(memory.get(b"b", 0.0)) == [5, 6]
+    assert (len(memory), memory.nbytes) == (2, 2 * (OVERHEAD_BYTES + 1 + 8))
+
+
+def test_few_rows_of_a_large_batch_do_not_hold_the_others() -> None:
+    memory = MemoryCache(ROOM)
+    batch = rows({b"a": 7, b"b": 2}, *([float(number), 0.0] for number in range(100)))
+    memory.pending = batch
+    memory.settle()
+    assert len(batch.data) == 2 * 8
+    assert [numbers(memory.get(key, 0.0))[0] for key in (b"a", b"b")] == [7, 2]
+
+
+def test_an_answer_is_found_and_forgotten_by_its_id_in_every_form() -> None:
+    memory = MemoryCache(1 << 20)
+    memory.put(entry(b"a"))
+    memory.pending = rows({b"b": 0, b"c": 1}, [1.0, 2.0], [3.0, 4.0])
+    for key in (b"a", b"b"):
+        found = memory.named(entry_id(digest_of(key)))
+        assert found is not None
+        assert found.key == key
+        assert memory.drop(lambda one: False, digest_of(key)) == 0
+        assert memory.drop(lambda one: True, digest_of(key)) == 1
+        assert memory.named(entry_id(digest_of(key))) is None
+    assert set(memory.entries) == {b"c"}
 
 
 def rows(starts: dict[bytes, int], *values: list[float]) -> KeptRows:

@@ -144,6 +144,32 @@ def test_what_the_door_refuses_is_refused_and_leaves_nothing() -> None:
     assert y(again) == 6.0
 
 
+def test_an_older_computation_does_not_take_the_place_of_a_newer_one() -> None:
+    rig = Rig()
+    rig.ask(3.0)
+    older, rig.inner.held = rig.inner.held, []
+    rig.now += 1.0
+    rig.ask(3.0, CacheAsk(use="refresh"))
+    rig.run()
+    rig.inner.held = older
+    rig.now += 1.0
+    rig.run()
+    again = rig.ask(3.0)
+    assert (rig.told(again), again.cached.age_s) == ("exact", 1.0)
+
+
+def test_what_cannot_be_computed_anew_is_not_served_beyond_its_end() -> None:
+    rig = Rig(ttl_s=4.0)
+    rig.ask(3.0)
+    rig.run(took_s=100.0)
+    rig.cache.memory.settle()
+    entry = rig.cache.memory.get(next(iter(rig.cache.memory.entries)), rig.now)
+    assert entry is not None
+    rig.now = entry.refresh_at
+    assert rig.told(rig.ask(3.0)) == "exact"
+    assert rig.now < entry.refresh_at <= entry.stale_until
+
+
 def test_an_answer_above_the_bound_is_not_kept() -> None:
     rig = Rig()
     rig.cache.max_entry_bytes = 20

@@ -25,7 +25,7 @@ class Store(MemorySharedCache):
     def __init__(self, shared: SharedMemory) -> None:
         super().__init__(shared)
         self.calls: list[str] = []
-        self.fails = self.hangs = False
+        self.fails = self.hangs = self.is_late = False
 
     async def _trouble(self, name: str) -> None:
         self.calls.append(name)
@@ -36,7 +36,10 @@ class Store(MemorySharedCache):
 
     async def look(self, asked: Sequence[tuple[bytes, str]]) -> Sequence[Found]:
         await self._trouble("look")
-        return await super().look(asked)
+        found = await super().look(asked)
+        if self.is_late:  # done there, and given up here
+            await asyncio.sleep(3600)
+        return found
 
     async def settle(self, claims: Sequence[tuple[bytes, str]]) -> Collection[bytes]:
         await self._trouble("settle")
@@ -308,6 +311,28 @@ async def test_a_store_in_trouble_is_a_miss_and_then_left_alone(shared: SharedMe
     here.tier.breaker._until = 0.0
     assert y(await answered(here, 50.0)) == 100.0  # it is tried again, by one request
     assert not here.tier.breaker.open
+
+
+async def test_nobody_waits_for_claims_of_a_call_that_was_given_up(shared: SharedMemory) -> None:
+    here = Process(shared, timeout_s=0.01)
+    here.store.is_late = True
+    assert y(await answered(here, 3.0)) == 6.0
+    here.store.is_late = False
+    assert shared.claims
+    await until(lambda: not shared.claims)
+
+
+async def test_who_waits_for_another_keeps_the_time_to_compute_it_himself(shared: SharedMemory) -> None:
+    here, there = two(shared)
+    there.engine._cost_s = 0.1  # type: ignore[attr-defined]
+    here.ask(3.0)
+    await until(lambda: here.runs)  # and it takes for ever
+    began = time.monotonic()
+    asked = there.ask(3.0, timeout_s=1.0)
+    await until(lambda: there.runs)
+    assert time.monotonic() - began < 1.0
+    there.run()
+    assert y(asked) == 6.0
 
 
 async def test_a_model_that_is_quicker_than_the_store_does_not_ask_it(shared: SharedMemory) -> None:

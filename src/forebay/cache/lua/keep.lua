@@ -1,5 +1,6 @@
 -- KEYS[1] base; digest, claim, admitted (0 or 1), value, model, version, tenant, tags (each between two NUL), fresh ms,
--- ms that it lives, ms that it lives where it is only waited for, most bytes of all.
+-- ms that it lives, ms that it lives where it is only waited for, most bytes of all, the number of drops that is known
+-- (empty: none is). An answer from before a drop that its sender has not heard of is not kept.
 local base, digest = KEYS[1], ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -20,6 +21,12 @@ if redis.call('GET', held) == ARGV[2] then
   redis.call('DEL', held)
 end
 local waited = redis.call('DEL', base .. 'w:' .. digest) == 1
+if ARGV[13] ~= '' and redis.call('GET', base .. 'drops') ~= ARGV[13] then
+  if waited then
+    redis.call('PUBLISH', base .. 'news', 'f' .. digest)
+  end
+  return 0
+end
 if ARGV[3] == '0' and not waited then
   return 0
 end
