@@ -20,6 +20,10 @@ from typing import Any, Protocol
 from forebay.batching.fairness import QUANTUM_S, Claim, Fairness, Member
 from forebay.engine.flight import Flight
 
+LONG_BATCH_S = 0.005
+"""An instance whose batch takes a core for so long gives way: short turns of others cost it little, while its long ones
+would hold up the web process, and what hands over the answers of all models. Cheap models need their turns at once."""
+
 CpuClock = Callable[[int], float]
 """Seconds of processor time that the process of this id has used. Raises `OSError` where there is none."""
 
@@ -35,6 +39,7 @@ class Worker(Protocol):
     def oldest(self) -> Any: ...
     def pause(self, now: float) -> None: ...
     def resume(self, now: float) -> float: ...
+    def give_way(self) -> None: ...
 
 
 class Sharer(Protocol):
@@ -147,6 +152,8 @@ class Cores:
         # What it has written before it was stopped may be read only now.
         turn.paused_s += instance.resume(self._clock())
         turn.claim.member.saw(core_s, busy_s - turn.paused_s)
+        if core_s >= LONG_BATCH_S:
+            instance.give_way()
         turn.paused_s = 0.0
         self._changed = True
         if instance.flights:

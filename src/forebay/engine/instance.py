@@ -30,6 +30,9 @@ _QUIT_S = 5.0
 _WITHHELD = frozenset({SECRET_LINES_VARIABLE, "FOREBAY_JOBS__STORE"})
 """Variables that hold secrets, which a model has no need of."""
 _LAST_WORDS_S = 0.1
+LATER_NICE = 10
+"""Of an instance that gives way. On Linux it gets a ninth of what a program of the usual priority gets of a core that
+both want."""
 
 
 class LoadPlan(msgspec.Struct, frozen=True):
@@ -72,6 +75,7 @@ class Instance(asyncio.Protocol):
         """Whether somebody else killed the process (SIGKILL), known once it is lost."""
         self.paused_at = 0.0
         """When it was paused (seconds on the caller's clock); 0: it is not."""
+        self._gave_way = False
         self._owner = owner
         self._next_id = 0
         self._reader = frames.FrameReader()
@@ -271,6 +275,16 @@ class Instance(asyncio.Protocol):
         paused_s, self.paused_at = now - self.paused_at, 0.0
         self._signal(signal.SIGCONT)
         return paused_s
+
+    def give_way(self) -> None:
+        """Whatever else wants a core goes first from now on: all its threads get a lower priority, for good."""
+        if self._gave_way or self._process is None or self._process.returncode is not None:
+            return
+        self._gave_way = True
+        nice = max(LATER_NICE, os.getpriority(os.PRIO_PROCESS, 0))
+        with contextlib.suppress(OSError):  # a thread, or all of it, has just ended
+            for thread in os.listdir(f"/proc/{self._process.pid}/task"):
+                os.setpriority(os.PRIO_PROCESS, int(thread), nice)
 
     def _signal(self, number: signal.Signals) -> bool:
         """Whether there was a process to send it to. One that was reaped has left its id to others."""

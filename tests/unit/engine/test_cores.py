@@ -38,6 +38,7 @@ class Worker:
     def __init__(self, pid: int, clocks: Clocks) -> None:
         self.pid = pid
         self.paused_at = 0.0
+        self.gave_way = False
         self.flights: dict[int, Any] = {}
         self._clocks = clocks
         clocks.used[pid] = 0.0
@@ -51,6 +52,9 @@ class Worker:
     def resume(self, now: float) -> float:
         paused_s, self.paused_at = (now - self.paused_at if self.paused_at else 0.0), 0.0
         return paused_s
+
+    def give_way(self) -> None:
+        self.gave_way = True
 
     def work(self, seconds: float) -> None:
         """So long on a core."""
@@ -129,6 +133,17 @@ async def test_the_one_that_has_had_more_is_paused_until_the_other_is_done(cores
     light.answer(0, 0.001)
     light.answer(1, 0.001)
     assert heavy.paused == [False, False]
+
+
+@pytest.mark.parametrize(("core_s", "gives_way"), [(0.001, False), (0.02, True)])
+async def test_an_instance_whose_batches_take_long_gives_way(
+    cores: Cores, clocks: Clocks, core_s: float, gives_way: bool
+) -> None:
+    _, light = two(cores, clocks)
+    light.send(0)
+    light.workers[0].work(core_s)
+    light.answer(0, core_s)
+    assert [worker.gave_way for worker in light.workers] == [gives_way, False]
 
 
 async def test_a_pause_does_not_make_a_batch_hang(cores: Cores, clocks: Clocks) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.unit.engine.started import Gate, eventually, tiny
 from forebay.core.request import Outputs
 from forebay.core.tensors import Array
 from forebay.engine import arena, assemble, frames
-from forebay.engine.instance import Instance, LoadPlan
+from forebay.engine.instance import LATER_NICE, Instance, LoadPlan
 from forebay.engine.kept_inputs import kept_of
 from forebay.models.signature import Signature
 from forebay.models.source import ModelSource
@@ -87,6 +88,19 @@ async def test_it_tells_what_the_model_is(tmp_path: Path) -> None:
         # `rows` differs between a row alone and a batch of two.
         assert (header.batchable, "'rows'" in header.reason) == (False, True)
         assert {rows for rows, _, _ in header.costs} == {1}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are found in /proc")
+async def test_one_that_gives_way_does_so_with_all_its_threads(tmp_path: Path) -> None:
+    async with started(tiny(tmp_path)) as (instance, owner):
+        before = os.getpriority(os.PRIO_PROCESS, 0)
+        instance.give_way()
+        instance.give_way()
+        threads = [int(name) for name in os.listdir(f"/proc/{instance.pid}/task")]
+        assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {max(before, LATER_NICE)}
+        assert os.getpriority(os.PRIO_PROCESS, 0) == before
+        send(instance, owner, np.array([1.0]))
+        await eventually(lambda: owner.done)
 
 
 async def test_batches_of_equal_and_of_different_lengths(tmp_path: Path) -> None:
