@@ -9,7 +9,7 @@ from typing import Final
 from forebay.cache.entry import OVERHEAD_BYTES, Entry, KeptRows
 from forebay.cache.key import digest_of, digest_of_id
 
-WHOLE_SHARE: Final = 1 / 8
+WHOLE_SHARE: Final = 1 / 4
 """Of all bytes, for whole answers to bodies (`MemoryCache.remember`)."""
 
 
