@@ -9,6 +9,8 @@ from forebay.core.clock import Clock
 FAILURES: Final = 3
 """In a row, until it is left alone."""
 FIRST_REST_S, LONGEST_REST_S = 0.5, 10.0
+MEASURE_AGAIN_S: Final = 2.0
+"""A round trip that was measured so long ago says nothing of the next one."""
 _WEIGHT: Final = 0.1
 
 
@@ -24,6 +26,8 @@ class Breaker:
         self._trying = False
         self.round_trip_s = 0.0
         """Of calls that went well, smoothed; 0: none has."""
+        self.measured_at = 0.0
+        """When the last of them ended."""
 
     @property
     def open(self) -> bool:
@@ -46,8 +50,10 @@ class Breaker:
         """A call went well. True: it was left alone before."""
         before = self.open
         self._failures, self._trying, self._rest_s = 0, False, FIRST_REST_S
-        known = self.round_trip_s
-        self.round_trip_s = took_s if not known else known + _WEIGHT * (took_s - known)
+        known, now = self.round_trip_s, self._clock()
+        old = now - self.measured_at >= MEASURE_AGAIN_S
+        self.round_trip_s = took_s if not known or old else known + _WEIGHT * (took_s - known)
+        self.measured_at = now
         return before
 
     def failed(self) -> bool:

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from forebay.cache.breaker import Breaker
+from forebay.cache.breaker import MEASURE_AGAIN_S, Breaker
 from forebay.cache.port import RENEW_EVERY_S, Found, Free, Match, News, SharedCache, ToKeep
 from forebay.cache.sightings import Sightings
 from forebay.core.clock import Clock
@@ -75,8 +75,13 @@ class SharedTier:
 
     def pays(self, cost_s: float) -> bool:
         """Whether it is worth a call where an answer takes so long; 0: that is not known."""
-        trip_s = self.breaker.round_trip_s
-        return not self.breaker.rests and (not cost_s or not trip_s or cost_s >= ROUND_TRIPS * trip_s)
+        breaker = self.breaker
+        if breaker.rests:
+            return False
+        trip_s = breaker.round_trip_s
+        if not cost_s or not trip_s or cost_s >= ROUND_TRIPS * trip_s:
+            return True
+        return self._clock() - breaker.measured_at >= MEASURE_AGAIN_S  # it may be quicker by now
 
     def again(self, digest: bytes) -> bool:
         """Note that this was asked for; whether it was before, so that its answer is worth keeping."""

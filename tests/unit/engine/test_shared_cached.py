@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.unit.engine.cached_rig import Rig, y
 
+from forebay.cache.breaker import MEASURE_AGAIN_S
 from forebay.cache.memory_shared import MemorySharedCache, SharedMemory
 from forebay.cache.port import Found, Match, Stats, ToKeep
 from forebay.cache.shared_tier import SharedTier
@@ -338,6 +339,7 @@ async def test_who_waits_for_another_keeps_the_time_to_compute_it_himself(shared
 async def test_a_model_that_is_quicker_than_the_store_does_not_ask_it(shared: SharedMemory) -> None:
     here = Process(shared)
     here.tier.breaker.round_trip_s = 1.0
+    here.tier.breaker.measured_at = time.monotonic()
     here.engine._cost_s = 4.9  # type: ignore[attr-defined]
     here.ask(3.0)
     assert here.runs == 1
@@ -346,6 +348,17 @@ async def test_a_model_that_is_quicker_than_the_store_does_not_ask_it(shared: Sh
     here.ask(4.0)
     assert here.runs == 1
     await until(lambda: here.runs == 2)
+
+
+async def test_a_store_that_was_slow_is_measured_again_after_a_while(shared: SharedMemory) -> None:
+    here = Process(shared)
+    here.tier.breaker.round_trip_s = 1.0
+    here.tier.breaker.measured_at = time.monotonic() - MEASURE_AGAIN_S
+    here.engine._cost_s = 0.5  # type: ignore[attr-defined]
+    here.ask(3.0)
+    await until(lambda: here.runs == 1)
+    assert here.store.calls == ["look"]
+    assert here.tier.breaker.round_trip_s < 0.1
 
 
 async def test_a_drop_reaches_every_process(shared: SharedMemory) -> None:
