@@ -59,15 +59,13 @@ class Entry(msgspec.Struct, eq=False, weakref=False, gc=False):
 
 class KeptRows(msgspec.Struct, eq=False, weakref=False, gc=False):
     """Answers of one batch, a row each, that nobody has asked for again: then one becomes an entry. Most never do, and
-    an entry for each would be half of what keeping it costs.
+    an entry for each would be half of what keeping it costs. They are no tenant's, and have no tags.
 
     Times are those of `Entry`. `data`: of the rows of the batch, one after the other; empty where answers of this batch
     are no such rows.
     """
 
     place: tuple[str, str]
-    tenant: str
-    tags: tuple[str, ...]
     shapes: Shapes
     data: bytes
     row_bytes: int
@@ -87,8 +85,8 @@ class KeptRows(msgspec.Struct, eq=False, weakref=False, gc=False):
         return Entry(
             key,
             self.place,
-            self.tenant,
-            self.tags,
+            "",
+            (),
             1,
             self.shapes,
             self.data[start : start + self.row_bytes],

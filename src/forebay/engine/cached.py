@@ -51,7 +51,7 @@ class CachedEngine(ForwardedEngine):
         self._most_key_bytes = cache.max_entry_bytes - self._form.row_bytes
         self._throws = throws()
         self._last: Outputs | None = None
-        self._rows = KeptRows(self._place, "", (), (), b"", 0, 0.0, 0.0, 0.0, 0.0)
+        self._rows = KeptRows(self._place, (), b"", 0, 0.0, 0.0, 0.0, 0.0)
         """What is kept of `_last`, the batch that came last: its answers are given one after the other."""
         self._on_done: OnDone = self._done
 
@@ -237,7 +237,7 @@ class CachedEngine(ForwardedEngine):
         row_s = self.inner.row_compute_s or took_s / max(1, request.rows)
         shapes, data = self._form.rows(request)
         row_bytes = self._form.row_bytes
-        return KeptRows(self._place, "", (), shapes, data, row_bytes, now, refresh_at, stale_until, row_s)
+        return KeptRows(self._place, shapes, data, row_bytes, now, refresh_at, stale_until, row_s)
 
     async def recall(self, key: bytes, request: Request) -> Entry | None:
         """What is kept under another request's key, to answer this one. It is not counted as served."""

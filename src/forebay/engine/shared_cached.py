@@ -7,6 +7,7 @@ deadline. Only a model that takes longer than a few calls to the store asks it a
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 
 import msgspec
@@ -25,6 +26,9 @@ from forebay.core.request import Request
 from forebay.engine.cached import CachedEngine, missing
 from forebay.engine.call_codec import ErrorRecord, error_of
 from forebay.engine.client import EngineClient
+from forebay.telemetry.logs import fields
+
+log = logging.getLogger("forebay.engine")
 
 LOOK_AGAIN_S = 0.05
 """After the end of another's claim."""
@@ -82,6 +86,9 @@ class SharedCachedEngine(CachedEngine):
             self._forget(flight)
             self._refuse_all(flight, ExecutionError("the server stopped", code="instance_crashed"))
             raise
+        except Exception:
+            log.exception("others could not be asked for an answer", extra=fields(model=self.name))
+            found = None
         if not flight.waited_for:
             self._forget(flight)
             self._give_up_claim(flight)

@@ -156,7 +156,7 @@ def test_an_answer_is_found_and_forgotten_by_its_id_in_every_form() -> None:
 
 def rows(starts: dict[bytes, int], *values: list[float]) -> KeptRows:
     data = np.array(values, np.float32).tobytes()
-    return KeptRows(("m", "1"), "", (), ((1, 2),), data, 8, 1.0, 10.0, 10.0, 0.5, starts)
+    return KeptRows(("m", "1"), ((1, 2),), data, 8, 1.0, 10.0, 10.0, 0.5, starts)
 
 
 def numbers(one: Entry | None) -> list[float]:
