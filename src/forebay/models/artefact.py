@@ -44,11 +44,16 @@ class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
     """Instruction sets of the processor on which it was compared; empty: its answers do not depend on them."""
     versions: Mapping[str, str] = {}
     """Library name to version, of those that made and ran it."""
+    device: str = "cpu"
+    """Kind of device on which it was compared, such as `cuda`."""
+    inference_precision: str = "fp32"
+    """The setting with which it was compared."""
 
 
-def check_artefact(source: ModelSource) -> None:
+def check_artefact(source: ModelSource, device: str = "cpu", inference_precision: str = "fp32") -> None:
     """Raises `SetupError` (`model_load_error`) where a note beside the model does not fit the model, its source (if
-    that is on this machine) or this processor. A model without a note passes.
+    that is on this machine), this processor, or the device and precision that it is loaded with. A model without a note
+    passes.
     """
     path = Path(source.path)
     note = read_note(path.parent)
@@ -64,6 +69,7 @@ def check_artefact(source: ModelSource) -> None:
             f"it was made from {origin}, which has changed since; run forebay optimize on it again, or delete {file} "
             "to serve answers of the former model",
         )
+    _check_settings(source, note, device.partition(":")[0], inference_precision, file)
     here = isa_here()
     if note.isa and note.isa != here:
         differing = _difference(note.isa, here)
@@ -72,6 +78,19 @@ def check_artefact(source: ModelSource) -> None:
             f"its answers were compared with the original's on a processor that differs from this one ({differing}); "
             f"run forebay optimize on this machine, or delete {file} to serve answers that nobody compared here",
         )
+
+
+def _check_settings(source: ModelSource, note: ArtefactNote, device: str, precision: str, file: Path) -> None:
+    for name, compared, asked in (
+        ("devices", note.device, device),
+        ("inference_precision", note.inference_precision, precision),
+    ):
+        if compared != asked:
+            raise _refused(
+                source,
+                f"its answers were compared with {name} {compared}, the settings say {asked}; set {name} as its "
+                f"model.toml was written, or delete {file} to serve answers that nobody compared",
+            )
 
 
 def read_note(folder: Path) -> ArtefactNote | None:

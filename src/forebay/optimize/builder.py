@@ -37,15 +37,18 @@ def build(request: wire.Build, sock: socket.socket) -> wire.Made | wire.Failed:
         judge=Judge(request.goals, rows, request.labels, request.head, request.output),
         progress=lambda text: wire.send(sock, wire.Progress(text)),
     )
+    candidate = open_candidate(request.candidate)
     try:
-        artefact = open_candidate(request.candidate).build(work)
+        artefact = candidate.build(work)
     except NotApplicableError as error:
         return wire.Failed("not_applicable", error.message)
     except ImportError as error:
-        return wire.Failed("missing_library", f"{error}; pip install 'forebay[optimize]'")
+        return wire.Failed("missing_library", f"{error}; pip install 'forebay[{candidate.extra}]'")
     except Exception as error:  # whatever a library stumbles over rejects this candidate only
         return wire.Failed("build_failed", f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}")
-    return wire.Made(artefact.model, artefact.note, list(artefact.layers))
+    return wire.Made(
+        artefact.model, artefact.note, list(artefact.layers), artefact.device, artefact.inference_precision
+    )
 
 
 def main() -> None:

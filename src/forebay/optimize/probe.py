@@ -12,11 +12,14 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
+
 from forebay.core.errors import ForebayError, SetupError
+from forebay.core.settings import ModelSettings
 from forebay.core.tensors import Array
 from forebay.engine.child import die_with_parent
 from forebay.models.signature import Signature
-from forebay.models.source import LoadOptions, open_source
+from forebay.models.source import load_options, open_source
 from forebay.optimize import wire
 from forebay.optimize.samples import Row, batch_of
 from forebay.runtimes.port import Runtime, load_runtime
@@ -78,9 +81,14 @@ def described(signature: Signature) -> tuple[dict[str, tuple[str, list[int]]], d
     )
 
 
-def load(model: str, threads: int) -> Runtime:
-    """A model as an instance on the CPU loads it. Raises `SetupError`."""
-    return load_runtime(open_source(model), "cpu", threads, LoadOptions())
+def load(request: wire.Load) -> Runtime:
+    """A model as an instance with these settings loads it. Raises `SetupError`."""
+    asked = {"devices": [request.device], "inference_precision": request.inference_precision}
+    try:
+        settings = msgspec.convert(asked, ModelSettings)
+    except msgspec.ValidationError as error:
+        raise SetupError(f"a setting of the recipe is none that a model has: {error}") from None
+    return load_runtime(open_source(request.model), settings.devices[0], request.threads, load_options(settings))
 
 
 def main() -> None:
@@ -92,7 +100,7 @@ def main() -> None:
         sys.path[:] = [*sys.path, *(entry for entry in request.path if entry not in sys.path)]
         started = time.perf_counter()
         try:
-            runtime = load(request.model, request.threads)
+            runtime = load(request)
             rows = wire.read_rows(Path(request.rows))
         except SetupError as error:
             wire.send(sock, wire.Failed("crashed", f"it does not load: {error.message}"))

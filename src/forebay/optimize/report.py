@@ -108,6 +108,9 @@ class CandidateReport(msgspec.Struct, kw_only=True):
     note: str = ""
     model: str = ""
     model_sha256: str = ""
+    device: str = "cpu"
+    inference_precision: str = "fp32"
+    """The settings `devices` and `inference_precision` with which it was measured and is served."""
     size_bytes: int = 0
     peak_memory_bytes: int = 0
     load_s: float = 0.0

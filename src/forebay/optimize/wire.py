@@ -35,6 +35,8 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     rows: str
     path: list[str]
     """`sys.path` of the search."""
+    device: str = "cpu"
+    inference_precision: str = "fp32"
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
@@ -104,6 +106,8 @@ class Made(msgspec.Struct, frozen=True, tag=True):
     model: str
     note: str = ""
     layers: list[LayerError] = []
+    device: str = "cpu"
+    inference_precision: str = "fp32"
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -82,6 +82,16 @@ def test_a_note_of_another_file_does_not_matter(tmp_path: Path) -> None:
     check_artefact(open_source(str(artefact)))
 
 
+def test_a_device_or_a_precision_that_nobody_compared_is_told_with_the_mend(tmp_path: Path) -> None:
+    artefact = place(tmp_path, device="cuda")
+    assert "compared with devices cuda, the settings say cpu; set devices as its model.toml was written" in refusal(
+        artefact
+    )
+    check_artefact(open_source(str(artefact)), "cuda:1")
+    with pytest.raises(SetupError, match="compared with inference_precision fp32, the settings say bf16"):
+        check_artefact(open_source(str(artefact)), "cuda:1", "bf16")
+
+
 @pytest.mark.parametrize("changes", [{"format": 99}, {"isa": 5}])
 def test_a_note_that_cannot_be_read_is_no_pass(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert NOTE_FILE in refusal(place(tmp_path, **changes))

@@ -12,6 +12,11 @@ from forebay.optimize.judge import Judge
 from forebay.optimize.report import LayerError
 from forebay.optimize.samples import Row
 
+FILE = "model.onnx"
+"""The model file of artefacts that are served by ONNX Runtime."""
+NETWORKS = ("onnx", "huggingface", "torch")
+"""Kinds of source that are no trees and no classic models."""
+
 
 class NotApplicableError(ForebayError):
     """The recipe has nothing to do in this model."""
@@ -39,11 +44,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Artefact:
-    """What a recipe made. `model`: a MODEL argument relative to the folder, such as `model.onnx`."""
+    """What a recipe made, and the settings with which it is measured and served."""
 
     model: str
+    """A MODEL argument relative to the folder, such as `model.onnx`."""
     note: str = ""
     layers: Sequence[LayerError] = ()
+    device: str = "cpu"
+    inference_precision: str = "fp32"
 
 
 class Candidate(Protocol):
@@ -69,3 +77,13 @@ class Candidate(Protocol):
         candidate is then rejected, with the exception's text as the reason.
         """
         ...
+
+
+class GraphRecipe:
+    """What most recipes have in common: any graph in ONNX in, ONNX for ONNX Runtime out, integer kernels in use."""
+
+    runtime = "onnx"
+    kinds: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ("onnx",)
+    extra = "optimize"
+    isa_bound = True

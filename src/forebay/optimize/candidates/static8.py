@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from forebay.core.tensors import Array
-from forebay.optimize.candidates.port import Artefact, NotApplicableError, Work
+from forebay.optimize.candidates.port import FILE, Artefact, GraphRecipe, NotApplicableError, Work
 from forebay.optimize.candidates.weights8 import with_weights8
 from forebay.optimize.exclusion import exclude, rank
 from forebay.optimize.graphs import COMPUTE, PASSED_THROUGH, compute_nodes, has, prepare, saturates
@@ -19,21 +19,15 @@ from forebay.optimize.report import LayerError
 from forebay.optimize.samples import Row, batch_of
 from forebay.optimize.smoothing import smooth
 
-FILE = "model.onnx"
 CALIBRATED_ROWS = 128
 _RANKING = "static8-ranking.json"
 
 
-class Static8:
+class Static8(GraphRecipe):
     """ONNX Runtime's static quantisation as it comes: every operator that it knows."""
 
     name = "static-int8"
     meaning = "weights and activations in 8 bits by calibrated ranges, every operator"
-    runtime = "onnx"
-    kinds: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ("onnx",)
-    extra = "optimize"
-    isa_bound = True
 
     def build(self, work: Work) -> Artefact:
         """See `Candidate.build`."""
@@ -44,18 +38,13 @@ class Static8:
         return Artefact(FILE, f"{len(quantizer.parts)} layers")
 
 
-class Static8Excluded:
+class Static8Excluded(GraphRecipe):
     """Only layers with weights, and of these only as many as the gate bears: the layers are ranked by what each alone
     does to the output, and left in floating point from the worst one on until the calibration samples hold the gate.
     """
 
     name = "static-int8-excluded"
     meaning = "as static-int8, layers with weights only, without those that hurt"
-    runtime = "onnx"
-    kinds: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ("onnx",)
-    extra = "optimize"
-    isa_bound = True
     fills = False
     """Whether excluded MatMuls get 8-bit weights instead of staying in floating point."""
 
@@ -105,7 +94,7 @@ class Static8Filled(Static8Excluded):
 
     name = "static-int8-filled"
     meaning = "as static-int8-excluded, with weights-int8 where layers are left out"
-    modules: tuple[str, ...] = ("onnx", "onnx_ir")
+    modules = ("onnx", "onnx_ir")
     fills = True
 
 
