@@ -24,7 +24,11 @@ def _search(goal: str, search: Mapping[str, Any]) -> Iterator[str]:
         f"{search['held_out']} held-out samples{right}; {search['seconds']:.0f} s; "
         f"chosen: {search['chosen'] or 'none'}."
     )
-    yield from ("", "| candidate | speed-up | cosine | accuracy | alone or in a batch | verdict | |", "|---|--:|--:|--:|--:|---|---|")
+    yield from (
+        "",
+        "| candidate | speed-up | cosine | accuracy | alone or in a batch | verdict | |",
+        "|---|--:|--:|--:|--:|---|---|",
+    )
     for one in search["candidates"]:
         cells = (
             _number(one["speedup"], ".2f"),

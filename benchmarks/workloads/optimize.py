@@ -1,5 +1,6 @@
-"""`forebay optimize` on MiniLM and on the digits' CNN: the time of each search; then what it chose against the original,
-both served by Forebay with the same settings, in turns.
+"""`forebay optimize` on MiniLM and on the digits' CNN: the time of each search, and what it chose against the original.
+
+Both are served by Forebay with the same settings, in turns.
 
 MiniLM has two goals: embeddings (mean cosine, batch-invariant) and a task (labelled texts, a fixed linear head), the
 latter with and without batch invariance. Texts and labels are those of `examples/minilm/samples.py`; the server gets
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import msgspec
 import numpy as np
 from benchmarks.bench_run import MODELS, OURS, ROOT, Bench, Contender, Json, spread
 from benchmarks.pools import SplitPool, build_example, check_against, protocol_values
@@ -29,7 +31,7 @@ from forebay.bench.bodies import Endpoint, infer_request
 from forebay.bench.connection import Answer
 from forebay.core.tensors import Array
 from forebay.models.artefact import read_note
-from forebay.models.source import open_source
+from forebay.models.source import LoadOptions, open_source
 from forebay.optimize.output import chosen_of
 from forebay.optimize.report import CandidateReport, Report, read_report
 from forebay.optimize.samples import Row, batch_of
@@ -56,6 +58,7 @@ class Served:
 
     argument: str
     file: str
+    precision: str = "fp32"
     tolerance: float = TOLERANCE
 
 
@@ -79,15 +82,13 @@ def _minilm(bench: Bench) -> Json:
     }
     rows = _token_rows((texts / "traffic.txt").read_text("utf-8").splitlines())
     served = {ORIGINAL: Served(source, source), **_chosen(bench, "minilm", searches)}
-    references = {name: _runtime(one.file) for name, one in served.items()}
+    references = {name: _runtime(one) for name, one in served.items()}
 
     def turn(name: str) -> Json:
         contender = _contender(bench, "minilm", name, served[name], rows, "--set", "minilm.pad=true")
         drawn = Drawn(seed=len(name))
         with bench.serve(contender) as (server, pool):
-            result = closed(
-                server, pool, clients=minilm.CLIENTS, warm_s=3.0, seconds=bench.plan.minilm_s, check=drawn
-            )
+            result = closed(server, pool, clients=minilm.CLIENTS, warm_s=3.0, seconds=bench.plan.minilm_s, check=drawn)
         if result.void:
             bench.tell(f"[red]void[/]: {result.void}")
         checked = drawn.compared(references[name], rows, served[name].tolerance)
@@ -108,7 +109,7 @@ def _digits(bench: Bench) -> Json:
     with np.load(folder / "samples.npz") as held:
         rows = noisy(held["x"])
     served = {ORIGINAL: Served(original.model, original.model), **_chosen(bench, "digits", searches)}
-    expected = {name: _answers(_runtime(one.file), rows) for name, one in served.items()}
+    expected = {name: _answers(_runtime(one), rows) for name, one in served.items()}
 
     def turn(name: str) -> Json:
         check = check_against(expected[name], protocol_values, served[name].tolerance)
@@ -121,7 +122,7 @@ def _digits(bench: Bench) -> Json:
         return figures.as_json()
 
     taken = bench.take_turns("optimize, digits", list(served), turn, unit="pictures/s", rounds=bench.plan.rounds)
-    alone = eager.against_export(DIGITS_SOURCE, _runtime(original.model), rows, bench.plan.rounds)
+    alone = eager.against_export(DIGITS_SOURCE, _runtime(served[ORIGINAL]), rows, bench.plan.rounds)
     return {**_result(searches, taken, "pictures/s"), "eager": alone}
 
 
@@ -205,7 +206,12 @@ def _chosen(bench: Bench, model: str, searches: Mapping[str, Json]) -> dict[str,
         assert note is not None
         error = next(one["batch_error"] for one in search["candidates"] if one["name"] == search["chosen"])
         # An answer in company may differ from the one alone by what the search saw there.
-        found[goal] = Served(search["out"], str(version / note.model), max(TOLERANCE, 2 * error))
+        found[goal] = Served(
+            search["out"],
+            str(version / note.model),
+            LoadOptions(inference_precision=note.inference_precision),
+            max(TOLERANCE, 2 * error),
+        )
     return found
 
 
@@ -222,8 +228,9 @@ def _sent(row: Row) -> list[tuple[str, str, Array]]:
     return [(name, types[value.dtype.kind], value[np.newaxis]) for name, value in row.items()]
 
 
-def _runtime(file: str) -> Runtime:
-    return load_runtime(open_source(file), "cpu", 1)
+def _runtime(served: Served) -> Runtime:
+    options = msgspec.convert({"inference_precision": served.precision}, LoadOptions)
+    return load_runtime(open_source(served.file), "cpu", 1, options)
 
 
 def _answers(runtime: Runtime, rows: Sequence[Row]) -> dict[int, Array]:
@@ -246,8 +253,8 @@ def noisy(pictures: Array) -> list[Row]:
 
 
 class Drawn:
-    """A `Check` that keeps answers drawn by chance, to be compared after the turn: a right answer of MiniLM takes as long
-    to compute as the server's own, and on the same cores."""
+    """A `Check` that keeps answers drawn by chance, to be compared after the turn: to find out what is right takes as
+    long as the server took, on the same cores."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)

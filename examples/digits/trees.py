@@ -15,7 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.digits.split import FOLDER, load_split  # noqa: E402
+from examples.digits.split import FOLDER, load_split
 
 ROUNDS = 100
 

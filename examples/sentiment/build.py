@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.sentiment import sentiment  # noqa: E402
+from examples.sentiment import sentiment
 
 DATA = Path(__file__).resolve().parents[2] / ".forebay" / "models" / "minilm"
 EPOCHS, BATCH, RATE, MAX_TOKENS = 4, 64, 2e-3, 64
@@ -57,6 +57,7 @@ def open_tokenizer(data: Path) -> Tokenizer:
 def train(ids: Any, mask: Any, labels: Any, epochs: int = EPOCHS) -> Any:
     """The trained network. Seeded: the same on one machine."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # as in examples/digits/build.py
     network = sentiment.Sentiment().train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.01)
     for _ in range(epochs):

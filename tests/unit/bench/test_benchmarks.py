@@ -265,7 +265,10 @@ def test_the_report_says_what_optimize_found_and_what_it_is_worth_when_served() 
     assert "| static-int8-excluded | 1.70 | 0.99950 |  | 1e-07 | passed | 4 of 36 layers left out |" in text
     assert "| dynamic-int8 | 2.10 | 0.99950 |  | 1e-07 | batch_variant | 4e-2 apart |" in text
     assert "| cosine | static-int8-excluded | 105 (100 to 110) | 2.10x (2.00 to 2.20) | 22 | 1 |" in text
-    told = [(point.number, point.measured, point.least_met, point.aim_met) for point in points({"optimize": {"minilm": found}})]
+    told = [
+        (point.number, point.measured, point.least_met, point.aim_met)
+        for point in points({"optimize": {"minilm": found}})
+    ]
     assert told == [("optimise 1", "2.10x", True, True), ("optimise 7", "8.00 min", True, False)]
 
 
@@ -275,7 +278,10 @@ def test_the_better_of_both_tasks_counts_and_the_cnn_is_a_point_of_its_own() -> 
         "ratios": {"accuracy": spread([2.0]), "accuracy, batch variance allowed": spread([2.5])},
     }
     digits = {"ratios": {"accuracy": spread([2.1, 2.2, 2.3])}}
-    found = {point.number: (point.measured, point.least_met) for point in points({"optimize": {"minilm": minilm, "digits": digits}})}
+    found = {
+        point.number: (point.measured, point.least_met)
+        for point in points({"optimize": {"minilm": minilm, "digits": digits}})
+    }
     assert found == {"optimise 2": ("2.50x", True), "optimise 3": ("2.20x", True), "optimise 7": ("1.00 min", True)}
 
 

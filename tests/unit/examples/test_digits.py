@@ -16,8 +16,8 @@ from forebay.optimize.sources.open import open_original
 from forebay.runtimes.port import load_runtime
 
 pytest.importorskip("torch", reason="torch comes with an extra")
-from examples.digits import build as digits_build  # noqa: E402
-from examples.digits import digits  # noqa: E402
+from examples.digits import build as digits_build
+from examples.digits import digits
 
 
 def test_no_picture_is_in_both_halves_and_each_digit_is_as_frequent_in_both() -> None:
