@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from forebay.models.artefact import ServedWith
 from forebay.optimize.candidates.openvino import read_graph, save
 from forebay.optimize.candidates.port import Artefact, Work
 
@@ -160,7 +161,7 @@ class Rounded(Planted):
     def build(self, work: Work) -> Artefact:
         assert work.graph is not None
         save(read_graph(work.graph), work.folder)
-        return Artefact("model.xml", inference_precision="bf16")
+        return Artefact("model.xml", served_with=ServedWith(inference_precision="bf16", deterministic=True))
 
 
 class OnADevice(Planted):
@@ -169,7 +170,7 @@ class OnADevice(Planted):
     name = "on-a-device"
 
     def build(self, work: Work) -> Artefact:
-        return replace(super().build(work), device="abacus:0")
+        return replace(super().build(work), served_with=ServedWith(device="abacus:0"))
 
 
 class Imprecise(Planted):
@@ -178,7 +179,7 @@ class Imprecise(Planted):
     name = "imprecise"
 
     def build(self, work: Work) -> Artefact:
-        return replace(super().build(work), inference_precision="fp3")
+        return replace(super().build(work), served_with=ServedWith(inference_precision="fp3"))  # type: ignore[arg-type]
 
 
 class NeedsMore(Planted):

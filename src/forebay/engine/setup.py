@@ -23,7 +23,7 @@ from forebay.engine.instance import LoadPlan
 from forebay.engine.kept_inputs import KeptInputs
 from forebay.engine.sizing import Finding
 from forebay.models.signature import Signature
-from forebay.models.source import ModelSource, digest_of, load_options
+from forebay.models.source import LoadOptions, ModelSource, digest_of
 from forebay.telemetry.logs import fields
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _told_digest(digest: str, pads: bool) -> str:
 async def _load_first(engine: Engine) -> tuple[frames.ReadyHeader, costs_file.CostsFile, LatencyModel | None]:
     """Load instance 0. A class that asks for other threads or devices than it was loaded with is loaded once more."""
     plan = engine.plan
-    digest = await asyncio.to_thread(digest_of, plan.source, load_options(plan.settings))
+    digest = await asyncio.to_thread(digest_of, plan.source, _load_options(plan.settings))
     given = plan.found
     await _recall(engine, digest, given)
     while True:
@@ -205,7 +205,17 @@ def _load_plan(plan: Plan, number: int, measure_s: float) -> LoadPlan:
         measure_s,
         plan.shared_memory_bytes,
         settings.load_timeout_s,
-        load_options(settings),
+        _load_options(settings),
+    )
+
+
+def _load_options(settings: ModelSettings) -> LoadOptions:
+    return LoadOptions(
+        settings.max_batch_rows,
+        settings.deterministic,
+        settings.allow_pickle,
+        tuple(settings.trusted_types or ()),
+        settings.inference_precision,
     )
 
 

@@ -11,11 +11,12 @@ import hashlib
 import platform
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from forebay.core.errors import SetupError
-from forebay.models.source import ModelSource, digest_of, open_source
+from forebay.models.source import LoadOptions, ModelSource, digest_of, open_source
 
 NOTE_FILE = "artefact.json"
 FORMAT = 1
@@ -26,6 +27,19 @@ _CPU_FLAGS = (
 )
 """What the libraries choose their kernels by, in the spelling of Linux."""
 _CHUNK_BYTES = 1 << 20
+_NO_OPTIONS = LoadOptions()
+
+
+class ServedWith(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings with which an artefact is measured, and without which it is not served."""
+
+    device: str = "cpu"
+    inference_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    deterministic: bool = False
+
+    def options(self) -> LoadOptions:
+        """What they say about loading it."""
+        return LoadOptions(deterministic=self.deterministic, inference_precision=self.inference_precision)
 
 
 class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,15 +58,12 @@ class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
     """Instruction sets of the processor on which it was compared; empty: its answers do not depend on them."""
     versions: Mapping[str, str] = {}
     """Library name to version, of those that made and ran it."""
-    device: str = "cpu"
-    """Kind of device on which it was compared, such as `cuda`."""
-    inference_precision: str = "fp32"
-    """The setting with which it was compared."""
+    served_with: ServedWith = ServedWith()
 
 
-def check_artefact(source: ModelSource, device: str = "cpu", inference_precision: str = "fp32") -> None:
+def check_artefact(source: ModelSource, device: str = "cpu", options: LoadOptions = _NO_OPTIONS) -> None:
     """Raises `SetupError` (`model_load_error`) where a note beside the model does not fit the model, its source (if
-    that is on this machine), this processor, or the device and precision that it is loaded with. A model without a note
+    that is on this machine), this processor, or the device and options that it is loaded with. A model without a note
     passes.
     """
     path = Path(source.path)
@@ -69,7 +80,7 @@ def check_artefact(source: ModelSource, device: str = "cpu", inference_precision
             f"it was made from {origin}, which has changed since; run forebay optimize on it again, or delete {file} "
             "to serve answers of the former model",
         )
-    _check_settings(source, note, device.partition(":")[0], inference_precision, file)
+    _check_settings(source, note.served_with, device, options, file)
     here = isa_here()
     if note.isa and note.isa != here:
         differing = _difference(note.isa, here)
@@ -80,16 +91,17 @@ def check_artefact(source: ModelSource, device: str = "cpu", inference_precision
         )
 
 
-def _check_settings(source: ModelSource, note: ArtefactNote, device: str, precision: str, file: Path) -> None:
-    for name, compared, asked in (
-        ("devices", note.device, device),
-        ("inference_precision", note.inference_precision, precision),
+def _check_settings(source: ModelSource, compared: ServedWith, device: str, options: LoadOptions, file: Path) -> None:
+    for name, then, now in (
+        ("devices", compared.device.partition(":")[0], device.partition(":")[0]),
+        ("inference_precision", compared.inference_precision, options.inference_precision),
+        ("deterministic", compared.deterministic, compared.deterministic and options.deterministic),
     ):
-        if compared != asked:
+        if then != now:
             raise _refused(
                 source,
-                f"its answers were compared with {name} {compared}, the settings say {asked}; set {name} as its "
-                f"model.toml was written, or delete {file} to serve answers that nobody compared",
+                f"its answers were compared with {name} {str(then).lower()}, the settings say {str(now).lower()}; set "
+                f"{name} as its model.toml was written, or delete {file} to serve answers that nobody compared",
             )
 
 

@@ -17,7 +17,6 @@ from typing import Any, Literal
 import msgspec
 
 from forebay.core.errors import SetupError
-from forebay.core.settings import ModelSettings
 from forebay.models.base import Model
 from forebay.models.kinds import KNOWN, check_content, mend_for, runtime_of, weights_of
 
@@ -70,17 +69,6 @@ class LoadOptions(msgspec.Struct, frozen=True):
     """Types in a .skops file that may be made, besides those that skops itself trusts."""
     inference_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """What OpenVINO (bf16) or TensorRT (fp16) computes in."""
-
-
-def load_options(settings: ModelSettings) -> LoadOptions:
-    """What the settings of a model say about loading it."""
-    return LoadOptions(
-        settings.max_batch_rows,
-        settings.deterministic,
-        settings.allow_pickle,
-        tuple(settings.trusted_types or ()),
-        settings.inference_precision,
-    )
 
 
 def open_source(text: str, name: str | None = None) -> ModelSource:

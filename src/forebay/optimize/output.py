@@ -16,9 +16,10 @@ from forebay.optimize.html import page
 from forebay.optimize.report import CandidateReport, Report
 
 REPORT_FILE, PAGE_FILE = "report.json", "report.html"
-_MEASURED_WITH = re.compile(
+_DEVICES_OR_PRECISION = re.compile(
     r"^[ \t]*(?:devices[ \t]*=[ \t]*(?:\[[^\]]*\])?|inference_precision[ \t]*=)[^\n]*\n?", re.MULTILINE
 )
+_DETERMINISTIC = re.compile(r"^[ \t]*deterministic[ \t]*=[^\n]*\n?", re.MULTILINE)
 """Settings of the source that are the artefact's to say."""
 
 
@@ -77,8 +78,7 @@ def _place(report: Report, model: Path, artefact: Path, *, isa_bound: bool) -> N
         source_sha256=report.source.sha256,
         isa=report.machine.isa if isa_bound else (),
         versions=report.machine.versions,
-        device=chosen.device.partition(":")[0],
-        inference_precision=chosen.inference_precision,
+        served_with=chosen.served_with,
     )
     (version / NOTE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(note)) + b"\n")
     (model / SETTINGS_FILE).write_text(_settings(report, chosen), encoding="utf-8")
@@ -94,8 +94,13 @@ def _settings(report: Report, chosen: CandidateReport) -> str:
     source = Path(report.source.path)
     sidecar = open_source(str(source)).sidecar if source.suffix.lower() == ".onnx" and source.is_file() else None
     own = sidecar.read_text(encoding="utf-8-sig").rstrip() if sidecar is not None else ""
-    if chosen.device != "cpu":
-        lines.append(f'devices = ["{chosen.device}"]')
-    if chosen.inference_precision != "fp32":
-        lines.append(f'inference_precision = "{chosen.inference_precision}"')
-    return "\n".join([*lines, _MEASURED_WITH.sub("", own) or f"threads = {report.machine.threads}"]) + "\n"
+    own = _DEVICES_OR_PRECISION.sub("", own)
+    needed = chosen.served_with
+    if needed.device != "cpu":
+        lines.append(f'devices = ["{needed.device}"]')
+    if needed.inference_precision != "fp32":
+        lines.append(f'inference_precision = "{needed.inference_precision}"')
+    if needed.deterministic:
+        lines.append("deterministic = true")
+        own = _DETERMINISTIC.sub("", own)
+    return "\n".join([*lines, own or f"threads = {report.machine.threads}"]) + "\n"

@@ -12,14 +12,11 @@ import sys
 import time
 from pathlib import Path
 
-import msgspec
-
 from forebay.core.errors import ForebayError, SetupError
-from forebay.core.settings import ModelSettings
 from forebay.core.tensors import Array
 from forebay.engine.child import die_with_parent
 from forebay.models.signature import Signature
-from forebay.models.source import load_options, open_source
+from forebay.models.source import open_source
 from forebay.optimize import wire
 from forebay.optimize.samples import Row, batch_of
 from forebay.runtimes.port import Runtime, load_runtime
@@ -83,12 +80,8 @@ def described(signature: Signature) -> tuple[dict[str, tuple[str, list[int]]], d
 
 def load(request: wire.Load) -> Runtime:
     """A model as an instance with these settings loads it. Raises `SetupError`."""
-    asked = {"devices": [request.device], "inference_precision": request.inference_precision}
-    try:
-        settings = msgspec.convert(asked, ModelSettings)
-    except msgspec.ValidationError as error:
-        raise SetupError(f"a setting of the recipe is none that a model has: {error}") from None
-    return load_runtime(open_source(request.model), settings.devices[0], request.threads, load_options(settings))
+    needed = request.served_with
+    return load_runtime(open_source(request.model), needed.device, request.threads, needed.options())
 
 
 def main() -> None:

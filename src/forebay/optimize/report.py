@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from forebay.models.artefact import ServedWith
+
 FORMAT = 1
 ORIGINAL = "fp32"
 """Name of the original, which is measured like a candidate."""
@@ -108,9 +110,7 @@ class CandidateReport(msgspec.Struct, kw_only=True):
     note: str = ""
     model: str = ""
     model_sha256: str = ""
-    device: str = "cpu"
-    inference_precision: str = "fp32"
-    """The settings `devices` and `inference_precision` with which it was measured and is served."""
+    served_with: ServedWith = ServedWith()
     size_bytes: int = 0
     peak_memory_bytes: int = 0
     load_s: float = 0.0

@@ -51,7 +51,7 @@ def load_runtime(source: ModelSource, device: str, threads: int, options: LoadOp
     """Load a model by its runtime's name. Raises `SetupError` (`model_load_error`) that names file and cause, also for
     an artefact of `forebay optimize` that was not made for what is here.
     """
-    check_artefact(source, device, options.inference_precision)
+    check_artefact(source, device, options)
     if options.inference_precision != "fp32" and source.runtime not in ("openvino", "onnx"):
         raise load_error(
             source,

@@ -14,7 +14,7 @@ from tests.unit.optimize.test_recipes import answers, pictures, work_for
 
 from forebay.core.tensors import Array
 from forebay.models.artefact import isa_here
-from forebay.models.source import LoadOptions, open_source
+from forebay.models.source import open_source
 from forebay.optimize.candidates import openvino
 from forebay.optimize.candidates.openvino import BF16_FLAGS, Openvino, OpenvinoBf16
 from forebay.optimize.candidates.port import Artefact, NotApplicableError
@@ -24,8 +24,8 @@ HAS_BF16 = bool(set(BF16_FLAGS) & set(isa_here()))
 
 
 def served(folder: Path, artefact: Artefact) -> Runtime:
-    options = LoadOptions(inference_precision=artefact.inference_precision)  # type: ignore[arg-type]
-    return load_runtime(open_source(str(folder / artefact.model)), artefact.device, 1, options)
+    needed = artefact.served_with
+    return load_runtime(open_source(str(folder / artefact.model)), needed.device, 1, needed.options())
 
 
 def ask(runtime: Runtime, x: Array) -> Array:
@@ -69,7 +69,7 @@ def test_in_bfloat16_the_setting_goes_with_the_artefact(tmp_path: Path) -> None:
     rows, held = pictures((64,))
     work = work_for(tmp_path, mlp(), rows)
     artefact = OpenvinoBf16().build(work)
-    assert artefact.inference_precision == "bf16"
+    assert artefact.served_with.inference_precision == "bf16"
     wanted, found = answers(tmp_path / "original.onnx", held), ask(served(work.folder, artefact), held)
     assert 1e-4 < float(np.abs(found - wanted).max() / np.abs(wanted).max()) < 0.05
     assert np.mean(wanted.argmax(axis=1) == found.argmax(axis=1)) > 0.97

@@ -113,26 +113,33 @@ def test_batch_variance_passes_only_where_it_is_allowed_and_is_reported_all_the_
 
 
 def test_the_settings_that_a_candidate_was_measured_with_are_those_it_is_served_with(source: Path) -> None:
-    own = 'threads = 2\n  devices = [\n  "cpu",\n]  # here\ninference_precision = "fp32"\npad = true\n'
+    own = 'threads = 2\n  devices = [\n  "cpu",\n]  # here\ninference_precision = "fp32"\ndeterministic = false\n'
     source.with_suffix(".toml").write_text(own)
     report = search(source, planted.Rounded)
     (judged,) = report.candidates
-    assert (judged.reason, judged.device, judged.inference_precision) == (None, "cpu", "bf16"), judged.detail
+    assert (judged.reason, judged.served_with.inference_precision) == (None, "bf16"), judged.detail
     settings = tomllib.loads((source.parent / "out" / "digits" / "model.toml").read_text())
-    assert settings == {"inference_precision": "bf16", "threads": 2, "pad": True}
+    assert settings == {"inference_precision": "bf16", "deterministic": True, "threads": 2}
     served = open_source(str(source.parent / "out" / "digits" / "1" / "model.xml"))
-    assert load_runtime(served, "cpu", 1, LoadOptions(inference_precision="bf16")).signature.batched
+    assert load_runtime(served, "cpu", 1, judged.served_with.options()).signature.batched
+    with pytest.raises(SetupError, match="compared with deterministic true, the settings say false"):
+        load_runtime(served, "cpu", 1, LoadOptions(inference_precision="bf16"))
     with pytest.raises(SetupError, match="compared with inference_precision bf16, the settings say fp32"):
         load_runtime(served, "cpu", 1)
 
 
 @pytest.mark.parametrize(
     ("candidate", "told"),
-    [(planted.OnADevice, "device 'abacus:0' is not usable"), (planted.Imprecise, "Invalid enum value 'fp3'")],
+    [
+        (planted.OnADevice, "crashed", "device 'abacus:0' is not usable"),
+        (planted.Imprecise, "build_failed", "Invalid enum value 'fp3'"),
+    ],
 )
-def test_settings_that_there_are_not_reject_the_candidate(source: Path, candidate: type, told: str) -> None:
+def test_settings_that_there_are_not_reject_the_candidate(
+    source: Path, candidate: type, reason: str, told: str
+) -> None:
     (judged,) = search(source, candidate).candidates
-    assert judged.reason == "crashed"
+    assert judged.reason == reason
     assert told in judged.detail
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import onnxruntime as ort
 
 from forebay.core.errors import SetupError
-from forebay.models.source import LoadOptions, open_source
+from forebay.models.artefact import ServedWith
+from forebay.models.source import open_source
 from forebay.optimize.candidates.port import FILE, NETWORKS, Artefact, GraphRecipe, NotApplicableError, Work
 from forebay.optimize.graphs import prepare
 from forebay.optimize.samples import batch_of, length_of
@@ -40,8 +41,9 @@ class Fp16(GraphRecipe):
         require(CUDA)
         assert work.graph is not None
         onnx.save(to_half(onnx.load(str(work.graph))), str(work.folder / FILE))
-        _opened(work.folder / FILE, CUDA_DEVICE, LoadOptions())
-        return Artefact(FILE, device=CUDA_DEVICE)
+        served_with = ServedWith(device=CUDA_DEVICE)
+        _opened(work.folder / FILE, served_with)
+        return Artefact(FILE, served_with=served_with)
 
 
 class Tensorrt(GraphRecipe):
@@ -65,7 +67,8 @@ class Tensorrt(GraphRecipe):
         onnx.save(prepare(work.graph), str(file))  # TensorRT wants the shapes of what it takes over
         engines = engines_folder(file)
         engines.mkdir()
-        runtime = _opened(file, TENSORRT_DEVICE, LoadOptions(inference_precision="fp16"))
+        served_with = ServedWith(device=TENSORRT_DEVICE, inference_precision="fp16")
+        runtime = _opened(file, served_with)
         work.progress("building engines")
         rows = sorted(work.calibration, key=length_of)
         runtime.run(batch_of(rows[:1]), 1)
@@ -73,7 +76,7 @@ class Tensorrt(GraphRecipe):
         built = len(list(engines.glob("*.engine")))
         if not built:
             raise NotApplicableError("TensorRT takes no part of this graph")
-        return Artefact(FILE, f"{built} engines", device=TENSORRT_DEVICE, inference_precision="fp16")
+        return Artefact(FILE, f"{built} engines", served_with=served_with)
 
 
 def require(provider: str) -> None:
@@ -93,13 +96,16 @@ def to_half(model: Any) -> Any:
     """The graph in float16 between its inputs and its outputs, which stay as they are. Values that float16 lacks become
     its nearest.
     """
+    from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    return convert_float_to_float16(model, keep_io_types=True)
+    half = ONNXModel(convert_float_to_float16(model, keep_io_types=True))
+    half.topological_sort()  # the casts of inputs stand behind what reads them
+    return half.model
 
 
-def _opened(file: Path, device: str, options: LoadOptions) -> Runtime:
+def _opened(file: Path, served_with: ServedWith) -> Runtime:
     try:
-        return load_runtime(open_source(str(file)), device, 1, options)
+        return load_runtime(open_source(str(file)), served_with.device, 1, served_with.options())
     except SetupError as error:
         raise NotApplicableError(error.message) from None

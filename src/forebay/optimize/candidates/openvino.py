@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from forebay.core.tensors import Array
-from forebay.models.artefact import isa_here
+from forebay.models.artefact import ServedWith, isa_here
 from forebay.models.source import LoadOptions
 from forebay.optimize.candidates.port import NETWORKS, Artefact, GraphRecipe, NotApplicableError, Work
 from forebay.optimize.judge import Run
@@ -47,7 +48,7 @@ class OpenvinoBf16(Openvino):
     def build(self, work: Work) -> Artefact:
         """See `Candidate.build`."""
         require_bf16()
-        return Artefact(super().build(work).model, inference_precision="bf16")
+        return replace(super().build(work), served_with=ServedWith(inference_precision="bf16"))
 
 
 def require_bf16() -> None:

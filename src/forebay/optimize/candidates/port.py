@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from forebay.core.errors import ForebayError
+from forebay.models.artefact import ServedWith
 from forebay.optimize.judge import Judge
 from forebay.optimize.report import LayerError
 from forebay.optimize.samples import Row
@@ -50,8 +51,7 @@ class Artefact:
     """A MODEL argument relative to the folder, such as `model.onnx`."""
     note: str = ""
     layers: Sequence[LayerError] = ()
-    device: str = "cpu"
-    inference_precision: str = "fp32"
+    served_with: ServedWith = field(default_factory=ServedWith)
 
 
 class Candidate(Protocol):
