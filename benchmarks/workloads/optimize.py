@@ -15,11 +15,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-import msgspec
 import numpy as np
 from benchmarks.bench_run import MODELS, OURS, ROOT, Bench, Contender, Json, spread
 from benchmarks.pools import SplitPool, build_example, check_against, protocol_values
@@ -30,8 +29,8 @@ from benchmarks.workloads import eager, minilm
 from forebay.bench.bodies import Endpoint, infer_request
 from forebay.bench.connection import Answer
 from forebay.core.tensors import Array
-from forebay.models.artefact import read_note
-from forebay.models.source import LoadOptions, open_source
+from forebay.models.artefact import ServedWith, read_note
+from forebay.models.source import open_source
 from forebay.optimize.output import chosen_of
 from forebay.optimize.report import CandidateReport, Report, read_report
 from forebay.optimize.samples import Row, batch_of
@@ -58,7 +57,7 @@ class Served:
 
     argument: str
     file: str
-    precision: str = "fp32"
+    needed: ServedWith = field(default_factory=ServedWith)
     tolerance: float = TOLERANCE
 
 
@@ -209,7 +208,7 @@ def _chosen(bench: Bench, model: str, searches: Mapping[str, Json]) -> dict[str,
         found[goal] = Served(
             search["out"],
             str(version / note.model),
-            LoadOptions(inference_precision=note.inference_precision),
+            note.served_with,
             max(TOLERANCE, 2 * error),
         )
     return found
@@ -229,8 +228,7 @@ def _sent(row: Row) -> list[tuple[str, str, Array]]:
 
 
 def _runtime(served: Served) -> Runtime:
-    options = msgspec.convert({"inference_precision": served.precision}, LoadOptions)
-    return load_runtime(open_source(served.file), "cpu", 1, options)
+    return load_runtime(open_source(served.file), served.needed.device, 1, served.needed.options())
 
 
 def _answers(runtime: Runtime, rows: Sequence[Row]) -> dict[int, Array]:
