@@ -161,7 +161,7 @@ class Rounded(Planted):
     def build(self, work: Work) -> Artefact:
         assert work.graph is not None
         save(read_graph(work.graph), work.folder)
-        return Artefact("model.xml", served_with=ServedWith(inference_precision="bf16", deterministic=True))
+        return Artefact("model.xml", served_with=ServedWith(inference_precision="bf16"))
 
 
 class OnADevice(Planted):

@@ -35,11 +35,10 @@ class ServedWith(msgspec.Struct, frozen=True, kw_only=True):
 
     device: str = "cpu"
     inference_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    deterministic: bool = False
 
     def options(self) -> LoadOptions:
         """What they say about loading it."""
-        return LoadOptions(deterministic=self.deterministic, inference_precision=self.inference_precision)
+        return LoadOptions(inference_precision=self.inference_precision)
 
 
 class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,13 +94,12 @@ def _check_settings(source: ModelSource, compared: ServedWith, device: str, opti
     for name, then, now in (
         ("devices", compared.device.partition(":")[0], device.partition(":")[0]),
         ("inference_precision", compared.inference_precision, options.inference_precision),
-        ("deterministic", compared.deterministic, compared.deterministic and options.deterministic),
     ):
         if then != now:
             raise _refused(
                 source,
-                f"its answers were compared with {name} {str(then).lower()}, the settings say {str(now).lower()}; set "
-                f"{name} as its model.toml was written, or delete {file} to serve answers that nobody compared",
+                f"its answers were compared with {name} {then}, the settings say {now}; set {name} as "
+                f"its model.toml was written, or delete {file} to serve answers that nobody compared",
             )
 
 

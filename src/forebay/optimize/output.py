@@ -19,7 +19,6 @@ REPORT_FILE, PAGE_FILE = "report.json", "report.html"
 _DEVICES_OR_PRECISION = re.compile(
     r"^[ \t]*(?:devices[ \t]*=[ \t]*(?:\[[^\]]*\])?|inference_precision[ \t]*=)[^\n]*\n?", re.MULTILINE
 )
-_DETERMINISTIC = re.compile(r"^[ \t]*deterministic[ \t]*=[^\n]*\n?", re.MULTILINE)
 """Settings of the source that are the artefact's to say."""
 
 
@@ -100,7 +99,4 @@ def _settings(report: Report, chosen: CandidateReport) -> str:
         lines.append(f'devices = ["{needed.device}"]')
     if needed.inference_precision != "fp32":
         lines.append(f'inference_precision = "{needed.inference_precision}"')
-    if needed.deterministic:
-        lines.append("deterministic = true")
-        own = _DETERMINISTIC.sub("", own)
     return "\n".join([*lines, own or f"threads = {report.machine.threads}"]) + "\n"

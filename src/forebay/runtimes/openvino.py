@@ -3,8 +3,7 @@
 It computes in float32 unless the model's settings say otherwise (`inference_precision = "bf16"`): left to itself,
 OpenVINO would round to bfloat16 on processors that have it, and the answers would not be those that were measured.
 INT64 and UINT64 are computed as 32 bits and FP64 as FP32, whatever is asked: a value beyond 32 bits is refused. Text is
-not served: OpenVINO 2026.4 writes past its memory when an output of text comes and goes. With `deterministic` rows of
-models in 8 bits get the same answer in any batch (`SNIPPETS_MODE`, a property that OpenVINO does not document).
+not served: OpenVINO 2026.4 writes past its memory when an output of text comes and goes.
 
 Source: https://docs.openvino.ai/2025/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html
 """
@@ -97,10 +96,7 @@ class OpenvinoRuntime:
 
 def configuration(threads: int, options: LoadOptions) -> dict[str, Any]:
     """Properties of OpenVINO's CPU device."""
-    # Fused attention adds up in an order that depends on the batch's shape. The last bit of a float is nothing, unless
-    # it decides how the next layer rounds to 8 bits.
-    exact = {"SNIPPETS_MODE": "DISABLE"} if options.deterministic else {}
-    return exact | {
+    return {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": threads,

@@ -4,15 +4,45 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
-from forebay.optimize.candidates.openvino import FILE, Openvino, read_graph, save
-from forebay.optimize.candidates.port import FILE as ONNX_FILE
+from forebay.optimize.candidates.openvino import FILE, Openvino, read_for_rounding, run_of, save
 from forebay.optimize.candidates.port import Artefact, NotApplicableError, Work
 from forebay.optimize.candidates.static8 import CALIBRATED_ROWS, Static8Excluded
 from forebay.optimize.graphs import saturates
 from forebay.optimize.samples import Row, batch_of
+
+GROUPS = (128, 64, 32)
+"""Channels that share a scale, the quickest first."""
+
+
+class OpenvinoWeights8(Openvino):
+    """Weights by channel; activations are rounded as they come, each row by itself, group by group. Groups are as large
+    as the calibration samples bear.
+    """
+
+    name = "openvino-weights-int8"
+    meaning = "OpenVINO, weights in 8 bits, activations by row and group"
+    modules = ("onnx", "openvino", "nncf")
+    extra = "nncf"
+    isa_bound = True
+
+    def build(self, work: Work) -> Artefact:
+        """See `Candidate.build`."""
+        assert work.graph is not None
+        model = compressed(read_for_rounding(work.graph))
+        if not any(node.get_element_type().get_type_name() == "i8" for node in model.get_ops()):
+            raise NotApplicableError("no MatMul has constant weights")
+        work.judge.original(work.graph)
+        for group in GROUPS:
+            work.progress(f"groups of {group}")
+            # OpenVINO reads this when it loads the model.
+            model.set_rt_info(str(group), ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+            if group == GROUPS[-1] or work.judge.holds(run_of(model, work.judge.output)):
+                break
+        save(model, work.folder)
+        return Artefact(FILE, f"groups of {group} channels")
 
 
 class OpenvinoInt8(Openvino):
@@ -27,12 +57,12 @@ class OpenvinoInt8(Openvino):
     def build(self, work: Work) -> Artefact:
         """See `Candidate.build`."""
         assert work.graph is not None
-        model = quantized(read_graph(work.graph), work.calibration[:CALIBRATED_ROWS])
-        quantizers = sum(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
-        if not quantizers:
+        model = quantized(read_for_rounding(work.graph), work.calibration[:CALIBRATED_ROWS])
+        ranges = sum(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
+        if not ranges:
             raise NotApplicableError("NNCF finds nothing in this graph that can be in 8 bits")
         save(model, work.folder)
-        return Artefact(FILE, f"{quantizers} ranges of activations")
+        return Artefact(FILE, f"{ranges} ranges of activations")
 
 
 class OpenvinoInt8Excluded(Static8Excluded):
@@ -46,19 +76,21 @@ class OpenvinoInt8Excluded(Static8Excluded):
 
     def build(self, work: Work) -> Artefact:
         """See `Candidate.build`."""
-        artefact = super().build(work)
-        graph = work.folder / ONNX_FILE
-        save(read_graph(graph), work.folder)
-        graph.unlink()
-        return replace(artefact, model=FILE)
+        file, found = self.found(work)
+        save(read_for_rounding(file), work.folder)
+        return Artefact(FILE, found.note, found.layers)
 
 
-def quantized(model: Any, rows: list[Row]) -> Any:
+def compressed(model: Any) -> Any:
+    """An OpenVINO model with the weights of its products in 8 bits; tables that are looked up stay as they are."""
+    nncf = nncf_library()
+    tables = nncf.IgnoredScope(types=["Gather"], validate=False)
+    return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=tables)
+
+
+def quantized(model: Any, rows: Sequence[Row]) -> Any:
     """An OpenVINO model in 8 bits by calibration rows."""
-    os.environ["NNCF_CI"] = "1"  # else it reports its use to Intel; read when it is imported
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)
+    nncf = nncf_library()
     transformer = not any(node.get_type_name().endswith("Convolution") for node in model.get_ops())
     overflow = nncf.OverflowFix.ENABLE if saturates() else nncf.OverflowFix.DISABLE
     return nncf.quantize(
@@ -68,3 +100,12 @@ def quantized(model: Any, rows: list[Row]) -> Any:
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,
         advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
     )
+
+
+def nncf_library() -> Any:
+    """NNCF, told to keep to itself that it is used."""
+    os.environ["NNCF_CI"] = "1"  # else it reports its use to Intel; it looks when it is imported
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    return nncf
