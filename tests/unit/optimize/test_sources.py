@@ -229,7 +229,10 @@ def factory():
         ("return self.layer(x).view(2, 3)", r"static shape of 2 for dimension inputs\['x'\]\.shape\[0\]"),
         ("return torch.cdist(x, self.layer.weight)", "No ONNX function found for .*cdist"),
         # torch exports the branch that the examples take, and says nothing.
-        ("return self.layer(x) if x.shape[0] > 4 else 2 * self.layer(x)", r"for x \[18, 4\] torch and its export differ"),
+        (
+            "return self.layer(x) if x.shape[0] > 4 else 2 * self.layer(x)",
+            r"for x \[18, 4\] torch and its export differ",
+        ),
         ("return {'x': x, 'y': self.layer(x)}", "ONNX Runtime cannot run the export: .*Duplicate definition"),
     ],
 )

@@ -6,8 +6,8 @@
         return MyNet().eval(), {"x": torch.zeros(2, 16)}
 
 `inputs` maps the names of `forward`'s arguments to example tensors of two or more rows. `axes` names, by input, further
-axes of variable size: `{"tokens": {1: "length"}}`. The first axis of every input is the batch. Where `forward` returns a
-mapping, its keys are the outputs' names.
+axes of variable size: `{"tokens": {1: "length"}}`. The first axis of every input is the batch. Outputs have the
+names of the keys where `forward` returns a mapping.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SHOWN = 300
 
 
 def export_module(path: Path, factory: str, name: str | None, work: Path) -> Original:
-    """The module as `NAME.onnx` in `work`, checked against torch on the example inputs, one row of them, and more of them.
+    """The module as `NAME.onnx` in `work`, checked against torch on the example inputs and on fewer and more of them.
 
     Runs the user's file. Raises `SetupError`.
     """
@@ -142,8 +142,8 @@ def _compare(torch: Any, module: Any, inputs: Mapping[str, Any], axes: Mapping[s
 
 
 def _sizes(torch: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The example inputs, one row, many rows, and twice as long in each further axis: `forward` may choose by a size, and
-    the export has what it chose for the examples.
+    """The example inputs, one row, many rows, and twice as long in each further axis: `forward` may choose by a size,
+    and the export has what it chose for the examples.
     """
     yield inputs
     yield {key: value[:1] for key, value in inputs.items()}
