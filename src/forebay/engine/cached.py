@@ -236,24 +236,19 @@ class CachedEngine(ForwardedEngine):
         """
         assert request.outputs is not None
         flights, starts, on_done = self._flights, rows.starts, self._on_done
+        generation, digest = first.generation, first.digest
         row = kept = 0
         for item in request.outputs.items:
             if item.on_done is on_done:
                 flight: Flight = item.cached
-                key, told = flight.key, flight.on_done
-                if (
-                    flight.by_row
-                    and told is not None
-                    and not flight.followers
-                    and flight.generation == first.generation
-                    and flight.digest is first.digest
-                    and not item.ran_on
-                ):
-                    starts[key] = row
-                    if flights.get(key) is flight:
-                        del flights[key]
-                    item.cached, item.on_done = MISSED, told
-                    kept += 1
+                if flight.by_row and flight.generation == generation and flight.digest is digest and not item.ran_on:
+                    key, told = flight.key, flight.on_done
+                    if told is not None and not flight.followers:
+                        starts[key] = row
+                        if flights.get(key) is flight:
+                            del flights[key]
+                        item.cached, item.on_done = MISSED, told
+                        kept += 1
             row += item.rows
         self.counts.misses += kept
 

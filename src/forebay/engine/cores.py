@@ -24,8 +24,8 @@ LONG_BATCH_S = 0.005
 """An instance whose batch takes a core for so long gives way: short turns of others cost it little, while its long ones
 would hold up the web process, and what hands over the answers of all models. Cheap models need their turns at once."""
 LONG_REQUEST_S = 0.001
-"""Of such a batch, for each of its requests: a long batch of many cheap ones is one that a rush has made long, and it is
-the cheap model's next request that would pay for it, since a priority is given for good."""
+"""Of such a batch, for each of its requests: it is a rush that makes a batch of many cheap ones long, and their model
+would pay for that ever after."""
 
 CpuClock = Callable[[int], float]
 """Seconds of processor time that the process of this id has used. Raises `OSError` where there is none."""
