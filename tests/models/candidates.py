@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from forebay.models.artefact import ServedWith
+from forebay.optimize.candidates.openvino import read_graph, save
 from forebay.optimize.candidates.port import Artefact, Work
 
 
@@ -147,6 +150,36 @@ class CrashesInUse(Planted):
             "    def predict(self, x):\n        os.abort()\n"
         )
         return Artefact("model.py:Dies")
+
+
+class Rounded(Planted):
+    """The original in OpenVINO, with a setting: bfloat16, or float32 where the processor lacks that."""
+
+    name = "rounded"
+    runtime = "openvino"
+
+    def build(self, work: Work) -> Artefact:
+        assert work.graph is not None
+        save(read_graph(work.graph), work.folder)
+        return Artefact("model.xml", served_with=ServedWith(inference_precision="bf16"))
+
+
+class OnADevice(Planted):
+    """For a device that nobody has."""
+
+    name = "on-a-device"
+
+    def build(self, work: Work) -> Artefact:
+        return replace(super().build(work), served_with=ServedWith(device="abacus:0"))
+
+
+class Imprecise(Planted):
+    """With a precision that there is not."""
+
+    name = "imprecise"
+
+    def build(self, work: Work) -> Artefact:
+        return replace(super().build(work), served_with=ServedWith(inference_precision="fp3"))  # type: ignore[arg-type]
 
 
 class NeedsMore(Planted):

@@ -218,7 +218,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: Annotated[ByteCount | None, Meta(description="Memory of one instance; none: measured.")] = None
     devices: Annotated[
         tuple[Annotated[str, Meta(min_length=1)], ...],
-        Meta(min_length=1, description="Devices, e.g. cpu or cuda:0; instances are dealt to them in turn."),
+        Meta(min_length=1, description="Devices: cpu, cuda:0, tensorrt:0; instances are dealt to them in turn."),
     ] = ("cpu",)
     labels: Annotated[
         Path | None, Meta(description="File of class names, one a line, for the classification extension.")
@@ -235,8 +235,8 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Types that a .skops file may make, besides those that skops trusts."),
     ] = None
     inference_precision: Annotated[
-        Literal["fp32", "bf16"],
-        Meta(description="What OpenVINO computes in; bf16: faster on processors that have it, less exact."),
+        Literal["fp32", "bf16", "fp16"],
+        Meta(description="What is computed in; bf16: OpenVINO, fp16: TensorRT; faster where there is hardware for it."),
     ] = "fp32"
 
     @property

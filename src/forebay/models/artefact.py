@@ -11,11 +11,12 @@ import hashlib
 import platform
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from forebay.core.errors import SetupError
-from forebay.models.source import ModelSource, digest_of, open_source
+from forebay.models.source import LoadOptions, ModelSource, digest_of, open_source
 
 NOTE_FILE = "artefact.json"
 FORMAT = 1
@@ -26,6 +27,18 @@ _CPU_FLAGS = (
 )
 """What the libraries choose their kernels by, in the spelling of Linux."""
 _CHUNK_BYTES = 1 << 20
+_NO_OPTIONS = LoadOptions()
+
+
+class ServedWith(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings with which an artefact is measured, and without which it is not served."""
+
+    device: str = "cpu"
+    inference_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    def options(self) -> LoadOptions:
+        """What they say about loading it."""
+        return LoadOptions(inference_precision=self.inference_precision)
 
 
 class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,11 +57,13 @@ class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
     """Instruction sets of the processor on which it was compared; empty: its answers do not depend on them."""
     versions: Mapping[str, str] = {}
     """Library name to version, of those that made and ran it."""
+    served_with: ServedWith = ServedWith()
 
 
-def check_artefact(source: ModelSource) -> None:
+def check_artefact(source: ModelSource, device: str = "cpu", options: LoadOptions = _NO_OPTIONS) -> None:
     """Raises `SetupError` (`model_load_error`) where a note beside the model does not fit the model, its source (if
-    that is on this machine) or this processor. A model without a note passes.
+    that is on this machine), this processor, or the device and options that it is loaded with. A model without a note
+    passes.
     """
     path = Path(source.path)
     note = read_note(path.parent)
@@ -64,6 +79,7 @@ def check_artefact(source: ModelSource) -> None:
             f"it was made from {origin}, which has changed since; run forebay optimize on it again, or delete {file} "
             "to serve answers of the former model",
         )
+    _check_settings(source, note.served_with, device, options, file)
     here = isa_here()
     if note.isa and note.isa != here:
         differing = _difference(note.isa, here)
@@ -72,6 +88,19 @@ def check_artefact(source: ModelSource) -> None:
             f"its answers were compared with the original's on a processor that differs from this one ({differing}); "
             f"run forebay optimize on this machine, or delete {file} to serve answers that nobody compared here",
         )
+
+
+def _check_settings(source: ModelSource, compared: ServedWith, device: str, options: LoadOptions, file: Path) -> None:
+    for name, then, now in (
+        ("devices", compared.device.partition(":")[0], device.partition(":")[0]),
+        ("inference_precision", compared.inference_precision, options.inference_precision),
+    ):
+        if then != now:
+            raise _refused(
+                source,
+                f"its answers were compared with {name} {then}, the settings say {now}; set {name} as "
+                f"its model.toml was written, or delete {file} to serve answers that nobody compared",
+            )
 
 
 def read_note(folder: Path) -> ArtefactNote | None:

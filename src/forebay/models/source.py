@@ -67,8 +67,8 @@ class LoadOptions(msgspec.Struct, frozen=True):
     allow_pickle: bool = False
     trusted_types: tuple[str, ...] = ()
     """Types in a .skops file that may be made, besides those that skops itself trusts."""
-    inference_precision: Literal["fp32", "bf16"] = "fp32"
-    """What OpenVINO computes in."""
+    inference_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """What OpenVINO (bf16) or TensorRT (fp16) computes in."""
 
 
 def open_source(text: str, name: str | None = None) -> ModelSource:

@@ -9,7 +9,10 @@ import sys
 import warnings
 from pathlib import Path
 
+import msgspec
+
 from forebay.engine.child import die_with_parent
+from forebay.models.artefact import ServedWith
 from forebay.optimize import wire
 from forebay.optimize.candidates.port import Candidate, NotApplicableError, Work
 from forebay.optimize.judge import Judge
@@ -37,15 +40,18 @@ def build(request: wire.Build, sock: socket.socket) -> wire.Made | wire.Failed:
         judge=Judge(request.goals, rows, request.labels, request.head, request.output),
         progress=lambda text: wire.send(sock, wire.Progress(text)),
     )
+    candidate = open_candidate(request.candidate)
     try:
-        artefact = open_candidate(request.candidate).build(work)
+        artefact = candidate.build(work)
+        # A recipe of somebody's own may say what there is not.
+        served_with = msgspec.convert(msgspec.to_builtins(artefact.served_with), ServedWith)
     except NotApplicableError as error:
         return wire.Failed("not_applicable", error.message)
     except ImportError as error:
-        return wire.Failed("missing_library", f"{error}; pip install 'forebay[optimize]'")
+        return wire.Failed("missing_library", f"{error}; pip install 'forebay[{candidate.extra}]'")
     except Exception as error:  # whatever a library stumbles over rejects this candidate only
         return wire.Failed("build_failed", f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}")
-    return wire.Made(artefact.model, artefact.note, list(artefact.layers))
+    return wire.Made(artefact.model, artefact.note, list(artefact.layers), served_with)
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from forebay.models.artefact import isa_here
 
 COMPUTE = ("Conv", "Gemm", "MatMul")
@@ -19,6 +21,9 @@ PASSED_THROUGH = (
 _OLDEST_OPSET = 13
 """QuantizeLinear by channel."""
 _TARGET_OPSET = 17
+_CAST_LIKE, _AXES_ARE_INPUTS = 15, 18
+"""First opsets with CastLike, and where the axes of ReduceMax are no attribute."""
+_LAST, _ONE = "softmax_last_axis", "softmax_one"
 
 
 def prepare(graph: Path) -> Any:
@@ -63,6 +68,72 @@ def compute_nodes(model: Any) -> list[Any]:
     """The nodes of `COMPUTE` that have constant weights, in order."""
     constants = {tensor.name for tensor in model.graph.initializer}
     return [node for node in model.graph.node if node.op_type in COMPUTE and node.input[1] in constants]
+
+
+def sum_by_products(model: Any) -> int:
+    """Takes the sum of each Softmax over the last axis by a product with ones; how many there were.
+
+    Libraries add up a row in pieces, whose number depends on its length. A row that is padded for its company then
+    differs in the last bit, which is nothing, unless it decides how the next layer rounds: to 8 bits, or to bfloat16.
+    Products add up in the order of the axis, and zeros behind the end change nothing.
+    """
+    from onnx import numpy_helper
+
+    opset = opset_of(model)
+    if opset < _CAST_LIKE:
+        return 0
+    ranks = _ranks(model)
+    nodes: list[Any] = []
+    count = 0
+    for node in model.graph.node:
+        if node.op_type == "Softmax" and _axis(node) in (-1, ranks.get(node.input[0], 0) - 1):
+            count += 1
+            nodes += _softmax(node, opset)
+        else:
+            nodes.append(node)
+    if count:
+        for name, value in ((_LAST, [-1]), (_ONE, [1])):
+            model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), name))
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+    return count
+
+
+def _softmax(node: Any, opset: int) -> list[Any]:
+    from onnx import helper, numpy_helper
+
+    x, y = node.input[0], node.output[0]
+    one = numpy_helper.from_array(np.ones(1, np.float32))
+    largest = {"inputs": [x, _LAST]} if opset >= _AXES_ARE_INPUTS else {"inputs": [x], "axes": [-1]}
+    return [
+        helper.make_node("ReduceMax", outputs=[f"{y}_most"], keepdims=1, **largest),
+        helper.make_node("Sub", [x, f"{y}_most"], [f"{y}_low"]),
+        helper.make_node("Exp", [f"{y}_low"], [f"{y}_exp"]),
+        helper.make_node("Shape", [x], [f"{y}_shape"]),
+        helper.make_node("Gather", [f"{y}_shape", _LAST], [f"{y}_length"]),
+        helper.make_node("Concat", [f"{y}_length", _ONE], [f"{y}_column"], axis=0),
+        helper.make_node("ConstantOfShape", [f"{y}_column"], [f"{y}_single"], value=one),
+        helper.make_node("CastLike", [f"{y}_single", x], [f"{y}_ones"]),
+        helper.make_node("MatMul", [f"{y}_exp", f"{y}_ones"], [f"{y}_sum"]),
+        helper.make_node("Div", [f"{y}_exp", f"{y}_sum"], [y], name=node.name),
+    ]
+
+
+def _axis(node: Any) -> int:
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "axis"), -1)
+
+
+def _ranks(model: Any) -> dict[str, int]:
+    """Axes of the tensors whose shape can be inferred."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = (*graph.input, *graph.value_info)
+    return {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in values
+        if value.type.tensor_type.HasField("shape")
+    }
 
 
 def has(model: Any, kinds: Sequence[str]) -> bool:

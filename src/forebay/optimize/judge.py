@@ -1,9 +1,9 @@
-"""How near the answers of a graph are to the original's on calibration rows, while a recipe is still being made."""
+"""How near the answers of a model are to the original's on calibration rows, while a recipe is still being made."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -21,39 +21,41 @@ JUDGED_LABELS = 256
 _MARGIN = 0.8
 """Share of the allowed drop that may be used up here: the gate sees other samples."""
 
+Run = Callable[[dict[str, Array]], Array]
+"""A batch, input name to array, to the compared output."""
+Subject = bytes | Path | Run
+"""What is judged: an ONNX graph, serialised or as a file, or what runs another library's model."""
+
 
 class Judge:
-    """Runs ONNX graphs on calibration rows, one by one. The original is told once, by `original`."""
+    """Runs models on calibration rows, one by one. The original is told once, by `original`."""
 
     def __init__(self, goals: Goals, rows: Sequence[Row], labels: Sequence[str], head: str, output: str) -> None:
-        self._goals, self._rows, self._output = goals, rows, output
+        self._goals, self._rows = goals, rows
+        self.output = output
         self._labels, self._head_name = labels, head
         self._head: Head | None = None
         self._wanted: list[Array] = []
         self._agreement = Agreement(samples=0, finite=True)
 
-    def original(self, graph: Any) -> None:
-        """What the answers should be: of a graph as serialised bytes or a path."""
+    def original(self, subject: Subject) -> None:
+        """Whose answers are the right ones."""
         by_label = self._goals.metric == "accuracy" and bool(self._labels)
         count = JUDGED_LABELS if by_label else JUDGED_ROWS
-        self._wanted = self.answers(graph, count)
+        self._wanted = self.answers(subject, count)
         if by_label:
             labels = self._labels[: len(self._wanted)]
             self._head = ArgmaxHead() if self._head_name == "argmax" else RidgeHead(self._wanted, labels)
         self._agreement = self._compare(self._wanted)
 
-    def answers(self, graph: Any, count: int) -> list[Array]:
+    def answers(self, subject: Subject, count: int) -> list[Array]:
         """The compared output of the first rows, each alone, without the batch axis."""
-        import onnxruntime as ort
+        run = subject if callable(subject) else _onnx_run(subject, self.output)
+        return [run(batch_of([row]))[0] for row in self._rows[:count]]
 
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        session = ort.InferenceSession(str(graph) if not isinstance(graph, bytes) else graph, options)
-        return [np.asarray(session.run([self._output], batch_of([row]))[0])[0] for row in self._rows[:count]]
-
-    def error(self, graph: Any) -> float:
+    def error(self, subject: Subject) -> float:
         """Mean distance of the answers from the original's, as a share of their length; infinite for NaN."""
-        found = self.answers(graph, RANKED_ROWS)
+        found = self.answers(subject, RANKED_ROWS)
         shares = [
             float(np.linalg.norm((a - b).reshape(-1)) / (np.linalg.norm(a.reshape(-1)) or 1.0))
             for a, b in zip(self._wanted, found, strict=False)
@@ -61,11 +63,24 @@ class Judge:
         mean = float(np.mean(shares))
         return mean if np.isfinite(mean) else float(np.finfo(np.float32).max)
 
-    def holds(self, graph: Any) -> bool:
+    def holds(self, subject: Subject) -> bool:
         """Whether the gate's metric would hold here, with some margin."""
-        found = self._compare(self.answers(graph, len(self._wanted)))
+        found = self._compare(self.answers(subject, len(self._wanted)))
         drop = drop_of(self._goals, self._agreement, found)
         return found.finite and drop is not None and drop <= _MARGIN * self._goals.max_drop
 
     def _compare(self, found: Sequence[Array]) -> Agreement:
         return compare(self._wanted, found, self._labels[: len(found)], self._head)
+
+
+def _onnx_run(graph: bytes | Path, output: str) -> Run:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(graph if isinstance(graph, bytes) else str(graph), options)
+
+    def run(batch: dict[str, Array]) -> Array:
+        return np.asarray(session.run([output], batch)[0])
+
+    return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from forebay.optimize.html import page
 from forebay.optimize.report import CandidateReport, Report
 
 REPORT_FILE, PAGE_FILE = "report.json", "report.html"
+_DEVICES_OR_PRECISION = re.compile(
+    r"^[ \t]*(?:devices[ \t]*=[ \t]*(?:\[[^\]]*\])?|inference_precision[ \t]*=)[^\n]*\n?", re.MULTILINE
+)
+"""Settings of the source that are the artefact's to say."""
 
 
 def check_target(folder: Path, name: str) -> None:
@@ -72,17 +77,26 @@ def _place(report: Report, model: Path, artefact: Path, *, isa_bound: bool) -> N
         source_sha256=report.source.sha256,
         isa=report.machine.isa if isa_bound else (),
         versions=report.machine.versions,
+        served_with=chosen.served_with,
     )
     (version / NOTE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(note)) + b"\n")
     (model / SETTINGS_FILE).write_text(_settings(report, chosen), encoding="utf-8")
 
 
 def _settings(report: Report, chosen: CandidateReport) -> str:
-    """`model.toml`: what the source's own settings file says, or the threads that were measured with."""
+    """`model.toml`: what the artefact was measured with, and what the source's own settings file says of the rest, or
+    the threads that were measured with.
+    """
     lines = [f"# Made by forebay optimize: {chosen.name} of {report.source.path}"]
     if chosen.speed is not None:
         lines.append(f"# {chosen.speed.speedup:.2f} times the original's speed; see ../{REPORT_FILE}")
     source = Path(report.source.path)
     sidecar = open_source(str(source)).sidecar if source.suffix.lower() == ".onnx" and source.is_file() else None
     own = sidecar.read_text(encoding="utf-8-sig").rstrip() if sidecar is not None else ""
+    own = _DEVICES_OR_PRECISION.sub("", own)
+    needed = chosen.served_with
+    if needed.device != "cpu":
+        lines.append(f'devices = ["{needed.device}"]')
+    if needed.inference_precision != "fp32":
+        lines.append(f'inference_precision = "{needed.inference_precision}"')
     return "\n".join([*lines, own or f"threads = {report.machine.threads}"]) + "\n"

@@ -16,7 +16,7 @@ from forebay.core.errors import ForebayError, SetupError
 from forebay.core.tensors import Array
 from forebay.engine.child import die_with_parent
 from forebay.models.signature import Signature
-from forebay.models.source import LoadOptions, open_source
+from forebay.models.source import open_source
 from forebay.optimize import wire
 from forebay.optimize.samples import Row, batch_of
 from forebay.runtimes.port import Runtime, load_runtime
@@ -78,9 +78,10 @@ def described(signature: Signature) -> tuple[dict[str, tuple[str, list[int]]], d
     )
 
 
-def load(model: str, threads: int) -> Runtime:
-    """A model as an instance on the CPU loads it. Raises `SetupError`."""
-    return load_runtime(open_source(model), "cpu", threads, LoadOptions())
+def load(request: wire.Load) -> Runtime:
+    """A model as an instance with these settings loads it. Raises `SetupError`."""
+    needed = request.served_with
+    return load_runtime(open_source(request.model), needed.device, request.threads, needed.options())
 
 
 def main() -> None:
@@ -92,7 +93,7 @@ def main() -> None:
         sys.path[:] = [*sys.path, *(entry for entry in request.path if entry not in sys.path)]
         started = time.perf_counter()
         try:
-            runtime = load(request.model, request.threads)
+            runtime = load(request)
             rows = wire.read_rows(Path(request.rows))
         except SetupError as error:
             wire.send(sock, wire.Failed("crashed", f"it does not load: {error.message}"))

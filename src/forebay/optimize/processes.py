@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -99,12 +98,12 @@ class Child:
 
 
 class Probe(Child):
-    """A loaded artefact. Batches are lists of indices into the rows of `rows_file`."""
+    """A loaded artefact. Batches are lists of indices into the rows that it was given."""
 
-    def __init__(self, model: str, rows_file: Path, threads: int, timeout_s: float) -> None:
+    def __init__(self, load: wire.Load, timeout_s: float) -> None:
         super().__init__("forebay.optimize.probe")
         try:
-            self.send(wire.Load(model, threads, str(rows_file), sys.path))
+            self.send(load)
             self.loaded: wire.Loaded = self.receive(wire.Loaded, timeout_s)
         except BaseException:
             self.close()

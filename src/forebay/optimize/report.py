@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from forebay.models.artefact import ServedWith
+
 FORMAT = 1
 ORIGINAL = "fp32"
 """Name of the original, which is measured like a candidate."""
@@ -108,6 +110,7 @@ class CandidateReport(msgspec.Struct, kw_only=True):
     note: str = ""
     model: str = ""
     model_sha256: str = ""
+    served_with: ServedWith = ServedWith()
     size_bytes: int = 0
     peak_memory_bytes: int = 0
     load_s: float = 0.0

@@ -31,11 +31,13 @@ from forebay.runtimes.port import load_runtime
 _LIBRARIES = (
     "forebay",
     "onnxruntime",
+    "onnxruntime-gpu",
     "numpy",
     "onnx",
     "onnxscript",
     "torch",
     "openvino",
+    "nncf",
     "xgboost-cpu",
     "lightgbm",
     "scikit-learn",

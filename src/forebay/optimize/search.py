@@ -11,6 +11,7 @@ from typing import Protocol
 
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
+from forebay.models.artefact import ServedWith
 from forebay.models.source import digest_of, open_source
 from forebay.optimize import agreement, gate, heads, invariance, processes, speed, wire
 from forebay.optimize.builder import open_candidate
@@ -135,6 +136,7 @@ class Search:
         made = processes.build(request, _BUILD_TIMEOUT_S, lambda text: self._watcher.says(report.name, text))
         report.build_s = time.monotonic() - started
         report.model, report.note, report.layers = made.model, made.note, made.layers
+        report.served_with = made.served_with
         report.size_bytes = size_of(folder)
         try:
             report.model_sha256 = digest_of(open_source(str(folder / made.model)))
@@ -143,8 +145,8 @@ class Search:
 
     def _measure(self, report: CandidateReport) -> None:
         self._watcher.says(report.name, "loading")
-        model = str(self.folder_of(report) / report.model)
-        with Probe(model, self._rows, self._threads, max(_LOAD_TIMEOUT_S, self._timeout_s)) as probe:
+        load = self._load(str(self.folder_of(report) / report.model), report.served_with)
+        with Probe(load, max(_LOAD_TIMEOUT_S, self._timeout_s)) as probe:
             report.load_s = probe.loaded.seconds
             _same_signature(self._probe.loaded, probe.loaded)
             self._watcher.says(report.name, "comparing answers")
@@ -194,9 +196,12 @@ class Search:
 
     def _open_original(self, original: Original) -> Probe:
         try:
-            return Probe(original.model, self._rows, self._threads, _LOAD_TIMEOUT_S)
+            return Probe(self._load(original.model, ServedWith()), _LOAD_TIMEOUT_S)
         except CandidateError as error:
             raise SetupError(f"{original.path}: {error.detail}", code="model_load_error") from None
+
+    def _load(self, model: str, served_with: ServedWith) -> wire.Load:
+        return wire.Load(model, self._threads, served_with, str(self._rows), sys.path)
 
     def _answers(self, probe: Probe, indices: Sequence[int]) -> list[Array]:
         """The compared output of samples, each run alone."""

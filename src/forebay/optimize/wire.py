@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from forebay.core.tensors import Array, datatype_of, from_buffer, to_buffer
+from forebay.models.artefact import ServedWith
 from forebay.optimize.report import Goals, LayerError, Reason
 from forebay.optimize.samples import Row
 
@@ -32,6 +33,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     model: str
     """MODEL argument of `forebay serve`."""
     threads: int
+    served_with: ServedWith
     rows: str
     path: list[str]
     """`sys.path` of the search."""
@@ -104,6 +106,7 @@ class Made(msgspec.Struct, frozen=True, tag=True):
     model: str
     note: str = ""
     layers: list[LayerError] = []
+    served_with: ServedWith = ServedWith()
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

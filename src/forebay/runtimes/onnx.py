@@ -10,8 +10,9 @@ import onnxruntime as ort
 from forebay.core.errors import ExecutionError, SetupError
 from forebay.core.tensors import Array
 from forebay.models.signature import Signature, TensorSpec
-from forebay.models.source import ModelSource
-from forebay.runtimes.port import is_out_of_memory
+from forebay.models.source import LoadOptions, ModelSource
+from forebay.runtimes.onnx_devices import check_kept, preload, providers_for
+from forebay.runtimes.port import NO_OPTIONS, is_out_of_memory
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -37,20 +38,22 @@ class OnnxRuntime:
     settings: Mapping[str, Any] = {}  # a file brings no class attributes
     note = ""
 
-    def __init__(self, source: ModelSource, device: str, threads: int) -> None:
+    def __init__(self, source: ModelSource, device: str, threads: int, load_options: LoadOptions = NO_OPTIONS) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # A spinning pool burns a core while the instance waits for its next batch.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        providers, provider_options = _providers(source, device)
+        providers = providers_for(source, device, load_options)
+        preload(device)
         try:
-            self._session = ort.InferenceSession(source.path, options, providers, provider_options)
+            self._session = ort.InferenceSession(source.path, options, list(providers.names), list(providers.options))
         except Exception as error:
             raise SetupError(
                 f"model {source.name}: ONNX Runtime cannot load {source.path}: {error}", code="model_load_error"
             ) from error
+        check_kept(source, device, self._session)
         self.signature = signature_of(source, self._session)
         self._names = [spec.name for spec in self.signature.outputs]
         self._texts = [spec.name for spec in self.signature.inputs if spec.datatype == "BYTES"]
@@ -78,20 +81,6 @@ def _as_text(array: Array) -> Array:
         if isinstance(value, bytes):
             flat[index] = value.decode("utf-8", "replace")
     return text
-
-
-def _providers(source: ModelSource, device: str) -> tuple[list[str], list[dict[str, str]]]:
-    if device == "cpu":
-        return ["CPUExecutionProvider"], [{}]
-    kind, _, number = device.partition(":")
-    available = ort.get_available_providers()
-    if kind == "cuda" and "CUDAExecutionProvider" in available:
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"], [{"device_id": number or "0"}, {}]
-    raise SetupError(
-        f"model {source.name}: device {device!r} is not usable; this onnxruntime has {', '.join(available)}"
-        + (" (pip install onnxruntime-gpu)" if kind == "cuda" else "; write cpu or cuda:0"),
-        code="model_load_error",
-    )
 
 
 def signature_of(source: ModelSource, session: Any) -> Signature:

@@ -47,6 +47,12 @@ class OpenvinoRuntime:
     def __init__(self, source: ModelSource, device: str, threads: int, options: LoadOptions = NO_OPTIONS) -> None:
         if device != "cpu":
             raise load_error(source, f"device {device!r} is not usable for OpenVINO models; write cpu")
+        if options.inference_precision not in _PRECISIONS:
+            raise load_error(
+                source,
+                f"inference_precision = {options.inference_precision!r} is for TensorRT; OpenVINO models are computed "
+                f"in {' or '.join(_PRECISIONS)}",
+            )
         try:
             import openvino
         except ImportError as error:
@@ -60,7 +66,7 @@ class OpenvinoRuntime:
             raise load_error(source, f"OpenVINO cannot load {source.path}: {_one_line(error)}") from error
         self.signature = signature_of(source, model)
         try:
-            compiled = core.compile_model(model, "CPU", _configuration(threads, options))
+            compiled = core.compile_model(model, "CPU", configuration(threads, options))
             self._request = compiled.create_infer_request()
         except Exception as error:
             raise load_error(source, f"OpenVINO cannot compile {source.path}: {_one_line(error)}") from error
@@ -88,7 +94,8 @@ class OpenvinoRuntime:
         return ()
 
 
-def _configuration(threads: int, options: LoadOptions) -> dict[str, Any]:
+def configuration(threads: int, options: LoadOptions) -> dict[str, Any]:
+    """Properties of OpenVINO's CPU device."""
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,

@@ -51,17 +51,17 @@ def load_runtime(source: ModelSource, device: str, threads: int, options: LoadOp
     """Load a model by its runtime's name. Raises `SetupError` (`model_load_error`) that names file and cause, also for
     an artefact of `forebay optimize` that was not made for what is here.
     """
-    check_artefact(source)
-    if options.inference_precision != "fp32" and source.runtime != "openvino":
+    check_artefact(source, device, options)
+    if options.inference_precision != "fp32" and source.runtime not in ("openvino", "onnx"):
         raise load_error(
             source,
-            f"inference_precision = {options.inference_precision!r} is for OpenVINO models, this is one of "
-            f"{source.runtime}; leave it away",
+            f"inference_precision = {options.inference_precision!r} is for OpenVINO models and TensorRT, this is a "
+            f"model of {source.runtime}; leave it away",
         )
     if source.runtime == "onnx":
         from forebay.runtimes.onnx import OnnxRuntime
 
-        return OnnxRuntime(source, device, threads)
+        return OnnxRuntime(source, device, threads, options)
     if source.runtime == "python":
         from forebay.runtimes.python import PythonRuntime
 

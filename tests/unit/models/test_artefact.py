@@ -12,7 +12,7 @@ from tests.unit.optimize.digits import mlp
 
 from forebay.core.errors import SetupError
 from forebay.models.artefact import NOTE_FILE, ArtefactNote, check_artefact, isa_here, origin_digest
-from forebay.models.source import digest_of, open_source
+from forebay.models.source import LoadOptions, digest_of, open_source
 from forebay.runtimes.port import load_runtime
 
 
@@ -80,6 +80,16 @@ def test_a_model_file_that_was_replaced_is_told(tmp_path: Path) -> None:
 def test_a_note_of_another_file_does_not_matter(tmp_path: Path) -> None:
     artefact = place(tmp_path, model="other.onnx", model_sha256="0" * 64)
     check_artefact(open_source(str(artefact)))
+
+
+def test_a_device_or_a_precision_that_nobody_compared_is_told_with_the_mend(tmp_path: Path) -> None:
+    artefact = place(tmp_path, served_with={"device": "cuda:0"})
+    assert "compared with devices cuda, the settings say cpu; set devices as its model.toml was written" in refusal(
+        artefact
+    )
+    check_artefact(open_source(str(artefact)), "cuda:1")
+    with pytest.raises(SetupError, match="compared with inference_precision fp32, the settings say bf16"):
+        check_artefact(open_source(str(artefact)), "cuda:1", LoadOptions(inference_precision="bf16"))
 
 
 @pytest.mark.parametrize("changes", [{"format": 99}, {"isa": 5}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.models import candidates as planted
 from tests.unit.optimize.digits import mlp, write_samples
 from tests.unit.optimize.test_sources import IDS, bert_weights, folder_of
 
+from forebay.core.errors import SetupError
 from forebay.models.artefact import isa_here, read_note
 from forebay.models.source import open_source
 from forebay.optimize.goals import Asked, Effort
@@ -108,6 +110,35 @@ def test_batch_variance_passes_only_where_it_is_allowed_and_is_reported_all_the_
     assert judged.invariance is not None
     assert not judged.invariance.holds
     assert judged.invariance.max_error > judged.invariance.tolerance
+
+
+def test_the_settings_that_a_candidate_was_measured_with_are_those_it_is_served_with(source: Path) -> None:
+    own = 'threads = 2\n  devices = [\n  "cpu",\n]  # here\ninference_precision = "fp32"\n'
+    source.with_suffix(".toml").write_text(own)
+    report = search(source, planted.Rounded, min_speedup=0.0)
+    (judged,) = report.candidates
+    assert (judged.reason, judged.served_with.inference_precision) == (None, "bf16"), judged.detail
+    settings = tomllib.loads((source.parent / "out" / "digits" / "model.toml").read_text())
+    assert settings == {"inference_precision": "bf16", "threads": 2}
+    served = open_source(str(source.parent / "out" / "digits" / "1" / "model.xml"))
+    assert load_runtime(served, "cpu", 1, judged.served_with.options()).signature.batched
+    with pytest.raises(SetupError, match="compared with inference_precision bf16, the settings say fp32"):
+        load_runtime(served, "cpu", 1)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reason", "told"),
+    [
+        (planted.OnADevice, "crashed", "device 'abacus:0' is not usable"),
+        (planted.Imprecise, "build_failed", "Invalid enum value 'fp3'"),
+    ],
+)
+def test_settings_that_there_are_not_reject_the_candidate(
+    source: Path, candidate: type, reason: str, told: str
+) -> None:
+    (judged,) = search(source, candidate).candidates
+    assert judged.reason == reason
+    assert told in judged.detail
 
 
 def test_an_slo_that_no_batch_meets_is_missed(source: Path) -> None:

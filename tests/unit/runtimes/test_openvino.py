@@ -142,9 +142,10 @@ def test_it_computes_in_float32_unless_the_settings_say_otherwise(tmp_path: Path
 
 
 def test_a_precision_is_refused_where_it_would_be_ignored(tmp_path: Path) -> None:
-    source = sum_and_difference(tmp_path, "onnx")
-    with pytest.raises(SetupError, match="inference_precision = 'bf16' is for OpenVINO models, this is one of onnx"):
-        load_runtime(source, "cpu", 1, LoadOptions(inference_precision="bf16"))
+    with pytest.raises(SetupError, match=r"'fp16' is for TensorRT; OpenVINO models .* fp32 or bf16"):
+        load_runtime(linear(tmp_path / "m.xml"), "cpu", 1, LoadOptions(inference_precision="fp16"))
+    with pytest.raises(SetupError, match="this is a model of torch; leave it away"):
+        load_runtime(ModelSource("m", "torch", "m.pt2"), "cpu", 1, LoadOptions(inference_precision="bf16"))
 
 
 def test_threads_are_those_asked_for_and_are_not_pinned(tmp_path: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from forebay.optimize.candidates.port import Artefact, NotApplicableError, Work
+from forebay.optimize.candidates.port import FILE, Artefact, GraphRecipe, NotApplicableError, Work
 from forebay.optimize.graphs import compute_nodes, name_nodes, saturates
 
-FILE = "model.onnx"
 
-
-class Dynamic8:
+class Dynamic8(GraphRecipe):
     """Of MatMul only: dynamic convolutions make ONNX Runtime several times slower.
 
     Rows of a batch share one range, so that what a row is answered depends on its company.
@@ -16,11 +14,6 @@ class Dynamic8:
 
     name = "dynamic-int8"
     meaning = "weights in 8 bits by channel, activations by the range of each batch"
-    runtime = "onnx"
-    kinds: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ("onnx",)
-    extra = "optimize"
-    isa_bound = True
 
     def build(self, work: Work) -> Artefact:
         """See `Candidate.build`."""

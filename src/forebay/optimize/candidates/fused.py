@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from forebay.optimize.candidates.port import Artefact, NotApplicableError, Work
-
-FILE = "model.onnx"
+from forebay.optimize.candidates.port import FILE, NETWORKS, Artefact, GraphRecipe, NotApplicableError, Work
 
 
-class Fused:
+class Fused(GraphRecipe):
     """onnxscript's fusions: attention, normalisation with its sum, GELU with its bias."""
 
     name = "fused"
     meaning = "attention, normalisation and GELU as operators of ONNX Runtime"
-    runtime = "onnx"
-    kinds: tuple[str, ...] = ("onnx", "huggingface", "torch")
-    modules: tuple[str, ...] = ("onnx", "onnxscript", "onnx_ir")
-    extra = "optimize"
+    kinds = NETWORKS
+    modules = ("onnx", "onnxscript", "onnx_ir")
     isa_bound = False
 
     def build(self, work: Work) -> Artefact:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import shutil
 
-from forebay.optimize.candidates.port import Artefact, Work
-
-FILE = "model.onnx"
+from forebay.optimize.candidates.port import FILE, Artefact, GraphRecipe, Work
 
 
-class AsOnnx:
+class AsOnnx(GraphRecipe):
     """The graph as it was converted. The runtimes of these models already choose between both forms at load, so that
     it seldom wins; it needs nothing but ONNX Runtime where it is served.
     """
 
     name = "onnx"
     meaning = "the model as an ONNX graph"
-    runtime = "onnx"
-    kinds: tuple[str, ...] = ("xgboost", "lightgbm", "sklearn")
-    modules: tuple[str, ...] = ("onnx",)
+    kinds = ("xgboost", "lightgbm", "sklearn")
     extra = "trees"
     isa_bound = False
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from forebay.core.errors import ForebayError
+from forebay.models.artefact import ServedWith
 from forebay.optimize.judge import Judge
 from forebay.optimize.report import LayerError
 from forebay.optimize.samples import Row
+
+FILE = "model.onnx"
+"""The model file of artefacts that are served by ONNX Runtime."""
+NETWORKS = ("onnx", "huggingface", "torch")
+"""Kinds of source that are no trees and no classic models."""
 
 
 class NotApplicableError(ForebayError):
@@ -39,11 +45,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Artefact:
-    """What a recipe made. `model`: a MODEL argument relative to the folder, such as `model.onnx`."""
+    """What a recipe made, and the settings with which it is measured and served."""
 
     model: str
+    """A MODEL argument relative to the folder, such as `model.onnx`."""
     note: str = ""
     layers: Sequence[LayerError] = ()
+    served_with: ServedWith = field(default_factory=ServedWith)
 
 
 class Candidate(Protocol):
@@ -69,3 +77,13 @@ class Candidate(Protocol):
         candidate is then rejected, with the exception's text as the reason.
         """
         ...
+
+
+class GraphRecipe:
+    """What most recipes have in common: any graph in ONNX in, ONNX for ONNX Runtime out, integer kernels in use."""
+
+    runtime = "onnx"
+    kinds: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ("onnx",)
+    extra = "optimize"
+    isa_bound = True

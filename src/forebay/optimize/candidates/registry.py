@@ -10,5 +10,12 @@ REFERENCES = (
     "forebay.optimize.candidates.static8:Static8",
     "forebay.optimize.candidates.static8:Static8Excluded",
     "forebay.optimize.candidates.static8:Static8Filled",
+    "forebay.optimize.candidates.openvino:Openvino",
+    "forebay.optimize.candidates.openvino:OpenvinoBf16",
+    "forebay.optimize.candidates.openvino8:OpenvinoWeights8",
+    "forebay.optimize.candidates.openvino8:OpenvinoInt8",
+    "forebay.optimize.candidates.openvino8:OpenvinoInt8Excluded",
+    "forebay.optimize.candidates.gpu:Fp16",
+    "forebay.optimize.candidates.gpu:Tensorrt",
 )
 """`module:Class`, each a `Candidate`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 
 from forebay.core.tensors import Array
-from forebay.optimize.candidates.port import Artefact, NotApplicableError, Work
+from forebay.optimize.candidates.port import FILE, Artefact, GraphRecipe, NotApplicableError, Work
 from forebay.optimize.candidates.weights8 import with_weights8
 from forebay.optimize.exclusion import exclude, rank
 from forebay.optimize.graphs import COMPUTE, PASSED_THROUGH, compute_nodes, has, prepare, saturates
@@ -19,21 +20,22 @@ from forebay.optimize.report import LayerError
 from forebay.optimize.samples import Row, batch_of
 from forebay.optimize.smoothing import smooth
 
-FILE = "model.onnx"
 CALIBRATED_ROWS = 128
 _RANKING = "static8-ranking.json"
 
 
-class Static8:
+class Found(msgspec.Struct, frozen=True):
+    """What a search for layers to leave out came to."""
+
+    note: str
+    layers: list[LayerError]
+
+
+class Static8(GraphRecipe):
     """ONNX Runtime's static quantisation as it comes: every operator that it knows."""
 
     name = "static-int8"
     meaning = "weights and activations in 8 bits by calibrated ranges, every operator"
-    runtime = "onnx"
-    kinds: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ("onnx",)
-    extra = "optimize"
-    isa_bound = True
 
     def build(self, work: Work) -> Artefact:
         """See `Candidate.build`."""
@@ -44,23 +46,33 @@ class Static8:
         return Artefact(FILE, f"{len(quantizer.parts)} layers")
 
 
-class Static8Excluded:
+class Static8Excluded(GraphRecipe):
     """Only layers with weights, and of these only as many as the gate bears: the layers are ranked by what each alone
     does to the output, and left in floating point from the worst one on until the calibration samples hold the gate.
     """
 
     name = "static-int8-excluded"
     meaning = "as static-int8, layers with weights only, without those that hurt"
-    runtime = "onnx"
-    kinds: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ("onnx",)
-    extra = "optimize"
-    isa_bound = True
     fills = False
     """Whether excluded MatMuls get 8-bit weights instead of staying in floating point."""
 
     def build(self, work: Work) -> Artefact:
         """See `Candidate.build`."""
+        file, found = self.found(work)
+        shutil.copyfile(file, work.folder / FILE)
+        return Artefact(FILE, found.note, found.layers)
+
+    def found(self, work: Work) -> tuple[Path, Found]:
+        """The graph as an ONNX file, and what the search for it came to; it is done once for all recipes."""
+        stem = "static8-filled" if self.fills else "static8-excluded"
+        file, note = work.shared / f"{stem}.onnx", work.shared / f"{stem}.json"
+        if note.is_file():
+            return file, msgspec.json.decode(note.read_bytes(), type=Found)
+        found = self._searched(work, file)
+        note.write_bytes(msgspec.json.encode(found))
+        return file, found
+
+    def _searched(self, work: Work, file: Path) -> Found:
         import onnx
 
         assert work.graph is not None
@@ -70,19 +82,21 @@ class Static8Excluded:
         ranking = rank(errors)
         work.progress(f"excluding layers, {len(ranking)} ranked")
         found = exclude(ranking, lambda excluded: work.judge.holds(self._made(quantizer, excluded).SerializeToString()))
+        if not found.holds:
+            raise NotApplicableError("no layer can be in 8 bits without missing the goal on the calibration samples")
+        onnx.save(self._made(quantizer, found.excluded), str(file))
+        note = f"{len(found.excluded)} of {len(ranking)} layers left out after {found.tried} tries"
+        if quantizer.loud:
+            note += f", the loudest channels of {len(quantizer.loud)} in floating point"
         layers = [
             LayerError(name=name, kind=quantizer.parts[name], error=errors[name], excluded=name in found.excluded)
             for name in ranking
         ]
-        if not found.holds:
-            raise NotApplicableError("no layer can be in 8 bits without missing the goal on the calibration samples")
-        onnx.save(self._made(quantizer, found.excluded), str(work.folder / FILE))
-        note = f"{len(found.excluded)} of {len(ranking)} layers left out after {found.tried} tries"
-        return Artefact(FILE, note, layers)
+        return Found(note, layers)
 
     def _made(self, quantizer: StaticQuantizer, excluded: Sequence[str]) -> Any:
         model = quantizer.quantized(excluded)
-        return with_weights8(model, []) if self.fills else model
+        return with_weights8(model, sorted(quantizer.loud)) if self.fills else model
 
     def _errors(self, work: Work, quantizer: StaticQuantizer) -> dict[str, float]:
         """Error of each part alone, as `Judge.error` gives it; found once a search."""
@@ -105,12 +119,13 @@ class Static8Filled(Static8Excluded):
 
     name = "static-int8-filled"
     meaning = "as static-int8-excluded, with weights-int8 where layers are left out"
-    modules: tuple[str, ...] = ("onnx", "onnx_ir")
+    modules = ("onnx", "onnx_ir")
     fills = True
 
 
 class StaticQuantizer:
-    """One model and the calibrated ranges of its tensors. `parts`: what can be excluded by itself, and its operator.
+    """One model and the calibrated ranges of its tensors. `parts`: what can be excluded by itself, and its operator;
+    `loud`: MatMuls that are never in 8 bits.
 
     everything: whatever ONNX Runtime knows, MatMuls of two activations too; else what holds weights, and what lies
     between convolutions.
@@ -123,10 +138,12 @@ class StaticQuantizer:
 
         assert work.graph is not None
         self._model = prepare(work.graph)
+        self.loud: frozenset[str] = frozenset()
         if not everything:
             work.progress("smoothing")
-            self._model = smooth(self._model, work.calibration[:CALIBRATED_ROWS])
-        self.parts = {node.name: node.op_type for node in compute_nodes(self._model)}
+            smoothed = smooth(self._model, work.calibration[:CALIBRATED_ROWS])
+            self._model, self.loud = smoothed.model, smoothed.loud
+        self.parts = {node.name: node.op_type for node in compute_nodes(self._model) if node.name not in self.loud}
         if not self.parts:
             raise NotApplicableError("no Conv, Gemm or MatMul has constant weights")
         between = PASSED_THROUGH if has(self._model, ("Conv",)) else ()

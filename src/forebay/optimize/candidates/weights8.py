@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from forebay.optimize.candidates.port import Artefact, NotApplicableError, Work
+from forebay.optimize.candidates.port import FILE, Artefact, GraphRecipe, NotApplicableError, Work
 from forebay.optimize.graphs import compute_nodes, name_nodes
 
-FILE = "model.onnx"
 BLOCK = 32
 """With 128 ONNX Runtime 1.32 takes another kernel for one row than for several, and answers differ by 5e-3."""
 
 
-class Weights8:
+class Weights8(GraphRecipe):
     """MatMulNBits. Rows never share a scale, so that it does not matter who is in the batch."""
 
     name = "weights-int8"
     meaning = "weights in 8 bits by blocks of 32, products in 8 bits (MatMulNBits)"
-    runtime = "onnx"
-    kinds: tuple[str, ...] = ()
-    modules: tuple[str, ...] = ("onnx", "onnx_ir")
-    extra = "optimize"
-    isa_bound = True
+    modules = ("onnx", "onnx_ir")
 
     def build(self, work: Work) -> Artefact:
         """See `Candidate.build`."""
