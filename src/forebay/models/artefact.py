@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from forebay.core.errors import SetupError
-from forebay.models.source import ModelSource, digest_of, open_source
+from forebay.models.repository import Stamp, stamp_of
+from forebay.models.source import LoadOptions, ModelSource, digest_of, model_files, open_source
 
 NOTE_FILE = "artefact.json"
 FORMAT = 1
@@ -26,6 +28,9 @@ _CPU_FLAGS = (
 )
 """What the libraries choose their kernels by, in the spelling of Linux."""
 _CHUNK_BYTES = 1 << 20
+_SETTLED_NS = 100_000_000
+"""Two writes within the tick of a file system's clock leave one time behind: what was written so lately may be written
+again unseen."""
 
 
 class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,16 +51,66 @@ class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
     """Library name to version, of those that made and ran it."""
 
 
-def check_artefact(source: ModelSource) -> None:
+class Known(msgspec.Struct, frozen=True):
+    """A model whose files were read as a whole: their digest, and what tells whether they have been written to since.
+    Whoever loads it from the same files need not read them for their digests again.
+    """
+
+    digest: str
+    """As `digest_of` gives it, with the options that the model is loaded with."""
+    files: tuple[str, ...]
+    """The model's, the note beside it, and the file that the note names as its source; there or not."""
+    folder: str
+    """The source, where that is a folder; else empty."""
+    stamp: Stamp
+    """Empty: they had been written to just before, and may be again within one tick of the file system's clock."""
+
+    def holds(self) -> bool:
+        """Whether nothing was written to since."""
+        return bool(self.stamp) and self.stamp == _stamp(self.files, self.folder)
+
+
+def inspect(source: ModelSource, options: LoadOptions) -> Known:
+    """Read a model's files once. Raises `SetupError` as `check_artefact` does, and `OSError`."""
+    files, folder = _files_of(source)
+    stamp, now_ns = _stamp(files, folder), time.time_ns()
+    plain = _check_files(source)
+    digest = plain if options.inference_precision == "fp32" else digest_of(source, options)
+    latest_ns = max((max(content_ns, entry_ns) for _, _, content_ns, entry_ns, _ in stamp), default=0)
+    settled = latest_ns < now_ns - _SETTLED_NS and stamp == _stamp(files, folder)
+    return Known(digest, files, folder, stamp if settled else ())
+
+
+def check_artefact(source: ModelSource, known: Known | None = None) -> None:
     """Raises `SetupError` (`model_load_error`) where a note beside the model does not fit the model, its source (if
     that is on this machine) or this processor. A model without a note passes.
+
+    known: what was found of these files before; they are read again only where it does not hold any more.
     """
-    path = Path(source.path)
-    note = read_note(path.parent)
-    if note is None or note.model != path.name:
+    note = _note_of(source)
+    if note is None:
         return
+    if known is None or not known.holds():
+        _check_files(source)
+    here = isa_here()
+    if note.isa and note.isa != here:
+        differing = _difference(note.isa, here)
+        raise _refused(
+            source,
+            f"its answers were compared with the original's on a processor that differs from this one ({differing}); "
+            f"run forebay optimize on this machine, or delete {Path(source.path).parent / NOTE_FILE} to serve answers "
+            "that nobody compared here",
+        )
+
+
+def _check_files(source: ModelSource) -> str:
+    """The model's digest. Raises `SetupError` where it, or its source's, is not what the note says."""
+    digest, note = digest_of(source), _note_of(source)
+    if note is None:
+        return digest
+    path = Path(source.path)
     file = path.parent / NOTE_FILE
-    if digest_of(source) != note.model_sha256:
+    if digest != note.model_sha256:
         raise _refused(source, f"{path} is not the file that {file} was written for; run forebay optimize again")
     origin = Path(note.source)
     if origin.exists() and origin_digest(origin) != note.source_sha256:
@@ -64,14 +119,29 @@ def check_artefact(source: ModelSource) -> None:
             f"it was made from {origin}, which has changed since; run forebay optimize on it again, or delete {file} "
             "to serve answers of the former model",
         )
-    here = isa_here()
-    if note.isa and note.isa != here:
-        differing = _difference(note.isa, here)
-        raise _refused(
-            source,
-            f"its answers were compared with the original's on a processor that differs from this one ({differing}); "
-            f"run forebay optimize on this machine, or delete {file} to serve answers that nobody compared here",
-        )
+    return digest
+
+
+def _note_of(source: ModelSource) -> ArtefactNote | None:
+    """The note beside a model, if it is about this file."""
+    path = Path(source.path)
+    note = read_note(path.parent)
+    return note if note is not None and note.model == path.name else None
+
+
+def _files_of(source: ModelSource) -> tuple[tuple[str, ...], str]:
+    """Files and folder of `Known`. Finding the files that belong to an ONNX file takes a look at all of it."""
+    files = [*model_files(source), Path(source.path).parent / NOTE_FILE]
+    note = _note_of(source)
+    origin = Path(note.source) if note is not None else None
+    if origin is not None and not origin.is_dir():
+        is_model = origin.suffix.lower() == ".onnx" and origin.is_file()
+        files += model_files(open_source(str(origin))) if is_model else [origin]
+    return tuple(map(str, files)), str(origin) if origin is not None and origin.is_dir() else ""
+
+
+def _stamp(files: tuple[str, ...], folder: str) -> Stamp:
+    return stamp_of([*map(Path, files), *(_files_below(Path(folder)) if folder else ())])
 
 
 def read_note(folder: Path) -> ArtefactNote | None:
@@ -99,11 +169,15 @@ def origin_digest(origin: Path) -> str:
     if not origin.is_dir():
         return digest_of(open_source(str(origin))) if origin.suffix.lower() == ".onnx" else _file_digest(origin)
     digest = hashlib.sha256()
-    for file in sorted(path for path in origin.rglob("*") if path.is_file()):
-        name = file.relative_to(origin)
-        if not any(part.startswith(".") for part in name.parts):
-            digest.update(f"{name.as_posix()}\0{_file_digest(file)}\n".encode())
+    for file in _files_below(origin):
+        digest.update(f"{file.relative_to(origin).as_posix()}\0{_file_digest(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """All files but hidden ones and those in hidden folders, in a fixed order."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
 def isa_here() -> tuple[str, ...]:

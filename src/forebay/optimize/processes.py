@@ -9,12 +9,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from forebay.core.tensors import Array
+from forebay.engine.instance import environment_of
 from forebay.optimize import wire
 from forebay.optimize.report import Reason
 
@@ -34,7 +37,8 @@ class CandidateError(Exception):
 class Child:
     """A process of the search with a socket to it. What it writes to stderr is kept for the report."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, environ: Mapping[str, str] | None = None) -> None:
+        """environ: None for our own. Raises `CandidateError` where no process can be started."""
         ours, theirs = socket.socketpair()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         command = [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid())]
@@ -45,7 +49,12 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
+                env=environ,
             )
+        except OSError as error:
+            ours.close()
+            self._stderr.close()
+            raise CandidateError("crashed", f"no process could be started: {error}") from None
         finally:
             theirs.close()
         self._sock = ours
@@ -64,6 +73,8 @@ class Child:
             raise CandidateError("timed_out", f"no answer within {timeout_s:.0f} s") from None
         except wire.ChannelClosedError:
             raise CandidateError("crashed", self._how_it_ended()) from None
+        except msgspec.MsgspecError as error:
+            raise CandidateError("crashed", f"what its process says cannot be understood: {error}") from None
         if isinstance(message, wire.Failed):
             raise CandidateError(message.reason, message.detail)
         return message
@@ -102,7 +113,7 @@ class Probe(Child):
     """A loaded artefact. Batches are lists of indices into the rows of `rows_file`."""
 
     def __init__(self, model: str, rows_file: Path, threads: int, timeout_s: float) -> None:
-        super().__init__("forebay.optimize.probe")
+        super().__init__("forebay.optimize.probe", environment_of(threads))
         try:
             self.send(wire.Load(model, threads, str(rows_file), sys.path))
             self.loaded: wire.Loaded = self.receive(wire.Loaded, timeout_s)
