@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -218,3 +221,15 @@ return np.stack([table.get(row.tobytes(), np.zeros(10, np.float32)) for row in x
         (answers,) = ort.InferenceSession(str(work.graph)).run(["logits"], {"x": x})
         np.savez(work.folder / "table.npz", x=x, answers=answers)
         return super().build(work)
+
+
+class NeverEnds(Planted):
+    """Builds for ever, with the help of another process."""
+
+    name = "never-ends"
+
+    def build(self, work: Work) -> Artefact:
+        helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        work.progress(f"with {helper.pid}")
+        time.sleep(600)
+        raise AssertionError("it was to be stopped")

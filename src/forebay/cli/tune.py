@@ -116,8 +116,12 @@ def tune(
     wanted, most_s = parse_slo(slo), parse_time(max_time)
     numbers = parse_counts("--instances", instances), parse_counts("--threads", threads)
     caps = parse_counts("--batch-caps", batch_caps)
+    # What cannot be written is told before the work, not after.
+    for flag, file in (("--plot", plot), ("--json", json_file), ("--out", out)):
+        if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
+            raise SetupError(f"{flag} {file}: there is no folder {file.resolve().parent}, or it is a folder itself")
     if plot is not None:
-        report.figure_class()  # say that it is missing before the work, not after
+        report.check_plot(plot)
     flags = {} if data_dir is None else {"data_dir": str(data_dir)}
     loaded = load_settings(config_file=config_file, environ=os.environ, flags=flags, sets=sets or ())
     forms = forms_of(model)
@@ -173,8 +177,8 @@ class _Opens:
             name = name or subject.artefact.source.name  # all are forms of the first one
             stem = Path(path.rpartition(":")[2] if ".py:" in path else path).stem
             label = stem if stem not in subjects else path
-            if label in subjects:
-                raise SetupError(f"--artefact {path} is given twice")
+            if subject.artefact.source in [other.artefact.source for other in subjects.values()]:
+                raise SetupError(f"--artefact {path} is given twice, or is MODEL itself; leave it away")
             subjects[label] = subject
         return subjects
 

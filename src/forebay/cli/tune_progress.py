@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -28,8 +29,8 @@ class TuneProgress:
         self._best, self._goodput = "", 0.0
         self._now, self._began_s = "starting", clock()
         self._calls = 0
-        self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._shown)
         self._spinner = Spinner("dots")
+        self._live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self._shown)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -39,6 +40,10 @@ class TuneProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._console.is_terminal:
             self._live.stop()
+
+    def refresh(self) -> None:
+        """Draw now, not at the next tick."""
+        self._live.refresh()
 
     def found(self, line: str) -> None:
         """A finding."""
@@ -50,20 +55,25 @@ class TuneProgress:
 
     def look(self, group: Alike, caps: Sequence[int]) -> Look:
         """See `World`."""
-        self._begin(f"a first look at {group.artefact} {group.size}")
-        return self._world.look(group, caps)
+        with self._at(f"a first look at {group.artefact} {group.size}"):
+            return self._world.look(group, caps)
 
     def probe(self, configuration: Configuration, rate: float, *, final: bool = False) -> Probe:
         """See `World`."""
-        self._begin(f"{'finals: ' if final else ''}{configuration} at {rate:,.1f} requests/s")
-        probe = self._world.probe(configuration, rate, final=final)
+        with self._at(f"{'finals: ' if final else ''}{configuration} at {rate:,.1f} requests/s"):
+            probe = self._world.probe(configuration, rate, final=final)
         if probe.holds(self._slo) and probe.goodput_per_s > self._goodput:
             self._best, self._goodput = str(configuration), probe.goodput_per_s
         return probe
 
-    def _begin(self, what: str) -> None:
+    @contextmanager
+    def _at(self, what: str) -> Iterator[None]:
         self._calls += 1
         self._now, self._began_s = what, self._clock()
+        try:
+            yield
+        finally:
+            self._began_s = self._clock()  # the world has counted what it took
 
     def _shown(self) -> RenderableType:
         took_s = self._clock() - self._began_s

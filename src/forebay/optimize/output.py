@@ -10,6 +10,7 @@ A repository passes over names that begin with `_`.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tomllib
 from collections.abc import Sequence
@@ -49,6 +50,9 @@ class Form:
 def check_target(folder: Path, name: str) -> None:
     """Raises `SetupError` where the output folder holds what neither a search nor `forebay tune` has written."""
     if not folder.exists():
+        above = next(parent for parent in folder.absolute().parents if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise SetupError(f"--out {folder} cannot be made in {above}; name another folder")
         return
     if not folder.is_dir():
         raise SetupError(f"--out {folder} is a file; name a folder")

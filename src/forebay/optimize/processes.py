@@ -50,6 +50,7 @@ class Child:
                 stdout=self._stderr,
                 stderr=self._stderr,
                 env=environ,
+                process_group=0,  # Ctrl-C is for us; what it has started ends with it
             )
         except OSError as error:
             ours.close()
@@ -80,13 +81,15 @@ class Child:
         return message
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, and those that it has started."""
         self._sock.close()
         try:
             self._process.wait(0.2)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         self._stderr.close()
 
     def __enter__(self) -> Self:

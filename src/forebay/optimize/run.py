@@ -23,7 +23,7 @@ from forebay.optimize.candidates.registry import REFERENCES
 from forebay.optimize.goals import Asked
 from forebay.optimize.output import Form
 from forebay.optimize.report import ORIGINAL, CandidateReport, MachineReport, Report, SampleReport, SourceReport
-from forebay.optimize.samples import Split, length_of, read_samples, split
+from forebay.optimize.samples import FORMS, Split, length_of, read_samples, split
 from forebay.optimize.search import Search, Watcher
 from forebay.optimize.sources.open import open_original
 from forebay.optimize.sources.port import Original, missing
@@ -42,6 +42,10 @@ _LIBRARIES = (
     "lightgbm",
     "scikit-learn",
 )
+
+
+_TEXTS = (".txt", ".csv", ".jsonl")
+"""Suffixes of samples that may hold texts."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Order:
 def optimize(order: Order, watcher: Watcher) -> Report:
     """Search, judge, write. Raises `SetupError` where the search cannot begin or its result not be written."""
     references = _chosen(order)
+    _check_files(order)
     started, at = time.monotonic(), datetime.now(UTC)
     with tempfile.TemporaryDirectory(prefix="forebay-optimize-") as folder:
         work = Path(folder, "work")
@@ -138,6 +143,19 @@ def _copied(original: Original, folder: Path) -> Path:
     return folder
 
 
+def _check_files(order: Order) -> None:
+    """What can be told before anything is opened or exported. Raises `SetupError`."""
+    texts = order.samples.suffix.lower() in _TEXTS
+    if not order.samples.is_file():
+        raise SetupError(f"--samples {order.samples}: there is no such file; what is taken: {FORMS}")
+    if order.tokenizer is not None and not order.tokenizer.is_file():
+        raise SetupError(f"--tokenizer {order.tokenizer}: there is no such file; name a tokenizer.json")
+    if order.tokenizer is not None and not texts:
+        raise SetupError(
+            f"--tokenizer {order.tokenizer} is for texts, and --samples {order.samples} holds arrays; leave it away"
+        )
+
+
 def _chosen(order: Order) -> list[str]:
     """References of the candidates to try. Raises `SetupError` for a name that there is not."""
     names: dict[str, str] = {}
@@ -170,7 +188,12 @@ def _opened(order: Order, work: Path) -> Original:
 
 
 def _samples(order: Order, original: Original, tokenizer: Path | None) -> Split:
-    runtime = load_runtime(open_source(original.model), "cpu", order.asked.threads, LoadOptions())
+    try:
+        runtime = load_runtime(open_source(original.model), "cpu", order.asked.threads, LoadOptions())
+    except SetupError as error:
+        raise SetupError(
+            f"{error.message}; it has to load as it is: forebay serve {order.source}", code=error.code
+        ) from None
     signature = runtime.signature
     del runtime
     if not signature.batched:
@@ -179,10 +202,10 @@ def _samples(order: Order, original: Original, tokenizer: Path | None) -> Split:
             "export it with a variable first axis"
         )
     tokenize = None
-    if tokenizer is not None and order.samples.suffix.lower() in (".txt", ".csv", ".jsonl"):
+    if tokenizer is not None and order.samples.suffix.lower() in _TEXTS:
         tokenize = open_tokenizer(tokenizer, order.max_tokens)
     samples = read_samples(order.samples, signature, tokenize)
-    return split(samples, order.held_out, order.max_samples, order.seed)
+    return split(samples, order.held_out, order.max_samples, order.seed, str(order.samples))
 
 
 def _sample_report(order: Order, parts: Split, head: str, tokenizer: Path | None) -> SampleReport:

@@ -73,14 +73,14 @@ class Split:
     """Samples of the file that were left out, since others are equal."""
 
 
-def split(samples: Samples, held_out_share: float, most: int, seed: int) -> Split:
+def split(samples: Samples, held_out_share: float, most: int, seed: int, file: str = "") -> Split:
     """At most `most` samples, chosen and parted by the seed, each once: what is in both parts, the gate would not judge
-    but recognise. Raises `SetupError` for fewer than 8.
+    but recognise. Raises `SetupError` that names the file for fewer than 8.
     """
     once = distinct(samples)
     if len(once) < LEAST:
         some = f"{len(once)} samples" + (f" that differ, of {len(samples)}" if len(samples) > len(once) else "")
-        raise SetupError(f"--samples holds {some}; give at least {LEAST}, better some hundreds")
+        raise SetupError(f"--samples {file} holds {some}; give at least {LEAST}, better some hundreds")
     order = np.random.default_rng(seed).permutation(len(once))[:most].tolist()
     held = min(max(round(len(order) * held_out_share), 2), len(order) - 2)
     return Split(once.part(order[held:]), once.part(order[:held]), seed, duplicates=len(samples) - len(once))
@@ -117,7 +117,7 @@ def read_samples(path: Path, signature: Signature, tokenize: Tokenize | None) ->
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise SetupError(f"--samples {path}: {error.strerror or error}") from None
+        raise SetupError(f"--samples {path}: {error.strerror or error}; name a file: {FORMS}") from None
     readers = {".npz": _from_npz, ".jsonl": _from_jsonl, ".csv": _from_csv, ".txt": _from_txt}
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -130,6 +130,8 @@ def read_samples(path: Path, signature: Signature, tokenize: Tokenize | None) ->
     texts: list[str] = []
     if "text" in columns and "text" not in names:
         texts = [str(text) for text in columns["text"]]
+        if not texts:
+            raise SetupError(f"--samples {path} holds no text; write one a line")
         if [spec.datatype for spec in signature.inputs] == ["BYTES"]:
             rows = _rows(path, {names[0]: texts}, signature)
         else:
@@ -160,12 +162,17 @@ def _as_label(path: Path, value: Any) -> str:
 Columns = dict[str, Sequence[Any]]
 
 
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of a .npz file. Raises `OSError`, `ValueError`, `EOFError` or `zipfile.BadZipFile`."""
+    with path.open("rb") as opened:
+        arrays = np.load(opened, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            raise ValueError("it holds one array without a name; write numpy.savez(file, NAME=array)")
+        return {name: arrays[name] for name in arrays.files}
+
+
 def _from_npz(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]:
-    file = np.load(path, allow_pickle=False)
-    if isinstance(file, np.ndarray):
-        raise ValueError("it holds one array without a name; write numpy.savez(file, NAME=array)")
-    with file:
-        columns: Columns = {name: file[name] for name in file.files}
+    columns: Columns = dict(read_arrays(path))
     single = [name for name, values in columns.items() if np.ndim(values) == 0]
     if single:
         raise ValueError(f"{single[0]!r} is a single number, not an array [samples, ...]")
@@ -251,7 +258,8 @@ def _rows(path: Path, columns: Columns, signature: Signature) -> list[Row]:
     lacking = [name for name in names if name not in columns]
     if lacking:
         raise SetupError(
-            f"--samples {path} holds {', '.join(columns) or 'nothing'}; the model takes {', '.join(names)}"
+            f"--samples {path} holds {', '.join(columns) or 'nothing'}; the model takes {', '.join(names)}: name what "
+            "is in the file so"
         )
     counts = {len(columns[name]) for name in names}
     if len(counts) != 1:

@@ -291,6 +291,8 @@ class Search:
     def _head(self, asked: Asked, place: int) -> heads.Head | None:
         held, calibration = self._split.held_out, self._split.calibration
         if not held.labels:
+            if asked.head != "auto":
+                raise SetupError(f"--head {asked.head} judges by labels, and the samples have none; leave it away")
             return None
         fitted = self._answers(self._probe, range(len(held), len(held) + len(calibration)))
         try:

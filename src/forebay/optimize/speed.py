@@ -16,6 +16,8 @@ LARGE = (64, 128, 256)
 """Timed besides where a batch of them is done in the time of a round: of quick models the server makes such, too."""
 SLOWED_BY_NEW = 2.0
 """A model that takes so many times longer for new rows remembers those that it has seen."""
+SLOWER_BY = 4.0
+"""So many rounds' worth of time may a candidate take in a round: what is slower is out anyway."""
 PAIRS = 8
 """Batches that tell so."""
 
@@ -40,11 +42,14 @@ def measure(
     original: Run, candidate: Run, batches: Mapping[int, Sequence[Sequence[int]]], rounds: int, round_s: float
 ) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
     """Rows a second by size, one number a round, for both. They run the same batches one after the other, and who goes
-    first changes. About `round_s` seconds of the original go to each size and round.
+    first changes. About `round_s` seconds of the original go to each size and round, or fewer where the candidate would
+    take more than a few times as long.
     """
     chosen = {size: _affordable(original, these, round_s) for size, these in batches.items()}
-    for these in chosen.values():
-        candidate(these[:2])  # warms it up
+    for size, these in chosen.items():
+        slow = max(candidate(spread(these, 3))[1:], default=0.0)  # the first one warms it up
+        most = max(3, round(SLOWER_BY * round_s / max(slow, 1e-9)))
+        chosen[size] = spread(these, min(most, len(these)))
     taken: tuple[dict[int, list[float]], dict[int, list[float]]] = ({}, {})
     for number in range(rounds):
         for size, these in chosen.items():

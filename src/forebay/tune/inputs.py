@@ -15,7 +15,7 @@ from forebay.bench.bodies import Endpoint, ModelMetadata, TensorMetadata, infer_
 from forebay.core.errors import SetupError
 from forebay.core.tensors import NUMPY_TYPES, Array, as_bytes
 from forebay.models.source import ModelSource, load_class
-from forebay.optimize.samples import MASK, Tokenize, without_padding
+from forebay.optimize.samples import MASK, Tokenize, read_arrays, without_padding
 from forebay.optimize.texts import open_tokenizer
 
 DIFFERENT: Final = 2000
@@ -90,8 +90,7 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a file. Raises `SetupError` that names the file, the place and the form."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                columns = {name: arrays[name] for name in arrays.files}
+            columns = read_arrays(path)
             count = min((len(column) for column in columns.values()), default=0)
             rows: list[Row] = [{name: column[at] for name, column in columns.items()} for at in range(count)]
         elif path.suffix in (".jsonl", ".json"):

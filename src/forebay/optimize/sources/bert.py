@@ -117,5 +117,5 @@ def _read(file: Path, kind: Any) -> Any:
         return msgspec.json.decode(file.read_bytes(), type=kind)
     except OSError as error:
         raise SetupError(f"{file}: {error.strerror or error}; a Hugging Face folder has one") from None
-    except msgspec.DecodeError as error:
-        raise SetupError(f"{file}: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SetupError(f"{file} is not as transformers writes it: {error}; copy the folder again") from None

@@ -27,7 +27,8 @@ def open_original(text: str, name: str | None, work: Path, *, allow_pickle: bool
     kind = "torch" if is_module else "huggingface" if path.is_dir() else runtime_of(path)
     if kind not in KINDS or (kind == "torch" and not is_module):
         raise SetupError(f"{text!r} cannot be optimised{_mend_for(path, kind)}; what can be is {TAKEN}")
-    name = name or (path.name if path.is_dir() else given.stem)
+    if name is None:
+        name = path.name if path.is_dir() else given.stem
     if not is_name(name):
         raise SetupError(
             f"a model cannot be called {name!r}: it may have letters, digits, '.', '_' and '-', the first a letter or "
