@@ -145,21 +145,24 @@ def _stamp(files: tuple[str, ...], folder: str) -> Stamp:
 
 
 def read_note(folder: Path) -> ArtefactNote | None:
-    """The note in a folder; None where there is none. Raises `SetupError` for one that cannot be read."""
+    """The note in a folder; None where there is none. Raises `SetupError` (`model_load_error`) for one that cannot be
+    read.
+    """
     file = folder / NOTE_FILE
     try:
-        content = file.read_bytes()
+        note = msgspec.json.decode(file.read_bytes(), type=ArtefactNote)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise SetupError(f"{file} cannot be read: {error.strerror or error}") from None
-    try:
-        note = msgspec.json.decode(content, type=ArtefactNote)
+        raise SetupError(f"{file} cannot be read: {error.strerror or error}", code="model_load_error") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SetupError(f"{file} is no note of forebay optimize ({error}); run forebay optimize again") from None
+        raise SetupError(
+            f"{file} is no note of forebay optimize ({error}); run forebay optimize again", code="model_load_error"
+        ) from None
     if note.format != FORMAT:
         raise SetupError(
-            f"{file} has format {note.format}, this version of Forebay reads {FORMAT}; run forebay optimize again"
+            f"{file} has format {note.format}, this version of Forebay reads {FORMAT}; run forebay optimize again",
+            code="model_load_error",
         )
     return note
 
