@@ -163,7 +163,7 @@ def test_rows_and_entries_go_in_the_order_of_their_last_use() -> None:
     memory.put(entry(b"c"))
     memory.pending = rows({b"d": 0}, [1.0, 2.0])
     assert memory.get(b"a", 0.0) is not None
-    went = []
+    went: list[bytes] = []
     for number in range(4):
         before = kept_keys(memory)
         memory.put(entry(bytes([number])))

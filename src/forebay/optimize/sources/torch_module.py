@@ -1,4 +1,4 @@
-"""A torch module of the user's own to ONNX, by `torch.onnx.export(dynamo=True)`.
+"""A torch module of the user's own as an exported program (.pt2) and as ONNX, by `torch.export` and `torch.onnx`.
 
 `file.py:factory` names a function without arguments that returns `(module, inputs)` or `(module, inputs, axes)`:
 
@@ -7,6 +7,9 @@
 
 `inputs` maps the names of `forward`'s arguments to example tensors of two or more rows. `axes` names, by input, further
 axes of variable size: `{"tokens": {1: "length"}}`. The first axis of every input is the batch.
+
+ONNX is what most recipes start from. What cannot be said in it, or answers differently there, remains a program that
+the torch runtime serves.
 """
 
 from __future__ import annotations
@@ -16,23 +19,26 @@ import importlib.util
 import io
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from forebay.core.errors import SetupError
+from forebay.core.tensors import Array
+from forebay.models.source import open_source
 from forebay.optimize.sources.port import Original, missing
+from forebay.runtimes.port import load_runtime
 
 _TOLERANCE = 1e-3
-"""Largest difference of torch's and the export's answers, in units of the largest value."""
+"""Largest difference of torch's and an export's answers, in units of the largest value."""
+_WANTED = "it must be a function without arguments that returns (module, inputs) or (module, inputs, axes)"
 
 
-def export_module(path: Path, factory: str, name: str | None, work: Path) -> Original:
-    """The module as `NAME.onnx` in `work`, checked against torch on the example inputs and on one row of them.
-
-    Runs the user's file. Raises `SetupError`.
+def export_module(path: Path, factory: str, name: str, work: Path) -> Original:
+    """The module as `NAME.onnx` and `NAME.pt2` in `work`, those of both that answer the example inputs, and one row of
+    them, as torch does. Runs the user's file. Raises `SetupError` where there is neither.
     """
     try:
         import onnx  # noqa: F401
@@ -40,88 +46,164 @@ def export_module(path: Path, factory: str, name: str | None, work: Path) -> Ori
         import torch
     except ImportError as error:
         raise missing("exporting a torch module", "torch,optimize", error) from None
-    module, inputs, axes = _call(path, factory)
-    name = name or path.stem
-    file = work / f"{name}.onnx"
-    module.eval()
-    shapes = {key: {0: "batch", **dict(axes.get(key, {}))} for key in inputs}
-    try:
-        dynamic = {key: dict.fromkeys(found, torch.export.Dim.DYNAMIC) for key, found in shapes.items()}
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # of the exporter, to its developers
-            program = torch.onnx.export(
-                module,
-                kwargs=dict(inputs),
-                dynamo=True,
-                dynamic_shapes=dynamic,
-                input_names=list(inputs),
-                external_data=False,
-                verbose=False,
-            )
-            program.save(str(file), external_data=False)
-    except Exception as error:
-        first = str(error).strip().splitlines() or [""]
-        raise SetupError(
-            f"{path}:{factory}: torch cannot export it: {type(error).__name__}: {first[0][:300]}"
-        ) from None
-    worst = _compare(torch, module, inputs, file)
-    return Original(name, "torch", path, str(file), file, f"export differs from torch by {worst:.2g} at most")
+    where = f"{path}:{factory}"
+    with _importable(path.parent):
+        module, inputs, axes = _call(torch, path, factory)
+        module.eval()
+        try:
+            wanted = [_answers(torch, module, _some(inputs, rows)) for rows in (None, 1)]
+        except Exception as error:  # the user's code
+            raise SetupError(f"{where}: the module cannot answer its example inputs: {_told(error)}") from None
+        program, onnx_file, note = work / f"{name}.pt2", work / f"{name}.onnx", ""
+        failures = []
+        try:
+            exported = _export(torch, module, inputs, axes)
+            torch.export.save(exported, program)
+            note = f"export differs from torch by {_difference(program, inputs, wanted):.2g} at most"
+        except Exception as error:  # torch has many
+            exported = None
+            program.unlink(missing_ok=True)
+            failures.append(f"torch.export: {_told(error)}")
+        try:
+            _to_onnx(torch, exported or module, inputs, axes, onnx_file)
+            note = f"export differs from torch by {_difference(onnx_file, inputs, wanted):.2g} at most"
+        except Exception as error:
+            onnx_file.unlink(missing_ok=True)
+            failures.append(f"torch.onnx.export: {_told(error)}")
+    if len(failures) == 2:
+        raise SetupError(f"{where}: torch cannot export it; {'; '.join(failures)}")
+    if not onnx_file.exists():
+        return Original(name, "torch", path, str(program), None, f"it is no ONNX: {failures[0]}")
+    return Original(name, "torch", path, str(onnx_file), onnx_file, "; ".join([note, *failures]))
 
 
-def _call(path: Path, factory: str) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
+def _call(torch: Any, path: Path, factory: str) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
+    where = f"{path}:{factory}"
     spec = importlib.util.spec_from_file_location(f"forebay_source_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     found = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = found
-    sys.path.insert(0, str(path.parent))
-    wanted = "a function without arguments that returns (module, inputs) or (module, inputs, axes)"
     try:
         spec.loader.exec_module(found)
-        made = getattr(found, factory)()
-    except AttributeError as error:
-        raise SetupError(f"{path}:{factory}: {error}; it must be {wanted}") from None
+        make = getattr(found, factory, None)
+        if not callable(make):
+            raise SetupError(f"{where}: {path.name} has no function {factory!r}; {_WANTED}")
+        made = make()
+    except SetupError:
+        raise
     except (Exception, SystemExit) as error:
-        raise SetupError(f"{path}:{factory} failed: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(path.parent))
+        raise SetupError(f"{where} failed: {_told(error)}; {_WANTED}") from error
     match made:
         case (module, Mapping() as inputs):
             axes: Mapping[str, Any] = {}
         case (module, Mapping() as inputs, Mapping() as axes):
             pass
         case _:
-            raise SetupError(f"{path}:{factory} returned {type(made).__name__}; it must be {wanted}")
+            raise SetupError(f"{where} returned {type(made).__name__}; {_WANTED}")
+    if not isinstance(module, torch.nn.Module):
+        raise SetupError(f"{where}: the module is {type(module).__name__}, not a torch.nn.Module; {_WANTED}")
+    strange = [name for name, value in inputs.items() if not isinstance(value, torch.Tensor) or not value.ndim]
+    if strange:
+        raise SetupError(f"{where}: input {strange[0]!r} is no tensor with a first axis; give example tensors")
+    unknown = [str(name) for name in axes if name not in inputs or not isinstance(axes[name], Mapping)]
+    if unknown:
+        raise SetupError(
+            f"{where}: axes of {unknown[0]!r}; the inputs are {', '.join(inputs)}; write {{'NAME': {{1: 'length'}}}}"
+        )
     rows = {int(value.shape[0]) for value in inputs.values()}
-    if len(rows) != 1 or rows.pop() < 2:
-        raise SetupError(f"{path}:{factory}: example inputs must share a first axis of two rows or more")
+    if len(rows) != 1 or min(rows) < 2:
+        raise SetupError(
+            f"{where}: example inputs have {', '.join(map(str, sorted(rows))) or 'no'} rows; they must share a first "
+            "axis of two or more"
+        )
     return module, inputs, axes
 
 
-def _compare(torch: Any, module: Any, inputs: Mapping[str, Any], file: Path) -> float:
-    import onnxruntime as ort
+def _export(torch: Any, module: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> Any:
+    with _quiet():
+        return torch.export.export(module, (), dict(inputs), dynamic_shapes=_dynamic(torch, inputs, axes))
 
-    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+def _to_onnx(torch: Any, module: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any], file: Path) -> None:
+    """module: or a program. Outputs are called as `forebay.runtimes.torch` calls those of a program."""
+    names: dict[str, Any] = {"input_names": list(inputs)}
+    if isinstance(module, torch.export.ExportedProgram):
+        runtime = load_runtime(open_source(str(file.with_suffix(".pt2"))), "cpu", 1)
+        names["output_names"] = [spec.name for spec in runtime.signature.outputs]
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            kwargs=dict(inputs),
+            dynamo=True,
+            dynamic_shapes=_dynamic(torch, inputs, axes),
+            external_data=False,
+            verbose=False,
+            **names,
+        )
+        program.save(str(file), external_data=False)
+
+
+def _dynamic(torch: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: dict.fromkeys({0, *axes.get(name, {})}, torch.export.Dim.DYNAMIC) for name in inputs}
+
+
+def _difference(file: Path, inputs: Mapping[str, Any], wanted: Sequence[Sequence[Array]]) -> float:
+    """Largest difference of an export's answers from torch's, in units of the largest value, for all example inputs and
+    for one row of them. Raises `ValueError` where that is too much.
+    """
+    runtime = load_runtime(open_source(str(file)), "cpu", 1)
     worst = 0.0
-    for rows in (slice(None), slice(0, 1)):
-        some = {key: value[rows] for key, value in inputs.items()}
-        with torch.no_grad():
-            answer = module(**some)
-        wanted = (
-            [answer] if hasattr(answer, "shape") else list(answer.values() if hasattr(answer, "values") else answer)
-        )
-        feed = {key: value.detach().cpu().numpy() for key, value in some.items()}
-        for torch_value, found in zip(wanted, session.run(None, feed), strict=False):
-            value = torch_value.detach().cpu().numpy()
-            if value.shape != found.shape:
-                raise SetupError(
-                    f"{file.stem}: torch answers {list(value.shape)} and its export {list(found.shape)} for one batch; "
-                    "name the axes that vary in the factory's third value"
+    for rows, answers in zip((None, 1), wanted, strict=True):
+        feed = {name: value.detach().cpu().numpy() for name, value in _some(inputs, rows).items()}
+        found = runtime.run(feed, len(next(iter(feed.values()))))
+        if len(found) != len(answers):
+            raise ValueError(f"it has {len(found)} outputs, the module {len(answers)}")
+        for mine, theirs in zip(answers, found, strict=True):
+            if mine.shape != theirs.shape:
+                raise ValueError(
+                    f"torch answers {list(mine.shape)} and its export {list(theirs.shape)} for one batch; name the "
+                    "axes that vary in the factory's third value"
                 )
-            scale = float(np.abs(value).max(initial=0.0)) or 1.0
-            worst = max(worst, float(np.abs(value - found).max(initial=0.0)) / scale)
+            scale = float(np.abs(mine).max(initial=0.0)) or 1.0
+            worst = max(worst, float(np.abs(mine - theirs).max(initial=0.0)) / scale)
     if not worst <= _TOLERANCE:
-        raise SetupError(
-            f"{file.stem}: torch and its export differ by {worst:.2g} of the largest value; it is not used"
-        )
+        raise ValueError(f"torch and its export differ by {worst:.2g} of the largest value")
     return worst
+
+
+def _answers(torch: Any, module: Any, inputs: Mapping[str, Any]) -> list[Array]:
+    with torch.no_grad():
+        answer = module(**inputs)
+    values = [answer] if hasattr(answer, "shape") else list(answer.values() if hasattr(answer, "values") else answer)
+    return [value.detach().cpu().numpy() for value in values]
+
+
+def _some(inputs: Mapping[str, Any], rows: int | None) -> dict[str, Any]:
+    return {name: value[:rows] for name, value in inputs.items()}
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, SetupError):
+        return error.message
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first[:300]}"
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """What the user's file imports from beside it is found."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what exporters have to say to their developers."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
