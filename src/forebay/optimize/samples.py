@@ -159,7 +159,7 @@ def _as_label(path: Path, value: Any) -> str:
     return str(int(number)) if number.is_integer() else text
 
 
-Columns = dict[str, Sequence[Any]]
+Columns = dict[str, Any]
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
