@@ -39,6 +39,10 @@ def build(request: wire.Build, sock: socket.socket) -> wire.Made | wire.Failed:
     )
     try:
         artefact = open_candidate(request.candidate).build(work)
+    except AssertionError as error:
+        if work.graph is None:  # which recipes that start from it assert
+            return wire.Failed("not_applicable", "it starts from an ONNX graph, and there is none")
+        return wire.Failed("build_failed", f"AssertionError: {error}")
     except NotApplicableError as error:
         return wire.Failed("not_applicable", error.message)
     except ImportError as error:
