@@ -81,6 +81,11 @@ def optimize(order: Order, watcher: Watcher) -> Report:
         work.mkdir()
         original = _opened(order, work)
         output.check_target(order.out, original.name)
+        if original.path in order.out.resolve().parents or original.path == order.out.resolve():
+            raise SetupError(
+                f"--out {order.out} lies in the source, {original.path}, and would change its digest; name a folder "
+                "outside"
+            )
         tokenizer = order.tokenizer or tokenizer_beside(original.path)
         parts = _samples(order, original, tokenizer)
         search = Search(original, parts, order.asked, work, watcher)

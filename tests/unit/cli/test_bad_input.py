@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from tests.unit.optimize.digits import SEEN, digits, mlp, write_samples
+from tests.unit.optimize.test_sources import bert_weights, folder_of
 from typer.testing import CliRunner
 
 from forebay.cli.main import app
@@ -66,6 +67,8 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "zeros.npz", x=zeros)
     np.save(folder / "nameless.npy", x[:20])
     (folder / "nameless.npy").rename(folder / "nameless.npz")
+    folder_of(folder / "whole", bert_weights())
+    np.savez(folder / "tokens.npz", input_ids=np.ones((20, 4), int), attention_mask=np.ones((20, 4), int))
     texts = {
         "notes.md": "not a model",
         "garbage.onnx": "garbage",
@@ -138,6 +141,11 @@ OPTIMIZE: list[tuple[tuple[str, ...], str, list[str]]] = [
     (("nothing", "--samples", "seen.npz"), SETUP, ["config.json", "a Hugging Face folder has one"]),
     (("gpt", "--samples", "seen.npz"), SETUP, ["'gpt2'", "bert, roberta", "file.py:factory"]),
     (("bert", "--samples", "seen.npz"), SETUP, ["has no model.safetensors"]),
+    (
+        ("whole", "--samples", "tokens.npz", "--out", "whole/faster"),
+        SETUP,
+        ["--out whole/faster", "name a folder outside"],
+    ),
     (("torn", "--samples", "seen.npz"), SETUP, ["config.json", "copy the folder again"]),
     ((*NET, "--name", "../up"), SETUP, ["'../up'", "letters, digits"]),
     ((*NET, "--name", ""), SETUP, ["''", "letters, digits"]),

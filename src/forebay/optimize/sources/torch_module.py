@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ from forebay.runtimes.port import load_runtime
 
 _TOLERANCE = 1e-3
 """Largest difference of torch's and an export's answers, in units of the largest value."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _WANTED = "it must be a function without arguments that returns (module, inputs) or (module, inputs, axes)"
 
 
@@ -184,10 +186,13 @@ def _some(inputs: Mapping[str, Any], rows: int | None) -> dict[str, Any]:
 
 
 def _told(error: BaseException) -> str:
+    """What went wrong at the root of it, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     if isinstance(error, SetupError):
         return error.message
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first[:300]}"
+    lines = (line.strip() for line in _COLOURS.sub("", str(error)).splitlines())
+    return f"{type(error).__name__}: {next(filter(None, lines), '')[:300]}"
 
 
 @contextlib.contextmanager
