@@ -29,6 +29,7 @@ def points(results: Results) -> list[Point]:
         *_rest(results),
         *_jobs(results),
         *_cache_zipf(results),
+        *_optimize(results),
     ]
 
 
@@ -140,3 +141,20 @@ def _cache_zipf(results: Results) -> Iterator[Point]:
         for size in ("answers", "bytes"):
             of_ideal = zipf["hits"]["ideals"][size]["of_ideal"]
             yield _at_least("cache 4", f"{where}: hit rate against an LRU of as many {size}", of_ideal, 0.95, 0.95)
+
+
+def _optimize(results: Results) -> Iterator[Point]:
+    found = results.get("optimize") or {}
+    minilm, digits = (found.get(name, {}).get("ratios", {}) for name in ("minilm", "digits"))
+    if "cosine" in minilm:
+        what = "MiniLM, mean cosine 0.999 and batch-invariant: served against fp32"
+        yield _at_least("optimise 1", what, minilm["cosine"]["median"], 1.3, 2)
+    if task := [ratio["median"] for goal, ratio in minilm.items() if goal.startswith("accuracy")]:
+        what = "MiniLM, one point of accuracy at most: served against fp32"
+        yield _at_least("optimise 2", what, max(task), 2.3, 3)
+    if "accuracy" in digits:
+        what = "digits CNN, half a point of accuracy at most: served against fp32"
+        yield _at_least("optimise 3", what, digits["accuracy"]["median"], 2, 3)
+    if "minilm" in found:
+        longest = max(search["seconds"] for search in found["minilm"]["searches"].values())
+        yield _at_most("optimise 7", "MiniLM, the longest search", longest / 60, 10, 4, " min")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.job_report import job_lines
+from benchmarks.optimize_report import optimize_lines
 from benchmarks.points import points
 
 TITLES = {
@@ -48,6 +49,7 @@ def report_lines(results: Results) -> Iterator[str]:
     yield from _rest(results)
     yield from _sizing(results.get("sizing"))
     yield from _tune(results.get("tune"))
+    yield from optimize_lines(results.get("optimize"))
     yield from _points(results)
 
 

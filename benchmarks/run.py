@@ -40,6 +40,7 @@ from benchmarks.workloads import (  # noqa: E402
     mlp,
     one_client,
     open_loop,
+    optimize,
     shapes,
     sizing,
     streaming,
@@ -61,6 +62,7 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "trees": trees.run,
     "sizing": sizing.run,
     "tune": tune.run,
+    "optimize": optimize.run,
     "fairness": fairness.run,
     "jobs": jobs.run,
     "job_events": job_events.run,
@@ -73,7 +75,9 @@ EXAMPLES = {
     "mlp": {"mlp", "cache", "one_client", "mixed", "idle", "sizing", "tune", "fairness"}
     | {"jobs", "job_events", "job_beside"},
     "images": {"images", "mixed", "sizing", "fairness"},
-    "minilm": {"minilm", "cache", "cache_zipf", "idle", "open_loop", "sizing", "tune", "fairness", "job_beside"},
+    "minilm": {"minilm", "cache", "cache_zipf", "idle", "open_loop", "sizing", "tune", "fairness", "job_beside"}
+    | {"optimize"},
+    "digits": {"optimize"},
 }
 """Which workloads need which of the examples built; building does nothing where the files are up to date."""
 

@@ -29,6 +29,7 @@ from benchmarks.pools import (
 )
 from benchmarks.servers import session_processes, stop
 from benchmarks.turns import parse_wrk
+from benchmarks.workloads import optimize
 from benchmarks.workloads.fairness import pair_result
 from benchmarks.workloads.mixed import added_p99
 from benchmarks.workloads.open_loop import summary
@@ -236,3 +237,70 @@ def test_the_report_says_what_auto_took_and_what_it_reached() -> None:
     assert [(point.number, point.measured, point.least_met, point.aim_met) for point in points(results)] == [
         ("auto", "0.99x", True, True)
     ]
+
+
+def searched(chosen: str | None, seconds: float, **more: Any) -> dict[str, Any]:
+    plain = {"note": "", "detail": "", "reason": None, "batch_error": 1e-7, "cosine": 0.9995, "accuracy": None}
+    one = {"name": "static-int8-excluded", "speedup": 1.7, **plain, "note": "4 of 36 layers left out"}
+    other = {**plain, "name": "dynamic-int8", "speedup": 2.1, "reason": "batch_variant", "detail": "4e-2 apart"}
+    return {
+        "seconds": seconds, "metric": "cosine", "max_drop": 0.001, "batch_invariance": True, "held_out": 256,
+        "original": {"accuracy": None}, "candidates": [one, other], "chosen": chosen, **more,
+    }  # fmt: skip
+
+
+def test_the_report_says_what_optimize_found_and_what_it_is_worth_when_served() -> None:
+    searches = {"cosine": searched("static-int8-excluded", 240.0), "accuracy": searched(None, 480.0)}
+    turns = [{"rate": 100.0, "checked": 10, "wrong": 0}, {"rate": 110.0, "checked": 12, "wrong": 1}]
+    found = {
+        "unit": "texts/s",
+        "searches": searches,
+        "rates": {"original": spread([50.0, 50.0]), "cosine": spread([100.0, 110.0])},
+        "ratios": {"cosine": spread([2.0, 2.2])},
+        "turns": {"original": turns, "cosine": turns},
+    }
+    text = "\n".join(report.report_lines({**results(), "optimize": {"minilm": found}}))
+    assert "256 held-out samples; 240 s; chosen: static-int8-excluded." in text
+    assert "chosen: none." in text
+    assert "| static-int8-excluded | 1.70 | 0.99950 |  | 1e-07 | passed | 4 of 36 layers left out |" in text
+    assert "| dynamic-int8 | 2.10 | 0.99950 |  | 1e-07 | batch_variant | 4e-2 apart |" in text
+    assert "| cosine | static-int8-excluded | 105 (100 to 110) | 2.10x (2.00 to 2.20) | 22 | 1 |" in text
+    told = [
+        (point.number, point.measured, point.least_met, point.aim_met)
+        for point in points({"optimize": {"minilm": found}})
+    ]
+    assert told == [("optimise 1", "2.10x", True, True), ("optimise 7", "8.00 min", True, False)]
+
+
+def test_the_better_of_both_tasks_counts_and_the_cnn_is_a_point_of_its_own() -> None:
+    minilm = {
+        "searches": {"accuracy": {"seconds": 60.0}},
+        "ratios": {"accuracy": spread([2.0]), "accuracy, batch variance allowed": spread([2.5])},
+    }
+    digits = {"ratios": {"accuracy": spread([2.1, 2.2, 2.3])}}
+    found = {
+        point.number: (point.measured, point.least_met)
+        for point in points({"optimize": {"minilm": minilm, "digits": digits}})
+    }
+    assert found == {"optimise 2": ("2.50x", True), "optimise 3": ("2.20x", True), "optimise 7": ("1.00 min", True)}
+
+
+def test_answers_drawn_by_chance_are_compared_with_the_row_alone() -> None:
+    class Doubling:
+        def run(self, inputs: dict[str, Any], rows: int) -> list[Any]:
+            return [2 * inputs["x"]]
+
+    drawn = optimize.Drawn(seed=0)
+    rows = [{"x": np.array([float(place)])} for place in range(2000)]
+    for place in range(2000):
+        wrong = place % 2 == 1
+        assert drawn(place, Answer(200, {}, b'{"outputs": [{"data": [%d]}]}' % (2 * place + wrong))) is None
+    found = drawn.compared(Doubling(), rows, 1e-4)  # type: ignore[arg-type]
+    assert found["checked"] == len(drawn.kept) > 5
+    assert found["wrong"] == sum(place % 2 for place, _ in drawn.kept) > 0
+
+
+def test_noisy_pictures_are_many_and_different() -> None:
+    rows = optimize.noisy(np.zeros((899, 1, 8, 8), np.float32) + 0.5)
+    assert len(rows) == len({row["x"].tobytes() for row in rows}) > 10_000
+    assert rows[0]["x"].shape == (1, 8, 8)

@@ -203,6 +203,55 @@ def test_a_torch_module_is_exported_with_axes_that_vary_and_compared(tmp_path: P
             open_original(f"{path}:{name}", None, tmp_path)
 
 
+MODULE = """\
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        {forward}
+
+
+def factory():
+    torch.manual_seed(0)
+    return Net().eval(), {{"x": torch.ones(2, 4)}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("forward", "told"),
+    [
+        ("return self.layer(x) if self.layer(x).sum() > 0 else x", r"data-dependent expression.*\(line 10\)"),
+        ("return self.layer(x).view(2, 3)", r"static shape of 2 for dimension inputs\['x'\]\.shape\[0\]"),
+        ("return torch.cdist(x, self.layer.weight)", "No ONNX function found for .*cdist"),
+        # torch exports the branch that the examples take, and says nothing.
+        ("return self.layer(x) if x.shape[0] > 4 else 2 * self.layer(x)", r"for x \[18, 4\] torch and its export differ"),
+        ("return {'x': x, 'y': self.layer(x)}", "ONNX Runtime cannot run the export: .*Duplicate definition"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_by_its_cause_alone(
+    tmp_path: Path, forward: str, told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch", reason="torch comes with an extra")
+    (tmp_path / "net.py").write_text(MODULE.format(forward=forward))
+    with pytest.raises(SetupError, match=told) as error:
+        open_original(f"{tmp_path / 'net.py'}:factory", None, tmp_path)
+    assert len(str(error.value).splitlines()) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_outputs_of_a_torch_module_have_the_names_of_its_mapping(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch comes with an extra")
+    (tmp_path / "net.py").write_text(MODULE.format(forward="return {'logits': self.layer(x), 'sum': x.sum(dim=1)}"))
+    original = open_original(f"{tmp_path / 'net.py'}:factory", None, tmp_path)
+    session = ort.InferenceSession(str(original.graph))
+    assert [output.name for output in session.get_outputs()] == ["logits", "sum"]
+
+
 @pytest.mark.parametrize(("text", "told"), [("gone.onnx", "no file or folder"), ("here.md", "cannot be optimised")])
 def test_what_is_no_source_is_told(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "here.md").write_text("")

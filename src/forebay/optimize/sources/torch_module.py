@@ -6,7 +6,8 @@
         return MyNet().eval(), {"x": torch.zeros(2, 16)}
 
 `inputs` maps the names of `forward`'s arguments to example tensors of two or more rows. `axes` names, by input, further
-axes of variable size: `{"tokens": {1: "length"}}`. The first axis of every input is the batch.
+axes of variable size: `{"tokens": {1: "length"}}`. The first axis of every input is the batch. Where `forward` returns a
+mapping, its keys are the outputs' names.
 
 ONNX is what most recipes start from. What cannot be said in it, or answers differently there, remains a program that
 the torch runtime serves.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import logging
 import re
 import sys
 import warnings
@@ -34,6 +36,9 @@ from forebay.runtimes.port import load_runtime
 
 _TOLERANCE = 1e-3
 """Largest difference of torch's and an export's answers, in units of the largest value."""
+_COPIES = 9
+"""So many times the example inputs make the largest batch that is compared."""
+_SHOWN = 300
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _WANTED = "it must be a function without arguments that returns (module, inputs) or (module, inputs, axes)"
 
@@ -53,7 +58,7 @@ def export_module(path: Path, factory: str, name: str, work: Path) -> Original:
         module, inputs, axes = _call(torch, path, factory)
         module.eval()
         try:
-            wanted = [_answers(torch, module, _some(inputs, rows)) for rows in (None, 1)]
+            wanted = _wanted(torch, module, inputs, axes)
         except Exception as error:  # the user's code
             raise SetupError(f"{where}: the module cannot answer its example inputs: {_told(error)}") from None
         program, onnx_file, note = work / f"{name}.pt2", work / f"{name}.onnx", ""
@@ -61,17 +66,17 @@ def export_module(path: Path, factory: str, name: str, work: Path) -> Original:
         try:
             exported = _export(torch, module, inputs, axes)
             torch.export.save(exported, program)
-            note = f"export differs from torch by {_difference(program, inputs, wanted):.2g} at most"
+            note = f"export differs from torch by {_difference(program, wanted):.2g} at most"
         except Exception as error:  # torch has many
             exported = None
             program.unlink(missing_ok=True)
-            failures.append(f"torch.export: {_told(error)}")
+            failures.append(f"torch.export: {_told(error, path)}")
         try:
             _to_onnx(torch, exported or module, inputs, axes, onnx_file)
-            note = f"export differs from torch by {_difference(onnx_file, inputs, wanted):.2g} at most"
+            note = f"export differs from torch by {_difference(onnx_file, wanted):.2g} at most"
         except Exception as error:
             onnx_file.unlink(missing_ok=True)
-            failures.append(f"torch.onnx.export: {_told(error)}")
+            failures.append(f"torch.onnx.export: {_told(error, path)}")
     if len(failures) == 2:
         raise SetupError(f"{where}: torch cannot export it; {'; '.join(failures)}")
     if not onnx_file.exists():
@@ -150,28 +155,60 @@ def _dynamic(torch: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> 
     return {name: dict.fromkeys({0, *axes.get(name, {})}, torch.export.Dim.DYNAMIC) for name in inputs}
 
 
-def _difference(file: Path, inputs: Mapping[str, Any], wanted: Sequence[Sequence[Array]]) -> float:
-    """Largest difference of an export's answers from torch's, in units of the largest value, for all example inputs and
-    for one row of them. Raises `ValueError` where that is too much.
+def _difference(file: Path, wanted: Sequence[tuple[Mapping[str, Any], Sequence[Array]]]) -> float:
+    """Largest difference of an export's answers from torch's, in units of the largest value. Raises `ValueError` where
+    that is too much.
     """
     runtime = load_runtime(open_source(str(file)), "cpu", 1)
     worst = 0.0
-    for rows, answers in zip((None, 1), wanted, strict=True):
-        feed = {name: value.detach().cpu().numpy() for name, value in _some(inputs, rows).items()}
+    for some, answers in wanted:
+        feed = {name: value.detach().cpu().numpy() for name, value in some.items()}
+        sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
         found = runtime.run(feed, len(next(iter(feed.values()))))
         if len(found) != len(answers):
             raise ValueError(f"it has {len(found)} outputs, the module {len(answers)}")
         for mine, theirs in zip(answers, found, strict=True):
             if mine.shape != theirs.shape:
                 raise ValueError(
-                    f"torch answers {list(mine.shape)} and its export {list(theirs.shape)} for one batch; name the "
-                    "axes that vary in the factory's third value"
+                    f"for {sizes} torch answers {list(mine.shape)} and its export {list(theirs.shape)}; name the axes "
+                    "that vary in the factory's third value"
                 )
             scale = float(np.abs(mine).max(initial=0.0)) or 1.0
-            worst = max(worst, float(np.abs(mine - theirs).max(initial=0.0)) / scale)
-    if not worst <= _TOLERANCE:
-        raise ValueError(f"torch and its export differ by {worst:.2g} of the largest value")
+            difference = float(np.abs(mine - theirs).max(initial=0.0)) / scale
+            if not difference <= _TOLERANCE:
+                raise ValueError(
+                    f"for {sizes} torch and its export differ by {difference:.2g} of the largest value, so that it is "
+                    "not used; does forward() choose by a size or a value?"
+                )
+            worst = max(worst, difference)
     return worst
+
+
+def _wanted(
+    torch: Any, module: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]
+) -> list[tuple[Mapping[str, Any], list[Array]]]:
+    """Batches and what torch answers to them: the examples, and other sizes that torch itself can do, such as no more
+    words than there are positions.
+    """
+    found: list[tuple[Mapping[str, Any], list[Array]]] = [(inputs, _answers(torch, module, inputs))]
+    for some in _sizes(torch, inputs, axes):
+        with contextlib.suppress(Exception), _quiet():
+            found.append((some, _answers(torch, module, some)))
+    return found
+
+
+def _sizes(torch: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """One row, many rows, and twice as long in each further axis: `forward` may choose by a size, and an export has what
+    it chose for the examples.
+    """
+    yield {key: value[:1] for key, value in inputs.items()}
+    yield {key: torch.cat([value] * _COPIES) for key, value in inputs.items()}
+    for axis in sorted({name for named in axes.values() for name in named.values()}):
+        places = {(key, place) for key, named in axes.items() for place, name in named.items() if name == axis}
+        yield {
+            key: torch.cat([value, value], dim=found[0]) if (found := [p for k, p in places if k == key]) else value
+            for key, value in inputs.items()
+        }
 
 
 def _answers(torch: Any, module: Any, inputs: Mapping[str, Any]) -> list[Array]:
@@ -181,18 +218,17 @@ def _answers(torch: Any, module: Any, inputs: Mapping[str, Any]) -> list[Array]:
     return [value.detach().cpu().numpy() for value in values]
 
 
-def _some(inputs: Mapping[str, Any], rows: int | None) -> dict[str, Any]:
-    return {name: value[:rows] for name, value in inputs.items()}
-
-
-def _told(error: BaseException) -> str:
-    """What went wrong at the root of it, on one line."""
+def _told(error: BaseException, path: Path | None = None) -> str:
+    """What went wrong at the root of it, on one line, and the line of the user's file where it names one."""
+    text = str(error)
     while error.__cause__ is not None:
         error = error.__cause__
+        text += f"\n{error}"
     if isinstance(error, SetupError):
         return error.message
-    lines = (line.strip() for line in _COLOURS.sub("", str(error)).splitlines())
-    return f"{type(error).__name__}: {next(filter(None, lines), '')[:300]}"
+    said = " ".join(_COLOURS.sub("", str(error)).strip().partition("\n\n")[0].split())[:_SHOWN]
+    lines = re.findall(rf'File "?{re.escape(str(path))}"?(?:, line |:)(\d+)', text) if path else []
+    return f"{type(error).__name__}: {said}" + (f" (line {lines[-1]})" if lines else "")
 
 
 @contextlib.contextmanager
@@ -208,7 +244,12 @@ def _importable(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what exporters have to say to their developers."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    """Without what exporters have to say to their developers: warnings, log, prints of graphs."""
+    disabled, unheard = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(unheard), contextlib.redirect_stderr(unheard):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,65 @@
+"""The how-tos of `forebay optimize`: what they tell to run can be run; `tests/e2e/test_optimize_pages.py` does it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from tests.unit.optimize.pages import PAGES, ROOT, blocks, commands
+from typer.testing import CliRunner
+
+from forebay.cli.main import app
+from forebay.core.errors import SetupError
+from forebay.optimize.sources.open import open_original
+
+
+def test_optimize_md_links_every_how_to() -> None:
+    page = (ROOT / "docs" / "optimize.md").read_text()
+    assert PAGES.keys() == {f"optimize-{name}" for name in ("digits", "minilm", "torch", "xgboost")}
+    assert all(f"docs/{name}.md" in page for name in PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_scripts_exist_and_options_are_known(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # nothing that a page names is there, so that nothing begins
+    for command in commands(page):
+        words = shlex.split(command)
+        if words[0] == "python":
+            assert (ROOT / words[1]).is_file(), command
+        if words[0] == "forebay":
+            ended = CliRunner().invoke(app, words[1:])
+            assert isinstance(ended.exception, SetupError), f"{command}\n{ended.output}"
+            assert "there is no file or folder" in str(ended.exception) or "does not exist" in str(ended.exception)
+
+
+def factories() -> list[tuple[str, str]]:
+    """Each block of the torch page that has a factory, with the output that stands behind it, if any."""
+    found = blocks("optimize-torch")
+    behind = [*found[1:], ("", "")]
+    return [
+        (content, said if not language else "")
+        for (kind, content), (language, said) in zip(found, behind, strict=True)
+        if kind == "python" and "def factory" in content
+    ]
+
+
+@pytest.mark.parametrize("place", range(len(factories())))
+def test_factories_of_the_torch_page_do_what_it_says(place: int, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch comes with an extra")
+    content, said = factories()[place]
+    file = tmp_path / "mine.py"
+    file.write_text(content)
+    (tmp_path / "work").mkdir()
+    if "error" not in said:
+        assert open_original(f"{file}:factory", None, tmp_path / "work").graph is not None
+        return
+    with pytest.raises(SetupError) as told:
+        open_original(f"{file}:factory", None, tmp_path / "work")
+    assert said.strip() == f"error: {told.value}".replace(f"{file}:", "mine.py:")
+
+
+def test_the_torch_page_shows_the_example_as_it_runs() -> None:
+    shown = [content.strip() for kind, content in blocks("optimize-torch") if kind == "python"]
+    code = (ROOT / "examples" / "sentiment" / "sentiment.py").read_text()
+    assert any(content in code for content in shown)
