@@ -231,7 +231,7 @@ def _labels(columns: Columns, signature: Signature) -> Sequence[Any]:
     inputs = {spec.name for spec in signature.inputs}
     for name in _LABELS:
         if name in columns and name not in inputs:
-            values = columns.pop(name)
+            values: Sequence[Any] | Array = columns.pop(name)
             return values.tolist() if isinstance(values, np.ndarray) else values
     return []
 

@@ -6,8 +6,8 @@
         return MyNet().eval(), {"x": torch.zeros(2, 16)}
 
 `inputs` maps the names of `forward`'s arguments to example tensors of two or more rows. `axes` names, by input, further
-axes of variable size: `{"tokens": {1: "length"}}`. The first axis of every input is the batch. Where `forward` returns a
-mapping, its keys are the outputs' names.
+axes of variable size: `{"tokens": {1: "length"}}`. The first axis of every input is the batch. Where `forward` returns
+a mapping, its keys are the outputs' names.
 
 ONNX is what most recipes start from. What cannot be said in it, or answers differently there, remains a program that
 the torch runtime serves.
@@ -198,8 +198,8 @@ def _wanted(
 
 
 def _sizes(torch: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """One row, many rows, and twice as long in each further axis: `forward` may choose by a size, and an export has what
-    it chose for the examples.
+    """One row, many rows, and twice as long in each further axis: `forward` may choose by a size, and an export has
+    what it chose for the examples.
     """
     yield {key: value[:1] for key, value in inputs.items()}
     yield {key: torch.cat([value] * _COPIES) for key, value in inputs.items()}
