@@ -11,9 +11,16 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import psutil
 import pytest
 from tests.e2e.server import COMMAND, environment, eventually, gone, model, run_once, serving
+from tests.unit.optimize import digits
+from tests.unit.optimize.test_search import QUICK, Silent
+
+from forebay.optimize.goals import Asked
+from forebay.optimize.output import choose, forms_in
+from forebay.optimize.run import Order, optimize
 
 pytestmark = pytest.mark.timeout(300)
 LOOSE = ("--slo", "p50=1s", "--inputs", "zeros")
@@ -129,7 +136,8 @@ def test_a_run_that_is_killed_leaves_no_server_behind(tmp_path: Path, net: Path)
         (("--slo", "fast"), ["'fast'", "such as p99=50ms"]),
         (("--slo", "p99=5s", "--max-time", "soon"), ["'soon'", "90s"]),
         (("--slo", "p99=5s", "--instances", "none"), ["--instances", "'none'"]),
-        (("--slo", "p99=5s", "--inputs", "rows.csv"), ["rows.csv", ".jsonl"]),
+        (("--slo", "p99=5s", "--inputs", "rows.dat"), ["rows.dat", ".jsonl"]),
+        (("--slo", "p99=5s", "--plot", "nowhere/tune.png"), ["--plot", "nowhere"]),
         (("--slo", "p99=5s", "--set", "net.instnces=1"), ["instnces", "instances"]),
         (("--slo", "p99=0.001ms", "--instances", "1", "--threads", "1"), ["p99 <= 0.001 ms", "fastest answer"]),
     ],
@@ -180,3 +188,51 @@ def test_the_forms_of_a_model_are_compared_and_what_wins_over_the_file_is_told(t
     assert {one["configuration"]["artefact"] for one in figures["results"]} == {"net", "other"}
     assert "forebay.toml:models.net.instances wins over" in done.stdout
     assert net.with_suffix(".toml").read_text() == before
+
+
+def test_the_forms_that_optimize_left_are_compared_and_the_best_is_served_from_then_on(tmp_path: Path) -> None:
+    onnx.save(digits.mlp(), str(tmp_path / "net.onnx"))
+    samples = digits.write_samples(tmp_path / "samples.npz", 60)
+    order = Order(
+        source=str(tmp_path / "net.onnx"),
+        samples=samples,
+        out=tmp_path / "out",
+        asked=Asked(metric="top1", min_speedup=0.0, effort=QUICK),
+        candidates=tuple(f"tests.models.candidates:{name}" for name in ("Slower", "Planted")),
+        keep=2,
+    )
+    report = optimize(order, Silent())
+    choose(tmp_path / "out", report, "slower")
+    settings = tmp_path / "out" / "net" / "model.toml"
+    settings.write_text(settings.read_text() + "warm_up_s = 0.1\n")
+
+    loose = ("--slo", "p50=1s", "--instances", "1", "--threads", "1", "--batch-caps", "16", "--max-time", "8s")
+    seen = tuned(tmp_path, "out", *loose, "--dry-run")
+    assert seen.returncode == 0, seen.stderr
+    assert set(forms_in(tmp_path / "out", report)) == {"slower", "same", "fp32"}
+    assert forms_in(tmp_path / "out", report)["slower"] == tmp_path / "out" / "net", "nothing is moved"
+
+    done = tuned(tmp_path, "out", *loose)
+    assert "going on with" in done.stderr
+    figures = json.loads((tmp_path / "out" / "net" / "tune.json").read_text())
+    assert {one["configuration"]["artefact"] for one in figures["results"]} == {"slower", "same", "fp32"}
+    assert figures["inputs"] == str(samples)
+    best = figures["chosen"]["artefact"]
+    assert best != "slower"
+    assert f"{best} is served by: forebay serve out" in done.stdout
+    forms = forms_in(tmp_path / "out", report)
+    assert forms[best] == tmp_path / "out" / "net"
+    assert forms["slower"] == tmp_path / "out" / "_artefacts" / "slower"
+    assert "warm_up_s = 0.1" in (forms["slower"] / "model.toml").read_text(), "settings go with their form"
+    assert tomllib.loads(settings.read_text())["max_batch_rows"] == 16
+    with serving(tmp_path / "work", str(tmp_path / "out")) as served:
+        assert served.http.get("/v2/models/net/config").json()["max_batch_size"] == 16
+        assert list(served.http.get("/v2/models/net").json()["versions"]) == ["1"]
+
+    again = tuned(tmp_path, "out", *loose)
+    assert again.returncode == 0, again.stderr
+    assert f"measured in {figures['spent_s']:.0f} s" in again.stdout, "it is known, though the forms have moved"
+    samples.write_bytes(b"")
+    changed = tuned(tmp_path, "out", *loose)
+    assert changed.returncode == 2
+    assert "samples.npz is not what it was" in changed.stderr

@@ -68,6 +68,7 @@ class Endpoint:
         "arriving",
         "decode",
         "engine",
+        "fresh",
         "generate",
         "near",
         "plain",
@@ -119,6 +120,13 @@ class Endpoint:
         self.whole = None if self._takes_text else self._decoder.decode
         """Reads a JSON body, without a call in between."""
         self.decode = self.whole if self.recall is None else None
+        self.fresh = self.whole if self.recall is not None else None
+        """`whole`, until a whole answer is remembered: from then on bodies are looked up first."""
+        if self.recall is not None:
+            self.recall.on_first = self._look_up_bodies
+
+    def _look_up_bodies(self) -> None:
+        self.fresh = None
 
     def read(
         self,

@@ -28,6 +28,7 @@ from forebay.api.lane_slot import Slot
 from forebay.api.lane_socket import becomes_socket
 from forebay.api.lane_transport import LingeringTransport
 from forebay.api.problems import CLOSE, Answer, closing, detailed_of, problem
+from forebay.core.caching import USUAL_ASK
 from forebay.core.settings import ServerSettings
 
 log = logging.getLogger("forebay.api")
@@ -252,8 +253,12 @@ class Lane(HttpToolsProtocol):
                 elif endpoint.decode is not None and slot.header_length is None:
                     request = slot.request = endpoint.decode(body, _now(), slot.done)
                     endpoint.engine.submit(request)
-                else:
+                elif endpoint.fresh is None or slot.asks or slot.caller or slot.header_length is not None:
                     slot.read()
+                else:
+                    request = slot.request = endpoint.fresh(body, _now(), slot.answered)
+                    request.cache = USUAL_ASK
+                    endpoint.engine.submit(request)
             except Exception as error:
                 slot.finish(endpoint.refuse(error))
         elif self.mode == _ASGI:

@@ -5,7 +5,7 @@ It is only a shortcut to an entry of the cache: what is remembered here goes whe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from forebay.api.auth import ANONYMOUS
@@ -38,7 +38,7 @@ class Memo:
 class Recall:
     """What is remembered for one endpoint."""
 
-    __slots__ = ("_clock", "_digest", "_engine", "_forms", "_memory", "any", "usual")
+    __slots__ = ("_clock", "_digest", "_engine", "_forms", "_memory", "any", "on_first", "usual")
 
     def __init__(self, engine: CachedEngine) -> None:
         self._engine = engine
@@ -46,6 +46,8 @@ class Recall:
         self._clock = engine.clock
         self.any = False
         """Whether anything was ever remembered: where no request comes twice, bodies need not be looked up."""
+        self.on_first: Callable[[], None] = lambda: None
+        """Called once, when there is."""
         self.usual: dict[bytes, Any] = {}
         """For callers without a key, and bodies without special headers."""
         self._forms: dict[Form, dict[bytes, Any]] = {}
@@ -90,7 +92,9 @@ class Recall:
             table = self._forms.setdefault(form, {})
         else:
             return
-        self.any = True
+        if not self.any:
+            self.any = True
+            self.on_first()
         memo = Memo(note.kept, answer)
         self._memory.remember(note.kept, table, body, memo, len(body) + len(answer) + MEMO_BYTES)
 

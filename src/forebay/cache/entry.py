@@ -47,6 +47,8 @@ class Entry(msgspec.Struct, eq=False, weakref=False, gc=False):
     """It is in the store of cached answers too, as far as is known."""
     id: str = ""
     """As callers see it; empty until somebody does."""
+    used: int = 0
+    """The number of its last use, counted over all that is kept."""
     memos: list[tuple[dict[bytes, Any], bytes, int]] | None = None
     """Where bodies stand whose whole answer is known, and what each counts for: they go when the entry goes."""
 
@@ -78,6 +80,10 @@ class KeptRows(msgspec.Struct, eq=False, weakref=False, gc=False):
     """By key, the number of its row in the batch."""
     closed: bool = False
     """No more are added: it was taken into the cache."""
+    came: int = 0
+    """As `Entry.used`: when it was."""
+    nbytes: int = 0
+    """What those of `starts` count for by then."""
 
     def entry(self, key: bytes) -> Entry:
         """One of them as an entry of its own."""
@@ -96,6 +102,13 @@ class KeptRows(msgspec.Struct, eq=False, weakref=False, gc=False):
             self.stale_until,
             self.compute_s,
         )
+
+    def taken(self, key: bytes) -> Entry:
+        """One of them as an entry of its own, which is here no more."""
+        entry = self.entry(key)
+        del self.starts[key]
+        self.nbytes -= entry.nbytes
+        return entry
 
     def compact(self) -> None:
         """Let go of the rows of others."""

@@ -25,7 +25,7 @@ FORMAT: Final = 1
 _REMEMBERED_HEADS: Final = 1024
 _SIZE: Final = struct.Struct("<Q")
 _CODES: Final = {"FP32": "f", "FP64": "d"}
-_LONGEST: Final = 512
+LONGEST_KEY_BYTES: Final = 512
 """Of a key that is no digest. A digest has 32 bytes, and a key that is none has always more."""
 
 
@@ -87,9 +87,9 @@ class KeyMaker:
                     return head + packed
                 pack = self._packer(len(payload), 0)
                 payload = inputs[0] = pack(*payload)
-                if len(payload) <= _LONGEST and request.shapes is self._shapes and request.rows == self._rows:
+                if len(payload) <= LONGEST_KEY_BYTES and request.shapes is self._shapes and request.rows == self._rows:
                     self._pack = pack
-            if len(payload) <= _LONGEST:
+            if len(payload) <= LONGEST_KEY_BYTES:
                 return b"%b%b" % (head, payload)  # type: ignore[str-format]
             return _digest(head, payload)
         pieces = [head]
@@ -98,7 +98,7 @@ class KeyMaker:
             if type(payload) is list:
                 payload = inputs[index] = self._packed(payload, index)
             pieces += (_SIZE.pack(len(payload)), payload)  # type: ignore[arg-type]
-        return b"".join(pieces) if sum(map(len, pieces)) <= _LONGEST else _digest(*pieces)
+        return b"".join(pieces) if sum(map(len, pieces)) <= LONGEST_KEY_BYTES else _digest(*pieces)
 
     def all_but_values(self, request: Request, tenant: str) -> bytes:
         """What of a key does not depend on the values of the inputs."""

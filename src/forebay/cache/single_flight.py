@@ -36,6 +36,8 @@ class Flight(msgspec.Struct, eq=False, weakref=False, gc=False):
     """Under which others wait for it in the store of cached answers."""
     admitted: bool = False
     """Its answer is to be kept there."""
+    by_row: bool = False
+    """Its answer is kept as a row of its batch, if it is one."""
     submitted: bool = False
     """It is in the engine."""
     due: float = math.inf

@@ -11,6 +11,7 @@ EXIT_SETUP = 2
 
 
 def show_error(error: SetupError) -> None:
-    """One line on stderr."""
+    """One line on stderr, with the error's code at its end unless that is `config_error`, the usual one."""
     message = " ".join(error.message.split())
-    typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+    code = "" if error.code == SetupError.code else f" ({error.code})"
+    typer.secho(f"error: {message}{code}", fg=typer.colors.RED, err=True)

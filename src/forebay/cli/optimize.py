@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from pathlib import Path
@@ -11,20 +12,25 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
 
+from forebay.cli.stopping import INTERRUPTED, ended_by_signals
 from forebay.core.errors import SetupError
 from forebay.optimize.candidates.registry import REFERENCES
 from forebay.optimize.gate import described
 from forebay.optimize.goals import Asked, Effort
-from forebay.optimize.output import PAGE_FILE, REPORT_FILE, chosen_of, encoded
+from forebay.optimize.output import OTHERS, PAGE_FILE, REPORT_FILE, chosen_of, encoded
 from forebay.optimize.report import ORIGINAL, CandidateReport, Goals, Report
 from forebay.optimize.run import Order
 from forebay.optimize.run import optimize as run_search
+from forebay.optimize.samples import LEAST
+from forebay.optimize.texts import MOST_TOKENS
 
 EXIT_NOTHING = 1
 """No candidate passed the gate; the report is written all the same."""
+_PIPED_COLUMNS = 160
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
 
 
@@ -77,6 +83,9 @@ Only = Annotated[list[str] | None, typer.Option("--candidate", help="Try only th
 Plugins = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="MODULE:CLASS", help="A recipe of your own; see the docs.")
 ]
+Keep = Annotated[
+    int, typer.Option(help="Leave so many of those that pass; with the original, for forebay tune OUT to choose among.")
+]
 Name = Annotated[str | None, typer.Option(help="The model's name. Default: the file's or folder's.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
@@ -94,7 +103,7 @@ def optimize(
     head: HeadName = "auto",
     output: OutputName = None,
     tokenizer: TokenizerFile = None,
-    max_tokens: MaxTokens = 256,
+    max_tokens: MaxTokens = MOST_TOKENS,
     max_samples: MaxSamples = 512,
     held_out: HeldOut = 0.5,
     seed: Seed = 0,
@@ -102,6 +111,7 @@ def optimize(
     rounds: Rounds = 5,
     only: Only = None,
     plugins: Plugins = None,
+    keep: Keep = 1,
     name: Name = None,
     as_json: AsJson = False,
 ) -> None:
@@ -112,7 +122,7 @@ def optimize(
     memory. The fastest one that passes is written to OUT as a folder for `forebay serve OUT`, with report.json and
     report.html.
 
-    Exit code 0: there is a model to serve. 1: no candidate passed. 2: the search could not begin.
+    Exit code 0: there is a model to serve. 1: no candidate passed. 2: the search could not begin. 130: stopped.
 
     Examples:
 
@@ -121,9 +131,13 @@ def optimize(
       forebay optimize minilm.onnx --samples labelled.csv --metric accuracy --max-drop 0.01 --allow-batch-variance
 
       forebay optimize digits.onnx --samples digits.npz --out faster && forebay serve faster
+
+      forebay optimize minilm.onnx --samples texts.txt --out faster --keep 3 && forebay tune faster --slo p99=50ms
     """
     _not_negative(max_drop=max_drop, batch_tolerance=batch_tolerance, min_speedup=min_speedup)
-    _counts(threads=threads, rounds=rounds, max_samples=max_samples, max_tokens=max_tokens)
+    _at_least(1, threads=threads, rounds=rounds, max_tokens=max_tokens, keep=keep)
+    _at_least(LEAST, max_samples=max_samples)
+    _at_least(0, seed=seed)
     if not 0.0 < held_out < 1.0:
         raise SetupError(f"--held-out {held_out}: write a share between 0 and 1")
     asked = Asked(
@@ -151,10 +165,17 @@ def optimize(
         seed=seed,
         candidates=(*REFERENCES, *(plugins or ())),
         only=tuple(only or ()),
+        keep=keep,
     )
     console = Console(stderr=as_json, highlight=False)
-    with LiveTable(console) as table:
-        report = run_search(order, table)
+    if not console.is_terminal:
+        console.width = max(console.width, _PIPED_COLUMNS)
+    try:
+        with ended_by_signals(), LiveTable(console) as table:
+            report = run_search(order, table)
+    except KeyboardInterrupt:
+        console.print(f"stopped; nothing was written to {escape(str(out))}", soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         typer.echo(encoded(report), nl=False)
     _print(console, report, out)
@@ -171,16 +192,16 @@ def parse_slo(text: str) -> float:
     return value
 
 
-def _counts(**values: int) -> None:
+def _at_least(least: int, **values: int) -> None:
     for name, value in values.items():
-        if value < 1:
-            raise SetupError(f"--{name.replace('_', '-')} {value}: must be 1 or more")
+        if value < least:
+            raise SetupError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
 
 
 def _not_negative(**values: float | None) -> None:
     for name, value in values.items():
-        if value is not None and not value >= 0:
-            raise SetupError(f"--{name.replace('_', '-')} {value}: must be 0 or more")
+        if value is not None and not 0 <= value < math.inf:
+            raise SetupError(f"--{name.replace('_', '-')} {value:g}: must be a number from 0 on")
 
 
 class LiveTable:
@@ -270,21 +291,25 @@ def _print(console: Console, report: Report, out: Path) -> None:
     for one in report.candidates:
         if one.reason is not None and console.is_terminal:
             console.print(f"{one.name}: {one.detail}", markup=False, soft_wrap=True, style="dim")
-    samples, goals = report.samples, report.goals
+    samples, goals, where = report.samples, report.goals, escape(str(out))
     share = 1.0 / samples.held_out
     if goals.metric in ("top1", "accuracy") and share > goals.max_drop > 0:
         console.print(
             f"[yellow]note[/]: one of {samples.held_out} held-out samples is {share:.2%}, more than the drop of "
             f"{goals.max_drop:.2%} that is allowed; give more samples"
         )
+    if samples.duplicates:
+        console.print(f"{samples.duplicates} samples are the same as others and were left out", soft_wrap=True)
     chosen = chosen_of(report)
     if chosen is None:
         console.print(
-            f"no candidate passed the gate; the original stays the best. See {out / PAGE_FILE}", soft_wrap=True
+            f"no candidate passed the gate; the original stays the best. See {where}/{PAGE_FILE}", soft_wrap=True
         )
         return
     console.print(
-        f"[bold]{chosen.name}[/] is in {out} ({report.seconds:.0f} s); serve it with: forebay serve {out}",
+        f"[bold]{chosen.name}[/] is in {where} ({report.seconds:.0f} s); serve it with: forebay serve {where}",
         soft_wrap=True,
     )
-    console.print(f"the evidence: {out / PAGE_FILE}, {out / REPORT_FILE}", soft_wrap=True)
+    if (out / OTHERS).is_dir():
+        console.print(f"other forms are kept; choose under load: forebay tune {where} --slo p99=50ms", soft_wrap=True)
+    console.print(f"the evidence: {where}/{PAGE_FILE}, {where}/{REPORT_FILE}", soft_wrap=True)

@@ -6,27 +6,29 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from forebay import __version__
 from forebay.cli.flags import shown_value
+from forebay.cli.stopping import INTERRUPTED, ended_by_signals
+from forebay.cli.tune_progress import TuneProgress
 from forebay.core.errors import SetupError
 from forebay.core.settings_sources import LoadedSettings, load_settings
 from forebay.engine.costs_file import cpu_name
+from forebay.optimize.texts import MOST_TOKENS
 from forebay.tune import report
 from forebay.tune.configuration import Configuration, grid, parse_counts
 from forebay.tune.contender import Outcome
+from forebay.tune.forms import Forms, forms_of
+from forebay.tune.inputs import Tokenizer
 from forebay.tune.journal import Journal, JournaledWorld
 from forebay.tune.machine import Machine
 from forebay.tune.search import search
@@ -35,8 +37,6 @@ from forebay.tune.slo import Slo, parse_slo
 from forebay.tune.subject import Subject, open_subject
 
 _PIPED_COLUMNS: Final = 160
-INTERRUPTED: Final = 130
-"""Exit code after Ctrl-C or SIGTERM."""
 _START = (
     "import sys; from forebay.engine.child import die_with_parent; die_with_parent(int(sys.argv.pop(1))); "
     "from forebay.cli.main import main; main()"
@@ -46,7 +46,12 @@ _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 
 def tune(
-    model: Annotated[str, typer.Argument(help="As for forebay serve, or the folder of a repository's model.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="As for forebay serve, the folder of a repository's model, or what forebay optimize wrote."
+        ),
+    ],
     slo: Annotated[str, typer.Option(help="What must hold, such as p99=50ms or p95=1.5s.")],
     artefacts: Annotated[
         list[str] | None,
@@ -55,7 +60,14 @@ def tune(
     name: Annotated[str | None, typer.Option(help="The model's name, where it is not that of its file.")] = None,
     inputs: Annotated[
         str | None,
-        typer.Option(help="What to send: FILE (.npz, .jsonl, .txt), examples, zeros or random. Default: examples."),
+        typer.Option(
+            help="What to send: FILE (.npz, .jsonl, .txt, .csv), examples, zeros or random. "
+            "Default: the samples of forebay optimize, else examples."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="tokenizer.json for texts where the model takes tokens. Default: the one beside the model."),
     ] = None,
     instances: Annotated[str | None, typer.Option(help="Numbers of instances to try, such as 1,2.")] = None,
     threads: Annotated[str | None, typer.Option(help="Threads of each instance to try, such as 1,2.")] = None,
@@ -86,7 +98,8 @@ def tune(
     """Find the instances, threads and batch cap that answer most requests within an SLO, by measuring on this machine.
 
     Each configuration is served for real and gets Poisson arrivals. The best goes into model.toml with the evidence as
-    comments; all else in the file stays. An interrupted run goes on where it stopped.
+    comments; all else in the file stays. An interrupted run goes on where it stopped. Of a folder that forebay optimize
+    wrote with --keep, every form that it holds takes part, and the best one is served from then on.
 
     Examples:
 
@@ -97,15 +110,25 @@ def tune(
       forebay tune resnet.onnx --slo p95=100ms --artefact resnet.int8.onnx --batch-caps 8,16,32
 
       forebay tune models/mlp --slo p99=20ms --instances 1,2 --threads 1 --dry-run
+
+      forebay tune optimized --slo p99=50ms
     """
     wanted, most_s = parse_slo(slo), parse_time(max_time)
     numbers = parse_counts("--instances", instances), parse_counts("--threads", threads)
     caps = parse_counts("--batch-caps", batch_caps)
+    # What cannot be written is told before the work, not after.
+    for flag, file in (("--plot", plot), ("--json", json_file), ("--out", out)):
+        if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
+            raise SetupError(f"{flag} {file}: there is no folder {file.resolve().parent}, or it is a folder itself")
     if plot is not None:
-        report.figure_class()  # say that it is missing before the work, not after
+        report.check_plot(plot)
     flags = {} if data_dir is None else {"data_dir": str(data_dir)}
     loaded = load_settings(config_file=config_file, environ=os.environ, flags=flags, sets=sets or ())
-    subjects = _open_all([model, *(artefacts or ())], name, loaded, inputs)
+    forms = forms_of(model)
+    if forms is not None and inputs is None:
+        inputs = forms.samples()
+    opens = _Opens(loaded, inputs, None if tokenizer is None else Tokenizer(str(tokenizer), MOST_TOKENS))
+    subjects = opens.all(model, forms, artefacts or (), name)
     configurations = grid(list(subjects), *numbers, caps, _cores())
     journal = _journal(loaded, subjects, configurations, wanted, inputs, deadlines)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -117,9 +140,8 @@ def tune(
         console.print(f"stopped; what was measured is in {journal.path}: the same command goes on from there")
         raise typer.Exit(INTERRUPTED) from None
     facts = _facts(next(iter(subjects.values())), deadlines)
-    _tell(outcome, subjects, model, out)
-    if not dry_run:
-        _write(outcome, facts, subjects[outcome.chosen.artefact], out)
+    written = None if dry_run else _write(outcome, facts, subjects[outcome.chosen.artefact], forms, out)
+    _tell(outcome, subjects, model, forms, out, written)
     if json_file is not None:
         _put(json_file, report.document(outcome, facts))
     if plot is not None:
@@ -134,18 +156,34 @@ def parse_time(text: str) -> float:
     return float(match[1]) * _UNITS_S[match[2]]
 
 
-def _open_all(paths: Sequence[str], name: str | None, loaded: LoadedSettings, inputs: str | None) -> dict[str, Subject]:
-    """By label: the file's stem, or the whole path where two have the same."""
-    subjects: dict[str, Subject] = {}
-    for path in paths:
-        subject = open_subject(path, name, loaded, inputs, shown_value)
-        name = name or subject.artefact.source.name  # all are forms of the first one
-        stem = Path(path.rpartition(":")[2] if ".py:" in path else path).stem
-        label = stem if stem not in subjects else path
-        if label in subjects:
-            raise SetupError(f"--artefact {path} is given twice")
-        subjects[label] = subject
-    return subjects
+class _Opens:
+    """Opens the forms of a model, all in the same way."""
+
+    def __init__(self, loaded: LoadedSettings, inputs: str | None, tokenizer: Tokenizer | None) -> None:
+        self._loaded, self._inputs, self._tokenizer = loaded, inputs, tokenizer
+
+    def all(self, model: str, forms: Forms | None, artefacts: Sequence[str], name: str | None) -> dict[str, Subject]:
+        """By label: the candidate's name in what `forebay optimize` wrote, else the file's stem, or the whole path
+        where two have the same. Raises `SetupError`."""
+        subjects: dict[str, Subject] = {}
+        if forms is not None:
+            if name not in (None, forms.name):
+                raise SetupError(f"--name {name}: the model in {model} is called {forms.name}; leave it away")
+            name, self._tokenizer = forms.name, self._tokenizer or forms.tokenizer
+            for label, folder in forms.models.items():
+                subjects[label] = self._one(str(folder), name)
+        for path in artefacts if forms is not None else [model, *artefacts]:
+            subject = self._one(path, name)
+            name = name or subject.artefact.source.name  # all are forms of the first one
+            stem = Path(path.rpartition(":")[2] if ".py:" in path else path).stem
+            label = stem if stem not in subjects else path
+            if subject.artefact.source in [other.artefact.source for other in subjects.values()]:
+                raise SetupError(f"--artefact {path} is given twice, or is MODEL itself; leave it away")
+            subjects[label] = subject
+        return subjects
+
+    def _one(self, path: str, name: str | None) -> Subject:
+        return open_subject(path, name, self._loaded, self._inputs, shown_value, self._tokenizer)
 
 
 def _cores() -> int:
@@ -169,7 +207,11 @@ def _journal(
         "deadlines": deadlines,
         "configurations": [str(one) for one in configurations],
         "inputs": [first.kind, _digest(inputs)],
-        "artefacts": {label: [one.artefact.digest, *one.artefact.arguments] for label, one in subjects.items()},
+        # Not where they are: the form that is chosen moves.
+        "artefacts": {
+            label: [one.artefact.digest, str(one.artefact.tokenizer), *one.artefact.arguments[1:]]
+            for label, one in subjects.items()
+        },
     }
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
     return Journal(loaded.settings.data_dir.resolve() / "tune" / f"{first.source.name}-{digest}.json", key)
@@ -202,67 +244,61 @@ def _measure(
     folder = journal.path.with_name(f"{journal.path.stem}-servers")
     machine = Machine(artefacts, slo, serve, folder, with_deadline=deadlines)
     world = JournaledWorld(machine, journal, time.monotonic)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, refresh_per_second=2) as progress, _ended_by_signals():
-        bar = progress.add_task(f"measuring, {most_s:g} s at most", total=most_s)
-
-        def tell(line: str) -> None:
-            progress.update(bar, completed=min(most_s, world.spent_s()))
-            progress.console.print(line, markup=False)
-
+    with ended_by_signals(), TuneProgress(console, world, slo, most_s, time.monotonic) as progress:
         try:
-            outcome = search(configurations, slo, world, most_s, tell)
+            outcome = search(configurations, slo, progress, most_s, progress.found)
         finally:
             machine.close()
     shutil.rmtree(folder, ignore_errors=True)
     return outcome
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM ends it as Ctrl-C does: servers are stopped, and what was measured is kept."""
-
-    def as_interrupt(_number: int, _frame: Any) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    # A shell starts what runs in the background with SIGINT ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGTERM, as_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before[0])
-        signal.signal(signal.SIGTERM, before[1])
-
-
-def _tell(outcome: Outcome, subjects: dict[str, Subject], model: str, out: Path | None) -> None:
+def _tell(
+    outcome: Outcome,
+    subjects: dict[str, Subject],
+    model: str,
+    forms: Forms | None,
+    out: Path | None,
+    written: Path | None,
+) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _PIPED_COLUMNS
     console.print(report.table(outcome))
     console.print()
     chosen = outcome.chosen
+    form = f"{chosen.artefact}, " if len(subjects) > 1 else ""
+    what = f"{form}{chosen.instances} x {chosen.threads} threads, at most {chosen.max_batch_rows} rows a batch"
     console.print(
-        f"[bold]{chosen.instances} x {chosen.threads} threads, at most {chosen.max_batch_rows} rows a batch[/bold]: "
-        f"{outcome.goodput_per_s:,.1f} answers/s within {outcome.slo} at {outcome.rate:,.1f} requests/s; "
-        f"measured in {outcome.spent_s:.0f} s",
+        f"[bold]{what}[/bold]: {outcome.goodput_per_s:,.1f} answers/s within {outcome.slo} "
+        f"at {outcome.rate:,.1f} requests/s; measured in {outcome.spent_s:.0f} s",
         soft_wrap=True,
     )
     if outcome.generator_limited:
         console.print("the load generator was the limit: this configuration may do more than was asked of it")
     subject = subjects[chosen.artefact]
-    if subject is not next(iter(subjects.values())):
+    if forms is not None and chosen.artefact in forms.models:
+        if written is not None and out is None:
+            console.print(f"{chosen.artefact} is served by: forebay serve {model}", soft_wrap=True)
+        else:
+            console.print(f"{chosen.artefact} is in {forms.models[chosen.artefact]}", soft_wrap=True)
+    elif subject is not next(iter(subjects.values())):
         source = subject.artefact.source
         console.print(f"the best form of {model} is {source.path}: serve it with --name {source.name}", soft_wrap=True)
     if out is None and subject.overridden:
         console.print(f"{', '.join(subject.overridden)} wins over what is written beside the model", soft_wrap=True)
     for note in outcome.notes:
         console.print(note, soft_wrap=True)
+    if written is not None:
+        console.print(f"written to {written}", soft_wrap=True)
 
 
-def _write(outcome: Outcome, facts: report.Facts, subject: Subject, out: Path | None) -> None:
-    """The settings file, and beside it all figures."""
+def _write(outcome: Outcome, facts: report.Facts, subject: Subject, forms: Forms | None, out: Path | None) -> Path:
+    """The settings file, which is returned, and beside it all figures. The form that was chosen is served from now on,
+    unless the settings go elsewhere.
+    """
     file = (out if out is not None else subject.settings_file).resolve()
-    figures = file.with_name("tune.json" if file.stem == "model" else f"{file.stem}.tune.json")
+    figures = "tune.json" if file.stem == "model" else f"{file.stem}.tune.json"
     chosen = outcome.chosen
     values: dict[str, Value] = {
         "instances": chosen.instances,
@@ -275,14 +311,16 @@ def _write(outcome: Outcome, facts: report.Facts, subject: Subject, out: Path | 
         # As bytes: line ends stay what they are.
         before = file.read_bytes().decode() if file.exists() else ""
         mark = "\ufeff" if before.startswith("\ufeff") else ""
-        text = mark + edited(before.removeprefix(mark), values, report.evidence(outcome, facts, figures.name))
+        text = mark + edited(before.removeprefix(mark), values, report.evidence(outcome, facts, figures))
     except (OSError, UnicodeDecodeError) as error:
         raise SetupError(f"{file}: cannot be read: {error}") from None
     except SetupError as error:
         raise SetupError(f"{file}: {error.message}") from None
+    if forms is not None and out is None and chosen.artefact in forms.models:
+        file = forms.put_first(chosen.artefact).resolve() / file.name
     _put(file, text.encode())
-    _put(figures, report.document(outcome, facts))
-    typer.echo(f"written to {file}")
+    _put(file.with_name(figures), report.document(outcome, facts))
+    return file
 
 
 def _put(path: Path, content: bytes) -> None:

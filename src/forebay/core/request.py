@@ -21,7 +21,7 @@ Payload = list[float] | bytes | bytearray | memoryview
 class Outputs:
     """The outputs of one batch, split to its requests by row."""
 
-    __slots__ = ("arrays", "datatypes", "names", "rows", "texts")
+    __slots__ = ("arrays", "datatypes", "items", "names", "rows", "texts")
 
     def __init__(self, names: Sequence[str], datatypes: Sequence[str], arrays: Sequence[Array], rows: int) -> None:
         """`arrays[i]` has shape [rows, ...] (or any shape where the model does not batch: then `rows` is 1)."""
@@ -29,6 +29,7 @@ class Outputs:
         self.datatypes = datatypes
         self.arrays = arrays
         self.rows = rows
+        self.items: Sequence[Request] = ()  # the requests of the batch in order, while they are answered one by one
         self.texts: list[bytes] | bool | None = False  # what `row_texts` made; False: not asked for yet
 
     def row_texts(self, between: Sequence[bytes] = ()) -> list[bytes] | None:

@@ -29,6 +29,7 @@ class Answers:
         items = batch.items
         arrived = [item.arrived for item in items if item.on_done is not nobody and item.pieces is None]
         self._record.answered(arrived, batch.sent_at, now)
+        outputs.items = items
         row = left = 0
         for item in items:
             item.outputs = outputs
@@ -44,6 +45,7 @@ class Answers:
                 on_done(item)
             except Exception:
                 log.exception("an answer could not be delivered", extra=fields(model=self._model))
+        outputs.items = ()
         self._less(left)
 
     def deliver_behind(self, batch: Batch[Request], outputs: Outputs, now: float, busy_s: float) -> None:

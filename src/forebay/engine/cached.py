@@ -12,7 +12,7 @@ import msgspec
 
 from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.entry import OVERHEAD_BYTES, Entry, KeptRows, OutputForm
-from forebay.cache.key import KeyMaker
+from forebay.cache.key import LONGEST_KEY_BYTES, KeyMaker
 from forebay.cache.policy import MOST_INPUT_BYTES, throws, times
 from forebay.cache.single_flight import Flight, OnDone
 from forebay.core.caching import JOINED, MISSED, USUAL_ASK, CacheAsk, CacheNote, CacheRules
@@ -39,7 +39,7 @@ class CachedEngine(ForwardedEngine):
         self.rules = rules
         self.counts = cache.metrics.of(inner.name, inner.version)
         self.memory = cache.memory
-        self._entries = cache.memory.entries
+        self._entries, self._kept_rows = cache.memory.entries, cache.memory.rows
         self._max_bytes = cache.max_entry_bytes + OVERHEAD_BYTES
         self.clock = cache.clock
         self._digest = inner.digest
@@ -48,11 +48,11 @@ class CachedEngine(ForwardedEngine):
         """What is being computed and may be joined."""
         self._place = (self.name, self.version)
         self._form = OutputForm(self.signature)
-        self._most_key_bytes = cache.max_entry_bytes - self._form.row_bytes
         self._throws = throws()
         self._last: Outputs | None = None
         self._rows = KeptRows(self._place, (), b"", 0, 0.0, 0.0, 0.0, 0.0)
         """What is kept of `_last`, the batch that came last: its answers are given one after the other."""
+        self._keeps_rows = 0 < self._form.row_bytes <= cache.max_entry_bytes - LONGEST_KEY_BYTES
         self._on_done: OnDone = self._done
 
     def statistics(self) -> EngineStatistics:
@@ -81,7 +81,7 @@ class CachedEngine(ForwardedEngine):
         if ask.use != "refresh":
             if self.memory.pending is not None:
                 self.memory.settle()
-            if key in self._entries:
+            if key in self._entries or key in self._kept_rows:
                 now = self.clock()
                 entry = self.memory.get(key, now)
                 if entry is not None and (ask.max_age_s is None or now - entry.created <= ask.max_age_s):
@@ -130,6 +130,13 @@ class CachedEngine(ForwardedEngine):
         request = flight.runs
         request.cached = flight
         request.on_done = self._on_done
+        flight.by_row = (
+            self._keeps_rows
+            and request.cache is USUAL_ASK
+            and request.rows == 1
+            and request.requested is None
+            and not (flight.claim or flight.admitted)
+        )
         if self.rules.coalesces:
             self._flights[flight.key] = flight
         try:
@@ -202,17 +209,11 @@ class CachedEngine(ForwardedEngine):
         if request.outputs is not self._last or rows.closed:
             self._last = request.outputs
             rows = self._rows = self._arrived(request)
-        if (
-            ask is USUAL_ASK
-            and rows.data
-            and request.rows == 1
-            and request.requested is None
-            and not (flight.claim or flight.admitted or flight.on_kept)
-            and len(flight.key) <= self._most_key_bytes
-        ):
+        if flight.by_row and rows.data:
             if memory.pending is not rows:
                 memory.settle()
                 memory.pending = rows
+                self._keep_others(rows, flight, request)
             rows.starts[flight.key] = request.row_start
             return None
         if ask.use == "use" and ask.max_age_s is None and not flight.claim and memory.peek(flight.key) is not None:
@@ -228,6 +229,28 @@ class CachedEngine(ForwardedEngine):
         if flight.on_kept is not None:
             flight.on_kept(entry)
         return entry
+
+    def _keep_others(self, rows: KeptRows, first: Flight, request: Request) -> None:
+        """Do for the others of a batch what `_done` would do for each of them, in one go: their callers are then told
+        without it. Those for which there is more to do are left to it.
+        """
+        assert request.outputs is not None
+        flights, starts, on_done = self._flights, rows.starts, self._on_done
+        generation, digest = first.generation, first.digest
+        row = kept = 0
+        for item in request.outputs.items:
+            if item.on_done is on_done:
+                flight: Flight = item.cached
+                if flight.by_row and flight.generation == generation and flight.digest is digest and not item.ran_on:
+                    key, told = flight.key, flight.on_done
+                    if told is not None and not flight.followers:
+                        starts[key] = row
+                        if flights.get(key) is flight:
+                            del flights[key]
+                        item.cached, item.on_done = MISSED, told
+                        kept += 1
+            row += item.rows
+        self.counts.misses += kept
 
     def _arrived(self, request: Request) -> KeptRows:
         """What holds of all answers of a batch, of which this is the first."""

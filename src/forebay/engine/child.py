@@ -110,8 +110,11 @@ class InstanceProcess:
 
     def _ready(self, header: frames.LoadHeader) -> frames.ReadyHeader:
         """Load, check, measure or warm up."""
-        runtime = load_runtime(header.source, header.device, header.threads, header.options)
-        digest = digest_of(header.source, header.options)
+        source, known = header.source, header.known
+        if known is not None and not known.holds():
+            known = None
+        runtime = load_runtime(source, header.device, header.threads, header.options, known)
+        digest = digest_of(source, header.options) if known is None else known.digest
         samples = measure.Samples(runtime)
         batchable, reason = measure.check_batchable(runtime, samples)
         signature = runtime.signature
@@ -165,7 +168,7 @@ class InstanceProcess:
             inputs = self._inputs(header, payload)
             outputs = self._runtime.run(inputs, header.rows)
             if self._signature.batched:
-                _check_rows(self._signature, outputs, header.rows)
+                check_rows(self._signature, outputs, header.rows)
             # BYTES elements are made here too, so that a value of a wrong type fails its own batch.
             specs = self._signature.outputs
             buffers = [to_buffer(array, spec.datatype) for spec, array in zip(specs, outputs, strict=True)]
@@ -233,7 +236,8 @@ class InstanceProcess:
         self._sock.sendall(frames.pack(frames.DONE, done, () if offsets else buffers))
 
 
-def _check_rows(signature: Signature, outputs: Sequence[Array], rows: int) -> None:
+def check_rows(signature: Signature, outputs: Sequence[Array], rows: int) -> None:
+    """Raises `ExecutionError` (`output_mismatch`) where an output has not one answer for each row."""
     for spec, array in zip(signature.outputs, outputs, strict=True):
         if array.shape[:1] != (rows,):
             raise ExecutionError(

@@ -23,6 +23,9 @@ from forebay.engine.flight import Flight
 LONG_BATCH_S = 0.005
 """An instance whose batch takes a core for so long gives way: short turns of others cost it little, while its long ones
 would hold up the web process, and what hands over the answers of all models. Cheap models need their turns at once."""
+LONG_REQUEST_S = 0.001
+"""Of such a batch, for each of its requests: it is a rush that makes a batch of many cheap ones long, and their model
+would pay for that ever after."""
 
 CpuClock = Callable[[int], float]
 """Seconds of processor time that the process of this id has used. Raises `OSError` where there is none."""
@@ -142,8 +145,8 @@ class Cores:
             self._turns[instance] = Turn(instance, self._fairness.begin(member), core_s)
             self._changed = True
 
-    def landed(self, instance: Worker, busy_s: float) -> None:
-        """A batch came back, `busy_s` seconds after the instance began with it, pauses included."""
+    def landed(self, instance: Worker, busy_s: float, requests: int) -> None:
+        """A batch of so many requests came back, `busy_s` seconds after the instance began with it, pauses included."""
         turn = self._turns.get(instance)
         if turn is None:
             return
@@ -152,7 +155,7 @@ class Cores:
         # What it has written before it was stopped may be read only now.
         turn.paused_s += instance.resume(self._clock())
         turn.claim.member.saw(core_s, busy_s - turn.paused_s)
-        if core_s >= LONG_BATCH_S:
+        if core_s >= max(LONG_BATCH_S, requests * LONG_REQUEST_S):
             instance.give_way()
         turn.paused_s = 0.0
         self._changed = True
@@ -228,9 +231,9 @@ class Turns:
         """A batch was sent to it."""
         self._cores.begin(instance, self._member)
 
-    def landed(self, instance: Worker, busy_s: float) -> None:
-        """A batch came back from it."""
-        self._cores.landed(instance, busy_s)
+    def landed(self, instance: Worker, busy_s: float, requests: int) -> None:
+        """A batch of so many requests came back from it."""
+        self._cores.landed(instance, busy_s, requests)
 
     def lost(self, instance: Worker) -> None:
         """It is gone."""

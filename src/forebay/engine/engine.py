@@ -159,7 +159,7 @@ class Engine(Door):
         """Take a flight that came back off its instance; the one that waited behind it begins."""
         flight: Flight = instance.flights.pop(batch_id)
         if self.turns is not None:
-            self.turns.landed(instance, busy_s)
+            self.turns.landed(instance, busy_s, len(flight.batch.items))
         if instance.flights:
             following: Flight = instance.oldest()
             following.began = now

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from forebay.models.artefact import Known
 from forebay.models.signature import Signature
 from forebay.models.source import LoadOptions, ModelSource
 
@@ -108,7 +109,8 @@ class FailedHeader(msgspec.Struct, array_like=True):
 
 
 class LoadHeader(msgspec.Struct, array_like=True):
-    """LOAD: the first frame. `measure_s` bounds the time spent on measuring cost by size; 0: only warm up."""
+    """LOAD: the first frame. `measure_s` bounds the time spent on measuring cost by size; 0: only warm up. `known`:
+    what the engine has found of the model's files."""
 
     source: ModelSource
     device: str
@@ -118,6 +120,7 @@ class LoadHeader(msgspec.Struct, array_like=True):
     arena_slot_bytes: int
     inline_bytes: int
     options: LoadOptions = LoadOptions()
+    known: Known | None = None
 
 
 class ReadyHeader(msgspec.Struct, array_like=True):

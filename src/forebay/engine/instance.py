@@ -20,6 +20,7 @@ from forebay.core.settings_sources import SECRET_LINES_VARIABLE
 from forebay.engine import frames
 from forebay.engine.arena import SLOT_BYTES, Arena
 from forebay.engine.assemble import Buffer
+from forebay.models.artefact import Known
 from forebay.models.source import LoadOptions, ModelSource
 from forebay.telemetry.logs import fields
 
@@ -46,6 +47,16 @@ class LoadPlan(msgspec.Struct, frozen=True):
     inline_bytes: int
     load_timeout_s: float = 300.0
     options: LoadOptions = LoadOptions()
+    known: Known | None = None
+    """What was found of the model's files, so that no instance reads them for their digests again."""
+
+
+def environment_of(threads: int) -> dict[str, str]:
+    """Of a process that runs a model with so many threads; they must be set before numpy loads."""
+    # The one place where a process environment is handed on.
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    inherited = {name: value for name, value in os.environ.items() if name not in _WITHHELD}
+    return {**inherited, **limits, "TOKENIZERS_PARALLELISM": "false"}
 
 
 class InstanceOwner(Protocol):
@@ -111,6 +122,7 @@ class Instance(asyncio.Protocol):
             SLOT_BYTES,
             plan.inline_bytes,
             plan.options,
+            plan.known,
         )
         self._write(frames.pack(frames.LOAD, header))
 
@@ -128,19 +140,12 @@ class Instance(asyncio.Protocol):
                     command,
                     pass_fds=(theirs.fileno(), self.arena.fd),
                     stdin=subprocess.DEVNULL,
-                    env=self._environment(),
+                    env=environment_of(self.plan.threads),
                 )
         except OSError:
             ours.close()
             raise
         return ours
-
-    def _environment(self) -> dict[str, str]:
-        # The one place where a process environment is handed on; the thread counts must be set before numpy loads.
-        threads = str(self.plan.threads)
-        limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
-        inherited = {name: value for name, value in os.environ.items() if name not in _WITHHELD}
-        return {**inherited, **limits, "TOKENIZERS_PARALLELISM": "false"}
 
     def send(
         self,

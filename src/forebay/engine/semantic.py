@@ -212,7 +212,7 @@ class SemanticEngine(ForwardedEngine):
     def _miss(self, request: Request, flight: Flight, sought: Sought | None) -> None:
         flight.sought = True
         if sought is not None and sought.vector is not None:
-            flight.on_kept = partial(self._learn, sought)
+            flight.by_row, flight.on_kept = False, partial(self._learn, sought)
         try:
             self.inner.submit(request)
             return

@@ -22,8 +22,9 @@ from forebay.engine.client import Tuning
 from forebay.engine.instance import LoadPlan
 from forebay.engine.kept_inputs import KeptInputs
 from forebay.engine.sizing import Finding
+from forebay.models.artefact import Known, inspect
 from forebay.models.signature import Signature
-from forebay.models.source import LoadOptions, ModelSource, digest_of
+from forebay.models.source import LoadOptions, ModelSource
 from forebay.telemetry.logs import fields
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Plan:
     cores: int = 0
     found: Finding | None = None
     """What a measurement has found, where `instances` or `threads` is `auto`; None: not known yet."""
+    known: Known | None = None
+    """What was found of the model's files; None: they were not read yet."""
 
     @property
     def usable_cores(self) -> int:
@@ -121,8 +124,8 @@ def _told_digest(digest: str, pads: bool) -> str:
 async def _load_first(engine: Engine) -> tuple[frames.ReadyHeader, costs_file.CostsFile, LatencyModel | None]:
     """Load instance 0. A class that asks for other threads or devices than it was loaded with is loaded once more."""
     plan = engine.plan
-    digest = await asyncio.to_thread(digest_of, plan.source, _load_options(plan.settings))
-    given = plan.found
+    plan.known = await asyncio.to_thread(inspect, plan.source, _load_options(plan.settings))
+    digest, given = plan.known.digest, plan.found
     await _recall(engine, digest, given)
     while True:
         used, threads = plan.settings, plan.threads
@@ -206,6 +209,7 @@ def _load_plan(plan: Plan, number: int, measure_s: float) -> LoadPlan:
         plan.shared_memory_bytes,
         settings.load_timeout_s,
         _load_options(settings),
+        plan.known,
     )
 
 

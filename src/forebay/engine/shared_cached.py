@@ -13,7 +13,7 @@ import math
 import msgspec
 
 from forebay.cache.answer_cache import AnswerCache
-from forebay.cache.entry import Entry
+from forebay.cache.entry import Entry, KeptRows
 from forebay.cache.key import digest_of
 from forebay.cache.policy import times
 from forebay.cache.port import News, Stored, Taken, ToKeep
@@ -196,10 +196,13 @@ class SharedCachedEngine(CachedEngine):
             entry.shared = True
             await self._tier.keep_now(digest_of(entry.key), self._to_keep(entry, admitted=True))
 
-    def _keep(self, flight: Flight, request: Request) -> Entry | None:
+    def _arrived(self, request: Request) -> KeptRows:
         if request.background is None:
             took_s, known_s = self.clock() - request.arrived, self._cost_s
             self._cost_s = known_s + _WEIGHT * (took_s - known_s) if known_s else took_s
+        return super()._arrived(request)
+
+    def _keep(self, flight: Flight, request: Request) -> Entry | None:
         entry = super()._keep(flight, request)
         if entry is not None:
             entry.shared = flight.admitted

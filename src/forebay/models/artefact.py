@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,8 @@ from typing import Literal
 import msgspec
 
 from forebay.core.errors import SetupError
-from forebay.models.source import LoadOptions, ModelSource, digest_of, open_source
+from forebay.models.repository import Stamp, stamp_of
+from forebay.models.source import LoadOptions, ModelSource, digest_of, model_files, open_source
 
 NOTE_FILE = "artefact.json"
 FORMAT = 1
@@ -41,6 +43,11 @@ class ServedWith(msgspec.Struct, frozen=True, kw_only=True):
         return LoadOptions(inference_precision=self.inference_precision)
 
 
+_SETTLED_NS = 100_000_000
+"""Two writes within the tick of a file system's clock leave one time behind: what was written so lately may be written
+again unseen."""
+
+
 class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
     """`artefact.json`. Digests are SHA-256 as hex."""
 
@@ -60,17 +67,70 @@ class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
     served_with: ServedWith = ServedWith()
 
 
-def check_artefact(source: ModelSource, device: str = "cpu", options: LoadOptions = _NO_OPTIONS) -> None:
+class Known(msgspec.Struct, frozen=True):
+    """A model whose files were read as a whole: their digest, and what tells whether they have been written to since.
+    Whoever loads it from the same files need not read them for their digests again.
+    """
+
+    digest: str
+    """As `digest_of` gives it, with the options that the model is loaded with."""
+    files: tuple[str, ...]
+    """The model's, the note beside it, and the file that the note names as its source; there or not."""
+    folder: str
+    """The source, where that is a folder; else empty."""
+    stamp: Stamp
+    """Empty: they had been written to just before, and may be again within one tick of the file system's clock."""
+
+    def holds(self) -> bool:
+        """Whether nothing was written to since."""
+        return bool(self.stamp) and self.stamp == _stamp(self.files, self.folder)
+
+
+def inspect(source: ModelSource, options: LoadOptions) -> Known:
+    """Read a model's files once. Raises `SetupError` as `check_artefact` does, and `OSError`."""
+    files, folder = _files_of(source)
+    stamp, now_ns = _stamp(files, folder), time.time_ns()
+    plain = _check_files(source)
+    digest = plain if options.inference_precision == "fp32" else digest_of(source, options)
+    latest_ns = max((max(content_ns, entry_ns) for _, _, content_ns, entry_ns, _ in stamp), default=0)
+    settled = latest_ns < now_ns - _SETTLED_NS and stamp == _stamp(files, folder)
+    return Known(digest, files, folder, stamp if settled else ())
+
+
+def check_artefact(
+    source: ModelSource, device: str = "cpu", options: LoadOptions = _NO_OPTIONS, known: Known | None = None
+) -> None:
     """Raises `SetupError` (`model_load_error`) where a note beside the model does not fit the model, its source (if
     that is on this machine), this processor, or the device and options that it is loaded with. A model without a note
     passes.
+
+    known: what was found of these files before; they are read again only where it does not hold any more.
     """
-    path = Path(source.path)
-    note = read_note(path.parent)
-    if note is None or note.model != path.name:
+    note = _note_of(source)
+    if note is None:
         return
+    if known is None or not known.holds():
+        _check_files(source)
+    _check_settings(source, note.served_with, device, options, Path(source.path).parent / NOTE_FILE)
+    here = isa_here()
+    if note.isa and note.isa != here:
+        differing = _difference(note.isa, here)
+        raise _refused(
+            source,
+            f"its answers were compared with the original's on a processor that differs from this one ({differing}); "
+            f"run forebay optimize on this machine, or delete {Path(source.path).parent / NOTE_FILE} to serve answers "
+            "that nobody compared here",
+        )
+
+
+def _check_files(source: ModelSource) -> str:
+    """The model's digest. Raises `SetupError` where it, or its source's, is not what the note says."""
+    digest, note = digest_of(source), _note_of(source)
+    if note is None:
+        return digest
+    path = Path(source.path)
     file = path.parent / NOTE_FILE
-    if digest_of(source) != note.model_sha256:
+    if digest != note.model_sha256:
         raise _refused(source, f"{path} is not the file that {file} was written for; run forebay optimize again")
     origin = Path(note.source)
     if origin.exists() and origin_digest(origin) != note.source_sha256:
@@ -79,15 +139,29 @@ def check_artefact(source: ModelSource, device: str = "cpu", options: LoadOption
             f"it was made from {origin}, which has changed since; run forebay optimize on it again, or delete {file} "
             "to serve answers of the former model",
         )
-    _check_settings(source, note.served_with, device, options, file)
-    here = isa_here()
-    if note.isa and note.isa != here:
-        differing = _difference(note.isa, here)
-        raise _refused(
-            source,
-            f"its answers were compared with the original's on a processor that differs from this one ({differing}); "
-            f"run forebay optimize on this machine, or delete {file} to serve answers that nobody compared here",
-        )
+    return digest
+
+
+def _note_of(source: ModelSource) -> ArtefactNote | None:
+    """The note beside a model, if it is about this file."""
+    path = Path(source.path)
+    note = read_note(path.parent)
+    return note if note is not None and note.model == path.name else None
+
+
+def _files_of(source: ModelSource) -> tuple[tuple[str, ...], str]:
+    """Files and folder of `Known`. Finding the files that belong to an ONNX file takes a look at all of it."""
+    files = [*model_files(source), Path(source.path).parent / NOTE_FILE]
+    note = _note_of(source)
+    origin = Path(note.source) if note is not None else None
+    if origin is not None and not origin.is_dir():
+        is_model = origin.suffix.lower() == ".onnx" and origin.is_file()
+        files += model_files(open_source(str(origin))) if is_model else [origin]
+    return tuple(map(str, files)), str(origin) if origin is not None and origin.is_dir() else ""
+
+
+def _stamp(files: tuple[str, ...], folder: str) -> Stamp:
+    return stamp_of([*map(Path, files), *(_files_below(Path(folder)) if folder else ())])
 
 
 def _check_settings(source: ModelSource, compared: ServedWith, device: str, options: LoadOptions, file: Path) -> None:
@@ -104,21 +178,24 @@ def _check_settings(source: ModelSource, compared: ServedWith, device: str, opti
 
 
 def read_note(folder: Path) -> ArtefactNote | None:
-    """The note in a folder; None where there is none. Raises `SetupError` for one that cannot be read."""
+    """The note in a folder; None where there is none. Raises `SetupError` (`model_load_error`) for one that cannot be
+    read.
+    """
     file = folder / NOTE_FILE
     try:
-        content = file.read_bytes()
+        note = msgspec.json.decode(file.read_bytes(), type=ArtefactNote)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise SetupError(f"{file} cannot be read: {error.strerror or error}") from None
-    try:
-        note = msgspec.json.decode(content, type=ArtefactNote)
+        raise SetupError(f"{file} cannot be read: {error.strerror or error}", code="model_load_error") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SetupError(f"{file} is no note of forebay optimize ({error}); run forebay optimize again") from None
+        raise SetupError(
+            f"{file} is no note of forebay optimize ({error}); run forebay optimize again", code="model_load_error"
+        ) from None
     if note.format != FORMAT:
         raise SetupError(
-            f"{file} has format {note.format}, this version of Forebay reads {FORMAT}; run forebay optimize again"
+            f"{file} has format {note.format}, this version of Forebay reads {FORMAT}; run forebay optimize again",
+            code="model_load_error",
         )
     return note
 
@@ -128,11 +205,15 @@ def origin_digest(origin: Path) -> str:
     if not origin.is_dir():
         return digest_of(open_source(str(origin))) if origin.suffix.lower() == ".onnx" else _file_digest(origin)
     digest = hashlib.sha256()
-    for file in sorted(path for path in origin.rglob("*") if path.is_file()):
-        name = file.relative_to(origin)
-        if not any(part.startswith(".") for part in name.parts):
-            digest.update(f"{name.as_posix()}\0{_file_digest(file)}\n".encode())
+    for file in _files_below(origin):
+        digest.update(f"{file.relative_to(origin).as_posix()}\0{_file_digest(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """All files but hidden ones and those in hidden folders, in a fixed order."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
 
 
 def isa_here() -> tuple[str, ...]:

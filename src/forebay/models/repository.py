@@ -95,6 +95,11 @@ class ModelFolder:
         return (*((str(folder), 0, 0, 0, 0) for folder in self.versions.values()), *stamp_of(files))
 
 
+def is_name(text: str) -> bool:
+    """Whether a model may be called so in a repository."""
+    return _NAME.fullmatch(text) is not None
+
+
 def is_repository(text: str) -> bool:
     """Whether a MODEL argument is a folder."""
     return Path(text).is_dir()
@@ -147,7 +152,7 @@ def read_repository(folder: Path) -> dict[str, ModelFolder]:
 def read_model(path: Path) -> ModelFolder:
     """One model's folder. What is wrong with it is in `problem`."""
     name = path.name
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         return ModelFolder(name, path, problem="its name may have letters, digits, '.', '_' and '-' only")
     try:
         versions = {

@@ -247,8 +247,11 @@ def _external_names(path: Path) -> set[str]:
 
 def files_of(source: ModelSource) -> list[Path]:
     """The files that a model named by itself is made of, and its settings file where there is one."""
-    path = Path(source.path)
-    files = [path]
-    if path.is_file():
-        files += [path.parent / name for name in _weight_files(source)]
+    files = model_files(source)
     return files if source.sidecar is None else [*files, source.sidecar]
+
+
+def model_files(source: ModelSource) -> list[Path]:
+    """The model file, and the files of weights that belong to it, there or not."""
+    path = Path(source.path)
+    return [path, *(path.parent / name for name in _weight_files(source))] if path.is_file() else [path]

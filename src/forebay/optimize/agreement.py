@@ -19,21 +19,21 @@ def compare(
 ) -> Agreement:
     """One array a sample, in the same order, alike in shape. `labels` and `head` go together, or there are none.
 
-    Texts (BYTES) are compared for equality, as `top1`.
+    Texts (BYTES) are compared for equality, as `top1`. Classes lie along the last axis: an answer of several rows of
+    classes, such as one a token, counts by the share of its rows.
     """
     samples = len(original)
     if original[0].dtype.kind in "OSU":
         same = [bool(np.array_equal(a, b)) for a, b in zip(original, candidate, strict=True)]
         return Agreement(samples=samples, finite=True, top1=float(np.mean(same)))
-    finite = all(bool(np.isfinite(value).all()) for value in candidate)
-    if not finite:
+    if not finite(candidate):
         return Agreement(samples=samples, finite=False)
     errors = [sample_error(a, b) for a, b in zip(original, candidate, strict=True)]
     wide = all(value.size > 1 for value in original)
     cosines = [cosine(a, b) for a, b in zip(original, candidate, strict=True)] if wide else []
     top1 = None
     if wide:
-        top1 = float(np.mean([np.argmax(a) == np.argmax(b) for a, b in zip(original, candidate, strict=True)]))
+        top1 = float(np.mean([same_classes(a, b) for a, b in zip(original, candidate, strict=True)]))
     elif original[0].dtype.kind != "f":
         top1 = float(np.mean([np.array_equal(a, b) for a, b in zip(original, candidate, strict=True)]))
     return Agreement(
@@ -41,6 +41,7 @@ def compare(
         finite=True,
         mean_cosine=float(np.mean(cosines)) if cosines else None,
         min_cosine=float(np.min(cosines)) if cosines else None,
+        length_error=_length_error(original, candidate) if wide else None,
         top1=top1,
         max_error=float(np.max(errors)),
         scale=scale_of(original),
@@ -48,13 +49,37 @@ def compare(
     )
 
 
+def finite(values: Sequence[Array]) -> bool:
+    """Whether no NaN and no infinity is among them; texts are finite."""
+    return all(value.dtype.kind in "OSU" or bool(np.isfinite(value).all()) for value in values)
+
+
+def same_classes(a: Array, b: Array) -> float:
+    """Share of rows along the last axis whose highest value is at the same place."""
+    if a.shape[-1] == 1:
+        a, b = a.reshape(-1), b.reshape(-1)
+    return float(np.mean(np.argmax(a, axis=-1) == np.argmax(b, axis=-1)))
+
+
 def cosine(a: Array, b: Array) -> float:
     """Of two arrays of one shape, as vectors. Two zeros are alike, zero and something else are not."""
     x, y = np.asarray(a, np.float64).reshape(-1), np.asarray(b, np.float64).reshape(-1)
-    product = float(np.linalg.norm(x) * np.linalg.norm(y))
+    product = _length(x) * _length(y)
     if product == 0.0:
         return 1.0 if np.array_equal(x, y) else 0.0
     return float(x @ y) / product
+
+
+def _length_error(original: Sequence[Array], candidate: Sequence[Array]) -> float:
+    shares = []
+    for a, b in zip(original, candidate, strict=True):
+        had, has = _length(a), _length(b)
+        shares.append(abs(has - had) / had if had else float(has != 0.0))
+    return float(np.mean(shares))
+
+
+def _length(value: Array) -> float:
+    return float(np.linalg.norm(np.asarray(value, np.float64).reshape(-1)))
 
 
 def sample_error(a: Array, b: Array) -> float:

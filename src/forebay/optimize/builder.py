@@ -45,6 +45,10 @@ def build(request: wire.Build, sock: socket.socket) -> wire.Made | wire.Failed:
         artefact = candidate.build(work)
         # A recipe of somebody's own may say what there is not.
         served_with = msgspec.convert(msgspec.to_builtins(artefact.served_with), ServedWith)
+    except AssertionError as error:
+        if work.graph is None:  # which recipes that start from it assert
+            return wire.Failed("not_applicable", "it starts from an ONNX graph, and there is none")
+        return wire.Failed("build_failed", f"AssertionError: {error}")
     except NotApplicableError as error:
         return wire.Failed("not_applicable", error.message)
     except ImportError as error:

@@ -24,7 +24,8 @@ def exclude(ranking: Sequence[str], holds: Callable[[Sequence[str]], bool]) -> E
     """The shortest run of the ranking whose exclusion holds the gate: greedy from the most harmful part on.
 
     Harm is taken to fall as parts are excluded, so that the run is found by halving: log2 of the parts judgements in
-    place of one for each. Where even excluding all but one does not hold, `holds` is False.
+    place of one for each. Excluding none is tried first. Where even excluding all but one does not hold, `holds` is
+    False.
     """
     tried = 0
 
@@ -34,9 +35,13 @@ def exclude(ranking: Sequence[str], holds: Callable[[Sequence[str]], bool]) -> E
         return holds(ranking[:count])
 
     most = len(ranking) - 1
-    if most < 0 or not judged(most):
-        return Exclusion(list(ranking[: max(most, 0)]), holds=False, tried=tried)
-    low, high = 0, most  # high holds
+    if most < 0:
+        return Exclusion([], holds=False, tried=tried)
+    if judged(0):
+        return Exclusion([], holds=True, tried=tried)
+    if most == 0 or not judged(most):
+        return Exclusion(list(ranking[:most]), holds=False, tried=tried)
+    low, high = 1, most  # high holds
     while low < high:
         middle = (low + high) // 2
         if judged(middle):

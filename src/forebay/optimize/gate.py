@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import msgspec
+
 from forebay.optimize.report import Agreement, CandidateReport, Goals, Reason
+
+_ROUNDING = 1e-12
+"""Of sums of floats."""
 
 Verdict = tuple[Reason, str]
 """Why a candidate is rejected."""
@@ -32,10 +38,23 @@ def check_answers(goals: Goals, original: Agreement, candidate: Agreement) -> Ve
     drop = drop_of(goals, original, candidate)
     if drop is None:
         return "disagrees", f"the metric {goals.metric} does not apply to its answers"
-    # Sums of floats: a drop of exactly what is allowed passes.
-    if drop > goals.max_drop + 1e-12:
+    # A drop of exactly what is allowed passes. Not `>`: nothing is known of a drop that is NaN.
+    if not drop <= goals.max_drop + _ROUNDING:
         return "disagrees", f"{described(goals, candidate)}; a drop of {drop:.4g} where {goals.max_drop:.4g} is allowed"
+    if goals.metric == "cosine" and not (candidate.length_error or 0.0) <= length_allowed(goals.max_drop):
+        return (
+            "disagrees",
+            f"vectors point where the original's do, and are {candidate.length_error:.1%} longer or shorter; "
+            f"{length_allowed(goals.max_drop):.1%} is allowed",
+        )
     return None
+
+
+def length_allowed(max_drop: float) -> float:
+    """How much vectors may differ in length where `max_drop` of the cosine is allowed: as far as that turns the tip of
+    a vector of length 1.
+    """
+    return math.sqrt(2.0 * (max_drop + _ROUNDING))
 
 
 def check(goals: Goals, original: CandidateReport, candidate: CandidateReport) -> Verdict | None:
@@ -44,15 +63,17 @@ def check(goals: Goals, original: CandidateReport, candidate: CandidateReport) -
         return candidate.reason, candidate.detail
     assert candidate.agreement is not None
     assert original.agreement is not None
-    verdict = check_answers(goals, original.agreement, candidate.agreement)
+    verdict = check_answers(goals, original.agreement, candidate.agreement) or _check_others(goals, original, candidate)
     if verdict is not None:
         return verdict
     invariance = candidate.invariance
+    if invariance is not None and not invariance.finite:
+        return "not_finite", f"{_of(invariance.output)}answers in batches hold NaN or infinity, alone they do not"
     if goals.batch_invariance and invariance is not None and not invariance.holds:
         near = f", cosine {invariance.min_cosine:.5f}" if invariance.min_cosine is not None else ""
         return (
             "batch_variant",
-            f"a sample alone and in a batch differ by up to {invariance.max_error:.2g}{near}; "
+            f"{_of(invariance.output)}a sample alone and in a batch differ by up to {invariance.max_error:.2g}{near}; "
             f"{invariance.tolerance:.2g} is allowed",
         )
     speed = candidate.speed
@@ -62,6 +83,19 @@ def check(goals: Goals, original: CandidateReport, candidate: CandidateReport) -
     if speed is not None and speed.speedup < goals.min_speedup:
         return "slower", f"{speed.speedup:.2f} of the original's speed; {goals.min_speedup:.2f} is asked for"
     return None
+
+
+def _check_others(goals: Goals, original: CandidateReport, candidate: CandidateReport) -> Verdict | None:
+    for mine, theirs in zip(original.others, candidate.others, strict=True):
+        own = msgspec.structs.replace(goals, metric=mine.metric, max_drop=mine.max_drop)
+        verdict = check_answers(own, mine.agreement, theirs.agreement)
+        if verdict is not None:
+            return verdict[0], f"{_of(mine.name)}{verdict[1]}"
+    return None
+
+
+def _of(output: str) -> str:
+    return f"output {output!r}: " if output else ""
 
 
 def described(goals: Goals, agreement: Agreement) -> str:
@@ -78,7 +112,7 @@ def described(goals: Goals, agreement: Agreement) -> str:
     return "-"
 
 
-def choose(candidates: Sequence[CandidateReport]) -> CandidateReport | None:
-    """The fastest of those that passed."""
+def ranked(candidates: Sequence[CandidateReport]) -> list[CandidateReport]:
+    """Those that passed, the fastest first."""
     passed = [one for one in candidates if one.reason is None and one.speed is not None]
-    return max(passed, key=lambda one: one.speed.speedup if one.speed else 0.0, default=None)
+    return sorted(passed, key=lambda one: -one.speed.speedup if one.speed else 0.0)

@@ -10,9 +10,8 @@ from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
 from forebay.optimize import speed
 from forebay.optimize.agreement import scale_of
-from forebay.optimize.report import Goals
+from forebay.optimize.report import Goals, Metric
 
-Metric = Literal["cosine", "top1", "max_error", "accuracy"]
 _CLASS_OUTPUTS = ("logits", "probabilities")
 
 

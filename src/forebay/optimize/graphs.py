@@ -24,6 +24,8 @@ _TARGET_OPSET = 17
 _CAST_LIKE, _AXES_ARE_INPUTS = 15, 18
 """First opsets with CastLike, and where the axes of ReduceMax are no attribute."""
 _LAST, _ONE = "softmax_last_axis", "softmax_one"
+SUM = "softmax_sum_"
+"""What the names of the products that `sum_by_products` makes begin with."""
 
 
 def prepare(graph: Path) -> Any:
@@ -114,7 +116,7 @@ def _softmax(node: Any, opset: int) -> list[Any]:
         helper.make_node("Concat", [f"{y}_length", _ONE], [f"{y}_column"], axis=0),
         helper.make_node("ConstantOfShape", [f"{y}_column"], [f"{y}_single"], value=one),
         helper.make_node("CastLike", [f"{y}_single", x], [f"{y}_ones"]),
-        helper.make_node("MatMul", [f"{y}_exp", f"{y}_ones"], [f"{y}_sum"]),
+        helper.make_node("MatMul", [f"{y}_exp", f"{y}_ones"], [f"{y}_sum"], name=f"{SUM}{y}"),
         helper.make_node("Div", [f"{y}_exp", f"{y}_sum"], [y], name=node.name),
     ]
 

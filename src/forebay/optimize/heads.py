@@ -63,8 +63,15 @@ class RidgeHead:
 
 def choose_head(wanted: Literal["auto", "argmax", "ridge"], outputs: Sequence[Array], labels: Sequence[str]) -> Head:
     """The head for labelled calibration samples. auto: argmax where every label is an index of the output or the output
-    is the label, else ridge. Raises `SetupError` where fewer than two labels occur.
+    is the label, else ridge. Raises `SetupError` where fewer than two labels occur, or where an answer is no single row
+    of numbers of one length.
     """
+    if len({value.shape for value in outputs}) > 1 or np.squeeze(outputs[0]).ndim > 1:
+        shapes = ", ".join(sorted({str(list(value.shape)) for value in outputs})[:3])
+        raise SetupError(
+            f"labels go with one row of numbers for each sample, the output has {shapes}; name another one with "
+            "--output, or compare without labels: --metric cosine, top1 or max_error"
+        )
     if len(set(labels)) < 2:
         raise SetupError("all samples have the same label, so that accuracy says nothing; give samples of all classes")
     width = outputs[0].size

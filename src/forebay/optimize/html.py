@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from forebay.optimize.gate import described, drop_of
-from forebay.optimize.report import CandidateReport, Report
+from forebay.optimize.report import CandidateReport, Goals, OtherOutput, Report
 from forebay.optimize.svg import Point, bars, scatter
 
 _STYLE = """
@@ -48,7 +48,7 @@ def _verdict(report: Report) -> str:
     chosen = next((one for one in report.candidates if one.name == report.chosen), None)
     if chosen is None or chosen.speed is None or chosen.agreement is None:
         text = "No candidate passed the gate." + (
-            f" The export <b>{report.chosen}</b> is served." if report.chosen else ""
+            f" The export <b>{escape(report.chosen)}</b> is served." if report.chosen else ""
         )
         return f'<p class="no">{text}</p>'
     return (
@@ -63,8 +63,9 @@ def _plot(report: Report) -> str:
         if one.speed is None or one.agreement is None or report.original.agreement is None:
             continue
         drop = drop_of(report.goals, report.original.agreement, one.agreement)
-        ratio = one.speed.speedup
-        points.append(Point(one.name, ratio, drop or 0.0, one.reason is None, one.name == report.chosen))
+        if drop is None:
+            continue  # the metric does not apply to its answers
+        points.append(Point(one.name, one.speed.speedup, drop, one.reason is None, one.name == report.chosen))
     return scatter(points, report.goals.max_drop, report.goals.min_speedup, f"drop, by {report.goals.metric}")
 
 
@@ -105,7 +106,14 @@ def _agreement(one: CandidateReport) -> str:
         parts.append(f"error {found.max_error:.2g}")
     if found.accuracy is not None:
         parts.append(f"accuracy {found.accuracy:.2%}")
+    parts += [f"{escape(other.name)}: {_other(other)}" for other in one.others]
     return "<br>".join(parts) if found.finite else "NaN or infinity"
+
+
+def _other(other: OtherOutput) -> str:
+    if not other.agreement.finite:
+        return "NaN or infinity"
+    return described(Goals(metric=other.metric, max_drop=other.max_drop), other.agreement)
 
 
 def _speeds(report: Report) -> str:
@@ -159,6 +167,8 @@ def _facts(report: Report) -> str:
          + (f"; within {goals.slo_ms:g} ms" if goals.slo_ms else "")),
         ("samples", f"{samples.path}: {samples.calibration} to calibrate, {samples.held_out} held out, "
          f"seed {samples.seed}"
+         + (f"; {samples.duplicates} duplicates left out" if samples.duplicates else "")
+         + f"; {samples.shortest} to {samples.longest} elements: of longer ones nothing is known"
          + (f", labels by {samples.head}" if samples.head else "")),
         ("SHA-256 of the samples", samples.sha256),
         ("processor", f"{machine.processor}, {machine.cores} cores; {machine.threads} threads an instance"),

@@ -1,55 +1,123 @@
-"""What a search leaves behind: a repository that `forebay serve` takes, and the report."""
+"""What a search leaves behind: a repository that `forebay serve` takes, other forms of the model, and the report.
+
+    OUT/NAME/1/...                     the form that is served, with its note, artefact.json
+    OUT/NAME/model.toml                its settings
+    OUT/_artefacts/CANDIDATE/1/...     other forms that passed, and the original: `forebay tune` may choose them
+    OUT/report.json, OUT/report.html
+
+A repository passes over names that begin with `_`.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from forebay.core.errors import SetupError
-from forebay.models.artefact import NOTE_FILE, ArtefactNote
+from forebay.models.artefact import NOTE_FILE, ArtefactNote, read_note
+from forebay.models.kinds import runtime_of
 from forebay.models.repository import SETTINGS_FILE
 from forebay.models.source import open_source
 from forebay.optimize.html import page
-from forebay.optimize.report import CandidateReport, Report
+from forebay.optimize.report import CandidateReport, Report, read_report
 
 REPORT_FILE, PAGE_FILE = "report.json", "report.html"
 _DEVICES_OR_PRECISION = re.compile(
     r"^[ \t]*(?:devices[ \t]*=[ \t]*(?:\[[^\]]*\])?|inference_precision[ \t]*=)[^\n]*\n?", re.MULTILINE
 )
 """Settings of the source that are the artefact's to say."""
+OTHERS = "_artefacts"
+VERSION = "1"
+TUNED_FILE = "tune.json"
+"""What `forebay tune` leaves beside the settings."""
+_STAGED, _REPLACED = ".staged", ".replaced"
+_FILES_IN_SETTINGS = ("labels", "semantic_calibration")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of the model that is to be left: what was measured of it, the folder of its files, and whether its answers
+    may depend on the processor.
+    """
+
+    report: CandidateReport
+    files: Path
+    isa_bound: bool
 
 
 def check_target(folder: Path, name: str) -> None:
-    """Raises `SetupError` where the output folder holds what no search has written."""
+    """Raises `SetupError` where the output folder holds what neither a search nor `forebay tune` has written."""
     if not folder.exists():
+        above = next(parent for parent in folder.absolute().parents if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise SetupError(f"--out {folder} cannot be made in {above}; name another folder")
         return
     if not folder.is_dir():
         raise SetupError(f"--out {folder} is a file; name a folder")
-    others = [entry.name for entry in folder.iterdir() if entry.name not in (name, REPORT_FILE, PAGE_FILE)]
-    if others or (any(folder.iterdir()) and not (folder / REPORT_FILE).is_file()):
-        held = ", ".join(sorted(others)[:3]) or name
-        raise SetupError(f"--out {folder} holds {held}, which is not of this search; name an empty or a new folder")
+    known = {name, OTHERS, REPORT_FILE, PAGE_FILE, _STAGED, _REPLACED, ".forebay"}
+    strange = [entry for entry in folder.iterdir() if entry.name not in known]
+    if any(folder.iterdir()) and not (folder / REPORT_FILE).is_file():
+        strange = strange or list(folder.iterdir())
+    models = [folder / name, *((folder / OTHERS).iterdir() if (folder / OTHERS).is_dir() else ())]
+    for model in (model for model in models if model.exists()):
+        strange += _strange_in(model)
+    if strange:
+        held = ", ".join(sorted(str(entry.relative_to(folder)) for entry in strange)[:3])
+        raise SetupError(
+            f"--out {folder} holds {held}, which is not of a search for {name}; name an empty or a new folder"
+        )
 
 
-def write(report: Report, folder: Path, artefact: Path | None, *, isa_bound: bool) -> None:
-    """`report.json`, `report.html`, and with `artefact` (a folder of model files) `NAME/1/...` and `NAME/model.toml`.
+def _strange_in(model: Path) -> list[Path]:
+    if not model.is_dir():
+        return [model]
+    settings = model / SETTINGS_FILE
+    usual = {VERSION, SETTINGS_FILE, TUNED_FILE, *(_named_in(settings) if settings.is_file() else ())}
+    strange = [entry for entry in model.iterdir() if entry.name not in usual]
+    made = (model / VERSION / NOTE_FILE).is_file() or not (model / VERSION).exists()
+    return strange if made else [*strange, model / VERSION]
 
-    What an earlier search wrote there is replaced, an artefact too that is now refused. Raises `SetupError`.
+
+def write(report: Report, folder: Path, forms: Sequence[Form]) -> None:
+    """The reports and the forms: the first one is served, the others may be chosen by `forebay tune`; none where
+    nothing may be served. What an earlier search wrote there is replaced, an artefact too that is now refused.
+
+    Raises `SetupError`.
     """
+    staged = folder / _STAGED
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        model = folder / report.source.name
-        if model.exists():
-            shutil.rmtree(model)
-        if artefact is not None:
-            _place(report, model, artefact, isa_bound=isa_bound)
+        shutil.rmtree(staged, ignore_errors=True)
+        for place, form in enumerate(forms):
+            _place(
+                report, staged / (OTHERS if place else "") / (form.report.name if place else report.source.name), form
+            )
+        # Only now does anything go that was there.
+        for name in (report.source.name, OTHERS):
+            _replace(folder / name, staged / name)
+        shutil.rmtree(staged, ignore_errors=True)
         (folder / REPORT_FILE).write_bytes(encoded(report))
         (folder / PAGE_FILE).write_text(page(report), encoding="utf-8")
     except OSError as error:
-        raise SetupError(f"--out {folder}: {error}") from None
+        raise SetupError(f"--out {folder}: {error}; name another folder, or make room") from None
+
+
+def _replace(target: Path, new: Path) -> None:
+    """`new` in the place of `target`; where there is no new one, none."""
+    old = target.with_name(_REPLACED)
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    if new.exists():
+        new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def encoded(report: Report) -> bytes:
@@ -62,41 +130,105 @@ def chosen_of(report: Report) -> CandidateReport | None:
     return next((one for one in [report.original, *report.candidates] if one.name == report.chosen), None)
 
 
-def _place(report: Report, model: Path, artefact: Path, *, isa_bound: bool) -> None:
-    chosen = chosen_of(report)
-    assert chosen is not None
-    version = model / "1"
+def report_in(folder: Path) -> Report | None:
+    """The report of the search that wrote a folder; None where none did. Raises `SetupError` for one that cannot be
+    read.
+    """
+    file = folder / REPORT_FILE
+    try:
+        return read_report(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{file} cannot be read: {error}; run forebay optimize again") from None
+
+
+def forms_in(folder: Path, report: Report) -> dict[str, Path]:
+    """The folders of the forms that are there, by the name of their candidate; the served one first.
+
+    Raises `SetupError` for a note that cannot be read.
+    """
+    others = folder / OTHERS
+    models = [folder / report.source.name, *(sorted(others.iterdir()) if others.is_dir() else ())]
+    found: dict[str, Path] = {}
+    for model in models:
+        note = read_note(model / VERSION)
+        if note is not None:
+            found.setdefault(note.candidate, model)
+    return found
+
+
+def choose(folder: Path, report: Report, candidate: str) -> Path:
+    """Put this form in the place of the one that is served, and that one among the others. Returns where it is now.
+
+    Raises `SetupError`.
+    """
+    forms = forms_in(folder, report)
+    served = folder / report.source.name
+    try:
+        if forms[candidate] != served:
+            before = next((name for name, model in forms.items() if model == served), None)
+            if before is not None:
+                served.rename(folder / OTHERS / before)
+            forms[candidate].rename(served)
+    except OSError as error:
+        raise SetupError(f"{folder}: {error}; nothing else is served yet") from None
+    return served
+
+
+def _place(report: Report, model: Path, form: Form) -> None:
+    version = model / VERSION
     model.mkdir(parents=True)
-    shutil.copytree(artefact, version, ignore=shutil.ignore_patterns(".*"))
-    file = Path(chosen.model.rpartition(":")[0] or chosen.model).name
+    shutil.copytree(form.files, version, ignore=shutil.ignore_patterns("__pycache__"))
+    one = form.report
+    file = version / Path(one.model.rpartition(":")[0] or one.model).name
     note = ArtefactNote(
-        candidate=chosen.name,
-        model=file,
-        model_sha256=chosen.model_sha256,
+        candidate=one.name,
+        model=file.name,
+        model_sha256=one.model_sha256,
         source=report.source.path,
         source_sha256=report.source.sha256,
-        isa=report.machine.isa if isa_bound else (),
+        isa=report.machine.isa if form.isa_bound else (),
         versions=report.machine.versions,
-        served_with=chosen.served_with,
+        served_with=one.served_with,
     )
     (version / NOTE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(note)) + b"\n")
-    (model / SETTINGS_FILE).write_text(_settings(report, chosen), encoding="utf-8")
+    (model / SETTINGS_FILE).write_text(_settings(report, one), encoding="utf-8")
+    sidecar = _sidecar(report)
+    for name in _named_in(sidecar) if sidecar is not None else ():
+        assert sidecar is not None
+        shutil.copyfile(sidecar.parent / name, model / name)
 
 
-def _settings(report: Report, chosen: CandidateReport) -> str:
-    """`model.toml`: what the artefact was measured with, and what the source's own settings file says of the rest, or
-    the threads that were measured with.
+def _settings(report: Report, form: CandidateReport) -> str:
+    """`model.toml`: what the form was measured with, and what the source's own settings file says of the rest, or the
+    threads that were measured with.
     """
-    lines = [f"# Made by forebay optimize: {chosen.name} of {report.source.path}"]
-    if chosen.speed is not None:
-        lines.append(f"# {chosen.speed.speedup:.2f} times the original's speed; see ../{REPORT_FILE}")
-    source = Path(report.source.path)
-    sidecar = open_source(str(source)).sidecar if source.suffix.lower() == ".onnx" and source.is_file() else None
+    lines = [f"# Made by forebay optimize: {form.name} of {report.source.path}"]
+    if form is not report.original and form.speed is not None:
+        lines.append(f"# {form.speed.speedup:.2f} times the original's speed; see {REPORT_FILE}")
+    sidecar = _sidecar(report)
     own = sidecar.read_text(encoding="utf-8-sig").rstrip() if sidecar is not None else ""
     own = _DEVICES_OR_PRECISION.sub("", own)
-    needed = chosen.served_with
+    needed = form.served_with
     if needed.device != "cpu":
         lines.append(f'devices = ["{needed.device}"]')
     if needed.inference_precision != "fp32":
         lines.append(f'inference_precision = "{needed.inference_precision}"')
     return "\n".join([*lines, own or f"threads = {report.machine.threads}"]) + "\n"
+
+
+def _sidecar(report: Report) -> Path | None:
+    """The source's own settings file."""
+    source = Path(report.source.path)
+    return open_source(str(source)).sidecar if source.is_file() and runtime_of(source) is not None else None
+
+
+def _named_in(settings: Path) -> list[str]:
+    """Files beside a settings file that it names: they have to go where it goes."""
+    try:
+        table = tomllib.loads(settings.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return []
+    names = [table[key] for key in _FILES_IN_SETTINGS if isinstance(table.get(key), str)]
+    return [name for name in names if Path(name).name == name and (settings.parent / name).is_file()]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from forebay.core.errors import ForebayError, SetupError
 from forebay.core.tensors import Array
-from forebay.engine.child import die_with_parent
+from forebay.engine.child import check_rows, die_with_parent
 from forebay.models.signature import Signature
 from forebay.models.source import open_source
 from forebay.optimize import wire
@@ -55,7 +55,9 @@ class ProbeProcess:
         return wire.Timed(seconds, peak_memory_bytes())
 
     def _run(self, batch: list[int]) -> list[Array]:
-        return self._runtime.run(batch_of([self._rows[index] for index in batch]), len(batch))
+        outputs = self._runtime.run(batch_of([self._rows[index] for index in batch]), len(batch))
+        check_rows(self._runtime.signature, outputs, len(batch))
+        return outputs
 
 
 def peak_memory_bytes() -> int:

@@ -9,11 +9,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from forebay.core.tensors import Array
+from forebay.engine.instance import environment_of
 from forebay.optimize import wire
 from forebay.optimize.report import Reason
 
@@ -33,7 +36,8 @@ class CandidateError(Exception):
 class Child:
     """A process of the search with a socket to it. What it writes to stderr is kept for the report."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, environ: Mapping[str, str] | None = None) -> None:
+        """environ: None for our own. Raises `CandidateError` where no process can be started."""
         ours, theirs = socket.socketpair()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         command = [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid())]
@@ -44,7 +48,13 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
+                env=environ,
+                process_group=0,  # Ctrl-C is for us; what it has started ends with it
             )
+        except OSError as error:
+            ours.close()
+            self._stderr.close()
+            raise CandidateError("crashed", f"no process could be started: {error}") from None
         finally:
             theirs.close()
         self._sock = ours
@@ -63,18 +73,22 @@ class Child:
             raise CandidateError("timed_out", f"no answer within {timeout_s:.0f} s") from None
         except wire.ChannelClosedError:
             raise CandidateError("crashed", self._how_it_ended()) from None
+        except msgspec.MsgspecError as error:
+            raise CandidateError("crashed", f"what its process says cannot be understood: {error}") from None
         if isinstance(message, wire.Failed):
             raise CandidateError(message.reason, message.detail)
         return message
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, and those that it has started."""
         self._sock.close()
         try:
             self._process.wait(0.2)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
         self._stderr.close()
 
     def __enter__(self) -> Self:
@@ -101,7 +115,7 @@ class Probe(Child):
     """A loaded artefact. Batches are lists of indices into the rows that it was given."""
 
     def __init__(self, load: wire.Load, timeout_s: float) -> None:
-        super().__init__("forebay.optimize.probe")
+        super().__init__("forebay.optimize.probe", environment_of(load.threads))
         try:
             self.send(load)
             self.loaded: wire.Loaded = self.receive(wire.Loaded, timeout_s)

@@ -23,10 +23,18 @@ Reason = Literal[
     "not_finite",
     "disagrees",
     "batch_variant",
+    "not_repeatable",
     "slower",
     "misses_slo",
+    "remembers",
+    "not_movable",
 ]
-"""Why a candidate was rejected. `not_applicable` and `missing_library`: it was not built."""
+"""Why a candidate was rejected. `not_applicable` and `missing_library`: it was not built. `not_repeatable`: the same
+sample is answered differently later. `remembers`: it is quick only with rows that it has seen. `not_movable`: it works
+only in the folder in which it was made."""
+
+
+Metric = Literal["cosine", "top1", "max_error", "accuracy"]
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +47,8 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     finite: bool
     mean_cosine: float | None = None
     min_cosine: float | None = None
+    length_error: float | None = None
+    """Mean share by which vectors are longer or shorter than the original's, which a cosine does not see."""
     top1: float | None = None
     max_error: float | None = None
     scale: float | None = None
@@ -55,6 +65,19 @@ class Invariance(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: float
     """Largest `max_error` that counts as the same answer."""
     holds: bool
+    finite: bool = True
+    """No answer in a batch holds NaN or infinity."""
+    output: str = ""
+    """Which output this is about, where it is not the one that is compared."""
+
+
+class OtherOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """An output besides the one that is compared. It has to hold a looser goal: that it is still the same output."""
+
+    name: str
+    metric: Metric
+    max_drop: float
+    agreement: Agreement
 
 
 class BatchSpeed(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +139,7 @@ class CandidateReport(msgspec.Struct, kw_only=True):
     load_s: float = 0.0
     build_s: float = 0.0
     agreement: Agreement | None = None
+    others: list[OtherOutput] = []
     invariance: Invariance | None = None
     speed: Speed | None = None
     layers: list[LayerError] = []
@@ -125,7 +149,7 @@ class CandidateReport(msgspec.Struct, kw_only=True):
 class Goals(msgspec.Struct, frozen=True, kw_only=True):
     """What a candidate has to hold."""
 
-    metric: Literal["cosine", "top1", "max_error", "accuracy"]
+    metric: Metric
     max_drop: float
     """cosine, top1: 1 minus the mean; max_error: absolute; accuracy: the original's minus the candidate's."""
     batch_invariance: bool = True
@@ -156,6 +180,14 @@ class SampleReport(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     head: str
     """How labels are judged: `` (no labels), `argmax` or `ridge`."""
+    duplicates: int = 0
+    """Samples of the file that were left out, since others are the same."""
+    shortest: int = 0
+    longest: int = 0
+    """Elements of all inputs of the held-out samples: nothing is known of longer ones."""
+    tokenizer: str = ""
+    """File that made tokens of texts, and the most that it makes of one; empty: none was needed."""
+    max_tokens: int = 0
 
 
 class MachineReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ FORMS = (
     "name, or `text`; `label`), .csv (a column `text`, or numbers; `label`), .txt (a text a line)"
 )
 MASK = "attention_mask"
+LEAST = 8
+"""Samples that a search needs."""
 _LABELS = ("labels", "label")
 
 Row = Mapping[str, Array]
@@ -66,15 +69,30 @@ class Split:
     calibration: Samples
     held_out: Samples
     seed: int
+    duplicates: int = 0
+    """Samples of the file that were left out, since others are equal."""
 
 
-def split(samples: Samples, held_out_share: float, most: int, seed: int) -> Split:
-    """At most `most` samples, chosen and parted by the seed. Raises `SetupError` for fewer than 8."""
-    if len(samples) < 8:
-        raise SetupError(f"--samples holds {len(samples)} samples; give at least 8, better some hundreds")
-    order = np.random.default_rng(seed).permutation(len(samples))[:most].tolist()
+def split(samples: Samples, held_out_share: float, most: int, seed: int, file: str = "") -> Split:
+    """At most `most` samples, chosen and parted by the seed, each once: what is in both parts, the gate would not judge
+    but recognise. Raises `SetupError` that names the file for fewer than 8.
+    """
+    once = distinct(samples)
+    if len(once) < LEAST:
+        some = f"{len(once)} samples" + (f" that differ, of {len(samples)}" if len(samples) > len(once) else "")
+        raise SetupError(f"--samples {file} holds {some}; give at least {LEAST}, better some hundreds")
+    order = np.random.default_rng(seed).permutation(len(once))[:most].tolist()
     held = min(max(round(len(order) * held_out_share), 2), len(order) - 2)
-    return Split(samples.part(order[held:]), samples.part(order[:held]), seed)
+    return Split(once.part(order[held:]), once.part(order[:held]), seed, duplicates=len(samples) - len(once))
+
+
+def distinct(samples: Samples) -> Samples:
+    """The first of those that are equal in all inputs."""
+    first: dict[tuple[object, ...], int] = {}
+    for index, row in enumerate(samples.rows):
+        values = ((v.shape, tuple(v.reshape(-1)) if v.dtype == object else v.tobytes()) for v in row.values())
+        first.setdefault(tuple(values), index)
+    return samples if len(first) == len(samples) else samples.part(list(first.values()))
 
 
 def batch_of(rows: Sequence[Row]) -> dict[str, Array]:
@@ -87,6 +105,11 @@ def length_of(row: Row) -> int:
     return sum(value.size for value in row.values())
 
 
+def shape_of(rows: Sequence[Row]) -> tuple[tuple[int, ...], ...]:
+    """The shape of each input of a batch of these rows, but for the batch axis."""
+    return tuple(tuple(map(max, zip(*(row[name].shape for row in rows), strict=True))) for name in rows[0])
+
+
 def read_samples(path: Path, signature: Signature, tokenize: Tokenize | None) -> Samples:
     """The samples of a file. Raises `SetupError` that names file, line and what is taken."""
     if not signature.inputs:
@@ -94,34 +117,65 @@ def read_samples(path: Path, signature: Signature, tokenize: Tokenize | None) ->
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise SetupError(f"--samples {path}: {error.strerror or error}") from None
+        raise SetupError(f"--samples {path}: {error.strerror or error}; name a file: {FORMS}") from None
     readers = {".npz": _from_npz, ".jsonl": _from_jsonl, ".csv": _from_csv, ".txt": _from_txt}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise SetupError(f"--samples {path}: {path.suffix or 'a name without suffix'} is not taken; that is {FORMS}")
     try:
         columns, labels = reader(path, signature)
-    except (OSError, UnicodeDecodeError, ValueError, KeyError) as error:
-        if isinstance(error, SetupError):
-            raise
-        raise SetupError(f"--samples {path}: {error}") from None
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, csv.Error) as error:
+        raise SetupError(f"--samples {path} cannot be read: {error}; what is taken: {FORMS}") from None
+    names = [spec.name for spec in signature.inputs]
     texts: list[str] = []
-    if "text" in columns and "text" not in {spec.name for spec in signature.inputs}:
+    if "text" in columns and "text" not in names:
         texts = [str(text) for text in columns["text"]]
-        rows = _tokenized(path, texts, signature, tokenize)
+        if not texts:
+            raise SetupError(f"--samples {path} holds no text; write one a line")
+        if [spec.datatype for spec in signature.inputs] == ["BYTES"]:
+            rows = _rows(path, {names[0]: texts}, signature)
+        else:
+            rows = _tokenized(path, texts, signature, tokenize)
     else:
         rows = _rows(path, columns, signature)
-    if labels and len(labels) != len(rows):
-        raise SetupError(f"--samples {path}: {len(labels)} labels for {len(rows)} samples")
-    return Samples(rows, [str(label) for label in labels], texts, digest)
+    if len(labels) and len(labels) != len(rows):
+        raise SetupError(f"--samples {path}: {len(labels)} labels for {len(rows)} samples; give each sample one")
+    return Samples(rows, [_as_label(path, label) for label in labels], texts, digest)
 
 
-Columns = dict[str, Sequence[Any]]
+def _as_label(path: Path, value: Any) -> str:
+    """A label as text: 3, 3.0 and "3" are one label, whatever the file makes of numbers."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if not isinstance(value, str | int | float):  # a list, where a label has an axis of its own
+        raise SetupError(f"--samples {path}: a label is {str(value)[:60]}; give each sample one number or word")
+    text = str(value).strip()
+    if not text:
+        raise SetupError(f"--samples {path}: a label is empty; give each sample one number or word")
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return str(int(number)) if number.is_integer() else text
+
+
+Columns = dict[str, Any]
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of a .npz file. Raises `OSError`, `ValueError`, `EOFError` or `zipfile.BadZipFile`."""
+    with path.open("rb") as opened:
+        arrays = np.load(opened, allow_pickle=False)
+        if isinstance(arrays, np.ndarray):
+            raise ValueError("it holds one array without a name; write numpy.savez(file, NAME=array)")
+        return {name: arrays[name] for name in arrays.files}
 
 
 def _from_npz(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]:
-    with np.load(path, allow_pickle=False) as file:
-        columns: Columns = {name: file[name] for name in file.files}
+    columns: Columns = {**read_arrays(path)}
+    single = [name for name, values in columns.items() if np.ndim(values) == 0]
+    if single:
+        raise ValueError(f"{single[0]!r} is a single number, not an array [samples, ...]")
     return columns, _labels(columns, signature)
 
 
@@ -132,9 +186,10 @@ def _from_jsonl(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any
         try:
             entry = msgspec.json.decode(line, type=dict[str, Any])
         except msgspec.DecodeError as error:
-            raise SetupError(f"--samples {path}, line {number}: {error}") from None
+            raise SetupError(f"--samples {path}, line {number}: {error}; write an object on each line") from None
         if number > 1 and entry.keys() != columns.keys():
-            raise SetupError(f"--samples {path}, line {number}: has {sorted(entry)}, line 1 has {sorted(columns)}")
+            had, has = ", ".join(sorted(columns)), ", ".join(sorted(entry)) or "nothing"
+            raise SetupError(f"--samples {path}, line {number}: has {has}, line 1 has {had}; give all lines the same")
         for name, value in entry.items():
             columns.setdefault(name, []).append(value)
     found: Columns = dict(columns)
@@ -143,22 +198,31 @@ def _from_jsonl(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any
 
 def _from_csv(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        entries = list(reader)
-        names = list(reader.fieldnames or ())
-    columns: Columns = {name: [entry[name] for entry in entries] for name in names}
+        lines = [line for line in csv.reader(file, strict=True) if line]
+    if not lines:
+        raise ValueError("it is empty")
+    names, entries = lines[0], lines[1:]
+    for number, entry in enumerate(entries, 2):
+        if len(entry) != len(names):
+            raise SetupError(f"--samples {path}, row {number}: has {len(entry)} values for {len(names)} columns")
+    columns: Columns = {name: [entry[place] for entry in entries] for place, name in enumerate(names)}
+    if len(columns) != len(names):
+        raise ValueError(f"two columns have one name: {', '.join(names)}; does its first line hold names?")
     labels = _labels(columns, signature)
     if "text" in columns:
         return {"text": columns["text"]}, labels
     if len(signature.inputs) != 1:
         raise SetupError(f"--samples {path}: a table of numbers goes to a model of one input; use .npz or .jsonl")
-    numbers = np.array([[float(value) for value in columns[name]] for name in columns], np.float64).T
+    try:
+        numbers = np.array([[float(value) for value in columns[name]] for name in columns], np.float64).T
+    except ValueError as error:
+        raise SetupError(f"--samples {path}: {error}; a column is numbers, or it is called text or label") from None
     table: Columns = {signature.inputs[0].name: list(numbers)}
     return table, labels
 
 
 def _from_txt(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]:
-    texts = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    texts = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     return {"text": texts}, []
 
 
@@ -167,7 +231,7 @@ def _labels(columns: Columns, signature: Signature) -> Sequence[Any]:
     inputs = {spec.name for spec in signature.inputs}
     for name in _LABELS:
         if name in columns and name not in inputs:
-            values = columns.pop(name)
+            values: Sequence[Any] | Array = columns.pop(name)
             return values.tolist() if isinstance(values, np.ndarray) else values
     return []
 
@@ -183,7 +247,10 @@ def _tokenized(path: Path, texts: list[str], signature: Signature, tokenize: Tok
     lacking = [name for name in names if rows and name not in rows[0]]
     if lacking:
         raise SetupError(f"a tokenizer gives {', '.join(rows[0])}; the model also takes {', '.join(lacking)}")
-    return [{spec.name: _value(path, spec, row[spec.name]) for spec in signature.inputs} for row in rows]
+    return [
+        {spec.name: _value(f"--samples {path}, text {number}", spec, row[spec.name]) for spec in signature.inputs}
+        for number, row in enumerate(rows, 1)
+    ]
 
 
 def _rows(path: Path, columns: Columns, signature: Signature) -> list[Row]:
@@ -191,44 +258,64 @@ def _rows(path: Path, columns: Columns, signature: Signature) -> list[Row]:
     lacking = [name for name in names if name not in columns]
     if lacking:
         raise SetupError(
-            f"--samples {path} holds {', '.join(columns) or 'nothing'}; the model takes {', '.join(names)}"
+            f"--samples {path} holds {', '.join(columns) or 'nothing'}; the model takes {', '.join(names)}: name what "
+            "is in the file so"
         )
     counts = {len(columns[name]) for name in names}
     if len(counts) != 1:
         raise SetupError(f"--samples {path}: its inputs differ in length: {sorted(counts)}")
     rows: list[Row] = [
-        {spec.name: _value(path, spec, columns[spec.name][index]) for spec in signature.inputs}
+        {
+            spec.name: _value(f"--samples {path}, sample {index + 1}", spec, columns[spec.name][index])
+            for spec in signature.inputs
+        }
         for index in range(counts.pop())
     ]
-    return [_without_padding(row, signature) for row in rows]
+    variable = {spec.name for spec in signature.inputs if spec.row_shape == (-1,)}
+    return [without_padding(row, variable) for row in rows]
 
 
-def _value(path: Path, spec: TensorSpec, value: Any) -> Array:
+def _value(where: str, spec: TensorSpec, value: Any) -> Array:
     """One row's value of one input. Raises `SetupError` where its shape or type does not fit."""
     try:
         if spec.datatype == "BYTES":
             array = np.array(value, dtype=object)
+            if not all(isinstance(item, str | bytes) for item in array.reshape(-1)):
+                raise ValueError(f"{str(value)[:60]!r} is no text")
         else:
-            array = np.asarray(value, dtype=NUMPY_TYPES[spec.datatype])
-        fixed = [axis for axis in spec.row_shape if axis != -1]
+            array = _as_type(value, NUMPY_TYPES[spec.datatype])
         if array.ndim != len(spec.row_shape) and -1 not in spec.row_shape:
             array = array.reshape(spec.row_shape)
     except (TypeError, ValueError, OverflowError) as error:
-        raise SetupError(f"--samples {path}: a value of {spec.name!r} is not {spec.datatype}: {error}") from None
+        raise SetupError(f"{where}: {spec.name!r} takes {spec.datatype} {list(spec.row_shape)}: {error}") from None
     fits = array.ndim == len(spec.row_shape) and all(
         want in (-1, got) for want, got in zip(spec.row_shape, array.shape, strict=True)
     )
     if not fits:
-        wanted = f"rows of shape {list(spec.row_shape)}" + ("" if fixed else " (-1: any length)")
-        raise SetupError(f"--samples {path}: {spec.name!r} has a row of shape {list(array.shape)}, not {wanted}")
+        wanted = f"{list(spec.row_shape)}" + (" (-1: any length)" if -1 in spec.row_shape else "")
+        raise SetupError(f"{where}: {spec.name!r} has the shape {list(array.shape)}, the model takes {wanted}")
     return array
 
 
-def _without_padding(row: Row, signature: Signature) -> Row:
-    """An array for all samples pads the short ones, and nobody sends padding: what the mask ends is cut off."""
+def _as_type(value: Any, dtype: Any) -> Array:
+    """Raises `ValueError` where a number would become another one."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{str(value)[:60]!r} is no number")
+    with np.errstate(all="ignore"):
+        cast = array.astype(dtype)
+    if dtype.kind in "biu" and not np.array_equal(cast, array):
+        raise ValueError(f"{array.reshape(-1)[cast.reshape(-1) != array.reshape(-1)][0]!s} does not fit")
+    return cast
+
+
+def without_padding(row: Row, variable: Collection[str]) -> Row:
+    """An array for all samples pads the short ones, and nobody sends padding: what the mask ends is cut off.
+
+    variable: the inputs that have one axis, of any length.
+    """
     mask = row.get(MASK)
     if mask is None or mask.ndim != 1:
         return row
     used = int(np.flatnonzero(mask).max(initial=0)) + 1
-    variable = {spec.name for spec in signature.inputs if spec.row_shape == (-1,)}
     return {name: value[:used] if name in variable else value for name, value in row.items()}

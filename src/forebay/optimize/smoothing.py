@@ -39,8 +39,8 @@ class Smoothed:
     loud: frozenset[str]
 
 
-def smooth(model: Any, rows: Sequence[Row]) -> Smoothed:
-    """Every MatMul of constant weights smoothed; `model` stays as it is."""
+def smooth(model: Any, rows: Sequence[Row], *, loud: bool) -> Smoothed:
+    """Every MatMul of constant weights smoothed; `model` stays as it is. loud: loud channels may be taken out."""
     from onnx import numpy_helper
 
     model = copy.deepcopy(model)
@@ -55,7 +55,7 @@ def smooth(model: Any, rows: Sequence[Row]) -> Smoothed:
     writer = _Writer(model)
     for tensor, consumers in readers.items():
         arrays = [numpy_helper.to_array(weights[node.input[1]]) for node in consumers]
-        change = _best(seen[tensor], np.concatenate(arrays, axis=1))
+        change = _best(seen[tensor], np.concatenate(arrays, axis=1), loud=loud)
         if change is not None:
             writer.change(tensor, consumers, arrays, change)
     return Smoothed(writer.finished(), frozenset(writer.loud))
@@ -77,6 +77,18 @@ class _Change:
     scale: Array
     loud: Array
 
+    def of_activation(self) -> Array:
+        """What the activation is multiplied by, float32 [channels]."""
+        factor = 1 / self.scale
+        factor[self.loud] = 0
+        return factor
+
+    def of_weights(self, weights: Array) -> Array:
+        """Weights [channels, outputs] for what is left of the activation."""
+        changed = weights * self.scale[:, np.newaxis]
+        changed[self.loud] = 0
+        return changed
+
 
 class _Writer:
     """Changes the nodes of one model."""
@@ -88,9 +100,7 @@ class _Writer:
 
     def change(self, tensor: str, consumers: Sequence[Any], arrays: Sequence[Array], change: _Change) -> None:
         """Lets consumers read a scaled tensor with weights that undo that, and the loud channels beside it."""
-        factor = 1 / change.scale
-        factor[change.loud] = 0
-        smoothing = self._constant(f"{tensor}_smoothing", factor)
+        smoothing = self._constant(f"{tensor}_smoothing", change.of_activation())
         self._insert(min(map(self._place, consumers)), "Mul", [tensor, smoothing], f"{tensor}_smooth")
         if len(change.loud):
             channels = self._constant(f"{tensor}_channels", change.loud)
@@ -98,7 +108,7 @@ class _Writer:
         for node, array in zip(consumers, arrays, strict=True):
             name = f"{node.input[1]}_{node.name}"  # other nodes may read the same weights
             node.input[0] = f"{tensor}_smooth"
-            node.input[1] = self._constant(f"{name}_smooth", array * change.scale[:, np.newaxis])
+            node.input[1] = self._constant(f"{name}_smooth", change.of_weights(array))
             if len(change.loud):
                 self._add_loud(node, tensor, self._constant(f"{name}_loud", array[change.loud]))
 
@@ -136,7 +146,7 @@ class _Writer:
         self._nodes.insert(place, helper.make_node(kind, list(inputs), [output], name=name, **attributes))
 
 
-def _best(seen: _Channels, weights: Array) -> _Change | None:
+def _best(seen: _Channels, weights: Array, *, loud: bool) -> _Change | None:
     """Of the changes tried, the one with the smallest error of the product with `weights` [channels, outputs], what
     it costs included. None: leaving it as it is has that.
     """
@@ -150,9 +160,9 @@ def _best(seen: _Channels, weights: Array) -> _Change | None:
     for share in (0.0, *_SHARES):
         scale = np.maximum(x**share / w ** (1 - share), _LEAST).astype(np.float32) if share else np.ones_like(x)
         loudest = np.argsort(-x / scale, kind="stable")[: min(_LOUD_CHANNELS, len(x) // _LOUD_SHARE)]
-        for loud in (none, np.sort(loudest)):
-            change = _Change(scale, loud)
-            error = _error(seen, weights, change, wanted, variance) + (_WORTH if len(loud) else 0.0)
+        for channels in (none, np.sort(loudest)) if loud else (none,):
+            change = _Change(scale, channels)
+            error = _error(seen, weights, change, wanted, variance) + (_WORTH if len(channels) else 0.0)
             if error < least_error:
                 best, least_error = change, error
     return best
@@ -162,13 +172,11 @@ def _error(seen: _Channels, weights: Array, change: _Change, wanted: Array, vari
     """Mean over outputs of the squared error of the product in 8 bits, activations by one range and weights by column,
     as a share of the output's variance.
     """
-    factor = 1 / change.scale
-    factor[change.loud] = 0
+    factor = change.of_activation()
     low, high = min(float(np.min(seen.least * factor)), 0.0), max(float(np.max(seen.largest * factor)), 0.0)
     step = max((high - low) / _STEPS, 1e-12)
     x = np.clip(np.round((seen.vectors * factor - low) / step), 0, _STEPS) * step + low
-    heavier = weights * change.scale[:, np.newaxis]
-    heavier[change.loud] = 0
+    heavier = change.of_weights(weights)
     steps = np.maximum(np.abs(heavier).max(axis=0), 1e-12) / _WEIGHT_STEPS
     found = x @ (np.round(heavier / steps) * steps) + seen.vectors[:, change.loud] @ weights[change.loud]
     return float(np.mean((found - wanted) ** 2 / variance))
@@ -193,9 +201,9 @@ def _channels(model: Any, tensors: Sequence[str], rows: Sequence[Row]) -> dict[s
     each = -(-_KEPT_VECTORS // max(1, len(rows)))
     for row in rows:
         feed = batch_of([row])
-        values = dict(zip(asked, session.run(asked, feed), strict=True)) | {
-            name: feed[name] for name in tensors if name in inputs
-        }
+        # Asked for nothing, ONNX Runtime gives everything.
+        ran = session.run(asked, feed) if asked else []
+        values = dict(zip(asked, ran, strict=True)) | {name: feed[name] for name in tensors if name in inputs}
         for name, value in values.items():
             flat = value.reshape(-1, value.shape[-1])
             least, largest, some = flat.min(axis=0), flat.max(axis=0), flat[:: max(1, len(flat) // each)][:each]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
+from typing import TypeVar
 
 import numpy as np
 
@@ -11,7 +12,16 @@ from forebay.optimize.report import BatchSpeed, Speed
 
 SIZES = (1, 2, 4, 8, 16, 32)
 """Batch sizes that are timed: those that the server forms."""
+LARGE = (64, 128, 256)
+"""Timed besides where a batch of them is done in the time of a round: of quick models the server makes such, too."""
+SLOWED_BY_NEW = 2.0
+"""A model that takes so many times longer for new rows remembers those that it has seen."""
+SLOWER_BY = 4.0
+"""So many rounds' worth of time may a candidate take in a round: what is slower is out anyway."""
+PAIRS = 8
+"""Batches that tell so."""
 
+T = TypeVar("T")
 Run = Callable[[Sequence[Sequence[int]]], list[float]]
 """Runs batches of sample indices and says how many seconds each took."""
 
@@ -32,11 +42,14 @@ def measure(
     original: Run, candidate: Run, batches: Mapping[int, Sequence[Sequence[int]]], rounds: int, round_s: float
 ) -> tuple[dict[int, list[float]], dict[int, list[float]]]:
     """Rows a second by size, one number a round, for both. They run the same batches one after the other, and who goes
-    first changes. About `round_s` seconds of the original go to each size and round.
+    first changes. About `round_s` seconds of the original go to each size and round, or fewer where the candidate would
+    take more than a few times as long.
     """
     chosen = {size: _affordable(original, these, round_s) for size, these in batches.items()}
-    for these in chosen.values():
-        candidate(these[:2])  # warms it up
+    for size, these in chosen.items():
+        slow = max(candidate(spread(these, 3))[1:], default=0.0)  # the first one warms it up
+        most = max(3, round(SLOWER_BY * round_s / max(slow, 1e-9)))
+        chosen[size] = spread(these, min(most, len(these)))
     taken: tuple[dict[int, list[float]], dict[int, list[float]]] = ({}, {})
     for number in range(rounds):
         for size, these in chosen.items():
@@ -55,6 +68,24 @@ def alone(original: Run, batches: Mapping[int, Sequence[Sequence[int]]], round_s
     return rates
 
 
+def sizes_for(sizes: Sequence[int], row_s: float, round_s: float) -> tuple[int, ...]:
+    """`sizes`, and of the large ones those that a model does in `round_s` which takes `row_s` for one row."""
+    return (*sizes, *(size for size in LARGE if size > max(sizes) >= SIZES[-1] and size * row_s <= round_s))
+
+
+def slowed_by_new(original: Run, candidate: Run, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
+    """So many times longer does the candidate take for a batch that it has not seen than for one that it has, of the
+    same shape; in units of what that is for the original, at the same time.
+    """
+    ratios = []
+    for seen, new in pairs:
+        # Once before: libraries prepare themselves for a shape.
+        _, known, unknown = candidate([seen, seen, new])
+        _, known_original, unknown_original = original([seen, seen, new])
+        ratios.append(unknown / max(known, 1e-9) / (max(unknown_original, 1e-9) / max(known_original, 1e-9)))
+    return float(median(ratios))
+
+
 def _affordable(original: Run, batches: Sequence[Sequence[int]], round_s: float) -> list[Sequence[int]]:
     """As many batches as take the original about `round_s`, of all lengths alike; running some warms it up."""
     some = spread(batches, 3)
@@ -63,7 +94,7 @@ def _affordable(original: Run, batches: Sequence[Sequence[int]], round_s: float)
     return spread(batches, max(1, round(round_s / each)))
 
 
-def spread(batches: Sequence[Sequence[int]], count: int) -> list[Sequence[int]]:
+def spread(batches: Sequence[T], count: int) -> list[T]:
     """So many batches at even distances, all of them in turns where they are fewer: sizes are comparable only where
     each sees short and long samples alike.
     """

@@ -12,6 +12,8 @@ from forebay.core.tensors import Array
 from forebay.optimize.samples import Tokenize
 
 FILE = "tokenizer.json"
+MOST_TOKENS = 256
+"""Of a text, unless somebody says otherwise; longer ones are cut."""
 
 
 def tokenizer_beside(source: Path) -> Path | None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
-from forebay.models.artefact import check_artefact
+from forebay.models.artefact import Known, check_artefact
 from forebay.models.signature import Signature
 from forebay.models.source import LoadOptions, ModelSource
 
@@ -47,11 +47,15 @@ class Runtime(Protocol):
         ...
 
 
-def load_runtime(source: ModelSource, device: str, threads: int, options: LoadOptions = NO_OPTIONS) -> Runtime:
+def load_runtime(
+    source: ModelSource, device: str, threads: int, options: LoadOptions = NO_OPTIONS, known: Known | None = None
+) -> Runtime:
     """Load a model by its runtime's name. Raises `SetupError` (`model_load_error`) that names file and cause, also for
     an artefact of `forebay optimize` that was not made for what is here.
+
+    known: what was found of its files before, see `check_artefact`.
     """
-    check_artefact(source, device, options)
+    check_artefact(source, device, options, known)
     if options.inference_precision != "fp32" and source.runtime not in ("openvino", "onnx"):
         raise load_error(
             source,

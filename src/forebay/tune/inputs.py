@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,16 +15,32 @@ from forebay.bench.bodies import Endpoint, ModelMetadata, TensorMetadata, infer_
 from forebay.core.errors import SetupError
 from forebay.core.tensors import NUMPY_TYPES, Array, as_bytes
 from forebay.models.source import ModelSource, load_class
+from forebay.optimize.samples import MASK, Tokenize, read_arrays, without_padding
+from forebay.optimize.texts import open_tokenizer
 
 DIFFERENT: Final = 2000
 """Requests that are made up, or taken from a file that has more."""
 LONGEST: Final = 32
 """Of a variable axis of made-up rows."""
-_FORMS = "a .npz file with an array [count, ...] for each input, a .jsonl file with {NAME: VALUE} on each line, or a "
-_FORMS += ".txt file with a text on each line"
+_FORMS = "a .npz file with an array [count, ...] for each input, a .jsonl file with {NAME: VALUE} on each line, a .txt "
+_FORMS += "file with a text on each line, or a .csv file with a column `text`, or of numbers"
+_NAMELESS, _TEXT = "", "text"
+_NO_INPUTS = ("label", "labels")
+"""Columns of a table that are about rows, not of them."""
 
 Row = Mapping[str, Any]
-"""One request's row: input name to its value."""
+"""One request's row: input name to its value. Without a name it is the one input, or a text for the tokenizer."""
+
+
+class Tokenizer(msgspec.Struct, frozen=True):
+    """What makes tokens of texts, where the model takes those: a `tokenizer.json`, and the most tokens of a text."""
+
+    file: str
+    most: int
+
+    def open(self) -> Tokenize:
+        """Raises `SetupError` where the library or the file is missing."""
+        return open_tokenizer(Path(self.file), self.most)
 
 
 class Inputs(msgspec.Struct, frozen=True):
@@ -72,31 +90,50 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a file. Raises `SetupError` that names the file, the place and the form."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                columns = {name: arrays[name] for name in arrays.files}
+            columns = read_arrays(path)
             count = min((len(column) for column in columns.values()), default=0)
             rows: list[Row] = [{name: column[at] for name, column in columns.items()} for at in range(count)]
         elif path.suffix in (".jsonl", ".json"):
             lines = [line for line in path.read_bytes().splitlines() if line.strip()]
             rows = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines[:DIFFERENT]]
         elif path.suffix == ".txt":
-            rows = [{"": line} for line in path.read_text("utf-8").splitlines() if line.strip()]
+            rows = [{_NAMELESS: line} for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        elif path.suffix == ".csv":
+            rows = _from_table(path)
         else:
             raise SetupError(f"--inputs {path}: write {_FORMS}; or one of examples, zeros, random")
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, csv.Error, zipfile.BadZipFile) as error:
         raise SetupError(f"--inputs {path}: {error}; it should be {_FORMS}") from None
     if not rows:
         raise SetupError(f"--inputs {path}: holds no rows")
     return rows[:DIFFERENT]
 
 
+def _from_table(path: Path) -> list[Row]:
+    """Texts, or the numbers of the one input in the order of the columns."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names, *entries = [line for line in csv.reader(file, strict=True) if line] or [[]]
+    kept = [place for place, name in enumerate(names) if name not in _NO_INPUTS]
+    if _TEXT in names:
+        return [{_NAMELESS: entry[names.index(_TEXT)]} for entry in entries if len(entry) == len(names)]
+    return [{_NAMELESS: [float(entry[place]) for place in kept]} for entry in entries if len(entry) == len(names)]
+
+
 def build(
-    metadata: ModelMetadata, rows: Sequence[Row] | None, kind: str, *, timeout_ms: float | None = None, seed: int = 0
+    metadata: ModelMetadata,
+    rows: Sequence[Row] | None,
+    kind: str,
+    *,
+    timeout_ms: float | None = None,
+    seed: int = 0,
+    tokenizer: Tokenizer | None = None,
 ) -> Inputs:
     """Whole requests of one row each, in the model's own types. Raises `SetupError` where rows do not fit the model.
 
-    timeout_ms: what each request asks for, if anything.
+    timeout_ms: what each request asks for, if anything. tokenizer: for texts, where the model takes tokens.
     """
+    if rows is not None:
+        rows = _without_padding(metadata, _with_tokens(metadata, rows, kind, tokenizer))
     generator = np.random.default_rng(seed)
     endpoint = Endpoint("127.0.0.1", 80)
     requests, lengths = [], []
@@ -118,9 +155,27 @@ def build(
     return Inputs(tuple(requests), tuple(lengths), kind)
 
 
+def _with_tokens(metadata: ModelMetadata, rows: Sequence[Row], kind: str, tokenizer: Tokenizer | None) -> Sequence[Row]:
+    """Texts as tokens, where the model has no input of text."""
+    texts = [row.get(_NAMELESS, row.get(_TEXT)) for row in rows]
+    if any(spec.datatype == "BYTES" for spec in metadata.inputs) or not all(isinstance(text, str) for text in texts):
+        return rows
+    if tokenizer is None:
+        names = ", ".join(spec.name for spec in metadata.inputs)
+        raise SetupError(f"{kind} holds texts, and the model takes {names}; name the tokenizer: --tokenizer FILE")
+    return tokenizer.open()([str(text) for text in texts])
+
+
+def _without_padding(metadata: ModelMetadata, rows: Sequence[Row]) -> Sequence[Row]:
+    if MASK not in {spec.name for spec in metadata.inputs}:
+        return rows
+    variable = {spec.name for spec in metadata.inputs if list(spec.shape) == [-1, -1]}
+    return [without_padding({name: np.asarray(value) for name, value in row.items()}, variable) for row in rows]
+
+
 def _tensor(spec: TensorMetadata, row: Row, at: int, inputs: int) -> Array:
     # A text file has no names: its lines are the one input.
-    value = row.get(spec.name, row.get("") if inputs == 1 else None)
+    value = row.get(spec.name, row.get(_NAMELESS) if inputs == 1 else None)
     if value is None:
         raise SetupError(f"row {at + 1} of the inputs has no {spec.name!r}; it has {', '.join(sorted(row)) or 'none'}")
     shape = [1 if place == 0 and axis < 0 else axis for place, axis in enumerate(spec.shape)]

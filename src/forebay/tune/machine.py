@@ -19,7 +19,7 @@ from forebay.engine.costs_file import CostsFile
 from forebay.models.source import ModelSource
 from forebay.tune import load
 from forebay.tune.configuration import Configuration, Group
-from forebay.tune.inputs import Inputs, Row, build
+from forebay.tune.inputs import Inputs, Row, Tokenizer, build
 from forebay.tune.predict import predicted_rate
 from forebay.tune.server import Server
 from forebay.tune.slo import Slo
@@ -59,6 +59,7 @@ class Artefact:
     """Of `forebay serve`: the artefact, its name and settings, the tuned ones left out."""
     rows: tuple[Row, ...] | None
     kind: str
+    tokenizer: Tokenizer | None = None
 
 
 class Machine:
@@ -143,7 +144,9 @@ class Machine:
             artefact = self._artefacts[name]
             metadata = fetch_metadata(server.endpoint, artefact.source.name)
             timeout_ms = self._slo.bound_ms if self._with_deadline else None
-            self._inputs[name] = build(metadata, artefact.rows, artefact.kind, timeout_ms=timeout_ms)
+            self._inputs[name] = build(
+                metadata, artefact.rows, artefact.kind, timeout_ms=timeout_ms, tokenizer=artefact.tokenizer
+            )
         return self._inputs[name]
 
     # -- servers -----------------------------------------------------------------------------------------------------

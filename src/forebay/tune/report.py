@@ -126,6 +126,13 @@ def _label(one: Result, *, several: bool) -> str:
     return f"{configuration.artefact} {name}" if several else name
 
 
+def check_plot(path: Path) -> None:
+    """Raises `SetupError` where a picture of this name could not be written."""
+    known = sorted(figure_class()().canvas.get_supported_filetypes())
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise SetupError(f"--plot {path}: {path.suffix or 'no suffix'} is no picture; write one of {', '.join(known)}")
+
+
 def figure_class() -> Any:
     """matplotlib's `Figure`. Raises `SetupError` without matplotlib."""
     try:

@@ -10,9 +10,10 @@ import msgspec
 
 from forebay.core.errors import SetupError
 from forebay.core.settings_sources import LoadedSettings
-from forebay.models.repository import check_no_model, is_repository, read_model
+from forebay.models.repository import check_no_model, is_repository, read_model, read_repository
 from forebay.models.source import ModelSource, digest_of, load_class, open_source
-from forebay.tune.inputs import rows_of
+from forebay.optimize.texts import MOST_TOKENS, tokenizer_beside
+from forebay.tune.inputs import Tokenizer, rows_of
 from forebay.tune.machine import Artefact
 
 TUNED: Final = ("instances", "threads", "max_batch_rows")
@@ -37,11 +38,13 @@ def open_subject(
     loaded: LoadedSettings,
     inputs: str | None,
     shown: Callable[[object, str], str],
+    tokenizer: Tokenizer | None = None,
 ) -> Subject:
     """One form of the model.
 
-    text: as for `forebay serve`, or the folder of one model of a repository (its latest version). name: what it is
-    called; None: its own name. shown: a setting's value as `--set` reads it.
+    text: as for `forebay serve`, or the folder of one model of a repository (its latest version), or a repository of
+    one. name: what it is called; None: its own name. shown: a setting's value as `--set` reads it. tokenizer: None for
+    the one beside the model.
 
     Raises `SetupError`: there is no such model, its settings or inputs are wrong.
     """
@@ -57,10 +60,16 @@ def open_subject(
             arguments=(_argument(source), "--name", source.name, *_fixed(source.name, loaded, shown)),
             rows=None if rows is None else tuple(rows),
             kind=kind,
+            tokenizer=tokenizer or _beside(Path(source.path)),
         ),
         settings_file=source.sidecar or Path(source.settings_file or Path(source.path).with_suffix(".toml")),
         overridden=_overriding(source, loaded),
     )
+
+
+def _beside(model: Path) -> Tokenizer | None:
+    file = tokenizer_beside(model)
+    return None if file is None else Tokenizer(str(file), MOST_TOKENS)
 
 
 def _source(text: str, name: str | None) -> ModelSource:
@@ -69,7 +78,11 @@ def _source(text: str, name: str | None) -> ModelSource:
     folder = read_model(Path(text).resolve())
     if not folder.versions:
         check_no_model(Path(text))
-        raise SetupError(f"{text} is a repository; name one of its models: {Path(text) / 'NAME'}")
+        models = [one for one in read_repository(Path(text).resolve()).values() if one.versions]
+        if len(models) != 1:
+            names = ", ".join(str(Path(text) / one.name) for one in models[:5]) or "there is none in it"
+            raise SetupError(f"{text} is a repository; name one of its models: {names}")
+        (folder,) = models
     if folder.problem:
         raise SetupError(f"{text}: {folder.problem}")
     source = folder.source(max(folder.versions))

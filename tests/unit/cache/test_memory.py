@@ -114,11 +114,13 @@ def test_rows_of_a_batch_go_like_entries() -> None:
     memory.put(entry(b"d"))
     memory.get(b"a", 0.0)
     memory.pending = rows({b"e": 0}, [7.0, 8.0])
-    assert len(memory) == 4
-    assert set(memory.entries) == {b"a", b"c", b"d", b"e"}
-    memory.pending = rows({b"f": 0}, [7.0, 8.0])
-    assert memory.drop(lambda one: one.created == 1.0) == 3
-    assert set(memory.entries) == {b"d"}
+    assert (len(memory), memory.evicted) == (4, 1)
+    assert kept_keys(memory) in ({b"a", b"c", b"d", b"e"}, {b"a", b"b", b"d", b"e"})
+    memory.pending = rows({b"f": 0, b"g": 1}, [7.0, 8.0], [7.0, 8.0])
+    assert (len(memory), memory.evicted) == (4, 3)
+    assert kept_keys(memory) == {b"a", b"e", b"f", b"g"}
+    assert memory.drop(lambda one: one.created == 1.0) == 4
+    assert len(memory) == 0
 
 
 def test_a_row_does_not_take_the_place_of_what_came_while_it_was_computed() -> None:
@@ -151,7 +153,43 @@ def test_an_answer_is_found_and_forgotten_by_its_id_in_every_form() -> None:
         assert memory.drop(lambda one: False, digest_of(key)) == 0
         assert memory.drop(lambda one: True, digest_of(key)) == 1
         assert memory.named(entry_id(digest_of(key))) is None
-    assert set(memory.entries) == {b"c"}
+    assert kept_keys(memory) == {b"c"}
+
+
+def test_rows_and_entries_go_in_the_order_of_their_last_use() -> None:
+    memory = MemoryCache(ROOM)
+    memory.put(entry(b"a"))
+    memory.pending = rows({b"b": 0}, [1.0, 2.0])
+    memory.put(entry(b"c"))
+    memory.pending = rows({b"d": 0}, [1.0, 2.0])
+    assert memory.get(b"a", 0.0) is not None
+    went: list[bytes] = []
+    for number in range(4):
+        before = kept_keys(memory)
+        memory.put(entry(bytes([number])))
+        went += before - kept_keys(memory)
+    assert went == [b"b", b"c", b"d", b"a"]
+
+
+def test_many_small_batches_do_not_grow_it_beyond_its_bytes() -> None:
+    memory = MemoryCache(1000 * (OVERHEAD_BYTES + 2 + 8))
+    for number in range(3000):
+        memory.pending = rows({number.to_bytes(2, "big"): 0}, [1.0, float(number)])
+        memory.settle()
+        if number % 7 == 0:
+            memory.get((number // 2).to_bytes(2, "big"), 0.0)
+    assert 995 <= len(memory) <= 1000
+    assert memory.nbytes == len(memory) * (OVERHEAD_BYTES + 2 + 8)
+    assert len(memory) + memory.evicted == 3000
+    assert numbers(memory.get((2990).to_bytes(2, "big"), 0.0)) == [1, 2990]
+    memory.drop(lambda one: True)
+    assert (len(memory), memory.nbytes) == (0, 0)
+
+
+def kept_keys(memory: MemoryCache) -> set[bytes]:
+    memory.settle()
+    assert memory.entries.keys().isdisjoint(memory.rows)
+    return {*memory.entries, *memory.rows}
 
 
 def rows(starts: dict[bytes, int], *values: list[float]) -> KeptRows:

@@ -163,7 +163,7 @@ def test_what_cannot_be_computed_anew_is_not_served_beyond_its_end() -> None:
     rig.ask(3.0)
     rig.run(took_s=100.0)
     rig.cache.memory.settle()
-    entry = rig.cache.memory.get(next(iter(rig.cache.memory.entries)), rig.now)
+    entry = rig.cache.memory.get(next(iter(rig.cache.memory.rows)), rig.now)
     assert entry is not None
     rig.now = entry.refresh_at
     assert rig.told(rig.ask(3.0)) == "exact"
@@ -203,7 +203,7 @@ def test_an_answer_of_new_files_is_not_kept_under_the_key_of_old_ones() -> None:
     rig.ask(4.0)  # from now on keys are about the new files
     rig.run()
     assert len(rig.cache.memory) == 1
-    assert list(rig.cache.memory.entries) == [rig.engine._keys.of(rig.inner.seen[1], "")]
+    assert list(rig.cache.memory.rows) == [rig.engine._keys.of(rig.inner.seen[1], "")]
     rig.inner.digest = "d"
     rig.ask(3.0)
     assert rig.runs == 3

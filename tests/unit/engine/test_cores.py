@@ -79,11 +79,11 @@ class Engine:
             self.turns.began(worker)
             self.turns.settle()
 
-    def answer(self, place: int, busy_s: float) -> None:
+    def answer(self, place: int, busy_s: float, requests: int = 1) -> None:
         worker = self.workers[place]
         worker.flights.pop(next(iter(worker.flights)))
         if self.turns is not None:
-            self.turns.landed(worker, busy_s)
+            self.turns.landed(worker, busy_s, requests)
             self.turns.settle()
 
     @property
@@ -135,14 +135,16 @@ async def test_the_one_that_has_had_more_is_paused_until_the_other_is_done(cores
     assert heavy.paused == [False, False]
 
 
-@pytest.mark.parametrize(("core_s", "gives_way"), [(0.001, False), (0.02, True)])
-async def test_an_instance_whose_batches_take_long_gives_way(
-    cores: Cores, clocks: Clocks, core_s: float, gives_way: bool
+@pytest.mark.parametrize(
+    ("core_s", "requests", "gives_way"), [(0.001, 1, False), (0.02, 1, True), (0.02, 8, True), (0.02, 64, False)]
+)
+async def test_an_instance_whose_batches_take_long_gives_way_unless_a_rush_made_them_long(
+    cores: Cores, clocks: Clocks, core_s: float, requests: int, gives_way: bool
 ) -> None:
     _, light = two(cores, clocks)
     light.send(0)
     light.workers[0].work(core_s)
-    light.answer(0, core_s)
+    light.answer(0, core_s, requests)
     assert [worker.gave_way for worker in light.workers] == [gives_way, False]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,23 @@ import pytest
 from tests.unit.optimize.digits import mlp
 
 from forebay.core.errors import SetupError
-from forebay.models.artefact import NOTE_FILE, ArtefactNote, check_artefact, isa_here, origin_digest
+from forebay.models.artefact import (
+    NOTE_FILE,
+    ArtefactNote,
+    Known,
+    check_artefact,
+    inspect,
+    isa_here,
+    origin_digest,
+)
 from forebay.models.source import LoadOptions, digest_of, open_source
 from forebay.runtimes.port import load_runtime
 
 
-def place(folder: Path, **changes: Any) -> Path:
-    """An original, an artefact of it in a folder of its own, and its note, but for the changes."""
+def place(folder: Path, *, source: Path | None = None, **changes: Any) -> Path:
+    """An original, an artefact of it in a folder of its own, and its note, but for the changes. `source`: what it is
+    said to be made from, in place of the original.
+    """
     made = folder / "made"
     made.mkdir()
     original, artefact = folder / "original.onnx", made / "model.onnx"
@@ -28,8 +40,8 @@ def place(folder: Path, **changes: Any) -> Path:
         "candidate": "static-int8",
         "model": artefact.name,
         "model_sha256": digest_of(open_source(str(artefact))),
-        "source": str(original),
-        "source_sha256": origin_digest(original),
+        "source": str(source or original),
+        "source_sha256": origin_digest(source or original),
         "isa": isa_here(),
         **changes,
     }
@@ -95,6 +107,67 @@ def test_a_device_or_a_precision_that_nobody_compared_is_told_with_the_mend(tmp_
 @pytest.mark.parametrize("changes", [{"format": 99}, {"isa": 5}])
 def test_a_note_that_cannot_be_read_is_no_pass(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert NOTE_FILE in refusal(place(tmp_path, **changes))
+
+
+def settled(artefact: Path) -> Known:
+    """What is known of files that were written some time ago."""
+    time.sleep(0.15)
+    known = inspect(open_source(str(artefact)), LoadOptions())
+    assert known.holds()
+    return known
+
+
+def test_what_is_known_already_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artefact = place(tmp_path)
+    known = settled(artefact)
+    source = open_source(str(artefact))
+    assert known.digest == digest_of(source)
+    monkeypatch.setattr("forebay.models.artefact.digest_of", lambda *_: pytest.fail("it was read again"))
+    assert load_runtime(source, "cpu", 1, known=known).signature.batched
+
+
+@pytest.mark.parametrize("changed", ["original.onnx", "made/model.onnx", "made/artefact.json"])
+def test_what_was_written_to_since_is_not_known_any_more(tmp_path: Path, changed: str) -> None:
+    artefact = place(tmp_path)
+    known = settled(artefact)
+    file = tmp_path / changed
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1  # as long as it was
+    file.write_bytes(content)
+    os.utime(file, ns=(file.stat().st_atime_ns, 10**18))
+    assert not known.holds()
+    with pytest.raises(SetupError):
+        check_artefact(open_source(str(artefact)), known=known)
+
+
+def test_a_note_that_was_not_there_is_looked_at_when_it_comes(tmp_path: Path) -> None:
+    artefact = place(tmp_path)
+    note = artefact.parent / NOTE_FILE
+    content = note.read_bytes()
+    note.unlink()
+    known = settled(artefact)
+    note.write_bytes(content.replace(b'"isa": ["', b'"isa": ["other_architecture", "'))
+    with pytest.raises(SetupError, match="lacks other_architecture"):
+        check_artefact(open_source(str(artefact)), known=known)
+
+
+def test_files_of_a_folder_count_as_the_source_one_by_one(tmp_path: Path) -> None:
+    source = tmp_path / "net"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    artefact = place(tmp_path, source=source)
+    known = settled(artefact)
+    (source / "more.json").write_text("{}")
+    assert not known.holds()
+
+
+def test_what_was_written_just_now_may_be_written_again_unseen(tmp_path: Path) -> None:
+    artefact = place(tmp_path)
+    time.sleep(0.15)
+    os.utime(artefact)
+    known = inspect(open_source(str(artefact)), LoadOptions())
+    assert known.digest == digest_of(open_source(str(artefact)))
+    assert not known.holds()
 
 
 def test_the_digest_of_a_folder_is_of_names_and_contents(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from forebay.core.errors import SetupError
 from forebay.optimize import agreement, gate, heads, invariance, speed
 from forebay.optimize.exclusion import exclude, rank
 from forebay.optimize.goals import Asked, goals_for
-from forebay.optimize.report import Agreement, BatchSpeed, CandidateReport, Goals, Invariance, Speed
+from forebay.optimize.report import Agreement, BatchSpeed, CandidateReport, Goals, Invariance, OtherOutput, Speed
 
 
 def measured(name: str = "one", **changes: Any) -> CandidateReport:
@@ -74,6 +75,39 @@ def test_the_graver_fault_is_told_first() -> None:
     assert reason(measured(speed=slow, agreement=Agreement(samples=10, finite=False))) == "not_finite"
 
 
+def test_what_points_the_right_way_and_has_another_length_disagrees() -> None:
+    vectors = [np.array([1.0, 2.0]), np.array([-3.0, 0.5])]
+    found = agreement.compare(vectors, [1.2 * vector for vector in vectors], [], None)
+    assert found.mean_cosine == pytest.approx(1.0)
+    assert reason(measured(agreement=found)) == "disagrees"
+    assert reason(measured(agreement=found), max_drop=0.03) is None
+    assert reason(measured(agreement=found), metric="top1") is None
+
+
+def test_a_drop_that_is_no_number_does_not_pass() -> None:
+    unknown = Agreement(samples=10, finite=True, mean_cosine=float("nan"))
+    assert reason(measured(agreement=unknown)) == "disagrees"
+
+
+def test_classes_are_told_for_every_position_of_an_answer() -> None:
+    tokens = [np.array([[0.0, 9.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])]
+    wrong = [np.array([[0.0, 9.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])]
+    assert agreement.compare(tokens, wrong, [], None).top1 == 0.25
+
+
+def test_another_output_must_still_be_the_same_output() -> None:
+    def label(same: float) -> CandidateReport:
+        other = OtherOutput(
+            name="label", metric="top1", max_drop=0.1, agreement=Agreement(samples=10, finite=True, top1=same)
+        )
+        return measured(others=[other])
+
+    for same, verdict in ((0.95, None), (0.5, "disagrees")):
+        found = gate.check(goals(), label(1.0), label(same))
+        assert (found[0] if found else None) == verdict
+        assert found is None or "output 'label': " in found[1]
+
+
 def test_batch_variance_counts_only_where_it_is_required() -> None:
     assert reason(measured(invariance=VARIANT), batch_invariance=False) is None
 
@@ -85,12 +119,11 @@ def test_an_accuracy_that_rose_passes_and_one_that_cannot_be_told_does_not() -> 
     assert reason(measured(agreement=unknown), metric="accuracy") == "disagrees"
 
 
-def test_the_fastest_that_passed_is_chosen() -> None:
+def test_the_fastest_that_passed_comes_first() -> None:
     quick = measured("quick", speed=Speed(batches=[], rows_per_s=900.0, speedup=9.0), reason="disagrees")
     good = measured("good", speed=Speed(batches=[], rows_per_s=150.0, speedup=1.5))
-    assert gate.choose([quick, measured("better"), good]) is not None
-    assert getattr(gate.choose([quick, measured("better"), good]), "name", "") == "better"
-    assert gate.choose([quick]) is None
+    assert [one.name for one in gate.ranked([quick, good, measured("better")])] == ["better", "good"]
+    assert gate.ranked([quick]) == []
 
 
 ERRORS = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), st.floats(0.001, 10), min_size=2, max_size=20)
@@ -119,8 +152,7 @@ def test_a_sample_that_answers_differently_in_company_is_found_wherever_it_sits(
     sizes = {len(batch) for batch in batches}
     assert sizes == {2, 3, 4}
     for size in sizes:
-        seen = [index for batch in batches if len(batch) == size for index in batch]
-        assert all(seen.count(index) >= invariance.SHUFFLES for index in range(10))
+        assert {index for batch in batches if len(batch) == size for index in batch} == set(range(10))
     alone = [np.array([float(i), 1.0]) for i in range(10)]
     right = [np.stack([alone[i] for i in batch]) for batch in batches]
     assert invariance.judge(alone, batches, right, 1e-6).holds
@@ -129,6 +161,19 @@ def test_a_sample_that_answers_differently_in_company_is_found_wherever_it_sits(
     wrong[place][3, 1] += 0.5
     judged = invariance.judge(alone, batches, wrong, 1e-6)
     assert (judged.holds, judged.max_error) == (False, 0.5)
+
+
+@pytest.mark.parametrize("samples", [8, 30, 64])
+def test_every_size_is_tried_though_there_are_fewer_samples(samples: int) -> None:
+    sizes = {len(batch) for batch in invariance.company(samples, 256, seed=1)}
+    assert {2, 3, 5, 7, 12, 24, 32, 64, 256} <= sizes
+
+
+def test_nan_in_a_batch_is_found_though_batches_may_differ() -> None:
+    alone = [np.ones(3), np.ones(3)]
+    judged = invariance.judge(alone, [[0, 1]], [np.array([[1, 1, 1], [1, np.nan, 1]])], 1.0)
+    assert not judged.finite
+    assert reason(measured(invariance=judged), batch_invariance=False) == "not_finite"
 
 
 def test_padding_is_not_part_of_an_answer() -> None:
@@ -163,6 +208,31 @@ def test_a_size_that_can_afford_few_batches_sees_short_and_long_ones() -> None:
     assert speed.spread(batches[:2], 5) == [[0], [1], [0], [1], [0]]
 
 
+def test_large_batches_are_timed_where_they_are_quick() -> None:
+    assert speed.sizes_for(speed.SIZES, 1e-4, 0.2) == (*speed.SIZES, 64, 128, 256)
+    assert speed.sizes_for(speed.SIZES, 2e-3, 0.2) == (*speed.SIZES, 64)
+    assert speed.sizes_for(speed.SIZES, 0.012, 0.2) == speed.SIZES
+    assert speed.sizes_for((1, 8), 1e-6, 0.2) == (1, 8)
+
+
+def test_who_takes_longer_for_new_rows_than_for_those_it_has_seen_remembers() -> None:
+    seen: set[int] = set()
+
+    def honest(batches: Sequence[Sequence[int]]) -> list[float]:
+        return [1.0 + 0.1 * len(seen) for _ in batches]
+
+    def remembers(batches: Sequence[Sequence[int]]) -> list[float]:
+        took = []
+        for batch in batches:
+            took.append(0.1 if set(batch) <= seen else 2.0)
+            seen.update(batch)
+        return took
+
+    pairs = [([0], [10]), ([0], [11]), ([1], [12])]
+    assert speed.slowed_by_new(honest, remembers, pairs) == pytest.approx(20.0)
+    assert speed.slowed_by_new(honest, honest, pairs) == pytest.approx(1.0)
+
+
 def test_a_machine_that_slows_down_between_sizes_does_not_change_the_ratio() -> None:
     original = {1: [100.0, 50.0, 100.0], 8: [200.0, 100.0, 60.0]}
     candidate = {1: [200.0, 100.0, 200.0], 8: [400.0, 200.0, 120.0]}
@@ -191,6 +261,12 @@ def test_a_head_is_fitted_once_and_then_judges_everyone() -> None:
     assert heads.choose_head("auto", logits, ["1", "0"]).accuracy(logits, ["1", "2"]) == 0.5
     with pytest.raises(SetupError, match="same label"):
         heads.choose_head("auto", logits, ["1", "1"])
+
+
+def test_labels_go_with_one_row_of_numbers_a_sample() -> None:
+    for outputs in ([np.ones((3, 4)), np.ones((3, 4))], [np.ones(3), np.ones(5)]):
+        with pytest.raises(SetupError, match="one row of numbers for each sample"):
+            heads.choose_head("auto", outputs, ["a", "b"])
 
 
 def test_the_metric_suits_the_output_unless_one_is_asked_for() -> None:

@@ -66,8 +66,8 @@ def test_padding_that_an_array_needs_is_cut_off(tmp_path: Path) -> None:
     [
         ("a.parquet", b"", "is not taken"),
         ("a.jsonl", b'{"x": [1, 2, 3]}\n{"z": 1}\n', "line 2"),
-        ("a.jsonl", b'{"x": [1, 2]}\n', "row"),
-        ("a.jsonl", b'{"x": ["a", "b", "c"]}\n', "not FP32"),
+        ("a.jsonl", b'{"x": [1, 2, 3]}\n{"x": [1, 2]}\n', "sample 2: 'x' has the shape"),
+        ("a.jsonl", b'{"x": ["a", "b", "c"]}\n', "is no number"),
         ("a.jsonl", b'{"z": [1, 2, 3]}\n', "the model takes x"),
         ("a.jsonl", b"nonsense\n", "line 1"),
         ("a.csv", b"one,two,three\n1,2,many\n", "many"),

@@ -11,7 +11,7 @@ import pytest
 from tests.contract.tabular import diabetes, xgb
 from tests.models import candidates as planted
 from tests.unit.optimize.digits import mlp, write_samples
-from tests.unit.optimize.test_sources import IDS, bert_weights, folder_of
+from tests.unit.optimize.test_sources import WORDS, bert_weights, folder_of
 
 from forebay.core.errors import SetupError
 from forebay.models.artefact import isa_here, read_note
@@ -174,7 +174,8 @@ def test_trees_may_leave_their_library_with_the_same_names_and_shapes(tmp_path: 
 
 def test_of_a_folder_that_cannot_be_served_itself_the_export_remains(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "net", bert_weights())
-    np.savez(tmp_path / "ids.npz", input_ids=np.tile(IDS, (10, 1)), attention_mask=np.ones((20, 4), np.int64))
+    ids = np.random.default_rng(0).integers(1, WORDS, size=(20, 4))
+    np.savez(tmp_path / "ids.npz", input_ids=ids, attention_mask=np.ones_like(ids))
     order = Order(
         source=str(folder),
         samples=tmp_path / "ids.npz",

@@ -12,7 +12,7 @@ import pytest
 from forebay.bench.bodies import ModelMetadata, TensorMetadata
 from forebay.core.errors import SetupError
 from forebay.models.source import open_source
-from forebay.tune.inputs import DIFFERENT, build, read_rows, rows_of
+from forebay.tune.inputs import DIFFERENT, Tokenizer, build, read_rows, rows_of
 
 NUMBERS = ModelMetadata("m", [TensorMetadata("x", "FP32", [-1, 2])])
 TEXTS = ModelMetadata("m", [TensorMetadata("text", "BYTES", [-1, 1])])
@@ -75,7 +75,67 @@ def test_a_row_that_does_not_fit_is_an_error_that_names_it(row: dict[str, Any], 
     assert "row 2" in caught.value.message
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.csv", "1,2"), ("a.jsonl", "[1]"), ("a.jsonl", ""), ("a.npz", "x")])
+def word_tokenizer(folder: Path, most: int = 8) -> Tokenizer:
+    """Words as numbers."""
+    from tokenizers import Tokenizer as Library
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    library = Library(WordLevel({"[UNK]": 0, "one": 1, "two": 2, "three": 3}, "[UNK]"))
+    library.pre_tokenizer = Whitespace()
+    library.save(str(folder / "tokenizer.json"))
+    return Tokenizer(str(folder / "tokenizer.json"), most)
+
+
+BERT = ModelMetadata(
+    "m", [TensorMetadata("input_ids", "INT64", [-1, -1]), TensorMetadata("attention_mask", "INT64", [-1, -1])]
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "one two\n\nthree\n"),
+        ("a.csv", 'text,label\n"one two",x\nthree,y\n'),
+        ("a.jsonl", '{"text": "one two", "label": 0}\n{"text": "three", "label": 1}\n'),
+    ],
+)
+def test_texts_become_tokens_where_the_model_takes_those(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    rows = read_rows(tmp_path / name)
+    found = build(BERT, rows, name, tokenizer=word_tokenizer(tmp_path))
+    assert [[tensor["data"] for tensor in sent(request)] for request in found.requests] == [
+        [[1, 2], [1, 1]],
+        [[3], [1]],
+    ]
+    assert found.lengths == (2, 1)
+    assert [sent(r)[0]["data"] for r in build(TEXTS, rows, name, tokenizer=word_tokenizer(tmp_path)).requests] == [
+        ["one two"],
+        ["three"],
+    ]
+    with pytest.raises(SetupError, match="--tokenizer"):
+        build(BERT, rows, name)
+
+
+def test_a_text_is_cut_and_padding_of_an_array_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one two three\n")
+    (request,) = build(BERT, read_rows(tmp_path / "a.txt"), "a", tokenizer=word_tokenizer(tmp_path, 2)).requests
+    assert sent(request)[0]["data"] == [1, 2]
+    np.savez(tmp_path / "a.npz", input_ids=[[5, 6, 0], [7, 8, 9]], attention_mask=[[1, 1, 0], [1, 1, 1]], labels=[0, 1])
+    found = build(BERT, read_rows(tmp_path / "a.npz"), "a")
+    assert [sent(request)[0]["data"] for request in found.requests] == [[5, 6], [7, 8, 9]]
+
+
+def test_a_table_of_numbers_is_the_one_input(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("first,label,second\n1,9,2.5\n3,9,4\n")
+    found = build(NUMBERS, read_rows(tmp_path / "a.csv"), "rows")
+    assert [sent(request)[0]["data"] for request in found.requests] == [[1, 2.5], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.csv", "one,two\n1,many"), ("a.dat", "1,2"), ("a.jsonl", "[1]"), ("a.jsonl", ""), ("a.npz", "x")],
+)
 def test_a_file_of_another_form_is_an_error_that_names_it(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(SetupError, match=name):

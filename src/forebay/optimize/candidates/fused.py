@@ -11,7 +11,7 @@ class Fused(GraphRecipe):
     name = "fused"
     meaning = "attention, normalisation and GELU as operators of ONNX Runtime"
     kinds = NETWORKS
-    modules = ("onnx", "onnxscript", "onnx_ir")
+    modules: tuple[str, ...] = ("onnx", "onnxscript", "onnx_ir")
     isa_bound = False
 
     def build(self, work: Work) -> Artefact:

@@ -28,7 +28,7 @@ class Openvino(GraphRecipe):
     meaning = "OpenVINO in float32"
     runtime = "openvino"
     kinds = NETWORKS
-    modules = ("onnx", "openvino")
+    modules: tuple[str, ...] = ("onnx", "openvino")
     extra = "openvino"
     isa_bound = False
 

@@ -10,7 +10,7 @@ from typing import Any
 from forebay.optimize.candidates.openvino import FILE, Openvino, read_for_rounding, run_of, save
 from forebay.optimize.candidates.port import Artefact, NotApplicableError, Work
 from forebay.optimize.candidates.static8 import CALIBRATED_ROWS, Static8Excluded
-from forebay.optimize.graphs import saturates
+from forebay.optimize.graphs import SUM, saturates
 from forebay.optimize.samples import Row, batch_of
 
 GROUPS = (128, 64, 32)
@@ -98,6 +98,7 @@ def quantized(model: Any, rows: Sequence[Row]) -> Any:
         nncf.Dataset(rows, lambda row: batch_of([row])),
         subset_size=len(rows),
         model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+        ignored_scope=nncf.IgnoredScope(patterns=[f"{SUM}.*"], validate=False),
         advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
     )
 

@@ -15,7 +15,7 @@ from forebay.optimize.samples import Row
 
 FILE = "model.onnx"
 """The model file of artefacts that are served by ONNX Runtime."""
-NETWORKS = ("onnx", "huggingface", "torch")
+NETWORKS: tuple[str, ...] = ("onnx", "huggingface", "torch")
 """Kinds of source that are no trees and no classic models."""
 
 

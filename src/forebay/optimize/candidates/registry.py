@@ -4,6 +4,7 @@ from __future__ import annotations
 
 REFERENCES = (
     "forebay.optimize.candidates.plain:AsOnnx",
+    "forebay.optimize.candidates.torch_export:TorchExport",
     "forebay.optimize.candidates.fused:Fused",
     "forebay.optimize.candidates.weights8:Weights8",
     "forebay.optimize.candidates.dynamic8:Dynamic8",

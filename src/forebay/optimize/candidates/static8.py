@@ -24,6 +24,13 @@ CALIBRATED_ROWS = 128
 _RANKING = "static8-ranking.json"
 
 
+class Ranking(msgspec.Struct, frozen=True):
+    """Error of each part alone, as `Judge.error` gives it, with the loudest channels in floating point or not."""
+
+    loud: bool
+    errors: dict[str, float]
+
+
 class Found(msgspec.Struct, frozen=True):
     """What a search for layers to leave out came to."""
 
@@ -76,9 +83,8 @@ class Static8Excluded(GraphRecipe):
         import onnx
 
         assert work.graph is not None
-        quantizer = StaticQuantizer(work, everything=False)
         work.judge.original(work.graph)
-        errors = self._errors(work, quantizer)
+        quantizer, errors = self._ranked(work)
         ranking = rank(errors)
         work.progress(f"excluding layers, {len(ranking)} ranked")
         found = exclude(ranking, lambda excluded: work.judge.holds(self._made(quantizer, excluded).SerializeToString()))
@@ -98,20 +104,25 @@ class Static8Excluded(GraphRecipe):
         model = quantizer.quantized(excluded)
         return with_weights8(model, sorted(quantizer.loud)) if self.fills else model
 
-    def _errors(self, work: Work, quantizer: StaticQuantizer) -> dict[str, float]:
-        """Error of each part alone, as `Judge.error` gives it; found once a search."""
+    def _ranked(self, work: Work) -> tuple[StaticQuantizer, dict[str, float]]:
+        """The quantiser, and the error of each part alone; both are found once a search. Loud channels are taken out
+        only where the goal is missed without.
+        """
         file = work.shared / _RANKING
         if file.is_file():
-            known = msgspec.json.decode(file.read_bytes(), type=dict[str, float])
-            if known.keys() == quantizer.parts.keys():
-                return known
+            known = msgspec.json.decode(file.read_bytes(), type=Ranking)
+            return StaticQuantizer(work, everything=False, loud=known.loud), known.errors
+        quantizer = StaticQuantizer(work, everything=False)
+        loud = not work.judge.holds(quantizer.quantized([]).SerializeToString())
+        if loud:
+            quantizer = StaticQuantizer(work, everything=False, loud=True)
         errors: dict[str, float] = {}
         for number, part in enumerate(quantizer.parts, 1):
             work.progress(f"error of layer {number} of {len(quantizer.parts)}")
             others = [name for name in quantizer.parts if name != part]
             errors[part] = work.judge.error(quantizer.quantized(others).SerializeToString())
-        file.write_bytes(msgspec.json.encode(errors))
-        return errors
+        file.write_bytes(msgspec.json.encode(Ranking(loud, errors)))
+        return quantizer, errors
 
 
 class Static8Filled(Static8Excluded):
@@ -128,10 +139,10 @@ class StaticQuantizer:
     `loud`: MatMuls that are never in 8 bits.
 
     everything: whatever ONNX Runtime knows, MatMuls of two activations too; else what holds weights, and what lies
-    between convolutions.
+    between convolutions. loud: the loudest channels may be taken out.
     """
 
-    def __init__(self, work: Work, *, everything: bool) -> None:
+    def __init__(self, work: Work, *, everything: bool, loud: bool = False) -> None:
         import onnx
         from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
         from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
@@ -141,7 +152,7 @@ class StaticQuantizer:
         self.loud: frozenset[str] = frozenset()
         if not everything:
             work.progress("smoothing")
-            smoothed = smooth(self._model, work.calibration[:CALIBRATED_ROWS])
+            smoothed = smooth(self._model, work.calibration[:CALIBRATED_ROWS], loud=loud)
             self._model, self.loud = smoothed.model, smoothed.loud
         self.parts = {node.name: node.op_type for node in compute_nodes(self._model) if node.name not in self.loud}
         if not self.parts:

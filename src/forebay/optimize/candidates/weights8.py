@@ -17,7 +17,7 @@ class Weights8(GraphRecipe):
 
     name = "weights-int8"
     meaning = "weights in 8 bits by blocks of 32, products in 8 bits (MatMulNBits)"
-    modules = ("onnx", "onnx_ir")
+    modules: tuple[str, ...] = ("onnx", "onnx_ir")
 
     def build(self, work: Work) -> Artefact:
         """See `Candidate.build`."""

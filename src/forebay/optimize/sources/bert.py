@@ -32,7 +32,7 @@ class Config(msgspec.Struct):
     position_embedding_type: str = "absolute"
 
 
-def export_folder(folder: Path, name: str | None, work: Path) -> Original:
+def export_folder(folder: Path, name: str, work: Path) -> Original:
     """The folder's model as `NAME.onnx` in `work`. Raises `SetupError` where it is not of the family or incomplete."""
     config = _read(folder / "config.json", Config)
     if config.model_type not in _FAMILY:
@@ -47,7 +47,6 @@ def export_folder(folder: Path, name: str | None, work: Path) -> Original:
         )
     weights = _weights(folder)
     shape = _shape(folder, config, weights)
-    name = name or folder.name
     try:
         model = write_bert(weights, shape, name, "forebay")
         file = work / f"{name}.onnx"
@@ -118,5 +117,5 @@ def _read(file: Path, kind: Any) -> Any:
         return msgspec.json.decode(file.read_bytes(), type=kind)
     except OSError as error:
         raise SetupError(f"{file}: {error.strerror or error}; a Hugging Face folder has one") from None
-    except msgspec.DecodeError as error:
-        raise SetupError(f"{file}: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SetupError(f"{file} is not as transformers writes it: {error}; copy the folder again") from None

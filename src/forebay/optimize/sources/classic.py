@@ -10,7 +10,7 @@ from forebay.optimize.sources.port import Original
 from forebay.runtimes.ensemble import NotConvertibleError
 
 
-def convert_file(path: Path, kind: str, name: str | None, work: Path, *, allow_pickle: bool) -> Original:
+def convert_file(path: Path, kind: str, name: str, work: Path, *, allow_pickle: bool) -> Original:
     """The file, and its graph as `NAME.onnx` in `work`, or the reason why there is none. Raises `SetupError`."""
     source = open_source(str(path), name)
     convert: dict[str, Callable[[ModelSource, LoadOptions], bytes]] = {

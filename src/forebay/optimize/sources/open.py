@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from forebay.core.errors import SetupError
-from forebay.models.kinds import check_content, runtime_of
+from forebay.models.artefact import origin_digest
+from forebay.models.kinds import check_content, mend_for, runtime_of
+from forebay.models.repository import is_name
 from forebay.optimize.sources.port import Original
 
+KINDS = ("onnx", "torch", "huggingface", "xgboost", "lightgbm", "sklearn")
 TAKEN = (
     "an .onnx file, a Hugging Face folder (config.json and model.safetensors), a torch module (file.py:factory), or a "
     "model file of XGBoost, LightGBM or scikit-learn"
@@ -17,28 +21,51 @@ TAKEN = (
 def open_original(text: str, name: str | None, work: Path, *, allow_pickle: bool = False) -> Original:
     """Open a source; what has to be exported is written to `work`. Raises `SetupError` that names what is taken."""
     head, colon, factory = text.rpartition(":")
-    if colon and head.endswith(".py"):
+    is_module = bool(colon) and head.endswith(".py")
+    given = Path(head if is_module else text)
+    path = _existing(given, text)
+    kind = "torch" if is_module else "huggingface" if path.is_dir() else runtime_of(path)
+    if kind not in KINDS or (kind == "torch" and not is_module):
+        raise SetupError(f"{text!r} cannot be optimised{_mend_for(path, kind)}; what can be is {TAKEN}")
+    if name is None:
+        name = path.name if path.is_dir() else given.stem
+    if not is_name(name):
+        raise SetupError(
+            f"a model cannot be called {name!r}: it may have letters, digits, '.', '_' and '-', the first a letter or "
+            "digit; name it with --name"
+        )
+    sha256 = origin_digest(path)
+    return replace(_opened(path, kind, factory, name, work, allow_pickle=allow_pickle), sha256=sha256)
+
+
+def _opened(path: Path, kind: str, factory: str, name: str, work: Path, *, allow_pickle: bool) -> Original:
+    if kind == "torch":
         from forebay.optimize.sources.torch_module import export_module
 
-        return export_module(_existing(head, text), factory, name, work)
-    path = _existing(text, text)
-    if path.is_dir():
+        return export_module(path, factory, name, work)
+    if kind == "huggingface":
         from forebay.optimize.sources.bert import export_folder
 
         return export_folder(path, name, work)
-    kind = runtime_of(path)
-    if kind is None or kind == "python":
-        raise SetupError(f"{text!r} cannot be optimised; that is {TAKEN}")
-    check_content(path, text)
+    check_content(path, str(path))
     if kind == "onnx":
-        return Original(name or path.stem, "onnx", path, str(path), path)
+        return Original(name, "onnx", path, str(path), path)
     from forebay.optimize.sources.classic import convert_file
 
     return convert_file(path, kind, name, work, allow_pickle=allow_pickle)
 
 
-def _existing(path: str, text: str) -> Path:
-    found = Path(path)
-    if not found.exists():
-        raise SetupError(f"{text!r}: there is no file or folder {path!r} (looked in {Path.cwd()}); it can be {TAKEN}")
-    return found.resolve()
+def _mend_for(path: Path, kind: str | None) -> str:
+    if path.suffix == ".py":
+        return ": it names no function; write file.py:factory"
+    if kind is not None:
+        return f": a model of {kind} is served as it is; give the module or the ONNX file that it was made of"
+    return f": {mend}" if (mend := mend_for(path)) else ""
+
+
+def _existing(path: Path, text: str) -> Path:
+    if not path.exists():
+        raise SetupError(
+            f"{text!r}: there is no file or folder {str(path)!r} (looked in {Path.cwd()}); it can be {TAKEN}"
+        )
+    return path.resolve()

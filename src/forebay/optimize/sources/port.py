@@ -21,6 +21,8 @@ class Original:
     graph: Path | None
     """The same function as an ONNX file; None where it cannot be said in ONNX."""
     note: str = ""
+    sha256: str = ""
+    """Of `path`, taken before anything was read of it."""
 
     @property
     def servable(self) -> bool:

@@ -1,4 +1,4 @@
-"""A torch module of the user's own to ONNX, by `torch.onnx.export(dynamo=True)`.
+"""A torch module of the user's own as an exported program (.pt2) and as ONNX, by `torch.export` and `torch.onnx`.
 
 `file.py:factory` names a function without arguments that returns `(module, inputs)` or `(module, inputs, axes)`:
 
@@ -6,8 +6,11 @@
         return MyNet().eval(), {"x": torch.zeros(2, 16)}
 
 `inputs` maps the names of `forward`'s arguments to example tensors of two or more rows. `axes` names, by input, further
-axes of variable size: `{"tokens": {1: "length"}}`. The first axis of every input is the batch. Outputs have the
-names of the keys where `forward` returns a mapping.
+axes of variable size: `{"tokens": {1: "length"}}`. The first axis of every input is the batch. Where `forward` returns
+a mapping, its keys are the outputs' names.
+
+ONNX is what most recipes start from. What cannot be said in it, or answers differently there, remains a program that
+the torch runtime serves.
 """
 
 from __future__ import annotations
@@ -19,26 +22,30 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from forebay.core.errors import SetupError
+from forebay.core.tensors import Array
+from forebay.models.source import open_source
 from forebay.optimize.sources.port import Original, missing
+from forebay.runtimes.port import load_runtime
 
 _TOLERANCE = 1e-3
-"""Largest difference of torch's and the export's answers, in units of the largest value."""
+"""Largest difference of torch's and an export's answers, in units of the largest value."""
 _COPIES = 9
 """So many times the example inputs make the largest batch that is compared."""
 _SHOWN = 300
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_WANTED = "it must be a function without arguments that returns (module, inputs) or (module, inputs, axes)"
 
 
-def export_module(path: Path, factory: str, name: str | None, work: Path) -> Original:
-    """The module as `NAME.onnx` in `work`, checked against torch on the example inputs and on fewer and more of them.
-
-    Runs the user's file. Raises `SetupError`.
+def export_module(path: Path, factory: str, name: str, work: Path) -> Original:
+    """The module as `NAME.onnx` and `NAME.pt2` in `work`, those of both that answer the example inputs, and one row of
+    them, as torch does. Runs the user's file. Raises `SetupError` where there is neither.
     """
     try:
         import onnx  # noqa: F401
@@ -46,106 +53,154 @@ def export_module(path: Path, factory: str, name: str | None, work: Path) -> Ori
         import torch
     except ImportError as error:
         raise missing("exporting a torch module", "torch,optimize", error) from None
-    module, inputs, axes = _call(path, factory)
-    name = name or path.stem
-    file = work / f"{name}.onnx"
-    module.eval()
-    shapes = {key: {0: "batch", **dict(axes.get(key, {}))} for key in inputs}
-    dynamic = {key: dict.fromkeys(found, torch.export.Dim.DYNAMIC) for key, found in shapes.items()}
-    try:
-        with _quiet(), torch.no_grad():
-            answer = module(**inputs)
-            program = torch.onnx.export(
-                module,
-                kwargs=dict(inputs),
-                dynamo=True,
-                dynamic_shapes=dynamic,
-                input_names=list(inputs),
-                output_names=list(answer) if isinstance(answer, Mapping) else None,
-                external_data=False,
-                verbose=False,
-            )
-            program.save(str(file), external_data=False)
-    except Exception as error:
-        raise SetupError(f"{path}:{factory}: torch cannot export it: {_cause(error, path)}") from None
-    worst = _compare(torch, module, inputs, axes, file)
-    return Original(name, "torch", path, str(file), file, f"export differs from torch by {worst:.2g} at most")
+    where = f"{path}:{factory}"
+    with _importable(path.parent):
+        module, inputs, axes = _call(torch, path, factory)
+        module.eval()
+        try:
+            wanted = _wanted(torch, module, inputs, axes)
+        except Exception as error:  # the user's code
+            raise SetupError(f"{where}: the module cannot answer its example inputs: {_told(error)}") from None
+        program, onnx_file, note = work / f"{name}.pt2", work / f"{name}.onnx", ""
+        failures = []
+        try:
+            exported = _export(torch, module, inputs, axes)
+            torch.export.save(exported, program)
+            note = f"export differs from torch by {_difference(program, wanted):.2g} at most"
+        except Exception as error:  # torch has many
+            exported = None
+            program.unlink(missing_ok=True)
+            failures.append(f"torch.export: {_told(error, path)}")
+        try:
+            _to_onnx(torch, exported or module, inputs, axes, onnx_file)
+            note = f"export differs from torch by {_difference(onnx_file, wanted):.2g} at most"
+        except Exception as error:
+            onnx_file.unlink(missing_ok=True)
+            failures.append(f"torch.onnx.export: {_told(error, path)}")
+    if len(failures) == 2:
+        raise SetupError(f"{where}: torch cannot export it; {'; '.join(failures)}")
+    if not onnx_file.exists():
+        return Original(name, "torch", path, str(program), None, f"it is no ONNX: {failures[0]}")
+    return Original(name, "torch", path, str(onnx_file), onnx_file, "; ".join([note, *failures]))
 
 
-def _call(path: Path, factory: str) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
+def _call(torch: Any, path: Path, factory: str) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
+    where = f"{path}:{factory}"
     spec = importlib.util.spec_from_file_location(f"forebay_source_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     found = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = found
-    sys.path.insert(0, str(path.parent))
-    wanted = "a function without arguments that returns (module, inputs) or (module, inputs, axes)"
     try:
         spec.loader.exec_module(found)
-        made = getattr(found, factory)()
-    except AttributeError as error:
-        raise SetupError(f"{path}:{factory}: {error}; it must be {wanted}") from None
+        make = getattr(found, factory, None)
+        if not callable(make):
+            raise SetupError(f"{where}: {path.name} has no function {factory!r}; {_WANTED}")
+        made = make()
+    except SetupError:
+        raise
     except (Exception, SystemExit) as error:
-        raise SetupError(f"{path}:{factory} failed: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(path.parent))
+        raise SetupError(f"{where} failed: {_told(error)}; {_WANTED}") from error
     match made:
         case (module, Mapping() as inputs):
             axes: Mapping[str, Any] = {}
         case (module, Mapping() as inputs, Mapping() as axes):
             pass
         case _:
-            raise SetupError(f"{path}:{factory} returned {type(made).__name__}; it must be {wanted}")
+            raise SetupError(f"{where} returned {type(made).__name__}; {_WANTED}")
+    if not isinstance(module, torch.nn.Module):
+        raise SetupError(f"{where}: the module is {type(module).__name__}, not a torch.nn.Module; {_WANTED}")
+    strange = [name for name, value in inputs.items() if not isinstance(value, torch.Tensor) or not value.ndim]
+    if strange:
+        raise SetupError(f"{where}: input {strange[0]!r} is no tensor with a first axis; give example tensors")
+    unknown = [str(name) for name in axes if name not in inputs or not isinstance(axes[name], Mapping)]
+    if unknown:
+        raise SetupError(
+            f"{where}: axes of {unknown[0]!r}; the inputs are {', '.join(inputs)}; write {{'NAME': {{1: 'length'}}}}"
+        )
     rows = {int(value.shape[0]) for value in inputs.values()}
-    if len(rows) != 1 or rows.pop() < 2:
-        raise SetupError(f"{path}:{factory}: example inputs must share a first axis of two rows or more")
+    if len(rows) != 1 or min(rows) < 2:
+        raise SetupError(
+            f"{where}: example inputs have {', '.join(map(str, sorted(rows))) or 'no'} rows; they must share a first "
+            "axis of two or more"
+        )
     return module, inputs, axes
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing of what the exporter tells its developers: warnings, log, prints of graphs."""
-    disabled, unheard = logging.root.manager.disable, io.StringIO()
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(unheard), contextlib.redirect_stderr(unheard):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+def _export(torch: Any, module: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> Any:
+    with _quiet():
+        return torch.export.export(module, (), dict(inputs), dynamic_shapes=_dynamic(torch, inputs, axes))
 
 
-def _cause(error: BaseException, path: Path) -> str:
-    """The innermost error, which is the one that says something, and the line of the user's file where it names one."""
-    text = str(error)
-    while error.__cause__ is not None:
-        error = error.__cause__
-        text += f"\n{error}"
-    said = " ".join(str(error).strip().partition("\n\n")[0].split())
-    lines = re.findall(rf'File "?{re.escape(str(path))}"?(?:, line |:)(\d+)', text)
-    return f"{type(error).__name__}: {said[:_SHOWN]}" + (f" (line {lines[-1]})" if lines else "")
+def _to_onnx(torch: Any, module: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any], file: Path) -> None:
+    """module: or a program. Outputs are called as `forebay.runtimes.torch` calls those of a program."""
+    names: dict[str, Any] = {"input_names": list(inputs)}
+    if isinstance(module, torch.export.ExportedProgram):
+        runtime = load_runtime(open_source(str(file.with_suffix(".pt2"))), "cpu", 1)
+        names["output_names"] = [spec.name for spec in runtime.signature.outputs]
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            kwargs=dict(inputs),
+            dynamo=True,
+            dynamic_shapes=_dynamic(torch, inputs, axes),
+            external_data=False,
+            verbose=False,
+            **names,
+        )
+        program.save(str(file), external_data=False)
 
 
-def _compare(torch: Any, module: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any], file: Path) -> float:
-    import onnxruntime as ort
+def _dynamic(torch: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: dict.fromkeys({0, *axes.get(name, {})}, torch.export.Dim.DYNAMIC) for name in inputs}
 
+
+def _difference(file: Path, wanted: Sequence[tuple[Mapping[str, Any], Sequence[Array]]]) -> float:
+    """Largest difference of an export's answers from torch's, in units of the largest value. Raises `ValueError` where
+    that is too much.
+    """
+    runtime = load_runtime(open_source(str(file)), "cpu", 1)
     worst = 0.0
-    try:
-        session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-        for some in _sizes(torch, inputs, axes):
-            worst = max(worst, _difference(torch, module, some, session, file.stem))
-    except SetupError:
-        raise
-    except Exception as error:  # onnxruntime's own types say nothing
-        raise SetupError(f"{file.stem}: ONNX Runtime cannot run the export: {_cause(error, file)}") from None
+    for some, answers in wanted:
+        feed = {name: value.detach().cpu().numpy() for name, value in some.items()}
+        sizes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
+        found = runtime.run(feed, len(next(iter(feed.values()))))
+        if len(found) != len(answers):
+            raise ValueError(f"it has {len(found)} outputs, the module {len(answers)}")
+        for mine, theirs in zip(answers, found, strict=True):
+            if mine.shape != theirs.shape:
+                raise ValueError(
+                    f"for {sizes} torch answers {list(mine.shape)} and its export {list(theirs.shape)}; name the axes "
+                    "that vary in the factory's third value"
+                )
+            scale = float(np.abs(mine).max(initial=0.0)) or 1.0
+            difference = float(np.abs(mine - theirs).max(initial=0.0)) / scale
+            if not difference <= _TOLERANCE:
+                raise ValueError(
+                    f"for {sizes} torch and its export differ by {difference:.2g} of the largest value, so that it is "
+                    "not used; does forward() choose by a size or a value?"
+                )
+            worst = max(worst, difference)
     return worst
 
 
-def _sizes(torch: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The example inputs, one row, many rows, and twice as long in each further axis: `forward` may choose by a size,
-    and the export has what it chose for the examples.
+def _wanted(
+    torch: Any, module: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]
+) -> list[tuple[Mapping[str, Any], list[Array]]]:
+    """Batches and what torch answers to them: the examples, and other sizes that torch itself can do, such as no more
+    words than there are positions.
     """
-    yield inputs
+    found: list[tuple[Mapping[str, Any], list[Array]]] = [(inputs, _answers(torch, module, inputs))]
+    for some in _sizes(torch, inputs, axes):
+        with contextlib.suppress(Exception), _quiet():
+            found.append((some, _answers(torch, module, some)))
+    return found
+
+
+def _sizes(torch: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """One row, many rows, and twice as long in each further axis: `forward` may choose by a size, and an export has
+    what it chose for the examples.
+    """
     yield {key: value[:1] for key, value in inputs.items()}
     yield {key: torch.cat([value] * _COPIES) for key, value in inputs.items()}
     for axis in sorted({name for named in axes.values() for name in named.values()}):
@@ -156,31 +211,45 @@ def _sizes(torch: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> It
         }
 
 
-def _difference(torch: Any, module: Any, some: Mapping[str, Any], session: Any, name: str) -> float:
-    """Of one batch, as a share of the largest value. Raises `SetupError` where it is too large. Of a size that torch
-    itself cannot do: 0.
-    """
-    sizes = ", ".join(f"{key} {list(value.shape)}" for key, value in some.items())
+def _answers(torch: Any, module: Any, inputs: Mapping[str, Any]) -> list[Array]:
+    with torch.no_grad():
+        answer = module(**inputs)
+    values = [answer] if hasattr(answer, "shape") else list(answer.values() if hasattr(answer, "values") else answer)
+    return [value.detach().cpu().numpy() for value in values]
+
+
+def _told(error: BaseException, path: Path | None = None) -> str:
+    """What went wrong at the root of it, on one line, and the line of the user's file where it names one."""
+    text = str(error)
+    while error.__cause__ is not None:
+        error = error.__cause__
+        text += f"\n{error}"
+    if isinstance(error, SetupError):
+        return error.message
+    said = " ".join(_COLOURS.sub("", str(error)).strip().partition("\n\n")[0].split())[:_SHOWN]
+    lines = re.findall(rf'File "?{re.escape(str(path))}"?(?:, line |:)(\d+)', text) if path else []
+    return f"{type(error).__name__}: {said}" + (f" (line {lines[-1]})" if lines else "")
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """What the user's file imports from beside it is found."""
+    sys.path.insert(0, str(folder))
     try:
-        with torch.no_grad(), _quiet():
-            answer = module(**some)
-    except Exception:  # such as more words than there are positions
-        return 0.0
-    wanted = [answer] if hasattr(answer, "shape") else list(answer.values() if hasattr(answer, "values") else answer)
-    feed = {key: value.detach().cpu().numpy() for key, value in some.items()}
-    worst = 0.0
-    for torch_value, found in zip(wanted, session.run(None, feed), strict=False):
-        value = torch_value.detach().cpu().numpy()
-        if value.shape != found.shape:
-            raise SetupError(
-                f"{name}: for {sizes} torch answers {list(value.shape)} and its export {list(found.shape)}; name the "
-                "axes that vary in the factory's third value"
-            )
-        scale = float(np.abs(value).max(initial=0.0)) or 1.0
-        worst = max(worst, float(np.abs(value - found).max(initial=0.0)) / scale)
-    if not worst <= _TOLERANCE:
-        raise SetupError(
-            f"{name}: for {sizes} torch and its export differ by {worst:.2g} of the largest value, so that it is not "
-            "used; does forward() choose by a size or a value?"
-        )
-    return worst
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what exporters have to say to their developers: warnings, log, prints of graphs."""
+    disabled, unheard = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(unheard), contextlib.redirect_stderr(unheard):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
