@@ -259,7 +259,7 @@ def _line(report: CandidateReport) -> str:
 
 def _table(reports: list[CandidateReport], goals: Goals | None) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("candidate", "speed-up", "agreement", "alone/batch", "MB"):
+    for column in ("candidate", "speed-up", "agreement", "in batch", "MB"):
         table.add_column(column, justify="left" if column in ("candidate", "agreement") else "right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for one in reports:
@@ -280,7 +280,7 @@ def _agreement(one: CandidateReport, goals: Goals | None) -> str:
     if found is None:
         return ""
     if goals is not None:
-        return described(goals, found) if found.finite else "NaN"
+        return described(goals, found).removeprefix("mean ") if found.finite else "NaN"
     if found.mean_cosine is not None:
         return f"cosine {found.mean_cosine:.5f}"
     return "" if found.top1 is None else f"same {found.top1:.2%}"

@@ -172,7 +172,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 
 def _from_npz(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]:
-    columns: Columns = dict(read_arrays(path))
+    columns: Columns = {**read_arrays(path)}
     single = [name for name, values in columns.items() if np.ndim(values) == 0]
     if single:
         raise ValueError(f"{single[0]!r} is a single number, not an array [samples, ...]")
