@@ -117,12 +117,14 @@ def optimize(
 ) -> None:
     """Find a faster form of a model that answers the same, with proof.
 
-    Recipes (8-bit weights, static and dynamic 8 bits, fusions, ...) are built and measured one by one, each in a
-    process of its own, against the original: answers on held-out samples, answers alone and in batches, NaN, speed,
-    memory. The fastest one that passes is written to OUT as a folder for `forebay serve OUT`, with report.json and
-    report.html.
+    Recipes (8-bit weights, static and dynamic 8 bits, fusions, ...) are built
+    and measured one by one, each in a process of its own, against the original:
+    answers on held-out samples, answers alone and in batches, NaN, speed,
+    memory. The fastest one that passes is written to OUT as a folder for
+    `forebay serve OUT`, with report.json and report.html.
 
-    Exit code 0: there is a model to serve. 1: no candidate passed. 2: the search could not begin. 130: stopped.
+    Exit code 0: there is a model to serve. 1: no candidate passed. 2: the
+    search could not begin. 130: stopped.
 
     Examples:
 
