@@ -16,6 +16,9 @@ from examples.minilm import build as minilm_build
 from tests.e2e.server import COMMAND, ROOT, environment, eventually, gone, quick, serving
 from tests.unit.optimize.digits import SEEN, cnn, digits, write_samples
 
+from forebay.optimize.candidates.gpu import gpu_here
+from forebay.optimize.candidates.openvino import has_bf16
+
 
 def run(folder: Path, *words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -70,6 +73,27 @@ def test_a_network_is_optimised_served_and_refused_once_its_source_changes(tmp_p
     )
     assert refused.returncode == 2
     assert "has changed since; run forebay optimize on it again" in refused.stderr
+
+
+def test_an_artefact_is_served_with_the_settings_that_it_was_measured_with(tmp_path: Path) -> None:
+    onnx.save(cnn(), str(tmp_path / "digits.onnx"))
+    write_samples(tmp_path / "seen.npz", 60, (1, 8, 8))
+    ended = run(
+        tmp_path, "digits.onnx", "--samples", "seen.npz", "--out", "faster", "--rounds", "1", "--min-speedup", "0",
+        "--max-drop", "0.05", "--json", "--candidate", "openvino-int8-excluded", "--candidate", "fp16",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    chosen, on_gpu = report["candidates"]
+    precision = "bf16" if has_bf16() else "fp32"
+    assert (report["chosen"], chosen["served_with"]["inference_precision"]) == ("openvino-int8-excluded", precision)
+    if not gpu_here():
+        assert (on_gpu["reason"], on_gpu["detail"]) == ("not_applicable", "there is no NVIDIA GPU on this machine")
+    settings = (tmp_path / "faster" / "digits" / "model.toml").read_text()
+    assert ('inference_precision = "bf16"' in settings) == has_bf16()
+    with serving(tmp_path, *quick("faster")) as served:
+        forms = served.http.get("/v2/models/digits/config").json()["parameters"].get("forebay.forms")
+    assert forms == ({"string_value": "computes in bf16"} if has_bf16() else None)
 
 
 def test_a_faulty_recipe_of_ones_own_is_rejected_and_the_exit_code_says_so(tmp_path: Path) -> None:
@@ -144,12 +168,20 @@ def test_minilm_becomes_faster_and_keeps_its_embeddings(tmp_path: Path) -> None:
     assert found["static-int8"]["reason"] == "disagrees"
     assert found["dynamic-int8"]["reason"] == "disagrees"
     assert not found["dynamic-int8"]["invariance"]["holds"]
-    assert report["chosen"] in ("static-int8-excluded", "static-int8-filled", "weights-int8")
+    rounding = ["static-int8-excluded", "static-int8-filled", "openvino-weights-int8", "openvino-int8-excluded"]
+    for name in (*rounding, *(["openvino-bf16"] if has_bf16() else [])):
+        assert found[name]["agreement"]["mean_cosine"] >= 0.999, name
+        assert found[name]["invariance"]["holds"], name
+        if name.startswith("openvino"):
+            assert found[name]["invariance"]["max_error"] == 0.0, "equal to the last bit, alone and in a batch"
+    assert report["chosen"] in rounding
     chosen = found[report["chosen"]]
     assert chosen["agreement"]["mean_cosine"] >= 0.999
     assert chosen["invariance"]["holds"]
-    excluded = [layer["name"] for layer in found["static-int8-excluded"]["layers"] if layer["excluded"]]
-    assert 0 < len(excluded) < 18
+    layers = found["static-int8-excluded"]["layers"]
+    assert len(layers) == 36
+    assert sum(layer["excluded"] for layer in layers) < 9
+    assert "the loudest channels" in found["static-int8-excluded"]["note"]
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,10 @@ from tests.unit.optimize.test_recipes import answers, harmed, pictures, work_for
 from tests.unit.optimize.test_sources import HEADS, WORDS, bert_weights
 
 from forebay.core.tensors import Array
-from forebay.models.artefact import isa_here
 from forebay.models.source import open_source
 from forebay.optimize.agreement import cosine
 from forebay.optimize.candidates import openvino
-from forebay.optimize.candidates.openvino import BF16_FLAGS, Openvino, OpenvinoBf16
+from forebay.optimize.candidates.openvino import Openvino, OpenvinoBf16, has_bf16
 from forebay.optimize.candidates.openvino8 import (
     OpenvinoInt8,
     OpenvinoInt8Excluded,
@@ -35,8 +34,6 @@ from forebay.optimize.report import Goals
 from forebay.optimize.samples import batch_of
 from forebay.optimize.sources.bert_graph import BertShape, write_bert
 from forebay.runtimes.port import Runtime, load_runtime
-
-HAS_BF16 = bool(set(BF16_FLAGS) & set(isa_here()))
 
 
 def served(folder: Path, artefact: Artefact) -> Runtime:
@@ -80,7 +77,7 @@ def test_outputs_keep_their_names_where_openvino_has_others_for_the_same_tensor(
         np.testing.assert_array_equal(found, held)
 
 
-@pytest.mark.skipif(not HAS_BF16, reason="this processor has no bfloat16")
+@pytest.mark.skipif(not has_bf16(), reason="this processor has no bfloat16")
 def test_in_bfloat16_the_setting_goes_with_the_artefact(tmp_path: Path) -> None:
     rows, held = pictures((64,))
     work = work_for(tmp_path, mlp(), rows)

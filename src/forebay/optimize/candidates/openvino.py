@@ -48,18 +48,19 @@ class OpenvinoBf16(Openvino):
 
     def build(self, work: Work) -> Artefact:
         """See `Candidate.build`."""
-        require_bf16()
+        if not has_bf16():
+            raise NotApplicableError(
+                f"this processor ({platform.machine()}) has no bfloat16 instructions: neither "
+                f"{' nor '.join(BF16_FLAGS)}"
+            )
         assert work.graph is not None
         save(read_for_rounding(work.graph), work.folder)
         return Artefact(FILE, served_with=ServedWith(inference_precision="bf16"))
 
 
-def require_bf16() -> None:
-    """Raises `NotApplicableError` where the processor would only emulate bfloat16, which is slower than float32."""
-    if not set(BF16_FLAGS) & set(isa_here()):
-        raise NotApplicableError(
-            f"this processor ({platform.machine()}) has no bfloat16 instructions: neither {' nor '.join(BF16_FLAGS)}"
-        )
+def has_bf16() -> bool:
+    """Whether the processor has instructions for bfloat16; else it would be emulated, slower than float32."""
+    return bool(set(BF16_FLAGS) & set(isa_here()))
 
 
 def read_for_rounding(graph: Path) -> Any:

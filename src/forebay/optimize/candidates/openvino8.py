@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from forebay.optimize.candidates.openvino import FILE, Openvino, read_for_rounding, run_of, save
+from forebay.models.artefact import ServedWith
+from forebay.optimize.candidates.openvino import FILE, Openvino, has_bf16, read_for_rounding, run_of, save
 from forebay.optimize.candidates.port import Artefact, NotApplicableError, Work
 from forebay.optimize.candidates.static8 import CALIBRATED_ROWS, Static8Excluded
 from forebay.optimize.graphs import SUM, saturates
@@ -66,7 +67,9 @@ class OpenvinoInt8(Openvino):
 
 
 class OpenvinoInt8Excluded(Static8Excluded):
-    """The graph of static-int8-excluded, computed by OpenVINO."""
+    """The graph of static-int8-excluded, computed by OpenVINO. What is not in 8 bits, attention too, is bfloat16 where
+    the processor has that.
+    """
 
     name = "openvino-int8-excluded"
     meaning = "OpenVINO, 8 bits of layers with weights, without those that hurt"
@@ -78,7 +81,8 @@ class OpenvinoInt8Excluded(Static8Excluded):
         """See `Candidate.build`."""
         file, found = self.found(work)
         save(read_for_rounding(file), work.folder)
-        return Artefact(FILE, found.note, found.layers)
+        served_with = ServedWith(inference_precision="bf16" if has_bf16() else "fp32")
+        return Artefact(FILE, found.note, found.layers, served_with)
 
 
 def compressed(model: Any) -> Any:
