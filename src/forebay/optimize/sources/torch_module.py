@@ -70,15 +70,15 @@ def export_module(path: Path, factory: str, name: str, work: Path) -> Original:
         except Exception as error:  # torch has many
             exported = None
             program.unlink(missing_ok=True)
-            failures.append(f"torch.export: {_told(error, path)}")
+            failures.append(_told(error, path))
         try:
             _to_onnx(torch, exported or module, inputs, axes, onnx_file)
             note = f"export differs from torch by {_difference(onnx_file, wanted):.2g} at most"
         except Exception as error:
             onnx_file.unlink(missing_ok=True)
-            failures.append(f"torch.onnx.export: {_told(error, path)}")
+            failures.append(_told(error, path))
     if len(failures) == 2:
-        raise SetupError(f"{where}: torch cannot export it; {'; '.join(failures)}")
+        raise SetupError(f"{where}: torch cannot export it: {failures[-1]}")
     if not onnx_file.exists():
         return Original(name, "torch", path, str(program), None, f"it is no ONNX: {failures[0]}")
     return Original(name, "torch", path, str(onnx_file), onnx_file, "; ".join([note, *failures]))
