@@ -38,8 +38,6 @@ class Plan:
     tune_caps: tuple[int, ...]
     search_rounds: int
     """Of `forebay optimize`."""
-    search_labels: int
-    """Labelled texts; half of them judge."""
     job_latencies: int
     """Jobs of one turn, one after another."""
     job_streams: int
@@ -73,7 +71,6 @@ FULL = Plan(
     tune_rounds=2,
     tune_caps=(8, 32, 256),
     search_rounds=5,
-    search_labels=2000,
     job_latencies=500,
     job_streams=5000,
     jobs_queued=1_000_000,
@@ -103,7 +100,6 @@ QUICK = Plan(
     tune_rounds=1,
     tune_caps=(8, 256),
     search_rounds=2,
-    search_labels=600,
     job_latencies=200,
     job_streams=1000,
     jobs_queued=100_000,

@@ -117,12 +117,14 @@ def optimize(
 ) -> None:
     """Find a faster form of a model that answers the same, with proof.
 
-    Recipes (8-bit weights, static and dynamic 8 bits, fusions, ...) are built and measured one by one, each in a
-    process of its own, against the original: answers on held-out samples, answers alone and in batches, NaN, speed,
-    memory. The fastest one that passes is written to OUT as a folder for `forebay serve OUT`, with report.json and
-    report.html.
+    Recipes (8-bit weights, static and dynamic 8 bits, fusions, ...) are built
+    and measured one by one, each in a process of its own, against the original:
+    answers on held-out samples, answers alone and in batches, NaN, speed,
+    memory. The fastest one that passes is written to OUT as a folder for
+    `forebay serve OUT`, with report.json and report.html.
 
-    Exit code 0: there is a model to serve. 1: no candidate passed. 2: the search could not begin. 130: stopped.
+    Exit code 0: there is a model to serve. 1: no candidate passed. 2: the
+    search could not begin. 130: stopped.
 
     Examples:
 
@@ -259,7 +261,7 @@ def _line(report: CandidateReport) -> str:
 
 def _table(reports: list[CandidateReport], goals: Goals | None) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("candidate", "speed-up", "agreement", "alone/batch", "MB"):
+    for column in ("candidate", "speed-up", "agreement", "in batch", "MB"):
         table.add_column(column, justify="left" if column in ("candidate", "agreement") else "right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for one in reports:
@@ -280,7 +282,7 @@ def _agreement(one: CandidateReport, goals: Goals | None) -> str:
     if found is None:
         return ""
     if goals is not None:
-        return described(goals, found) if found.finite else "NaN"
+        return described(goals, found).removeprefix("mean ") if found.finite else "NaN"
     if found.mean_cosine is not None:
         return f"cosine {found.mean_cosine:.5f}"
     return "" if found.top1 is None else f"same {found.top1:.2%}"

@@ -95,11 +95,14 @@ def tune(
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for what was measured. Default: .forebay.")] = None,
 ) -> None:
-    """Find the instances, threads and batch cap that answer most requests within an SLO, by measuring on this machine.
+    """Find the instances, threads and batch cap that answer most requests in time.
 
-    Each configuration is served for real and gets Poisson arrivals. The best goes into model.toml with the evidence as
-    comments; all else in the file stays. An interrupted run goes on where it stopped. Of a folder that forebay optimize
-    wrote with --keep, every form that it holds takes part, and the best one is served from then on.
+    Each configuration is served for real on this machine and gets Poisson
+    arrivals. The best goes into model.toml with the evidence as comments; all
+    else in the file stays. An interrupted run goes on where it stopped.
+
+    Of a folder that forebay optimize wrote with --keep, every form that it
+    holds takes part, and the best one is served from then on.
 
     Examples:
 

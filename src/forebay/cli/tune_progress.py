@@ -81,6 +81,6 @@ class TuneProgress:
         self._spinner.update(text=f"{self._calls}. {self._now}, {took_s:.0f} s")
         time = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=self._most_s, completed=spent_s, width=40)
-        time.add_row(bar, f"{spent_s:.0f} of {self._most_s:g} s at most; Ctrl-C keeps what was measured")
+        time.add_row(bar, f"{spent_s:.0f} of {self._most_s:g} s at most")
         best = f"best so far: {self._best}, {self._goodput:,.1f} answers/s in time" if self._best else ""
         return Group(self._spinner, time, Text(best))

@@ -104,7 +104,7 @@ def described(goals: Goals, agreement: Agreement) -> str:
         case "cosine" if agreement.mean_cosine is not None:
             return f"mean cosine {agreement.mean_cosine:.5f}"
         case "top1" if agreement.top1 is not None:
-            return f"same highest class in {agreement.top1:.2%}"
+            return f"same class in {agreement.top1:.2%}"
         case "max_error" if agreement.max_error is not None:
             return f"largest error {agreement.max_error:.3g}"
         case "accuracy" if agreement.accuracy is not None:

@@ -162,7 +162,7 @@ def _as_label(path: Path, value: Any) -> str:
 Columns = dict[str, Any]
 
 
-def read_arrays(path: Path) -> dict[str, Array]:
+def read_arrays(path: Path) -> dict[str, Any]:
     """The arrays of a .npz file. Raises `OSError`, `ValueError`, `EOFError` or `zipfile.BadZipFile`."""
     with path.open("rb") as opened:
         arrays = np.load(opened, allow_pickle=False)
@@ -172,7 +172,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 
 def _from_npz(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]:
-    columns: Columns = {**read_arrays(path)}
+    columns: Columns = read_arrays(path)
     single = [name for name, values in columns.items() if np.ndim(values) == 0]
     if single:
         raise ValueError(f"{single[0]!r} is a single number, not an array [samples, ...]")

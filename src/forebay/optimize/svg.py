@@ -9,6 +9,8 @@ from html import escape
 
 _WIDTH, _HEIGHT = 760, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 80, 24, 24, 52
+_CHARACTER, _LINE = 6.6, 13
+"""Width and height of what is written, at 12 pixels."""
 _FLOOR = 1e-7
 """Drops below are drawn here: the axis is logarithmic."""
 
@@ -59,12 +61,38 @@ def scatter(points: Sequence[Point], max_drop: float, min_speedup: float, drop_n
         f'<text x="18" y="{(_TOP + bottom) / 2}" text-anchor="middle" '
         f'transform="rotate(-90 18 {(_TOP + bottom) / 2})">{escape(drop_name)}</text>'
     )
+    labels = _Labels()
     for point in points:
         kind = "chosen" if point.chosen else "passed" if point.passed else "rejected"
-        drop = point.drop if math.isfinite(point.drop) else 10**high
-        parts.append(f'<circle class="{kind}" cx="{x(point.speedup):.1f}" cy="{y(drop):.1f}" r="6"/>')
-        parts.append(f'<text x="{x(point.speedup) + 10:.1f}" y="{y(drop) + 4:.1f}">{escape(point.name)}</text>')
+        across, down = x(point.speedup), y(point.drop if math.isfinite(point.drop) else 10**high)
+        parts.append(f'<circle class="{kind}" cx="{across:.1f}" cy="{down:.1f}" r="6"/>')
+        left, top = labels.place(point.name, across, down)
+        parts.append(f'<text x="{left:.1f}" y="{top:.1f}">{escape(point.name)}</text>')
     return "".join(parts) + "</svg>"
+
+
+class _Labels:
+    """Where names go: beside their points, none over another."""
+
+    def __init__(self) -> None:
+        self._taken: list[tuple[float, float, float]] = []
+
+    def place(self, name: str, x: float, y: float) -> tuple[float, float]:
+        """Left end and base line of a name."""
+        width = _CHARACTER * len(name)
+        left = x + 10 if x + 10 + width <= _WIDTH else x - 10 - width
+        for step in range(12):
+            for top in (y + 4 + _LINE * step, y + 4 - _LINE * step):
+                if _TOP <= top <= _HEIGHT - _BOTTOM - 2 and self._free(left, top, width):
+                    self._taken.append((left, top, width))
+                    return left, top
+        return left, y + 4
+
+    def _free(self, left: float, top: float, width: float) -> bool:
+        return all(
+            abs(top - other) >= _LINE or left + width <= start or start + size <= left
+            for start, other, size in self._taken
+        )
 
 
 def bars(rows: Sequence[tuple[str, float, bool]]) -> str:

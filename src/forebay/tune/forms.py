@@ -14,7 +14,8 @@ from forebay.tune.inputs import Tokenizer
 
 
 class Forms(msgspec.Struct, frozen=True):
-    """`models`: the folders of one model each, by the name of the candidate, in the order of their names."""
+    """`models`: the folders of one model each, by the name of the candidate, the fastest by itself first: an order that
+    does not change when they move."""
 
     folder: Path
     report: Report
@@ -64,4 +65,6 @@ def forms_of(text: str) -> Forms | None:
             f"{text} holds the report of a search in which no candidate passed, and nothing to serve; tune the model "
             f"itself: {report.source.path}"
         )
-    return Forms(folder, report, dict(sorted(models.items())))
+    speeds = {one.name: one.speed.speedup for one in [report.original, *report.candidates] if one.speed is not None}
+    order = sorted(models, key=lambda name: (-speeds.get(name, 0.0), name))
+    return Forms(folder, report, {name: models[name] for name in order})

@@ -34,30 +34,39 @@ def ranked(outcome: Outcome) -> list[Result]:
 
 
 def table(outcome: Outcome) -> Table:
-    """All configurations, the chosen one first and bold."""
+    """All configurations, the chosen one first and bold; those that were left out for one reason in one line."""
     found = Table(box=None, pad_edge=False, title=str(outcome.slo), title_justify="left")
     artefacts = len({one.configuration.artefact for one in outcome.results}) > 1
     if artefacts:
-        found.add_column("artefact")
-    found.add_column("instances x threads")
+        found.add_column("form", no_wrap=True)
+    found.add_column("inst. x threads", no_wrap=True)
     for title in ("cap", "rate/s", "in time/s"):
-        found.add_column(title, justify="right")
+        found.add_column(title, justify="right", no_wrap=True)
     found.add_column("", overflow="fold")
+    left_out: dict[tuple[str, str, str], list[str]] = {}
     for one in ranked(outcome):
         configuration, chosen = one.configuration, one.configuration == outcome.chosen
+        if not one.probes:
+            same = (configuration.artefact, configuration.size, one.reason)
+            left_out.setdefault(same, []).append(str(configuration.max_batch_rows))
+            continue
         figures = (f"{one.rate:,.1f}", f"{one.goodput_per_s:,.1f}") if one.rate else ("-", "-")
         row = (configuration.size, str(configuration.max_batch_rows), *figures, "chosen" if chosen else one.reason)
         found.add_row(*((configuration.artefact, *row) if artefacts else row), style="bold" if chosen else None)
+    for (artefact, size, reason), caps in left_out.items():
+        row = (size, ", ".join(caps), "-", "-", reason)
+        found.add_row(*((artefact, *row) if artefacts else row))
     return found
 
 
 def evidence(outcome: Outcome, facts: Facts, document: str) -> list[str]:
     """Lines for a settings file: what was chosen and why. `document`: the name of the file with all figures."""
     chosen = outcome.chosen
+    form = f"{chosen.artefact} " if len({one.configuration.artefact for one in outcome.results}) > 1 else ""
     lines = [
         f"{facts.date}, {facts.cpu}, {facts.cores} cores, forebay {facts.version}, {facts.inputs}",
         f"{outcome.slo}: {outcome.goodput_per_s:,.1f} answers/s in time at {outcome.rate:,.1f}/s (Poisson), "
-        f"{chosen.size} cap {chosen.max_batch_rows}",
+        f"{form}{chosen.size} cap {chosen.max_batch_rows}",
     ]
     others = [one for one in ranked(outcome) if one.configuration != chosen and one.rate]
     if others:

@@ -1,7 +1,8 @@
 """Pure: which configuration answers most within the SLO. The caller brings the world and, with it, the clock.
 
 1. **Look** at each group of configurations that differ in the batch cap only: idle latency, and answers a second when
-   saturated. A group that is too slow when idle, or saturates far below the best, is out.
+   saturated. A group that is too slow when idle, or saturates far below the best, is out. Of several artefacts each is
+   looked at in one size first, and only those that are not far below the best in others.
 2. **Foretell** the caps: the batcher's simulation, with the costs just measured, says which caps make a difference.
    Of those that make none one is enough.
 3. **Climb**: the most promising one finds the highest rate at which the SLO holds; each other is asked for a little
@@ -73,6 +74,8 @@ class _Search:
         self._best: Contender | None = None
         self._left_out: dict[Configuration, str] = {}
         self._notes: list[str] = []
+        self._unseen: list[str] = []
+        self._twice: set[Group] = set()
 
     def run(self) -> Outcome:
         looks = self._look_at_all()
@@ -87,38 +90,58 @@ class _Search:
     # -- looks -------------------------------------------------------------------------------------------------------
 
     def _look_at_all(self) -> dict[Group, Look]:
+        """First at every artefact in one size: one that is poor there is not looked at in others."""
         caps: dict[Group, list[int]] = {}
         for one in self._configurations:
             caps.setdefault(one.group, []).append(one.max_batch_rows)
+        first: dict[str, Group] = {}
+        for group in caps:
+            first.setdefault(group.artefact, group)
         looks: dict[Group, Look] = {}
         failures: list[str] = []
-        for group, rows in caps.items():
-            if looks and self._world.spent_s() > LOOK_TIME * self._most_s:
-                self._leave_out(group, "not looked at: time ran out")
-                self._notes.append(f"{group.artefact} {group.size} was not looked at: give more time with --max-time")
-                continue
-            try:
-                look = looks[group] = self._world.look(group, rows)
-            except CannotServeError as error:
-                failures.append(f"{group.artefact} {group.size}: {error}")
-                self._leave_out(group, f"cannot be served: {error}")
-                self._tell(f"{group.artefact} {group.size}: cannot be served: {error}")
-                continue
-            self._tell_look(group, look)
+        for groups in (list(first.values()), [group for group in caps if group not in first.values()]):
+            best = max((look.saturated_per_s for look in looks.values()), default=0.0)
+            for group in groups:
+                usual = looks.get(first[group.artefact])
+                if len(first) > 1 and usual is not None and usual.saturated_per_s < POOR * best:
+                    share = usual.saturated_per_s / best
+                    self._leave_out(group, f"{first[group.artefact].size} saturates at {share:.0%} of the best")
+                else:
+                    self._look_at(group, caps[group], looks, failures)
+            self._look_again(looks, caps)
+        if self._unseen:
+            self._notes.append(f"not looked at: {', '.join(self._unseen)}; give more time with --max-time")
         if not looks:
             raise SetupError("no configuration can be served: " + "; ".join(failures), code="model_load_error")
         fastest_ms = min(look.fastest_ms for look in looks.values())
         if all(look.idle_ms > self._slo.bound_ms for look in looks.values()) and fastest_ms > self._slo.bound_ms:
             raise self._unreachable(fastest_ms)
-        self._look_again(looks, caps)
         return looks
+
+    def _look_at(self, group: Group, rows: Sequence[int], looks: dict[Group, Look], failures: list[str]) -> None:
+        name = f"{group.artefact} {group.size}"
+        if looks and self._world.spent_s() > LOOK_TIME * self._most_s:
+            self._leave_out(group, "not looked at: time ran out")
+            self._unseen.append(name)
+            return
+        try:
+            look = looks[group] = self._world.look(group, rows)
+        except CannotServeError as error:
+            failures.append(f"{name}: {error}")
+            self._leave_out(group, f"cannot be served: {error}")
+            self._tell(f"{name}: cannot be served: {error}")
+            return
+        self._tell_look(group, look)
 
     def _look_again(self, looks: dict[Group, Look], caps: Mapping[Group, Sequence[int]]) -> None:
         """A second look at those that would be out for what the first one saw: the machine may have been busy."""
-        best = max(look.saturated_per_s for look in looks.values())
+        best = max((look.saturated_per_s for look in looks.values()), default=0.0)
         for group, first in list(looks.items()):
-            if first.saturated_per_s >= POOR * best or self._world.spent_s() > LOOK_TIME * self._most_s:
+            if first.saturated_per_s >= POOR * best or group in self._twice:
                 continue
+            if self._world.spent_s() > LOOK_TIME * self._most_s:
+                continue
+            self._twice.add(group)
             try:
                 second = self._world.look(group, caps[group])
             except CannotServeError:

@@ -22,6 +22,7 @@ from forebay.optimize.report import (
     WorstSample,
     read_report,
 )
+from forebay.optimize.svg import Point, scatter
 
 
 def report() -> Report:
@@ -85,6 +86,17 @@ def test_plots_are_well_formed_and_keep_the_points_inside() -> None:
         for circle in root.iter("{http://www.w3.org/2000/svg}circle"):
             assert 0 <= float(circle.attrib["cx"]) <= width
             assert 0 <= float(circle.attrib["cy"]) <= height
+
+
+def test_names_of_points_that_lie_together_do_not_cover_each_other() -> None:
+    points = [Point(f"static-int8-{number}", 2.0 + number / 50, 7e-4, passed=True, chosen=False) for number in range(6)]
+    plot = ElementTree.fromstring(scatter(points, 1e-3, 1.03, "drop"))
+    names = [one for one in plot.iter("{http://www.w3.org/2000/svg}text") if (one.text or "").startswith("static")]
+    places = [(float(one.attrib["x"]), float(one.attrib["y"])) for one in names]
+    assert len(places) == 6
+    for index, (x, y) in enumerate(places):
+        assert 0 <= x <= 760 - 6 * len("static-int8-0")
+        assert all(abs(y - other) >= 12 or abs(x - left) >= 80 for left, other in places[:index])
 
 
 def test_what_came_from_samples_and_libraries_is_shown_as_text() -> None:

@@ -70,7 +70,7 @@ def search(source: Path, *candidates: type, **asked: object) -> Report:
 @pytest.mark.parametrize(
     ("candidate", "reason", "told"),
     [
-        (planted.OtherModel, "disagrees", "same highest class in 0.00%"),
+        (planted.OtherModel, "disagrees", "same class in 0.00%"),
         (planted.Slower, "slower", "of the original's speed"),
         (planted.NotANumber, "not_finite", "NaN"),
         (planted.BatchVariant, "batch_variant", "alone and in a batch differ"),

@@ -24,14 +24,18 @@ def test_the_evidence_says_what_where_and_what_else_there_was() -> None:
     assert lines[-1] == "all figures: tune.json"
 
 
-def test_the_table_lists_every_configuration_the_chosen_one_first() -> None:
-    console = Console(width=160)
+def test_the_table_lists_what_was_measured_the_chosen_one_first_and_the_rest_by_reason() -> None:
+    console = Console(width=100)
     with console.capture() as capture:
         console.print(report.table(OUTCOME))
-    lines = [line.split() for line in capture.get().splitlines() if "x" in line.split(" ")[0]]
+    text = capture.get()
+    lines = [line.split() for line in text.splitlines() if "x" in line.split(" ")[0]]
     assert lines[0][0] == "2x1"
     assert lines[0][-1] == "chosen"
-    assert len(lines) == 1 + len(OUTCOME.results) or len(lines) == len(OUTCOME.results)
+    measured = [one for one in OUTCOME.results if one.probes]
+    reasons = {(one.configuration.size, one.reason) for one in OUTCOME.results if not one.probes}
+    assert len(lines) == len(measured) + len(reasons)
+    assert "8, 32, 256" in text
 
 
 def test_the_document_has_every_probe() -> None:

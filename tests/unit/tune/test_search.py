@@ -66,6 +66,37 @@ def test_poor_ones_are_never_probed() -> None:
     assert reasons == {"saturates at 20% of the best"}
 
 
+FORMS = grid(["fp32", "int8", "mixed"], [1, 2], [1, 2], [8, 256], cores=2)
+
+
+def test_every_form_is_looked_at_before_any_is_in_another_size() -> None:
+    machine = by(lambda one: {"fp32": 60.0, "int8": 100.0, "mixed": 90.0}[one.artefact] * one.instances, FORMS)
+    outcome = found(machine)
+    assert outcome.chosen.artefact == "int8"
+    sizes = {group.size for group in machine.looked}
+    assert len(sizes) > 1
+    first = machine.looked[:3]
+    assert {group.artefact for group in first} == {"fp32", "int8", "mixed"}
+    assert len({group.size for group in first}) == 1
+
+
+def test_a_form_that_is_poor_is_looked_at_in_one_size_only() -> None:
+    machine = by(lambda one: {"fp32": 20.0, "int8": 100.0, "mixed": 90.0}[one.artefact] * one.instances, FORMS)
+    outcome = found(machine)
+    assert len({group.size for group in machine.looked if group.artefact == "fp32"}) == 1
+    assert len({group.size for group in machine.looked if group.artefact == "int8"}) == 4
+    reasons = {one.reason for one in outcome.results if one.configuration.artefact == "fp32"}
+    assert all("of the best" in reason for reason in reasons), reasons
+
+
+def test_where_time_runs_out_the_best_form_is_chosen_all_the_same() -> None:
+    machine = by(lambda one: {"fp32": 50.0, "int8": 100.0, "mixed": 90.0}[one.artefact] * one.instances, FORMS)
+    outcome = found(machine, most_s=30.0)
+    assert outcome.chosen.artefact == "int8"
+    (note,) = [note for note in outcome.notes if note.startswith("not looked at: ")]
+    assert "int8" in note
+
+
 def test_no_more_are_probed_than_can_be_raced() -> None:
     many = grid(["m"], list(range(1, 9)), [1], [1, 2, 4, 8, 16, 32], cores=8)
     machine = by(lambda one: 100.0 + one.max_batch_rows + one.instances, many)
