@@ -11,7 +11,6 @@ import numpy as np
 
 from forebay.core.tensors import Array
 from forebay.models.artefact import ServedWith, isa_here
-from forebay.models.source import LoadOptions
 from forebay.optimize.candidates.port import NETWORKS, Artefact, GraphRecipe, NotApplicableError, Work
 from forebay.optimize.graphs import sum_by_products
 from forebay.optimize.judge import Run
@@ -101,11 +100,11 @@ def save(model: Any, folder: Path) -> None:
     openvino.save_model(model, folder / FILE, compress_to_fp16=False)
 
 
-def run_of(model: Any, output: str) -> Run:
-    """Runs a model on one thread in float32, as it is served. One batch at a time."""
+def run_of(model: Any, output: str, served_with: ServedWith) -> Run:
+    """Runs a model on one thread as it would be served. One batch at a time."""
     import openvino
 
-    compiled = openvino.Core().compile_model(model, "CPU", configuration(1, LoadOptions()))
+    compiled = openvino.Core().compile_model(model, "CPU", configuration(1, served_with.options()))
     request = compiled.create_infer_request()
 
     def run(batch: dict[str, Array]) -> Array:

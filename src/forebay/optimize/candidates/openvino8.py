@@ -40,7 +40,7 @@ class OpenvinoWeights8(Openvino):
             work.progress(f"groups of {group}")
             # OpenVINO reads this when it loads the model.
             model.set_rt_info(str(group), ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
-            if group == GROUPS[-1] or work.judge.holds(run_of(model, work.judge.output)):
+            if group == GROUPS[-1] or work.judge.holds(run_of(model, work.judge.output, ServedWith())):
                 break
         save(model, work.folder)
         return Artefact(FILE, f"groups of {group} channels")
@@ -68,7 +68,7 @@ class OpenvinoInt8(Openvino):
 
 class OpenvinoInt8Excluded(Static8Excluded):
     """The graph of static-int8-excluded, computed by OpenVINO. What is not in 8 bits, attention too, is bfloat16 where
-    the processor has that.
+    the processor has that and the calibration samples bear it.
     """
 
     name = "openvino-int8-excluded"
@@ -80,9 +80,18 @@ class OpenvinoInt8Excluded(Static8Excluded):
     def build(self, work: Work) -> Artefact:
         """See `Candidate.build`."""
         file, found = self.found(work)
-        save(read_for_rounding(file), work.folder)
-        served_with = ServedWith(inference_precision="bf16" if has_bf16() else "fp32")
+        model = read_for_rounding(file)
+        save(model, work.folder)
+        served_with = ServedWith(inference_precision="bf16")
+        if not has_bf16() or not self._holds(work, model, served_with):
+            served_with = ServedWith()
         return Artefact(FILE, found.note, found.layers, served_with)
+
+    def _holds(self, work: Work, model: Any, served_with: ServedWith) -> bool:
+        assert work.graph is not None
+        work.progress("trying bfloat16 for the rest")
+        work.judge.original(work.graph)
+        return work.judge.holds(run_of(model, work.judge.output, served_with))
 
 
 def compressed(model: Any) -> Any:
