@@ -111,7 +111,7 @@ def test_a_faulty_recipe_of_ones_own_is_rejected_and_the_exit_code_says_so(tmp_p
     assert not (tmp_path / "faster" / "digits").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.full), signal.SIGTERM])
 def test_a_search_that_is_stopped_leaves_neither_processes_nor_files(tmp_path: Path, number: signal.Signals) -> None:
     onnx.save(cnn(), str(tmp_path / "digits.onnx"))
     write_samples(tmp_path / "seen.npz", 40, (1, 8, 8))

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
+from rich.text import Text
 
 from forebay.cli.stopping import INTERRUPTED, ended_by_signals
 from forebay.core.errors import SetupError
@@ -31,6 +32,7 @@ from forebay.optimize.texts import MOST_TOKENS
 EXIT_NOTHING = 1
 """No candidate passed the gate; the report is written all the same."""
 _PIPED_COLUMNS = 160
+_NOT_BUILT = ("not_applicable", "missing_library")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
 
 
@@ -210,8 +212,9 @@ class LiveTable:
     """The search as it goes: one line a candidate. Where there is no terminal, each line once it is known."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._done = console, list[CandidateReport]()
+        self._console, self._done, self._began = console, list[CandidateReport](), time.monotonic()
         self._now: tuple[str, str, float] | None = None
+        self._spinner = Spinner("dots")
         self._live = Live(console=console, refresh_per_second=8, transient=True, get_renderable=self._shown)
 
     def __enter__(self) -> LiveTable:
@@ -247,7 +250,9 @@ class LiveTable:
         parts: list[RenderableType] = [_table(self._done, None)]
         if self._now is not None:
             name, text, began = self._now
-            parts.append(Spinner("dots", f"{name}: {text}, {time.monotonic() - began:.0f} s"))
+            now = time.monotonic()
+            self._spinner.update(text=Text(f"{name}: {text}, {now - began:.0f} s of {now - self._began:.0f} s"))
+            parts.append(self._spinner)
         return Group(*parts)
 
 
@@ -265,6 +270,8 @@ def _table(reports: list[CandidateReport], goals: Goals | None) -> Table:
         table.add_column(column, justify="left" if column in ("candidate", "agreement") else "right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for one in reports:
+        if one.reason in _NOT_BUILT:
+            continue  # told in a line of its own
         verdict = "[green]passed[/]" if one.reason is None else f"[red]{one.reason}[/]"
         table.add_row(
             one.name,

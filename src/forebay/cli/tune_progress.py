@@ -78,7 +78,7 @@ class TuneProgress:
     def _shown(self) -> RenderableType:
         took_s = self._clock() - self._began_s
         spent_s = min(self._most_s, self._world.spent_s() + took_s)
-        self._spinner.update(text=f"{self._calls}. {self._now}, {took_s:.0f} s")
+        self._spinner.update(text=Text(f"{self._calls}. {self._now}, {took_s:.0f} s"))
         time = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=self._most_s, completed=spent_s, width=40)
         time.add_row(bar, f"{spent_s:.0f} of {self._most_s:g} s at most")

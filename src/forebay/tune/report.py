@@ -95,7 +95,7 @@ def plot(path: Path, outcome: Outcome) -> None:
     """Goodput by configuration, and latency against rate, as a picture. Raises `SetupError`."""
     figure_type = figure_class()
     measured = [one for one in ranked(outcome) if one.probes]
-    several = len({one.configuration.artefact for one in measured}) > 1
+    several = len({one.configuration.artefact for one in outcome.results}) > 1
     figure = figure_type(figsize=(11, 1.6 + 0.4 * max(len(measured), 5)), layout="constrained")
     left, right = figure.subplots(1, 2)
     _bars(left, outcome, measured[::-1], several=several)
@@ -106,6 +106,8 @@ def plot(path: Path, outcome: Outcome) -> None:
             right.plot(*zip(*points, strict=True), "o-", label=_label(one, several=several), lw=2.5 if chosen else 1)
     right.axhline(outcome.slo.bound_ms, color="tab:red", linestyle="--", label=str(outcome.slo))
     right.set_yscale("log")
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter("{x:g}")
     right.set_xlabel("requests a second (Poisson)")
     right.set_ylabel(f"{outcome.slo.percentile} of the latency, ms")
     right.grid(visible=True, which="both", alpha=0.3)
@@ -121,7 +123,8 @@ def _bars(axes: Any, outcome: Outcome, measured: Sequence[Result], *, several: b
     colours = ["tab:blue" if one.configuration == outcome.chosen else "tab:gray" for one in measured]
     # Of one that never kept the objective: what it answered in time all the same.
     values = [one.goodput_per_s or max(probe.goodput_per_s for probe in one.probes) for one in measured]
-    bars = axes.barh(names, values, color=colours)
+    bars = axes.barh(names, values, color=colours, height=0.6)
+    axes.set_ylim(-0.6, max(len(names), 4) - 0.4)
     for bar, one in zip(bars, measured, strict=True):
         bar.set_alpha(1.0 if one.goodput_per_s else 0.4)
     axes.set_xlabel(f"answers a second within {outcome.slo.bound_ms:g} ms")

@@ -63,6 +63,8 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "short.npz", x=x[:20], labels=y[:10])
     np.savez(folder / "same.npz", x=x[SEEN : SEEN + 40], labels=np.zeros(40, int))
     np.savez(folder / "matrix.npz", x=x[:20], labels=np.zeros((20, 2)))
+    seen = slice(SEEN, SEEN + 40)
+    np.savez(folder / "strange.npz", x=x[seen], labels=(y[seen] + 1) % 10)
     zeros = x[SEEN:][y[SEEN:] == 0]
     np.savez(folder / "zeros.npz", x=zeros)
     np.save(folder / "nameless.npy", x[:20])
@@ -176,6 +178,11 @@ OPTIMIZE: list[tuple[tuple[str, ...], str, list[str]]] = [
         )
     ),
     (("net.onnx", "--samples", "same.npz"), SETUP, ["the same label", "samples of all classes"]),
+    (
+        ("net.onnx", "--samples", "strange.npz", "--head", "argmax"),
+        SETUP,
+        ["tell nothing", "--metric accuracy", "labels that are the model's"],
+    ),
     (("net.onnx", "--samples", "zeros.npz"), SETUP, ["tell nothing", "--max-drop 0.01", "samples of all kinds"]),
     (
         ("net.onnx", "--samples", "texts.txt", "--tokenizer", "gone.json"),

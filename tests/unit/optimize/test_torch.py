@@ -10,12 +10,10 @@ import pytest
 from tests.unit.optimize.digits import write_samples
 from tests.unit.optimize.test_search import QUICK, Silent
 
-from forebay.core.errors import SetupError
 from forebay.models.source import open_source
 from forebay.optimize.goals import Asked
 from forebay.optimize.report import Report
 from forebay.optimize.run import Order, optimize
-from forebay.optimize.sources.open import open_original
 from forebay.runtimes.port import load_runtime
 
 pytest.importorskip("torch", reason="torch comes with an extra")
@@ -39,21 +37,12 @@ MODULES = textwrap.dedent("""\
             return {"scores": torch.special.bessel_j0(self.linear(x))}
 
 
-    class Chance(Net):
-        def forward(self, x):
-            return {"scores": self.linear(x) + torch.rand(10)}
-
-
     def plain():
         return Net(), {"x": torch.zeros(2, 64)}
 
 
     def waves():
         return Waves(), {"x": torch.zeros(2, 64)}
-
-
-    def chance():
-        return Chance(), {"x": torch.zeros(2, 64)}
 """)
 
 
@@ -94,8 +83,3 @@ def test_what_onnx_cannot_say_is_served_as_a_program_and_the_reason_is_told(modu
     served = load_runtime(open_source(str(module.parent / "out" / "net" / "1" / "net.pt2")), "cpu", 1)
     (scores,) = served.run({"x": np.zeros((3, 64), np.float32)}, 3)
     assert scores.shape == (3, 10)
-
-
-def test_a_module_that_answers_by_chance_is_not_exported(module: Path, tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="differ by"):
-        open_original(f"{module}:chance", None, tmp_path)
