@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+
+import pytest
 
 # Before any library of trees is imported: OpenMP's threads spin while they wait, which costs minutes on shared cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _log_is_left_as_found() -> Iterator[None]:
+    """A test that leaves our log turned off makes another one fail, long after and on some machines only."""
+    yield
+    loggers = logging.root.manager.loggerDict
+    ours = [name for name in loggers if name.split(".")[0] == "forebay"]
+    deaf = [name for name in ours if not logging.getLogger(name).isEnabledFor(logging.WARNING)]
+    assert not deaf, f"logs nothing any more: {deaf}; logging.disable is at {logging.root.manager.disable}"
