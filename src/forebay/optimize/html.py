@@ -161,6 +161,7 @@ def _facts(report: Report) -> str:
     facts = [
         ("source", f"{report.source.path} ({report.source.kind}; {report.source.note or 'as it is'})"),
         ("SHA-256 of the source", report.source.sha256),
+        *((f"SHA-256 of {one.path}, on which it depends", one.sha256) for one in report.source.files),
         ("output", report.output),
         ("goal", f"{goals.metric}, drop at most {goals.max_drop:g}; batch invariance {invariance}, within "
          f"{goals.batch_tolerance:g} of the largest value; speed at least {goals.min_speedup:g}"

@@ -22,7 +22,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,15 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _WANTED = "it must be a function without arguments that returns (module, inputs) or (module, inputs, axes)"
 
 
-def export_module(path: Path, factory: str, name: str, work: Path) -> Original:
+Watching = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+def export_module(
+    path: Path, factory: str, name: str, work: Path, watching: Watching = contextlib.nullcontext
+) -> Original:
     """The module as `NAME.onnx` and `NAME.pt2` in `work`, those of both that answer the example inputs, and one row of
-    them, as torch does. Runs the user's file. Raises `SetupError` where there is neither.
+    them, as torch does. Runs the user's file, `watching` while it may read files. Raises `SetupError` where there is
+    neither.
     """
     try:
         import onnx  # noqa: F401
@@ -55,12 +61,13 @@ def export_module(path: Path, factory: str, name: str, work: Path) -> Original:
         raise missing("exporting a torch module", "torch,optimize", error) from None
     where = f"{path}:{factory}"
     with _importable(path.parent):
-        module, inputs, axes = _call(torch, path, factory)
-        module.eval()
-        try:
-            wanted = _wanted(torch, module, inputs, axes)
-        except Exception as error:  # the user's code
-            raise SetupError(f"{where}: the module cannot answer its example inputs: {_told(error)}") from None
+        with watching():
+            module, inputs, axes = _call(torch, path, factory)
+            module.eval()
+            try:
+                wanted = _wanted(torch, module, inputs, axes)
+            except Exception as error:  # the user's code
+                raise SetupError(f"{where}: the module cannot answer its example inputs: {_told(error)}") from None
         program, onnx_file, note = work / f"{name}.pt2", work / f"{name}.onnx", ""
         failures = []
         try:
