@@ -20,10 +20,11 @@ from forebay.optimize.sources.torch_module import export_module
 
 def export(request: wire.Export) -> wire.Exported | wire.Refused:
     """Export it, and say what it has read, or why not."""
-    reads, path = Reads(), Path(request.path)
+    path = Path(request.path)
+    reads = Reads(path)
     try:
         made = export_module(path, request.factory, request.name, Path(request.work), reads.watched)
-        return wire.Exported(made.model, str(made.graph or ""), made.note, reads.files(path))
+        return wire.Exported(made.model, str(made.graph or ""), made.note, reads.files)
     except SetupError as error:
         return wire.Refused(error.message)
 

@@ -81,7 +81,7 @@ def optimize(order: Order, watcher: Watcher) -> Report:
     with tempfile.TemporaryDirectory(prefix="forebay-optimize-") as folder:
         work = Path(folder, "work")
         work.mkdir()
-        watcher.begins(ORIGINAL, "the source is opened")
+        watcher.says(ORIGINAL, "opening the source")
         original = _opened(order, work)
         output.check_target(order.out, original.name)
         if original.path in order.out.resolve().parents or original.path == order.out.resolve():

@@ -51,7 +51,9 @@ _SYSTEM: Final = (
     *("/bin", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/run", "/sbin", "/sys"),
     *("/usr/bin", "/usr/include", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/share"),
 )
-_IN_HOME: Final = (".config", ".netrc", ".cache/huggingface/token", ".cache/huggingface/stored_tokens")
+_IN_HOME: Final = (
+    *(".config", ".netrc", ".cache/huggingface/token", ".cache/huggingface/stored_tokens", ".cache/matplotlib"),
+)
 """These tell whose account it is, not what the model is."""
 _LIBRARY = re.compile(r"\.so(\.[0-9.]+)?$")
 _MAPS = Path("/proc/self/maps")
@@ -64,7 +66,11 @@ class Reads:
     replaced: it is for a process that ends soon, and once in it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, source: Path) -> None:
+        """source: the user's file, in whose folder paths begin."""
+        self.files: tuple[SourceFile, ...] = ()
+        """What was read besides it."""
+        self._source = source
         self._first: dict[str, _State | None] = {}  # each file that was opened, as it was before
         self._made: set[str] = set()
         self._changed: set[str] = set()
@@ -73,7 +79,7 @@ class Reads:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """What is read in here counts."""
+        """What is read in here counts. Raises `SetupError` for a file that somebody else writes to in the meantime."""
         _tell_of_libraries(self._see)
         before = _mapped()
         self._watching = True
@@ -83,6 +89,7 @@ class Reads:
                 self._see(name)
         finally:
             self._watching = False
+        self.files = self._found()
 
     def _see(self, path: Any, flags: int = os.O_RDONLY) -> None:
         """A file is about to be opened. What is no path is passed over; raises nothing."""
@@ -100,26 +107,22 @@ class Reads:
         elif flags & os.O_RDWR:
             self._changed.add(name)
 
-    def files(self, source: Path) -> tuple[SourceFile, ...]:
-        """What was read besides `source`, in whose folder the paths begin. Raises `SetupError` for a file that somebody
-        else has written to in the meantime.
-        """
-        counts = _counting(source)
+    def _found(self) -> tuple[SourceFile, ...]:
+        counts = _counting(self._source)
         found: dict[str, _State] = {}
         for name, first in self._first.items():
             now = _state(name)
             if name in self._made or (first, now) == (None, None) or not counts(name):
                 continue
-            if first is not None and now != first:
-                if name in self._changed:
-                    continue
-                raise _written_to(name, source)
-            assert now is not None
+            if now != first and name in self._changed:
+                continue
+            if now is None or first not in (None, now):
+                raise _written_to(name, self._source)
             found[name] = now
-        files = taken(map(Path, found), source.parent)
+        files = taken(map(Path, found), self._source.parent)
         for name, state in found.items():
             if _state(name) != state:
-                raise _written_to(name, source)
+                raise _written_to(name, self._source)
         return files
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
