@@ -314,7 +314,7 @@ def _dependencies(source: SourceReport) -> str:
         alone = f"it depends on {name} alone, no other file was seen to be read; name those that were with --depends-on"
         return alone if source.kind == "torch" else ""
     more = f" and {len(files) - _SHOWN_FILES} more, see {REPORT_FILE}" if len(files) > _SHOWN_FILES else ""
-    return f"it depends on {name} and on what was read besides: {', '.join(files[:_SHOWN_FILES])}{more}"
+    return f"it depends on {name} and on {', '.join(files[:_SHOWN_FILES])}{more}"
 
 
 def _print(console: Console, report: Report, out: Path) -> None:

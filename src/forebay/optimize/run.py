@@ -132,9 +132,9 @@ def _check_unchanged(original: Original) -> None:
         raise SetupError(f"{original.path} was written to while it was optimised; do it again")
     folder = original.path.parent
     for one in original.files:
-        if difference := one.difference(folder):
+        if one.difference(folder):
             raise SetupError(
-                f"{one.place(folder)}, which {original.path} depends on, {difference} while it was optimised; do it "
+                f"{one.place(folder)}, which {original.path} depends on, was written to while it was optimised; do it "
                 "again"
             )
 

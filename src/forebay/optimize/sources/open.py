@@ -47,7 +47,7 @@ def open_original(
     sha256, named = origin_digest(path), taken(map(Path.absolute, depends_on), path.parent)
     original = _opened(path, kind, factory, name, work, allow_pickle=allow_pickle)
     files = {one.path: one for one in [*original.files, *named]}
-    return replace(original, sha256=sha256, files=tuple(files.values()))
+    return replace(original, sha256=sha256, files=tuple(files[path] for path in sorted(files)))
 
 
 def _opened(path: Path, kind: str, factory: str, name: str, work: Path, *, allow_pickle: bool) -> Original:
