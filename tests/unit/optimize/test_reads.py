@@ -53,6 +53,7 @@ READS = textwrap.dedent("""\
         np.memmap(HERE / "raw.bin", dtype=np.float32)
         np.load(HERE.parent / "elsewhere" / "more.npy")
         json.loads((HERE / "current.json").read_bytes())
+        (HERE / ".git" / "HEAD").read_text()
         return writes(kept)
 
 
@@ -103,13 +104,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A factory and all that it reads."""
     above = tmp_path_factory.mktemp("reads")
     here = above / "here"
-    for part in (here / "parts", above / "elsewhere"):
+    for part in (here / "parts", here / ".git", above / "elsewhere"):
         part.mkdir(parents=True)
     (here / "net.py").write_text(READS)
     (here / "helper.py").write_text("WIDTH = 4\n")
     (here / "parts" / "__init__.py").write_text("")
     (here / "parts" / "layers.py").write_text(LAYERS)
     (here / "scale.txt").write_text("2.0")
+    (here / ".git" / "HEAD").write_text("ref: refs/heads/main")
     (here / "run1.json").write_text("{}")
     (here / "current.json").symlink_to("run1.json")
     for name in ("plain.pt", "mapped.pt"):

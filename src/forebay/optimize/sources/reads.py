@@ -55,6 +55,8 @@ _IN_HOME: Final = (
     *(".config", ".netrc", ".cache/huggingface/token", ".cache/huggingface/stored_tokens", ".cache/matplotlib"),
 )
 """These tell whose account it is, not what the model is."""
+_KEPT_BESIDE = re.compile(r"/(\.git|__pycache__)/")
+"""Where tools note what they did: it changes while the model does not."""
 _LIBRARY = re.compile(r"\.so(\.[0-9.]+)?$")
 _MAPS = Path("/proc/self/maps")
 
@@ -186,7 +188,9 @@ def _counting(source: Path) -> Callable[[str], bool]:
 
     def counts(name: str) -> bool:
         beside = name.startswith(folder)
-        if name == str(source) or (_LIBRARY.search(name) and not beside) or os.path.isfile(_source_of(name)):
+        if name == str(source) or _KEPT_BESIDE.search(name) or os.path.isfile(_source_of(name)):
+            return False
+        if _LIBRARY.search(name) and not beside:
             return False
         return not any(f"{name}/".startswith(other) and not (beside and folder.startswith(other)) for other in others)
 
