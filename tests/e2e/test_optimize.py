@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -10,21 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import psutil
 import pytest
 from examples.minilm import build as minilm_build
-from tests.e2e.server import COMMAND, ROOT, environment, eventually, gone, quick, serving
+from tests.e2e.server import COMMAND, ROOT, environment, eventually, gone, quick, run_once, serving
 from tests.unit.optimize.digits import SEEN, cnn, digits, write_samples
 
 from forebay.optimize.candidates.gpu import gpu_here
 from forebay.optimize.candidates.openvino import has_bf16
+
+PATH = os.pathsep.join(map(str, (ROOT, ROOT / "src")))
+"""With the tests' own recipes."""
 
 
 def run(folder: Path, *words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, "optimize", *words],
         cwd=folder,
-        env=environment(PYTHONPATH=str(ROOT)),
+        env=environment(PYTHONPATH=PATH),
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -32,68 +37,106 @@ def run(folder: Path, *words: str, timeout_s: float = 300) -> subprocess.Complet
     )
 
 
-def test_a_network_is_optimised_served_and_refused_once_its_source_changes(tmp_path: Path) -> None:
+def test_a_network_is_optimised_served_as_it_was_measured_and_refused_once_its_source_changes(tmp_path: Path) -> None:
     onnx.save(cnn(), str(tmp_path / "digits.onnx"))
-    write_samples(tmp_path / "seen.npz", 200, (1, 8, 8), labels=True)
+    write_samples(tmp_path / "seen.npz", 120, (1, 8, 8), labels=True)
     # Which of two tiny models is faster is noise here; what they answer is not.
-    quickly = ("--rounds", "1", "--min-speedup", "0.01", "--max-drop", "0.03")
-    wanted = ("--candidate", "static-int8-excluded", "--candidate", "weights-int8")
-    ended = run(tmp_path, "digits.onnx", "--samples", "seen.npz", "--out", "faster", *quickly, *wanted)
+    ended = run(
+        tmp_path, "digits.onnx", "--samples", "seen.npz", "--out", "faster", "--rounds", "1", "--min-speedup", "0",
+        "--max-drop", "0.05", "--json", "--candidate", "openvino-int8-excluded", "--candidate", "weights-int8",
+        "--candidate", "fp16",
+    )  # fmt: skip
     assert ended.returncode == 0, ended.stderr + ended.stdout
-    assert "static-int8-excluded is in faster" in ended.stdout
-    report = json.loads((tmp_path / "faster" / "report.json").read_text())
-    assert report["chosen"] == "static-int8-excluded"
+    assert "openvino-int8-excluded is in faster" in ended.stderr
+    report = json.loads(ended.stdout)
+    assert report == json.loads((tmp_path / "faster" / "report.json").read_text())
+    found = {one["name"]: one for one in report["candidates"]}
+    chosen = found["openvino-int8-excluded"]
+    precision = "bf16" if has_bf16() else "fp32"
+    assert (report["chosen"], chosen["served_with"]["inference_precision"]) == ("openvino-int8-excluded", precision)
     assert report["goals"]["metric"] == "accuracy"
-    verdicts = {one["name"]: one["reason"] for one in report["candidates"]}
-    assert verdicts == {"static-int8-excluded": None, "weights-int8": "not_applicable"}
+    assert (chosen["reason"], found["weights-int8"]["reason"]) == (None, "not_applicable")
+    if not gpu_here():
+        assert (found["fp16"]["reason"], found["fp16"]["detail"]) == (
+            "not_applicable",
+            "there is no NVIDIA GPU on this machine",
+        )
     assert (tmp_path / "faster" / "report.html").stat().st_size > 4000
+    settings = (tmp_path / "faster" / "digits" / "model.toml").read_text()
+    assert ('inference_precision = "bf16"' in settings) == has_bf16()
 
-    x, _ = digits()
+    rows = digits()[0][SEEN : SEEN + 20].reshape(-1, 1, 8, 8)
     with serving(tmp_path, *quick("faster")) as served:
-        rows = x[SEEN : SEEN + 20].reshape(-1, 1, 8, 8)
+        forms = served.http.get("/v2/models/digits/config").json()["parameters"].get("forebay.forms")
         body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": list(rows.shape), "data": rows.ravel().tolist()}]}
         answer = served.http.post("/v2/models/digits/infer", json=body).json()["outputs"][0]
-        original = onnx.load(str(tmp_path / "digits.onnx"))
+    assert forms == ({"string_value": "computes in bf16"} if has_bf16() else None)
+    original = onnx.load(str(tmp_path / "digits.onnx"))
     got = np.reshape(answer["data"], answer["shape"])
-    import onnxruntime as ort
-
     (expected,) = ort.InferenceSession(original.SerializeToString()).run(None, {"x": rows})
     assert np.mean(got.argmax(axis=1) == expected.argmax(axis=1)) > 0.9
 
     original.producer_name = "somebody else"
     onnx.save(original, str(tmp_path / "digits.onnx"))
-    refused = subprocess.run(
-        [*COMMAND, "serve", "faster/digits/1/model.onnx", "--port", "0"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    refused = run_once(tmp_path, "serve", "faster/digits/1/model.xml", "--port", "0")
     assert refused.returncode == 2
     assert "has changed since; run forebay optimize on it again" in refused.stderr
 
 
-def test_an_artefact_is_served_with_the_settings_that_it_was_measured_with(tmp_path: Path) -> None:
-    onnx.save(cnn(), str(tmp_path / "digits.onnx"))
-    write_samples(tmp_path / "seen.npz", 60, (1, 8, 8))
+NET = """\
+from pathlib import Path
+
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        return {"scores": self.linear(x), "sum": x.sum(dim=1)}
+
+
+def factory():
+    net = Net()
+    net.load_state_dict(torch.load(Path(__file__).with_name("weights.pt")))
+    return net, {"x": torch.zeros(2, 64)}
+"""
+
+
+def train(file: Path, seed: int) -> None:
+    """Other weights for each seed."""
+    torch = pytest.importorskip("torch", reason="torch comes with an extra")
+    torch.manual_seed(seed)
+    torch.save({f"linear.{name}": value for name, value in torch.nn.Linear(64, 10).state_dict().items()}, file)
+
+
+def test_a_torch_module_is_served_until_its_weights_are_trained_anew(tmp_path: Path) -> None:
+    train(tmp_path / "weights.pt", seed=0)
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "notes.md").write_text("what the weights were trained on")
+    write_samples(tmp_path / "seen.npz", 60)
     ended = run(
-        tmp_path, "digits.onnx", "--samples", "seen.npz", "--out", "faster", "--rounds", "1", "--min-speedup", "0",
-        "--max-drop", "0.05", "--json", "--candidate", "openvino-int8-excluded", "--candidate", "fp16",
+        tmp_path, "net.py:factory", "--samples", "seen.npz", "--out", "faster", "--rounds", "1", "--min-speedup", "0",
+        "--metric", "top1", "--candidate", "torch", "--depends-on", "notes.md",
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    report = json.loads(ended.stdout)
-    chosen, on_gpu = report["candidates"]
-    precision = "bf16" if has_bf16() else "fp32"
-    assert (report["chosen"], chosen["served_with"]["inference_precision"]) == ("openvino-int8-excluded", precision)
-    if not gpu_here():
-        assert (on_gpu["reason"], on_gpu["detail"]) == ("not_applicable", "there is no NVIDIA GPU on this machine")
-    settings = (tmp_path / "faster" / "digits" / "model.toml").read_text()
-    assert ('inference_precision = "bf16"' in settings) == has_bf16()
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    assert "it depends on net.py and on notes.md, weights.pt" in ended.stdout
+    report = json.loads((tmp_path / "faster" / "report.json").read_text())
+    assert (report["original"]["runtime"], report["chosen"]) == ("onnx", "torch")
+    assert report["source"]["note"].startswith("export differs from torch by ")
+    assert [one["name"] for one in report["original"]["others"]] == ["sum"]
+    assert [one["path"] for one in report["source"]["files"]] == ["notes.md", "weights.pt"]
     with serving(tmp_path, *quick("faster")) as served:
-        forms = served.http.get("/v2/models/digits/config").json()["parameters"].get("forebay.forms")
-    assert forms == ({"string_value": "computes in bf16"} if has_bf16() else None)
+        described = served.http.get("/v2/models/net").json()
+    assert [one["name"] for one in described["inputs"]] == ["x"]
+    assert [(one["name"], one["shape"]) for one in described["outputs"]] == [("scores", [-1, 10]), ("sum", [-1])]
+
+    train(tmp_path / "weights.pt", seed=1)
+    refused = run_once(tmp_path, "serve", "faster/net/1/model.pt2", "--port", "0")
+    assert refused.returncode == 2
+    assert f"depends on {tmp_path / 'weights.pt'}, and that has changed since; run forebay optimize" in refused.stderr
 
 
 def test_a_faulty_recipe_of_ones_own_is_rejected_and_the_exit_code_says_so(tmp_path: Path) -> None:
@@ -121,7 +164,7 @@ def test_a_search_that_is_stopped_leaves_neither_processes_nor_files(tmp_path: P
     process = subprocess.Popen(
         [*COMMAND, "optimize", "digits.onnx", "--samples", "seen.npz", "--rounds", "1", *words],
         cwd=tmp_path,
-        env=environment(PYTHONPATH=str(ROOT), TMPDIR=str(scratch)),
+        env=environment(PYTHONPATH=PATH, TMPDIR=str(scratch)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -191,6 +234,7 @@ def test_minilm_becomes_faster_and_keeps_its_embeddings(tmp_path: Path) -> None:
         (("digits.onnx", "--samples", "gone.npz"), "gone.npz"),
         (("digits.onnx", "--samples", "seen.npz", "--slo", "soon"), "--slo soon"),
         (("notes.md", "--samples", "seen.npz"), "cannot be optimised"),
+        (("digits.onnx", "--samples", "seen.npz", "--depends-on", "gone.pt"), "--depends-on gone.pt: there is no such"),
     ],
 )
 def test_what_cannot_begin_is_one_line_and_exit_code_2(tmp_path: Path, words: tuple[str, ...], told: str) -> None:

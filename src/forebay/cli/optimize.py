@@ -23,7 +23,7 @@ from forebay.optimize.candidates.registry import REFERENCES
 from forebay.optimize.gate import described
 from forebay.optimize.goals import Asked, Effort
 from forebay.optimize.output import OTHERS, PAGE_FILE, REPORT_FILE, chosen_of, encoded
-from forebay.optimize.report import ORIGINAL, CandidateReport, Goals, Report
+from forebay.optimize.report import ORIGINAL, CandidateReport, Goals, Report, SourceReport
 from forebay.optimize.run import Order
 from forebay.optimize.run import optimize as run_search
 from forebay.optimize.samples import LEAST
@@ -32,6 +32,7 @@ from forebay.optimize.texts import MOST_TOKENS
 EXIT_NOTHING = 1
 """No candidate passed the gate; the report is written all the same."""
 _PIPED_COLUMNS = 160
+_SHOWN_FILES = 8
 _NOT_BUILT = ("not_applicable", "missing_library")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
 
@@ -88,6 +89,15 @@ Plugins = Annotated[
 Keep = Annotated[
     int, typer.Option(help="Leave so many of those that pass; with the original, for forebay tune OUT to choose among.")
 ]
+DependsOn = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--depends-on",
+        metavar="FILE",
+        help="A file that the source was made from: the artefact is refused once it changes. May be repeated. Those "
+        "that a torch factory reads are found where they can be seen.",
+    ),
+]
 Name = Annotated[str | None, typer.Option(help="The model's name. Default: the file's or folder's.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
@@ -114,6 +124,7 @@ def optimize(
     only: Only = None,
     plugins: Plugins = None,
     keep: Keep = 1,
+    depends_on: DependsOn = None,
     name: Name = None,
     as_json: AsJson = False,
 ) -> None:
@@ -170,6 +181,7 @@ def optimize(
         candidates=(*REFERENCES, *(plugins or ())),
         only=tuple(only or ()),
         keep=keep,
+        depends_on=tuple(depends_on or ()),
     )
     console = Console(stderr=as_json, highlight=False)
     if not console.is_terminal:
@@ -295,6 +307,16 @@ def _agreement(one: CandidateReport, goals: Goals | None) -> str:
     return "" if found.top1 is None else f"same {found.top1:.2%}"
 
 
+def _dependencies(source: SourceReport) -> str:
+    """What makes the artefact out of date, where that is more than the source's own file or folder."""
+    name, files = Path(source.path).name, [one.path for one in source.files]
+    if not files:
+        alone = f"it depends on {name} alone, no other file was seen to be read; name those that were with --depends-on"
+        return alone if source.kind == "torch" else ""
+    more = f" and {len(files) - _SHOWN_FILES} more, see {REPORT_FILE}" if len(files) > _SHOWN_FILES else ""
+    return f"it depends on {name} and on {', '.join(files[:_SHOWN_FILES])}{more}"
+
+
 def _print(console: Console, report: Report, out: Path) -> None:
     console.print(_table([report.original, *report.candidates], report.goals))
     for one in report.candidates:
@@ -319,6 +341,8 @@ def _print(console: Console, report: Report, out: Path) -> None:
         f"[bold]{chosen.name}[/] is in {where} ({report.seconds:.0f} s); serve it with: forebay serve {where}",
         soft_wrap=True,
     )
+    if told := _dependencies(report.source):
+        console.print(told, markup=False, soft_wrap=True)
     if (out / OTHERS).is_dir():
         console.print(f"other forms are kept; choose under load: forebay tune {where} --slo p99=50ms", soft_wrap=True)
     console.print(f"the evidence: {where}/{PAGE_FILE}, {where}/{REPORT_FILE}", soft_wrap=True)

@@ -19,6 +19,7 @@ import msgspec
 from forebay.core.errors import SetupError
 from forebay.models.repository import Stamp, stamp_of
 from forebay.models.source import LoadOptions, ModelSource, digest_of, model_files, open_source
+from forebay.models.source_files import SourceFile, file_digest
 
 NOTE_FILE = "artefact.json"
 FORMAT = 1
@@ -28,7 +29,6 @@ _CPU_FLAGS = (
     *("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
 )
 """What the libraries choose their kernels by, in the spelling of Linux."""
-_CHUNK_BYTES = 1 << 20
 _NO_OPTIONS = LoadOptions()
 
 
@@ -60,6 +60,8 @@ class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     """Where the source was: a file or a folder, absolute."""
     source_sha256: str
+    source_files: tuple[SourceFile, ...] = ()
+    """What it was made from besides: files that a factory read, and those that the user named."""
     isa: tuple[str, ...] = ()
     """Instruction sets of the processor on which it was compared; empty: its answers do not depend on them."""
     versions: Mapping[str, str] = {}
@@ -75,7 +77,7 @@ class Known(msgspec.Struct, frozen=True):
     digest: str
     """As `digest_of` gives it, with the options that the model is loaded with."""
     files: tuple[str, ...]
-    """The model's, the note beside it, and the file that the note names as its source; there or not."""
+    """The model's, the note beside it, and the files that the note says it was made from; there or not."""
     folder: str
     """The source, where that is a folder; else empty."""
     stamp: Stamp
@@ -132,14 +134,28 @@ def _check_files(source: ModelSource) -> str:
     file = path.parent / NOTE_FILE
     if digest != note.model_sha256:
         raise _refused(source, f"{path} is not the file that {file} was written for; run forebay optimize again")
-    origin = Path(note.source)
-    if origin.exists() and origin_digest(origin) != note.source_sha256:
+    if changed := _change_of_origin(note):
         raise _refused(
             source,
-            f"it was made from {origin}, which has changed since; run forebay optimize on it again, or delete {file} "
-            "to serve answers of the former model",
+            f"it was made from {changed}; run forebay optimize on it again, or delete {file} to serve answers of the "
+            "former model",
         )
     return digest
+
+
+def _change_of_origin(note: ArtefactNote) -> str:
+    """The source, where it is on this machine, and what has become of it or of a file that it depends on; empty:
+    nothing.
+    """
+    origin = Path(note.source)
+    if not origin.exists():
+        return ""
+    if origin_digest(origin) != note.source_sha256:
+        return f"{origin}, which has changed since"
+    for one in note.source_files:
+        if difference := one.difference(origin.parent):
+            return f"{origin}, which depends on {one.place(origin.parent)}, and that {difference}"
+    return ""
 
 
 def _note_of(source: ModelSource) -> ArtefactNote | None:
@@ -157,6 +173,8 @@ def _files_of(source: ModelSource) -> tuple[tuple[str, ...], str]:
     if origin is not None and not origin.is_dir():
         is_model = origin.suffix.lower() == ".onnx" and origin.is_file()
         files += model_files(open_source(str(origin))) if is_model else [origin]
+    if note is not None:
+        files += [one.place(Path(note.source).parent) for one in note.source_files]
     return tuple(map(str, files)), str(origin) if origin is not None and origin.is_dir() else ""
 
 
@@ -203,10 +221,10 @@ def read_note(folder: Path) -> ArtefactNote | None:
 def origin_digest(origin: Path) -> str:
     """SHA-256 of a source, as hex: of a model file with its external data, or of all files in a folder."""
     if not origin.is_dir():
-        return digest_of(open_source(str(origin))) if origin.suffix.lower() == ".onnx" else _file_digest(origin)
+        return digest_of(open_source(str(origin))) if origin.suffix.lower() == ".onnx" else file_digest(origin)
     digest = hashlib.sha256()
     for file in _files_below(origin):
-        digest.update(f"{file.relative_to(origin).as_posix()}\0{_file_digest(file)}\n".encode())
+        digest.update(f"{file.relative_to(origin).as_posix()}\0{file_digest(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -228,14 +246,6 @@ def isa_here() -> tuple[str, ...]:
     except OSError:
         pass  # not Linux: the architecture alone has to do
     return (platform.machine().lower(), *(flag for flag in _CPU_FLAGS if flag in flags))
-
-
-def _file_digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _difference(noted: tuple[str, ...], here: tuple[str, ...]) -> str:

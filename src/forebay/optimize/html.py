@@ -21,6 +21,9 @@ svg .passed{fill:#3d8b58}svg .rejected{fill:#c2504b}svg .chosen{fill:#176b37;str
 .no{color:#f08a85}svg{fill:#ddd}svg .grid{stroke:#333}svg .good{fill:#1d2e21}}
 """
 
+_FILES = 60
+"""So many files that the source depends on are shown."""
+
 
 def page(report: Report) -> str:
     """The whole page."""
@@ -161,6 +164,7 @@ def _facts(report: Report) -> str:
     facts = [
         ("source", f"{report.source.path} ({report.source.kind}; {report.source.note or 'as it is'})"),
         ("SHA-256 of the source", report.source.sha256),
+        *((f"SHA-256 of {one.path}, on which it depends", one.sha256) for one in report.source.files[:_FILES]),
         ("output", report.output),
         ("goal", f"{goals.metric}, drop at most {goals.max_drop:g}; batch invariance {invariance}, within "
          f"{goals.batch_tolerance:g} of the largest value; speed at least {goals.min_speedup:g}"

@@ -188,6 +188,7 @@ def _place(report: Report, model: Path, form: Form) -> None:
         model_sha256=one.model_sha256,
         source=report.source.path,
         source_sha256=report.source.sha256,
+        source_files=report.source.files,
         isa=report.machine.isa if form.isa_bound else (),
         versions=report.machine.versions,
         served_with=one.served_with,

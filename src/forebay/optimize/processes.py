@@ -1,4 +1,4 @@
-"""The search's end of its processes: one that holds a candidate, one that makes it."""
+"""The search's end of its processes: one that holds a candidate, one that makes it, one that exports the source."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Child:
         with contextlib.suppress(ConnectionError):
             wire.send(self._sock, message)
 
-    def receive(self, kind: Any, timeout_s: float) -> Any:
+    def receive(self, kind: Any, timeout_s: float | None) -> Any:
         """The next message. Raises `CandidateError`: `crashed`, `timed_out`, or what the process tells."""
         self._sock.settimeout(timeout_s)
         try:
@@ -152,3 +152,11 @@ def build(request: wire.Build, timeout_s: float, progress: Callable[[str], None]
             if isinstance(message, wire.Made):
                 return message
             progress(message.text)
+
+
+def export(request: wire.Export) -> wire.Exported | wire.Refused:
+    """Run a factory and export its module in a process of its own, however long it takes. Raises `CandidateError`."""
+    with Child("forebay.optimize.exporter") as child:
+        child.send(request)
+        answer: wire.Exported | wire.Refused = child.receive(wire.Exported | wire.Refused, None)
+        return answer

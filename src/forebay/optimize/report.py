@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from forebay.models.artefact import ServedWith
+from forebay.models.source_files import SourceFile
 
 FORMAT = 1
 ORIGINAL = "fp32"
@@ -167,6 +168,8 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     sha256: str
     note: str = ""
+    files: tuple[SourceFile, ...] = ()
+    """What it depends on besides: files that a factory was seen to read, and those that were named."""
 
 
 class SampleReport(msgspec.Struct, frozen=True, kw_only=True):

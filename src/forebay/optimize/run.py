@@ -69,6 +69,8 @@ class Order:
     """Names of candidates to try; empty: all."""
     keep: int = 1
     """So many of those that pass are left, the fastest ones; with more than one the original, too."""
+    depends_on: Sequence[Path] = ()
+    """Files that the source depends on, besides those that a factory is seen to read."""
 
 
 def optimize(order: Order, watcher: Watcher) -> Report:
@@ -79,6 +81,7 @@ def optimize(order: Order, watcher: Watcher) -> Report:
     with tempfile.TemporaryDirectory(prefix="forebay-optimize-") as folder:
         work = Path(folder, "work")
         work.mkdir()
+        watcher.says(ORIGINAL, "opening the source")
         original = _opened(order, work)
         output.check_target(order.out, original.name)
         if original.path in order.out.resolve().parents or original.path == order.out.resolve():
@@ -94,8 +97,7 @@ def optimize(order: Order, watcher: Watcher) -> Report:
             kept = _movable(search, candidates, work)[: order.keep]
         finally:
             search.close()
-        if origin_digest(original.path) != original.sha256:
-            raise SetupError(f"{original.path} was written to while it was optimised; do it again")
+        _check_unchanged(original)
         best = kept[0].name if kept else None
         report = Report(
             started_at=at.isoformat(timespec="seconds"),
@@ -106,6 +108,7 @@ def optimize(order: Order, watcher: Watcher) -> Report:
                 kind=original.kind,
                 sha256=original.sha256,
                 note=original.note,
+                files=original.files,
             ),
             samples=_sample_report(order, parts, search.head.name if search.head else "", tokenizer),
             goals=search.goals,
@@ -121,6 +124,19 @@ def optimize(order: Order, watcher: Watcher) -> Report:
             forms.append(Form(search.original, _copied(original, work / "original"), isa_bound=False))
         output.write(report, order.out, forms)
         return report
+
+
+def _check_unchanged(original: Original) -> None:
+    """Raises `SetupError` where the source is not what it was when it was opened."""
+    if origin_digest(original.path) != original.sha256:
+        raise SetupError(f"{original.path} was written to while it was optimised; do it again")
+    folder = original.path.parent
+    for one in original.files:
+        if one.difference(folder):
+            raise SetupError(
+                f"{one.place(folder)}, which {original.path} depends on, was written to while it was optimised; do it "
+                "again"
+            )
 
 
 def _movable(search: Search, candidates: Sequence[CandidateReport], work: Path) -> list[CandidateReport]:
@@ -155,6 +171,10 @@ def _check_files(order: Order) -> None:
     texts = order.samples.suffix.lower() in _TEXTS
     if not order.samples.is_file():
         raise SetupError(f"--samples {order.samples}: there is no such file; what is taken: {FORMS}")
+    for file in order.depends_on:
+        if not file.is_file():
+            wrong = "is a folder; name its files" if file.is_dir() else "there is no such file"
+            raise SetupError(f"--depends-on {file}: {wrong}")
     if order.tokenizer is not None and not order.tokenizer.is_file():
         raise SetupError(f"--tokenizer {order.tokenizer}: there is no such file; name a tokenizer.json")
     if order.tokenizer is not None and not texts:
@@ -191,7 +211,7 @@ def _opened(order: Order, work: Path) -> Original:
     except ImportError as error:
         raise missing("forebay optimize", "optimize", error) from None
     (work / "source").mkdir()
-    return open_original(order.source, order.name, work / "source")
+    return open_original(order.source, order.name, work / "source", depends_on=order.depends_on)
 
 
 def _samples(order: Order, original: Original, tokenizer: Path | None) -> Split:

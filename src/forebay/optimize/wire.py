@@ -12,6 +12,7 @@ import msgspec
 
 from forebay.core.tensors import Array, datatype_of, from_buffer, to_buffer
 from forebay.models.artefact import ServedWith
+from forebay.models.source_files import SourceFile
 from forebay.optimize.report import Goals, LayerError, Reason
 from forebay.optimize.samples import Row
 
@@ -109,8 +110,34 @@ class Made(msgspec.Struct, frozen=True, tag=True):
     served_with: ServedWith = ServedWith()
 
 
+class Export(msgspec.Struct, frozen=True, tag=True):
+    """To an exporter: which function of which file makes the torch module, and where to write what becomes of it."""
+
+    path: str
+    factory: str
+    name: str
+    work: str
+    sys_path: list[str]
+
+
+class Exported(msgspec.Struct, frozen=True, tag=True):
+    """Of an exporter: an `Original`, and the files that the factory read."""
+
+    model: str
+    graph: str
+    """Empty: there is none."""
+    note: str
+    files: tuple[SourceFile, ...]
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """Of an exporter: what is wrong with the source, for the user."""
+
+    message: str
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """Of either: it did not work, and why."""
+    """Of a probe or a builder: it did not work, and why."""
 
     reason: Reason
     detail: str

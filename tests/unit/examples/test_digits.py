@@ -12,7 +12,7 @@ from rich.console import Console
 
 from forebay.models.source import open_source
 from forebay.optimize.samples import read_samples
-from forebay.optimize.sources.open import open_original
+from forebay.optimize.sources.torch_module import export_module
 from forebay.runtimes.port import load_runtime
 
 pytest.importorskip("torch", reason="torch comes with an extra")
@@ -39,7 +39,7 @@ def test_the_network_learns_and_its_weights_and_samples_are_what_optimize_takes(
     source = tmp_path / "moved.py"
     source.write_text("from examples.digits.digits import factory\n")
     (tmp_path / "work").mkdir()
-    original = open_original(f"{source}:factory", None, tmp_path / "work")
+    original = export_module(source, "factory", "moved", tmp_path / "work")
     runtime = load_runtime(open_source(original.model), "cpu", 1)
     found = read_samples(samples, runtime.signature, None)
     assert len(found) == len(halves.held_x)

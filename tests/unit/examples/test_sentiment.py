@@ -13,7 +13,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 from forebay.models.source import open_source
-from forebay.optimize.sources.open import open_original
+from forebay.optimize.sources.torch_module import export_module
 from forebay.runtimes.port import load_runtime
 
 torch = pytest.importorskip("torch", reason="torch comes with an extra")
@@ -92,11 +92,15 @@ def test_its_export_answers_a_row_alike_however_far_it_is_padded(
     source = tmp_path / "moved.py"
     source.write_text("from examples.sentiment.sentiment import factory\n")
     (tmp_path / "work").mkdir()
-    original = open_original(f"{source}:factory", None, tmp_path / "work")
+    original = export_module(source, "factory", "moved", tmp_path / "work")
     runtime = load_runtime(open_source(original.model), "cpu", 1)
     assert [spec.row_shape for spec in runtime.signature.inputs] == [(-1,), (-1,)]
     ids = np.random.default_rng(0).integers(1, 30_000, (1, 9))
     (alone,) = runtime.run({"input_ids": ids, "attention_mask": np.ones_like(ids)}, 1)
+    network, _, _ = sentiment.factory()
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy(ids), torch.ones(1, 9, dtype=torch.int64)).numpy()
+    np.testing.assert_allclose(alone, wanted, rtol=1e-4, atol=1e-5)
     padded = np.pad(ids, [(0, 0), (0, 30)])
     (answer,) = runtime.run({"input_ids": padded, "attention_mask": (padded > 0).astype(np.int64)}, 1)
     np.testing.assert_allclose(answer, alone, rtol=1e-4, atol=1e-5)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import onnx
 import pytest
 from tests.unit.optimize.digits import mlp
@@ -23,6 +24,7 @@ from forebay.models.artefact import (
     origin_digest,
 )
 from forebay.models.source import LoadOptions, digest_of, open_source
+from forebay.models.source_files import taken
 from forebay.runtimes.port import load_runtime
 
 
@@ -69,6 +71,55 @@ def test_a_source_that_changed_is_told_with_the_mend(tmp_path: Path) -> None:
 def test_a_source_that_is_not_on_this_machine_cannot_be_asked(tmp_path: Path) -> None:
     artefact = place(tmp_path)
     (tmp_path / "original.onnx").unlink()
+    check_artefact(open_source(str(artefact)))
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> list[Path]:
+    """What a factory read: one file beside it, one elsewhere."""
+    files = [tmp_path / "net" / "deep" / "weights.pt", tmp_path / "elsewhere" / "more.pt"]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"as they were trained first")
+    (tmp_path / "net" / "net.py").write_text("def factory(): ...")
+    return files
+
+
+def made_of(folder: Path, weights: list[Path]) -> Path:
+    factory = folder / "net" / "net.py"
+    files = msgspec.to_builtins(taken(weights, factory.parent))
+    assert {one["path"] for one in files} == {"deep/weights.pt", str(folder / "elsewhere" / "more.pt")}
+    return place(folder, source=factory, source_files=files)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("content", [b"as they were trained anew.", b"shorter", None])
+def test_weights_that_were_trained_anew_are_told_with_their_name_and_the_mend(
+    tmp_path: Path, weights: list[Path], number: int, content: bytes | None
+) -> None:
+    artefact, file = made_of(tmp_path, weights), weights[number]
+    check_artefact(open_source(str(artefact)))
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    what = "is gone" if content is None else "has changed since"
+    told = f"which depends on {file}, and that {what}; run forebay optimize on it again, or delete "
+    assert told in refusal(artefact)
+
+
+def test_weights_that_were_written_again_as_they_were_are_the_same(tmp_path: Path, weights: list[Path]) -> None:
+    artefact = made_of(tmp_path, weights)
+    known = settled(artefact)
+    weights[0].write_bytes(weights[0].read_bytes())
+    assert not known.holds()
+    check_artefact(open_source(str(artefact)), known=known)
+
+
+def test_weights_count_only_where_the_factory_is(tmp_path: Path, weights: list[Path]) -> None:
+    artefact = made_of(tmp_path, weights)
+    weights[0].unlink()
+    (tmp_path / "net" / "net.py").unlink()
     check_artefact(open_source(str(artefact)))
 
 

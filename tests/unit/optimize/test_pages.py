@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from forebay.cli.main import app
 from forebay.core.errors import SetupError
-from forebay.optimize.sources.open import open_original
+from forebay.optimize.sources.torch_module import export_module
 
 
 def test_optimize_md_links_every_how_to() -> None:
@@ -53,11 +53,11 @@ def test_factories_of_the_torch_page_do_what_it_says(place: int, tmp_path: Path)
     file.write_text(content)
     (tmp_path / "work").mkdir()
     if not said.startswith("error"):
-        original = open_original(f"{file}:factory", None, tmp_path / "work")
+        original = export_module(file, "factory", "mine", tmp_path / "work")
         assert original.note == said.strip() if said else original.graph is not None
         return
     with pytest.raises(SetupError) as told:
-        open_original(f"{file}:factory", None, tmp_path / "work")
+        export_module(file, "factory", "mine", tmp_path / "work")
     assert said.strip() == f"error: {told.value}".replace(f"{file}:", "mine.py:")
 
 

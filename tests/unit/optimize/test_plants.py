@@ -119,23 +119,24 @@ def test_every_output_is_looked_at(tmp_path: Path) -> None:
     assert [one.name for one in report.original.others] == ["label"]
 
 
-def test_a_source_that_is_written_to_meanwhile_is_no_source(tmp_path: Path) -> None:
-    samples = write_samples(tmp_path / "samples.npz", 60)
-
+@pytest.mark.parametrize("file", ["net.onnx", "training.csv"])
+def test_a_source_that_is_written_to_meanwhile_is_no_source(tmp_path: Path, file: str) -> None:
     class Writes(Silent):
         def begins(self, name: str, meaning: str) -> None:
             model = onnx.load(str(tmp_path / "net.onnx"))
             model.producer_name = "somebody else"
-            onnx.save(model, str(tmp_path / "net.onnx"))
+            onnx.save(model, str(tmp_path / file))
 
     onnx.save(mlp(), str(tmp_path / "net.onnx"))
+    (tmp_path / "training.csv").write_text("what it was trained on")
     order = Order(
         source=str(tmp_path / "net.onnx"),
-        samples=samples,
+        samples=write_samples(tmp_path / "samples.npz", 60),
         out=tmp_path / "out",
         asked=Asked(effort=QUICK),
         candidates=(),
+        depends_on=[tmp_path / "training.csv"],
     )
-    with pytest.raises(SetupError, match="was written to while it was optimised"):
+    with pytest.raises(SetupError, match=rf"{file}.* was written to while it was optimised"):
         optimize(order, Writes())
     assert not (tmp_path / "out").exists()

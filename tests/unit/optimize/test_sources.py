@@ -23,6 +23,7 @@ from forebay.core.tensors import Array
 from forebay.models.source import open_source
 from forebay.optimize.sources.open import open_original
 from forebay.optimize.sources.port import Original
+from forebay.optimize.sources.torch_module import export_module
 from forebay.runtimes.port import load_runtime
 
 HIDDEN, HEADS, WORDS = 8, 2, 20
@@ -190,7 +191,7 @@ def test_a_torch_module_is_exported_with_axes_that_vary_and_compared(tmp_path: P
                 return 7
             """)
     )
-    original = open_original(f"{path}:factory", None, tmp_path)
+    original = export_module(path, "factory", "net", tmp_path)
     assert original.kind == "torch"
     signature = load_runtime(open_source(original.model), "cpu", 1).signature
     assert signature.batched
@@ -201,7 +202,7 @@ def test_a_torch_module_is_exported_with_axes_that_vary_and_compared(tmp_path: P
     assert torch is not None
     for name, told in (("wrong", "it must be a function"), ("gone", "has no function 'gone'")):
         with pytest.raises(SetupError, match=told):
-            open_original(f"{path}:{name}", None, tmp_path)
+            export_module(path, name, "net", tmp_path)
 
 
 MODULE = """\
@@ -230,6 +231,11 @@ def factory():
         ("return self.layer(x).view(2, 3)", r"static shape of 2 for dimension inputs\['x'\]\.shape\[0\]"),
         # torch exports the branch that the examples take, and says nothing.
         ("return self.layer(x) * (1 + (x.shape[0] > 4))", r"for x \[18, 4\] torch and its export differ"),
+        # Right for the examples, which are all ones.
+        (
+            "return self.layer(x if torch.compiler.is_exporting() else x.clamp(max=1))",
+            r"for x \[2, 4\] torch and its export differ",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_told_by_its_cause_alone(
@@ -238,7 +244,7 @@ def test_what_cannot_be_exported_is_told_by_its_cause_alone(
     pytest.importorskip("torch", reason="torch comes with an extra")
     (tmp_path / "net.py").write_text(MODULE.format(forward=forward))
     with pytest.raises(SetupError, match=told) as error:
-        open_original(f"{tmp_path / 'net.py'}:factory", None, tmp_path)
+        export_module(tmp_path / "net.py", "factory", "net", tmp_path)
     assert len(str(error.value).splitlines()) == 1
     assert capfd.readouterr() == ("", "")
 
@@ -253,17 +259,49 @@ def test_what_cannot_be_exported_is_told_by_its_cause_alone(
 def test_what_is_no_onnx_is_served_as_a_program_and_the_cause_told(tmp_path: Path, forward: str, told: str) -> None:
     pytest.importorskip("torch", reason="torch comes with an extra")
     (tmp_path / "net.py").write_text(MODULE.format(forward=forward))
-    original = open_original(f"{tmp_path / 'net.py'}:factory", None, tmp_path)
+    original = export_module(tmp_path / "net.py", "factory", "net", tmp_path)
     assert original.graph is None
     assert original.model.endswith(".pt2")
     assert re.search(told, original.note)
     assert len(original.note.splitlines()) == 1
 
 
+TWO_INPUTS = """\
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words = torch.nn.Embedding(20, 8)
+
+    def forward(self, ids, mask):
+        return (self.words(ids) * mask.unsqueeze(2)).sum(dim=1)
+
+
+def factory():
+    torch.manual_seed(0)
+    ones = torch.ones(2, 5, dtype=torch.int64)
+    return Net().eval(), {"ids": ones, "mask": ones}, {"ids": {1: "length"}, "mask": {1: "length"}}
+"""
+
+
+def test_one_tensor_for_two_inputs_of_a_torch_module_are_two_inputs(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch comes with an extra")
+    (tmp_path / "net.py").write_text(TWO_INPUTS)
+    original = export_module(tmp_path / "net.py", "factory", "net", tmp_path)
+    session = ort.InferenceSession(str(original.graph))
+    ids, mask = np.array([[3, 7, 1, 9], [5, 2, 4, 0]]), np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
+    torch.manual_seed(0)
+    words = torch.nn.Embedding(20, 8).weight.detach().numpy()
+    wanted = (words[ids] * mask[:, :, None]).sum(axis=1)
+    np.testing.assert_allclose(session.run(None, {"ids": ids, "mask": mask})[0], wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_outputs_of_a_torch_module_have_the_names_of_its_mapping(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch comes with an extra")
     (tmp_path / "net.py").write_text(MODULE.format(forward="return {'logits': self.layer(x), 'sum': x.sum(dim=1)}"))
-    original = open_original(f"{tmp_path / 'net.py'}:factory", None, tmp_path)
+    original = export_module(tmp_path / "net.py", "factory", "net", tmp_path)
     session = ort.InferenceSession(str(original.graph))
     assert [output.name for output in session.get_outputs()] == ["logits", "sum"]
 

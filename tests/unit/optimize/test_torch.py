@@ -1,4 +1,4 @@
-"""A torch module is optimised as ONNX and as its exported program; what ONNX cannot say is served by torch."""
+"""What ONNX cannot say of a torch module is served by torch."""
 
 from __future__ import annotations
 
@@ -12,33 +12,23 @@ from tests.unit.optimize.test_search import QUICK, Silent
 
 from forebay.models.source import open_source
 from forebay.optimize.goals import Asked
-from forebay.optimize.report import Report
 from forebay.optimize.run import Order, optimize
 from forebay.runtimes.port import load_runtime
 
 pytest.importorskip("torch", reason="torch comes with an extra")
 
-MODULES = textwrap.dedent("""\
+WAVES = textwrap.dedent("""\
     import torch
 
 
-    class Net(torch.nn.Module):
+    class Waves(torch.nn.Module):
         def __init__(self):
             super().__init__()
             torch.manual_seed(0)
             self.linear = torch.nn.Linear(64, 10)
 
         def forward(self, x):
-            return {"scores": self.linear(x), "sum": x.sum(dim=1)}
-
-
-    class Waves(Net):
-        def forward(self, x):
             return {"scores": torch.special.bessel_j0(self.linear(x))}
-
-
-    def plain():
-        return Net(), {"x": torch.zeros(2, 64)}
 
 
     def waves():
@@ -46,40 +36,21 @@ MODULES = textwrap.dedent("""\
 """)
 
 
-@pytest.fixture
-def module(tmp_path: Path) -> Path:
-    path = tmp_path / "net.py"
-    path.write_text(MODULES)
-    return path
-
-
-def search(module: Path, factory: str, *only: str) -> Report:
+def test_what_onnx_cannot_say_is_served_as_a_program_and_the_reason_is_told(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(WAVES)
     order = Order(
-        source=f"{module}:{factory}",
-        samples=write_samples(module.parent / "samples.npz", 60),
-        out=module.parent / "out",
+        source=f"{tmp_path / 'net.py'}:waves",
+        samples=write_samples(tmp_path / "samples.npz", 60),
+        out=tmp_path / "out",
         asked=Asked(metric="top1", min_speedup=0.0, effort=QUICK),
-        only=only,
+        only=("torch", "fused", "weights-int8"),
     )
-    return optimize(order, Silent())
-
-
-def test_the_exported_program_is_a_candidate_with_the_same_names(module: Path) -> None:
-    report = search(module, "plain", "torch")
-    assert (report.original.runtime, report.chosen) == ("onnx", "torch")
-    assert report.source.note.startswith("export differs from torch by ")
-    assert [one.name for one in report.original.others] == ["sum"]
-    served = load_runtime(open_source(str(module.parent / "out" / "net" / "1" / "model.pt2")), "cpu", 1)
-    assert [spec.name for spec in served.signature.inputs] == ["x"]
-    assert [(spec.name, spec.row_shape) for spec in served.signature.outputs] == [("scores", (10,)), ("sum", ())]
-
-
-def test_what_onnx_cannot_say_is_served_as_a_program_and_the_reason_is_told(module: Path) -> None:
-    report = search(module, "waves", "torch", "fused", "weights-int8")
+    report = optimize(order, Silent())
     assert (report.original.runtime, report.chosen) == ("torch", "fp32")
     assert report.source.note.startswith("it is no ONNX: ")
     assert "bessel_j0" in report.source.note
+    assert report.source.files == ()
     assert [one.reason for one in report.candidates] == ["not_applicable"] * 3
-    served = load_runtime(open_source(str(module.parent / "out" / "net" / "1" / "net.pt2")), "cpu", 1)
+    served = load_runtime(open_source(str(tmp_path / "out" / "net" / "1" / "net.pt2")), "cpu", 1)
     (scores,) = served.run({"x": np.zeros((3, 64), np.float32)}, 3)
     assert scores.shape == (3, 10)

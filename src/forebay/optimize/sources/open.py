@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,9 @@ from forebay.core.errors import SetupError
 from forebay.models.artefact import origin_digest
 from forebay.models.kinds import check_content, mend_for, runtime_of
 from forebay.models.repository import is_name
+from forebay.models.source_files import taken
+from forebay.optimize import wire
+from forebay.optimize.processes import CandidateError, export
 from forebay.optimize.sources.port import Original
 
 KINDS = ("onnx", "torch", "huggingface", "xgboost", "lightgbm", "sklearn")
@@ -18,8 +23,13 @@ TAKEN = (
 )
 
 
-def open_original(text: str, name: str | None, work: Path, *, allow_pickle: bool = False) -> Original:
-    """Open a source; what has to be exported is written to `work`. Raises `SetupError` that names what is taken."""
+def open_original(
+    text: str, name: str | None, work: Path, *, allow_pickle: bool = False, depends_on: Sequence[Path] = ()
+) -> Original:
+    """Open a source; what has to be exported is written to `work`.
+
+    depends_on: files that it depends on besides those that are found. Raises `SetupError` that names what is taken.
+    """
     head, colon, factory = text.rpartition(":")
     is_module = bool(colon) and head.endswith(".py")
     given = Path(head if is_module else text)
@@ -34,15 +44,15 @@ def open_original(text: str, name: str | None, work: Path, *, allow_pickle: bool
             f"a model cannot be called {name!r}: it may have letters, digits, '.', '_' and '-', the first a letter or "
             "digit; name it with --name"
         )
-    sha256 = origin_digest(path)
-    return replace(_opened(path, kind, factory, name, work, allow_pickle=allow_pickle), sha256=sha256)
+    sha256, named = origin_digest(path), taken(map(Path.absolute, depends_on), path.parent)
+    original = _opened(path, kind, factory, name, work, allow_pickle=allow_pickle)
+    files = {one.path: one for one in [*original.files, *named]}
+    return replace(original, sha256=sha256, files=tuple(files[path] for path in sorted(files)))
 
 
 def _opened(path: Path, kind: str, factory: str, name: str, work: Path, *, allow_pickle: bool) -> Original:
     if kind == "torch":
-        from forebay.optimize.sources.torch_module import export_module
-
-        return export_module(path, factory, name, work)
+        return _exported(path, factory, name, work)
     if kind == "huggingface":
         from forebay.optimize.sources.bert import export_folder
 
@@ -53,6 +63,17 @@ def _opened(path: Path, kind: str, factory: str, name: str, work: Path, *, allow
     from forebay.optimize.sources.classic import convert_file
 
     return convert_file(path, kind, name, work, allow_pickle=allow_pickle)
+
+
+def _exported(path: Path, factory: str, name: str, work: Path) -> Original:
+    try:
+        made = export(wire.Export(str(path), factory, name, str(work), sys.path))
+    except CandidateError as error:
+        raise SetupError(f"{path}:{factory}: {error.detail}") from None
+    if isinstance(made, wire.Refused):
+        raise SetupError(made.message)
+    graph = Path(made.graph) if made.graph else None
+    return Original(name, "torch", path, made.model, graph, made.note, files=made.files)
 
 
 def _mend_for(path: Path, kind: str | None) -> str:

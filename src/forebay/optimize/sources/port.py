@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forebay.core.errors import SetupError
+from forebay.models.source_files import SourceFile
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Original:
     note: str = ""
     sha256: str = ""
     """Of `path`, taken before anything was read of it."""
+    files: tuple[SourceFile, ...] = ()
+    """What it depends on besides: files that the source reads, and those that the user named."""
 
     @property
     def servable(self) -> bool:

@@ -22,7 +22,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,15 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _WANTED = "it must be a function without arguments that returns (module, inputs) or (module, inputs, axes)"
 
 
-def export_module(path: Path, factory: str, name: str, work: Path) -> Original:
+Watching = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+def export_module(
+    path: Path, factory: str, name: str, work: Path, watching: Watching = contextlib.nullcontext
+) -> Original:
     """The module as `NAME.onnx` and `NAME.pt2` in `work`, those of both that answer the example inputs, and one row of
-    them, as torch does. Runs the user's file. Raises `SetupError` where there is neither.
+    them, as torch does. Runs the user's file, `watching` while it may read files. Raises `SetupError` where there is
+    neither.
     """
     try:
         import onnx  # noqa: F401
@@ -55,12 +61,13 @@ def export_module(path: Path, factory: str, name: str, work: Path) -> Original:
         raise missing("exporting a torch module", "torch,optimize", error) from None
     where = f"{path}:{factory}"
     with _importable(path.parent):
-        module, inputs, axes = _call(torch, path, factory)
-        module.eval()
-        try:
-            wanted = _wanted(torch, module, inputs, axes)
-        except Exception as error:  # the user's code
-            raise SetupError(f"{where}: the module cannot answer its example inputs: {_told(error)}") from None
+        with watching():
+            module, inputs, axes = _call(torch, path, factory)
+            module.eval()
+            try:
+                wanted = _wanted(torch, module, inputs, axes)
+            except Exception as error:  # the user's code
+                raise SetupError(f"{where}: the module cannot answer its example inputs: {_told(error)}") from None
         program, onnx_file, note = work / f"{name}.pt2", work / f"{name}.onnx", ""
         failures = []
         try:
@@ -124,7 +131,8 @@ def _call(torch: Any, path: Path, factory: str) -> tuple[Any, Mapping[str, Any],
             f"{where}: example inputs have {', '.join(map(str, sorted(rows))) or 'no'} rows; they must share a first "
             "axis of two or more"
         )
-    return module, inputs, axes
+    # One tensor under two names would become one input of the export, which then leaves the other unread.
+    return module, {name: value.detach().clone() for name, value in inputs.items()}, axes
 
 
 def _export(torch: Any, module: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> Any:
@@ -187,14 +195,30 @@ def _difference(file: Path, wanted: Sequence[tuple[Mapping[str, Any], Sequence[A
 def _wanted(
     torch: Any, module: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]
 ) -> list[tuple[Mapping[str, Any], list[Array]]]:
-    """Batches and what torch answers to them: the examples, and other sizes that torch itself can do, such as no more
-    words than there are positions.
+    """Batches and what torch answers to them: the examples, and others that torch itself can do, such as no more words
+    than there are positions.
     """
     found: list[tuple[Mapping[str, Any], list[Array]]] = [(inputs, _answers(torch, module, inputs))]
-    for some in _sizes(torch, inputs, axes):
+    for some in (*_sizes(torch, inputs, axes), _varied(torch, inputs)):
         with contextlib.suppress(Exception), _quiet():
-            found.append((some, _answers(torch, module, some)))
+            answers = _answers(torch, module, some)
+            if all(np.isfinite(answer).all() for answer in answers):
+                found.append((some, answers))
     return found
+
+
+def _varied(torch: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Other values, each input's in its own way: the examples may be all ones, and say nothing of which input is which.
+    Numbers are moved, of others some are set to zero, which most models take.
+    """
+    varied = {}
+    for place, (name, value) in enumerate(inputs.items()):
+        steps = torch.arange(value.numel()).reshape(value.shape)
+        if value.is_floating_point():
+            varied[name] = value + torch.sin((place + 1.0) * (steps + 1)).to(value.dtype)
+        else:
+            varied[name] = value * ((steps + 1) % (place + 2) != 0)
+    return varied
 
 
 def _sizes(torch: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
