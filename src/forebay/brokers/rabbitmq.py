@@ -38,14 +38,15 @@ T = TypeVar("T")
 class RabbitMq:
     """A `Broker`, made on the event loop that uses it."""
 
-    capabilities: Capabilities = Capabilities("connection", extends=False, orders=True)
-
     def __init__(self, url: str, *, pack_jobs: int = PACK_JOBS, pack_bytes: int = PACK_BYTES) -> None:
         """Raises `SetupError` for a URL that no RabbitMQ can have."""
+        self.capabilities = Capabilities(
+            "connection", extends=False, orders=True, counts="packs" if pack_jobs > 1 else "messages"
+        )
         self.address: RabbitAddress = parse_url(url)
         self._pack_jobs, self._pack_bytes = pack_jobs, pack_bytes
         self._link = RabbitLink(self.address, self._begin)
-        self._inboxes: dict[Session, Inbox] = {}
+        self._inbox: Inbox | None = None
         self._leases = 0
         """Calls of `lease` that are under way."""
         self._idle_from_s = 0.0
@@ -57,9 +58,8 @@ class RabbitMq:
         """Name and version of the broker, once it is seen that queues can be made and used there. Raises `SetupError`
         where an operator has something to mend, else `DependencyError`."""
         version = await self._link.check()
-        session = await self._link.session()
         try:
-            await self._inboxes[session].queues.need_dead()
+            await (await self._open()).queues.need_dead()
         except FAILURES as error:
             raise setup_failure(error, self.address) or failure(error, self.address) from None
         return version
@@ -68,13 +68,13 @@ class RabbitMq:
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         """In packs, all on their way together. Of none it tells, by raising, that the broker cannot be reached."""
-        session = await self._session()
+        inbox = await self._open()
         confirmed = [False] * len(messages)
         packs = list(portions(messages, self._pack_jobs, self._pack_bytes))
         for begin in range(0, len(packs), _AT_ONCE):
             part = packs[begin : begin + _AT_ONCE]
             sent = [[messages[at] for at in positions] for positions in part]
-            for positions, is_confirmed in zip(part, await self._send(session, sent), strict=True):
+            for positions, is_confirmed in zip(part, await self._send(inbox, sent), strict=True):
                 for at in positions:
                     confirmed[at] = is_confirmed
         return confirmed
@@ -82,19 +82,18 @@ class RabbitMq:
     async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:
         """What was sent ahead, or what is sent next."""
         names, until_s = list(dict.fromkeys(queues)), time.monotonic() + wait_s
-        session = await self._session()
+        inbox = await self._open()
         if not names or most < 1:
             return []
-        inbox = self._inboxes[session]
         self._leases += 1
         try:
-            await self._told(inbox.listen(names, most))
             while True:
+                await self._told(inbox.listen(names, most))
                 arrival, found = inbox.arrival, inbox.take(names, most)
                 left_s = until_s - time.monotonic()
                 if found or left_s <= 0:
                     return found
-                await self._wait(session, arrival, left_s)
+                await self._wait(inbox.session, arrival, left_s)
         finally:
             self._leases -= 1
             self._rest_soon()
@@ -122,7 +121,7 @@ class RabbitMq:
 
     async def depth(self, queue: str) -> Depth:
         """A pack counts as one message. What other connections were sent ahead is not counted."""
-        inbox = self._inboxes[await self._session()]
+        inbox = await self._open()
         counts = [await self._told(inbox.queues.count(queue, level)) for level in range(PRIORITY_LEVELS)]
         return Depth(sum(counts) + inbox.kept_of(queue))
 
@@ -136,12 +135,12 @@ class RabbitMq:
             await asyncio.wait([self._resting])
         try:
             packs = await self._rest()
-            for inbox in self._inboxes.values():
-                parts = [pack for pack in inbox.packs.values() if not pack.whole]
+            if self._inbox is not None:
+                parts = [pack for pack in self._inbox.packs.values() if not pack.whole]
                 for pack in parts:
                     pack.give_back("kept", "held")
-                packs += parts
-            await self._end(list(dict.fromkeys(packs)))
+                await self._end(list(dict.fromkeys(packs + parts)))
+                await self._told(self._inbox.flush())
         except DependencyError as error:
             log.warning("what was done with in part may run again: %s", error.message)
         self._closed.set_result(None)
@@ -158,7 +157,7 @@ class RabbitMq:
             anew = pack.given_back()
             if anew and (pack.left or not pack.whole):
                 try:
-                    [is_confirmed] = await self._send(inbox.session, [anew])
+                    [is_confirmed] = await self._send(inbox, [anew])
                 except DependencyError:
                     is_confirmed = False
                 if is_confirmed:
@@ -168,11 +167,9 @@ class RabbitMq:
 
     async def _rest(self) -> list[Pack]:
         """Have nothing more sent; packs of which something is to be given back."""
-        packs: list[Pack] = []
-        for inbox in self._inboxes.values():
-            if not inbox.ended:
-                packs += await self._told(inbox.rest())
-        return packs
+        if self._inbox is None or self._inbox.ended:
+            return []
+        return await self._told(self._inbox.rest())
 
     def _rest_soon(self) -> None:
         """Unless somebody leases again."""
@@ -200,8 +197,9 @@ class RabbitMq:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    async def _send(self, session: Session, packs: Sequence[Sequence[Message]]) -> list[bool]:
-        return await self._told(session.call(send(self._inboxes[session].queues, session, packs), _SEND_S))
+    async def _send(self, inbox: Inbox, packs: Sequence[Sequence[Message]]) -> list[bool]:
+        session = inbox.session
+        return await self._told(session.call(send(inbox.queues, session, packs), _SEND_S))
 
     async def _told(self, work: Awaitable[T]) -> T:
         """Await it; what is wrong with the broker is told as `DependencyError`."""
@@ -210,12 +208,15 @@ class RabbitMq:
         except FAILURES as error:
             raise failure(error, self.address) from error
 
-    async def _session(self) -> Session:
+    async def _open(self) -> Inbox:
+        """That of the connection which stands. Raises `DependencyError` where none does."""
         self._check_open()
-        return await self._link.session()
+        await self._link.session()
+        assert self._inbox is not None
+        return self._inbox
 
     def _begin(self, session: Session) -> None:
-        self._inboxes = {session: Inbox(session)}
+        self._inbox = Inbox(session)
 
     async def _wait(self, session: Session, arrival: asyncio.Event, within_s: float) -> None:
         arriving = asyncio.ensure_future(arrival.wait())
