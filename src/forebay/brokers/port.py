@@ -65,7 +65,7 @@ class Broker(Protocol):
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         """Hand over messages; for each, whether the broker confirmed it. What was not confirmed may be there all the
-        same."""
+        same. Of none at all it tells, by raising and without asking anybody, that the broker is known to be away."""
         ...
 
     async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:
