@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class RabbitMq:
-    """A `Broker`, made on the event loop that uses it."""
+    """A `Broker`. It is connected to when it is first used."""
 
     def __init__(self, url: str, *, pack_jobs: int = PACK_JOBS, pack_bytes: int = PACK_BYTES) -> None:
         """Raises `SetupError` for a URL that no RabbitMQ can have."""
@@ -52,7 +52,7 @@ class RabbitMq:
         self._idle_from_s = 0.0
         self._idling: asyncio.TimerHandle | None = None
         self._resting: asyncio.Task[None] | None = None
-        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closed = False
 
     async def check(self) -> str:
         """Name and version of the broker, once it is seen that queues can be made and used there. Raises `SetupError`
@@ -127,7 +127,7 @@ class RabbitMq:
 
     async def close(self) -> None:
         """Give back what can be, then end the connection."""
-        if self._closed.done():
+        if self._closed:
             return
         if self._idling is not None:
             self._idling.cancel()
@@ -143,7 +143,9 @@ class RabbitMq:
                 await self._told(self._inbox.flush())
         except DependencyError as error:
             log.warning("what was done with in part may run again: %s", error.message)
-        self._closed.set_result(None)
+        self._closed = True
+        if self._inbox is not None:
+            self._inbox.wake()
         await self._link.close()
 
     # -- ends of packs ------------------------------------------------------------------------------------------------
@@ -174,13 +176,13 @@ class RabbitMq:
     def _rest_soon(self) -> None:
         """Unless somebody leases again."""
         self._idle_from_s = time.monotonic() + IDLE_S
-        if self._idling is None and not self._closed.done():
+        if self._idling is None and not self._closed:
             self._idling = asyncio.get_running_loop().call_later(IDLE_S, self._look_whether_idle)
 
     def _look_whether_idle(self) -> None:
         self._idling = None
         left_s = self._idle_from_s - time.monotonic()
-        if self._leases or self._closed.done():
+        if self._leases or self._closed:
             return  # the last one looks again
         if left_s > 0:
             self._idling = asyncio.get_running_loop().call_later(left_s, self._look_whether_idle)
@@ -221,7 +223,7 @@ class RabbitMq:
     async def _wait(self, session: Session, arrival: asyncio.Event, within_s: float) -> None:
         arriving = asyncio.ensure_future(arrival.wait())
         try:
-            either: set[asyncio.Future[Any]] = {arriving, session.ended, self._closed}
+            either: set[asyncio.Future[Any]] = {arriving, session.ended}
             await asyncio.wait(either, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             arriving.cancel()
@@ -230,5 +232,5 @@ class RabbitMq:
             raise unavailable("the connection broke", self.address)
 
     def _check_open(self) -> None:
-        if self._closed.done():
+        if self._closed:
             raise DependencyError("this connection to the broker was closed", code="broker_unavailable")

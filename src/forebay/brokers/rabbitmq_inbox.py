@@ -179,7 +179,7 @@ class Inbox:
         self._senders[pack] = consumer
         consumer.unacked += 1
         self._kept[place].append(pack)
-        self._wake()
+        self.wake()
 
     def _is_over(self, frame: spec.Basic.Cancel) -> None:
         """The broker ended a consumer, for instance since its queue was deleted. Whoever leases begins anew."""
@@ -187,8 +187,9 @@ class Inbox:
             if consumer.tag == frame.consumer_tag:
                 del self._consumers[place]
                 self.queues.forget(queue_name(self.session.address, *place))
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Whoever waits looks again."""
         self.arrival.set()
         self.arrival = asyncio.Event()

@@ -46,7 +46,7 @@ async def brokered_store(servers: Servers, nodes: RabbitNodes, kind: str) -> Asy
             for shard in range(shards):
                 await here.execute("INCRBY", f"{prefix}:{{s{shard}}}:passed", round(seconds))
 
-        yield Store(jobs, other, pass_s, orders=True, bounds_exactly=shards == 1)
+        yield Store(jobs, other, pass_s, orders=shards == 1, bounds_exactly=shards == 1)
         for store, link in ((jobs, here), (other, there)):
             await store.close()
             await link.close()

@@ -23,7 +23,8 @@ local function free_since(id, state, model)
   local score = state == 'q' and call('ZSCORE', base .. 'q:' .. model, id)
   if not score and (state == 'q' or state == 'r') then
     local due = call('ZSCORE', base .. (state == 'q' and 'd:' or 'r:') .. model, id)
-    if not due or tonumber(due) <= now then
+    -- One that runs and has no end of its lease yet was claimed a line above.
+    if due and tonumber(due) <= now or not due and state == 'q' then
       seize(id, state)
       score = call('ZSCORE', base .. 'q:' .. model, id)
     end
