@@ -60,7 +60,7 @@ def run(bench: Bench) -> Json:
 
 
 def job_servers(bench: Bench, rows: Sequence[Sequence[float]]) -> list[JobServer]:
-    """Forebay as it is, with every job synced before it is confirmed, and with a RabbitMQ where there is one; the peers'
+    """Forebay as it is, with every job synced before it is confirmed, and over a RabbitMQ if there is one; the peers'
     Redis syncs every second."""
     model, one = f"{MODEL}=mlp", ("--set", "mlp.instances=1")
     always = ours(bench, model, *one, "--durability", "always", rows=rows, check=None)
