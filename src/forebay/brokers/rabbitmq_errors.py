@@ -35,10 +35,12 @@ def setup_words(error: BaseException, address: RabbitAddress) -> str | None:
     if isinstance(error, amqp.AuthenticationError | amqp.ProbableAuthenticationError):
         hint = "; guest may only come from the broker's own machine" if user == "guest" else ""
         return f"it refuses user {user!r} or the password; mend the broker's URL{hint}"
-    if "vhost" in text and "not found" in text:
-        return f"it has no vhost {vhost!r}; create it (rabbitmqctl add_vhost {vhost}) or name another in the URL"
-    if "access to vhost" in text and "refused" in text:
-        return f"user {user!r} may not use vhost {vhost!r}; allow it: {rights}"
+    if isinstance(error, amqp.InvalidFrameError) and "Connection.Close" in text:
+        # aiormq keeps the reason to itself. This is when a vhost is opened.
+        return (
+            f"it has no vhost {vhost!r} (rabbitmqctl add_vhost {vhost}), or user {user!r} may not use it ({rights}), "
+            "or it takes no more connections there"
+        )
     if isinstance(error, amqp.ChannelAccessRefused):
         return f"user {user!r} lacks a permission ({text}); allow it: {rights}, narrower: docs/rabbitmq.md"
     return None
