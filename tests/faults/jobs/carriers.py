@@ -11,14 +11,14 @@ import aio_pika
 from forebay.brokers.port import Message
 from forebay.brokers.rabbitmq import RabbitMq
 
-MODEL = "tallied"
 LEVELS = ("high", "normal", "low")
 
 
 class Carrier:
-    """Queues with a prefix of their own. `url` names both."""
+    """Queues of one model with a prefix of their own. `url` names both."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, model: str = "tallied") -> None:
+        self._model = model
         self._plain_url, self._prefix = url, f"test-{secrets.token_hex(6)}"
         self.url = f"{url}?prefix={self._prefix}"
 
@@ -30,7 +30,7 @@ class Carrier:
     async def _left(self) -> dict[str, int]:
         left: dict[str, int] = {}
         async with await aio_pika.connect(self._plain_url) as connection:
-            for queue in [*(f"{MODEL}.{level}" for level in LEVELS), "dead"]:
+            for queue in [*(f"{self._model}.{level}" for level in LEVELS), "dead"]:
                 channel = await connection.channel()
                 name = f"{self._prefix}.{queue}"
                 try:
