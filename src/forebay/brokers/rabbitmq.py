@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from forebay.brokers.packs import Pack, portions
 from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Delivery, Depth, Message
 from forebay.brokers.rabbitmq_errors import FAILURES, failure, setup_failure, unavailable
-from forebay.brokers.rabbitmq_inbox import Inbox
+from forebay.brokers.rabbitmq_inbox import Inbox, Place
 from forebay.brokers.rabbitmq_link import RabbitLink, Session
 from forebay.brokers.rabbitmq_sending import send
 from forebay.brokers.rabbitmq_url import RabbitAddress, parse_url
@@ -47,6 +47,7 @@ class RabbitMq:
         self._pack_jobs, self._pack_bytes = pack_jobs, pack_bytes
         self._link = RabbitLink(self.address, self._begin)
         self._inbox: Inbox | None = None
+        self._dumb: dict[Place, float] = {}
         self._leases = 0
         """Calls of `lease` that are under way."""
         self._idle_from_s = 0.0
@@ -218,7 +219,7 @@ class RabbitMq:
         return self._inbox
 
     def _begin(self, session: Session) -> None:
-        self._inbox = Inbox(session)
+        self._inbox = Inbox(session, self._dumb)
 
     async def _wait(self, session: Session, arrival: asyncio.Event, within_s: float) -> None:
         arriving = asyncio.ensure_future(arrival.wait())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ FEWEST_SENT: Final = 4
 MOST_SENT: Final = 1024
 _LEARN: Final = 0.1
 """Weight of a new message in the mean of how many jobs one has."""
+DUMB_S: Final = 120.0
+"""How long a queue is left alone that does not answer while its broker does: its members may be down, or lost."""
 _ENDED_KEPT: Final = 64
 """Consumers that have ended and still take what was on its way to them."""
 
@@ -50,8 +53,10 @@ class Consumer:
 class Inbox:
     """Of one session. `arrival` is set when something has come, and another put in its place."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, dumb: dict[Place, float]) -> None:
+        """`dumb`: queues that did not answer in this session or an earlier one, with when to try them again."""
         self.session = session
+        self._dumb = dumb
         self.queues = Queues(session)
         self.arrival = asyncio.Event()
         self.packs: dict[int, Pack] = {}
@@ -74,7 +79,9 @@ class Inbox:
         """Have the messages of these queues sent, so that `most` jobs can come. Raises what aiormq does, and
         `DependencyError`."""
         wanted = min(MOST_SENT // 2, max(FEWEST_SENT // 2, round(most / self._jobs_a_message)))
+        now_s = time.monotonic()
         places = [(name, level) for level in range(PRIORITY_LEVELS) for name in names]
+        places = [place for place in places if self._dumb.get(place, 0.0) <= now_s]
         if all(self._is_sent_enough(place, wanted) for place in places):
             return
         async with self._changing:
@@ -142,7 +149,14 @@ class Inbox:
 
         self._consumers[place] = consumer
         try:
-            await self.session.call(channel.basic_consume(name, deliver, consumer_tag=consumer.tag))
+            await self.session.call(channel.basic_consume(name, deliver, consumer_tag=consumer.tag), ends=False)
+        except TimeoutError:
+            # The channel is of no use any more. Is it the broker that is silent, or this queue?
+            if await self.session.answers():
+                self._dumb[place] = time.monotonic() + DUMB_S
+                log.error("queue %s does not answer; others go on. docs/rabbitmq.md says what to do", name)
+            self.session.end()
+            raise
         except amqp.ChannelNotFoundEntity:
             self.queues.forget(name)
             raise

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 import aio_pika
 from aiormq import exceptions as amqp
+from aiormq import spec
 from aiormq.abc import AbstractConnection as Wire
 from aiormq.channel import Channel
 
@@ -28,6 +29,7 @@ CALL_TIMEOUT_S: Final = 8.0
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 1.0
 _CLOSE_TIMEOUT_S = 3.0
+_ANSWER_S = 2.0
 T = TypeVar("T")
 
 
@@ -62,15 +64,18 @@ class Session:
         if not self.ended.done():
             self.ended.set_result(None)
 
-    async def call(self, work: Coroutine[Any, Any, T], within_s: float = CALL_TIMEOUT_S) -> T:
+    async def call(self, work: Coroutine[Any, Any, T], within_s: float = CALL_TIMEOUT_S, *, ends: bool = True) -> T:
         """Await what is asked of the broker. Canceling the wait does not cancel it, since that would cost the channel;
-        one that gets no answer ends the session. Raises what aiormq does, and `DependencyError`."""
+        one that gets no answer ends the session, or is a `TimeoutError` and left to go on. Raises what aiormq does, and
+        `DependencyError`."""
         call = asyncio.ensure_future(work)
         self._calls.add(call)
         call.add_done_callback(self._forget)
         either: set[asyncio.Future[Any]] = {call, self.ended}
         await asyncio.wait(either, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         if not call.done():
+            if not self.ended.done() and not ends:
+                raise TimeoutError
             if not self.ended.done():
                 self.end()
                 raise unavailable(f"no answer within {within_s:g} s", self.address)
@@ -85,6 +90,14 @@ class Session:
         call = asyncio.ensure_future(work)
         self._calls.add(call)
         call.add_done_callback(self._forget)
+
+    async def answers(self) -> bool:
+        """Whether the broker answers at all."""
+        try:
+            await self.call(self.publishing.rpc(spec.Basic.Qos()), _ANSWER_S, ends=False)
+        except (*FAILURES, DependencyError):
+            return False
+        return True
 
     async def ask(self, work: Callable[[Channel], Coroutine[Any, Any, T]]) -> T:
         """A call that the broker may refuse by closing its channel, which costs no more than that. Raises as `call`."""

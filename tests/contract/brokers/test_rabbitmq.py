@@ -141,6 +141,24 @@ async def test_a_node_that_is_killed_is_used_again_and_has_lost_nothing(node: Ra
         await broker.ack(found)
 
 
+@pytest.mark.full
+async def test_a_queue_that_does_not_answer_holds_up_no_other(node: RabbitNode) -> None:
+    async with connected(f"{node.url}?prefix=dumb") as broker:
+        await published(broker, messages(5))
+        # Makes the two other queues. A node that is killed now may not know the last one ever again.
+        await broker.release(await leased(broker, 5))
+        await asyncio.to_thread(node.kill)
+        await asyncio.to_thread(node.start)
+        found: list[Delivery] = []
+        async with asyncio.timeout(60):
+            while len(found) < 5:
+                with contextlib.suppress(DependencyError):
+                    found += await broker.lease(["q"], 5, 0.2, LEASE_S)
+                await asyncio.sleep(0.01)
+        assert by_id(carried(found)) == by_id(messages(5))
+        await broker.ack(found)
+
+
 # -- its queues -------------------------------------------------------------------------------------------------------
 
 
