@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.contract.brokers.rabbit_nodes import RabbitNodes
+from tests.contract.brokers.rabbit_nodes import rabbitmq_url
 from tests.e2e.roles import House, announced, ended, house, submit
 from tests.e2e.server import eventually, model, quick, run_once, serving
 from tests.faults.jobs.carriers import Carrier
@@ -18,11 +18,9 @@ PAUSE = model("faulty.py", "Pause")
 @pytest.fixture
 def broker() -> Iterator[str]:
     """A URL with queues of its own."""
-    nodes = RabbitNodes()
-    carrier = Carrier(nodes.url(), "pause")
+    carrier = Carrier(rabbitmq_url(), "pause")
     yield carrier.url
     assert carrier.left() == {}
-    nodes.close()
 
 
 @pytest.fixture
@@ -60,12 +58,10 @@ def test_web_and_worker_with_a_broker(broker: str, built: House) -> None:
 
 @pytest.mark.parametrize("role", ["serve", "web", "worker"])
 def test_a_broker_that_refuses_ends_the_start(tmp_path: Path, role: str) -> None:
-    nodes = RabbitNodes()
-    host = nodes.url().rpartition("@")[2]
+    host = rabbitmq_url().rpartition("@")[2]
     with house(tmp_path / "house") as found:
         models = quick(*PAUSE) if role != "web" else []
         done = run_once(tmp_path, role, *models, *found.where, "--broker", f"amqp://guest:s3cret@{host}")
-    nodes.close()
     said = " ".join(done.stderr.split())
     assert done.returncode == 2, said
     assert "refuses user 'guest' or the password; mend the broker's URL" in said

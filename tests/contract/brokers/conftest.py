@@ -9,7 +9,6 @@ import pytest
 from tests.contract.brokers.connections import CAPABILITIES, IMPLEMENTATIONS, Service
 from tests.contract.brokers.rabbit import KINDS as RABBITS
 from tests.contract.brokers.rabbit import rabbitmq
-from tests.contract.brokers.rabbit_nodes import RabbitNodes
 from tests.contract.brokers.redis_streams import KINDS, redis_streams
 from tests.contract.jobs.redis_servers import Servers
 
@@ -23,13 +22,6 @@ def servers() -> Iterator[Servers]:
     started.close()
 
 
-@pytest.fixture(scope="session")
-def nodes() -> Iterator[RabbitNodes]:
-    started = RabbitNodes()
-    yield started
-    started.close()
-
-
 @pytest.fixture(params=sorted([*IMPLEMENTATIONS, *KINDS, *RABBITS]))
 def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
@@ -37,10 +29,10 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def service(kind: str, servers: Servers, nodes: RabbitNodes) -> AsyncIterator[Service]:
+async def service(kind: str, servers: Servers) -> AsyncIterator[Service]:
     opening: AbstractAsyncContextManager[Service]
     if kind in RABBITS:
-        opening = rabbitmq(nodes, kind)
+        opening = rabbitmq(kind)
     else:
         opening = redis_streams(servers, kind) if kind in KINDS else IMPLEMENTATIONS[kind]()
     async with opening as opened:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import aio_pika
 from tests.contract.brokers.connections import Service
-from tests.contract.brokers.rabbit_nodes import RabbitNodes
+from tests.contract.brokers.rabbit_nodes import rabbitmq_url
 
 from forebay.brokers.port import Broker
 from forebay.brokers.rabbitmq import RabbitMq
@@ -18,8 +18,9 @@ KINDS = {"rabbitmq": 1, "rabbitmq-packs": 32}
 
 
 @contextlib.asynccontextmanager
-async def queues_of_its_own(url: str) -> AsyncIterator[str]:
+async def queues_of_its_own() -> AsyncIterator[str]:
     """A URL with a prefix that nobody else has; its queues are deleted in the end."""
+    url = rabbitmq_url()
     prefix = f"test-{secrets.token_hex(6)}"
     yield f"{url}?prefix={prefix}"
     await deleted(url, prefix)
@@ -42,10 +43,10 @@ MODELS = ("q", "a", "b", "c", "none", "other", "m", "n", "x", "mlp")
 
 
 @contextlib.asynccontextmanager
-async def rabbitmq(nodes: RabbitNodes, kind: str) -> AsyncIterator[Service]:
+async def rabbitmq(kind: str) -> AsyncIterator[Service]:
     """An empty broker."""
     brokers: list[RabbitMq] = []
-    async with queues_of_its_own(nodes.url()) as url:
+    async with queues_of_its_own() as url:
 
         async def connect() -> Broker:
             brokers.append(RabbitMq(url, pack_jobs=KINDS[kind]))

@@ -3,6 +3,7 @@ own."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from types import TracebackType
 import pytest
 
 PORT = 5672
+VARIABLE = "FOREBAY_TEST_RABBITMQ"
 _START_S = 60.0
 _FOLDERS = ("/usr/lib/rabbitmq/bin/", "")
 """The first has what Debian's own commands run, which would change to another user."""
@@ -135,25 +137,12 @@ class RabbitNode:
         return done.stdout
 
 
-class RabbitNodes:
-    """The node that many tests share, each with queues of its own: that of `FOREBAY_TEST_RABBITMQ` (a URL), that of
-    this machine, or one that is started for them."""
-
-    def __init__(self) -> None:
-        self._own: RabbitNode | None = None
-
-    def url(self) -> str:
-        """Where it is."""
-        named = os.environ.get("FOREBAY_TEST_RABBITMQ")
-        if named:
-            return named
-        if self._own is None and accepts(PORT):
-            return f"amqp://guest:guest@127.0.0.1:{PORT}/"
-        if self._own is None:
-            self._own = RabbitNode().__enter__()
-        return self._own.url
-
-    def close(self) -> None:
-        """End what was started."""
-        if self._own is not None:
-            self._own.__exit__(None, None, None)
+def rabbitmq_url() -> str:
+    """A node that many tests share, each with queues of its own: that of `FOREBAY_TEST_RABBITMQ` (a URL), that of this
+    machine, or one that is started now and ends with this process."""
+    if VARIABLE not in os.environ and not accepts(PORT):
+        node = RabbitNode()
+        atexit.register(node.__exit__, None, None, None)
+        node.start()
+        os.environ[VARIABLE] = node.url
+    return os.environ.get(VARIABLE, f"amqp://guest:guest@127.0.0.1:{PORT}/")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import aio_pika
 import pytest
 from tests.contract.brokers.rabbit import queues_of_its_own
-from tests.contract.brokers.rabbit_nodes import RabbitNode, RabbitNodes
+from tests.contract.brokers.rabbit_nodes import RabbitNode
 from tests.contract.brokers.test_broker import LEASE_S, PATIENCE_S, by_id, carried, leased, messages, published
 
 from forebay.brokers.port import Delivery
@@ -22,9 +22,9 @@ RIGHTS = (r"^forebay\..*", r"^(forebay\..*|amq\.default)$", r"^forebay\..*")
 
 
 @pytest.fixture
-async def url(nodes: RabbitNodes) -> AsyncIterator[str]:
+async def url() -> AsyncIterator[str]:
     """Where queues are that nobody else has."""
-    async with queues_of_its_own(nodes.url()) as found:
+    async with queues_of_its_own() as found:
         yield found
 
 

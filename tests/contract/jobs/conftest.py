@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 
 import pytest
-from tests.contract.brokers.rabbit_nodes import RabbitNodes
 from tests.contract.jobs import rabbit_stores
 from tests.contract.jobs.redis_servers import Servers
 from tests.contract.jobs.redis_stores import SHARDS, redis_store
@@ -20,19 +19,12 @@ def servers() -> Iterator[Servers]:
     started.close()
 
 
-@pytest.fixture(scope="session")
-def nodes() -> Iterator[RabbitNodes]:
-    started = RabbitNodes()
-    yield started
-    started.close()
-
-
 @pytest.fixture(params=sorted([*IMPLEMENTATIONS, *SHARDS, *rabbit_stores.SHARDS]))
-async def store(request: pytest.FixtureRequest, servers: Servers, nodes: RabbitNodes) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[Store]:
     kind = request.param
     opening: AbstractAsyncContextManager[Store]
     if kind in rabbit_stores.SHARDS:
-        opening = rabbit_stores.brokered_store(servers, nodes, kind)
+        opening = rabbit_stores.brokered_store(servers, kind)
     else:
         opening = IMPLEMENTATIONS[kind]() if kind in IMPLEMENTATIONS else redis_store(servers, kind)
     async with opening as opened:

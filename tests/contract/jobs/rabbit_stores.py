@@ -7,7 +7,6 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 
 from tests.contract.brokers.rabbit import queues_of_its_own
-from tests.contract.brokers.rabbit_nodes import RabbitNodes
 from tests.contract.jobs.redis_servers import Servers
 from tests.contract.jobs.redis_stores import MOVED_CLOCK
 from tests.contract.jobs.stores import Store, Together
@@ -22,7 +21,7 @@ SHARDS = {"valkey-rabbitmq": 1, "cluster-memory": 5}
 
 
 @contextlib.asynccontextmanager
-async def brokered_store(servers: Servers, nodes: RabbitNodes, kind: str) -> AsyncIterator[Store]:
+async def brokered_store(servers: Servers, kind: str) -> AsyncIterator[Store]:
     """An empty store of a kind: its keys and queues are its own."""
     url = servers.url(kind.partition("-")[0])
     assert url is not None
@@ -30,7 +29,7 @@ async def brokered_store(servers: Servers, nodes: RabbitNodes, kind: str) -> Asy
     here, there = RedisLink(url), RedisLink(url)
     async with contextlib.AsyncExitStack() as stack:
         if kind == "valkey-rabbitmq":
-            carrier = await stack.enter_async_context(queues_of_its_own(nodes.url()))
+            carrier = await stack.enter_async_context(queues_of_its_own())
 
             def connected() -> Broker:
                 return RabbitMq(carrier)

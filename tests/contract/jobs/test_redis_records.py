@@ -18,6 +18,7 @@ from forebay.brokers.port import Message
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.errors import DependencyError
 from forebay.jobs.brokered import BrokeredQueue
+from forebay.jobs.ids import JobIds
 from forebay.jobs.record import JobSpec, Output
 from forebay.jobs.record_store import Carried
 from forebay.jobs.redis_records import RedisRecords
@@ -91,23 +92,27 @@ async def test_jobs_whose_messages_were_lost_are_published_again_once(site: Site
     assert {job.spec.body for job in jobs} == {b'{"x":1}'}
 
 
-async def test_a_backlog_is_not_doubled_and_what_was_passed_by_is_published(site: Site) -> None:
-    await site.submit(5, level=1)
+async def test_a_backlog_is_not_doubled_however_long_it_waits(site: Site) -> None:
+    await site.submit(20)
+    for _ in range(3):
+        await site.pass_s(REPUBLISH_AFTER_S + 5)
+        assert (await site.queue.reap()).republished == 0
+        await site.lease(2)
+    assert site.queues.depth("m").waiting == 14
+
+
+async def test_what_was_passed_by_is_published_again(site: Site) -> None:
+    made = JobIds()
+    lost, later = ([spec(id=made.new(7)) for _ in range(5)] for _ in range(2))
+    await site.queue.submit([NewJob(one) for one in lost], AMPLE)
     site.lose_messages()
     await site.pass_s(REPUBLISH_AFTER_S + 5)
-    later = await site.submit(5)
+    await site.queue.submit([NewJob(one) for one in later], AMPLE)
     assert (await site.queue.reap()).republished == 0
-    [first, *_] = await site.lease(1)
-    assert first.spec.id in {one.id for one in later}
-    await site.pass_s(1)
-    # Of the shard of the one that was claimed only: each is ordered by itself.
-    republished = (await site.queue.reap()).republished
-    await site.lease(4)
-    republished += (await site.queue.reap()).republished
-    assert republished <= 5
-    await site.pass_s(REPUBLISH_AFTER_S + 5)
-    await site.queue.reap()
-    assert len(await site.lease()) == 5
+    await site.lease(1)
+    assert (await site.queue.reap()).republished == 5
+    assert (await site.queue.reap()).republished == 0
+    assert ids(await site.lease())[:5] == sorted(one.id for one in lost)
 
 
 async def test_records_that_were_lost_are_made_from_messages(site: Site) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import psutil
 from redis import Redis
 from redis.exceptions import RedisError
-from tests.contract.brokers.rabbit_nodes import RabbitNode, RabbitNodes
+from tests.contract.brokers.rabbit_nodes import RabbitNode, rabbitmq_url
 from tests.contract.jobs.redis_servers import Server, valkey
 from tests.e2e.server import COMMAND, Served, eventually, gone, model, quick
 from tests.faults.jobs import rigged
@@ -66,10 +66,9 @@ class House:
             self.node = self._own_node.__enter__()
         self._worker_url = worker_url
         self._arguments = ["--jobs-lease-s", str(lease_s), *arguments]
-        self._nodes = RabbitNodes()
         self.carrier: Carrier | None = None
         if kind == "over RabbitMQ":
-            self.carrier = Carrier(rabbit.url if rabbit is not None else self._nodes.url())
+            self.carrier = Carrier(rabbit.url if rabbit is not None else rabbitmq_url())
             self._arguments += ["--broker", self.carrier.url, "--jobs-republish-after-s", str(REPUBLISH_AFTER_S)]
         self._environ = dict(environ or {})
         self.values = count(int(FIRST))
@@ -265,7 +264,6 @@ class House:
                 served.close()
             if self._own_node is not None:
                 self._own_node.__exit__(None, None, None)
-            self._nodes.close()
 
 
 @contextlib.contextmanager
