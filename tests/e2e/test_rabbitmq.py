@@ -33,7 +33,10 @@ def test_one_process_with_a_broker(tmp_path: Path, broker: str) -> None:
     with serving(tmp_path, *quick(*PAUSE), "--broker", broker) as served:
         small = [submit(served, "pause", [float(number)], priority=number % 3) for number in range(20)]
         # Too large for a message: it stays in the store.
-        large = submit(served, "pause", [7.0], metadata={"pad": "x" * 300_000})
+        body = b'{"input": {"x": [7.0]}' + b" " * 300_000 + b"}"
+        answer = served.http.post("/v1/models/pause/jobs", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 202, answer.text
+        large = answer.json()["id"]
         assert served.logged("jobs are carried by RabbitMQ")
         for number, id in enumerate(small):
             found = ended(served, id)
