@@ -97,7 +97,7 @@ async def test_a_backlog_is_not_doubled_however_long_it_waits(site: Site) -> Non
     for _ in range(3):
         await site.pass_s(REPUBLISH_AFTER_S + 5)
         assert (await site.queue.reap()).republished == 0
-        await site.lease(2)
+        await site.queue.finish([Finish(job, "succeeded", output=Output(b"y")) for job in await site.lease(2)])
     assert site.queues.depth("m").waiting == 14
 
 
