@@ -92,6 +92,7 @@ class JobSite:
             ready=self.ready,
             private_webhooks=private,
             webhooks=len(secrets) > 0,
+            carried=self._carrier is not None,
         )
         self._webhooks: Webhooks | None = None
         if len(secrets):
