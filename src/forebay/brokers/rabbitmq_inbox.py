@@ -87,6 +87,9 @@ class Inbox:
         async with self._changing:
             await self.session.call(self.session.consuming.basic_qos(prefetch_count=2 * wanted))
             for place in places:
+                await self.queues.need(*place)
+            # The last one that was made is the likeliest not to answer; it must not hold up what others have sent.
+            for place in reversed(places):
                 if not self._is_sent_enough(place, wanted):
                     await self._end(place)
                     await self._begin(place, 2 * wanted)
