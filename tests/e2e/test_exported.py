@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -124,3 +127,81 @@ def test_a_file_that_is_no_model_ends_the_start_in_one_line(folder: Path, tmp_pa
         assert done.returncode == 2, name
         assert message in " ".join(done.stderr.split()), done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def widths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A model that says of each row its sum, and how long it was as the model saw it; it takes up to 21 numbers."""
+    path = tmp_path_factory.mktemp("widths")
+    axes: Any = ["N", "L"]
+    steps = [
+        onnx.helper.make_node("ReduceSum", ["x", "last"], ["sum"], keepdims=1),
+        onnx.helper.make_node("Shape", ["x"], ["shape"]),
+        onnx.helper.make_node("Gather", ["shape", "one"], ["length"]),
+        onnx.helper.make_node("Slice", ["table", "zero", "length"], ["positions"]),
+        onnx.helper.make_node("Mul", ["x", "nil"], ["zeros"]),
+        onnx.helper.make_node("Add", ["zeros", "positions"], ["seen"]),
+        onnx.helper.make_node("ReduceSum", ["seen", "last"], ["width"], keepdims=1),
+    ]
+    numbers = [
+        onnx.numpy_helper.from_array(np.array(value, kind), name)
+        for name, value, kind in (
+            ("last", [1], np.int64),
+            ("one", [1], np.int64),
+            ("zero", [0], np.int64),
+            ("nil", 0, np.float32),
+            ("table", [1] * 21, np.float32),
+        )
+    ]
+    inputs = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, axes)]
+    outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", 1]) for name in ("sum", "width")]
+    graph = onnx.helper.make_graph(steps, "widths", inputs, outputs, numbers)
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10)
+    onnx.save(made, path / "widths.onnx")
+    saved = Path(openvino_source(onnx_source(path / "widths.onnx")).path)
+    for suffix in (".xml", ".bin"):
+        shutil.copy(saved.with_suffix(suffix), path / f"exact{suffix}")
+        saved.with_suffix(suffix).rename(path / f"filled{suffix}")
+    models = [str(path / name) for name in ("widths.onnx", "exact.xml", "filled.xml")]
+    flags = ["--set", "*.pad=true", "--set", "exact.pad_multiple=1"]
+    with serving(tmp_path_factory.mktemp("served"), *quick(*models), *flags) as started:
+        yield started
+
+
+def sum_and_width(served: Served, model: str, length: int) -> tuple[float, float]:
+    row = [float(value) for value in range(1, 1 + length)]
+    answer = served.http.post(
+        f"/v2/models/{model}/infer",
+        json={"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, length], "data": row}]},
+    )
+    assert answer.status_code == 200, answer.text
+    found = {output["name"]: output["data"][0] for output in answer.json()["outputs"]}
+    return found["sum"], found["width"]
+
+
+@pytest.mark.parametrize(
+    ("model", "length", "width"),
+    [("filled", 1, 8), ("filled", 8, 8), ("filled", 9, 16), ("exact", 9, 9), ("widths", 9, 9), ("filled", 16, 16)],
+)
+def test_rows_are_filled_up_to_a_multiple_of_eight_for_openvino(
+    widths: Served, model: str, length: int, width: int
+) -> None:
+    assert sum_and_width(widths, model, length) == (length * (length + 1) / 2, width)
+
+
+def test_rows_as_long_as_the_model_takes_are_answered(widths: Served) -> None:
+    for length in (20, 21, 17, 16, 3):
+        total, width = sum_and_width(widths, "filled", length)
+        assert (total, width) == (length * (length + 1) / 2, length if length > 16 else -(-length // 8) * 8)
+
+
+def test_rows_that_are_too_long_fail_alone(widths: Served) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        lengths = [5, 22, 7, 21, 30, 8, 9, 1]
+        answers = [pool.submit(asked_for, widths, length) for length in lengths]
+        assert [answer.result() for answer in answers] == [200, 500, 200, 200, 500, 200, 200, 200]
+
+
+def asked_for(served: Served, length: int) -> int:
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [1, length], "data": [1.0] * length}]
+    return served.http.post("/v2/models/filled/infer", json={"inputs": inputs}).status_code

@@ -427,6 +427,7 @@ def test_a_broken_version_is_tried_once_and_again_when_it_changes(models: Path, 
     with serving(tmp_path, *repository.arguments(models, watch_s=0.1)) as served:
         put(models, 2, load=repository.RAISES)
         eventually(lambda: "no weights here" in index(served).get("2", ("", ""))[1], "the reason is in the index")
+        eventually(lambda: served.logged("model_load_error"), "the reason is in the log")
         failed = sum("model_load_error" in line for line in list(served.lines))
         threading.Event().wait(0.6)
         assert sum("model_load_error" in line for line in list(served.lines)) == failed

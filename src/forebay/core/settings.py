@@ -171,6 +171,10 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     pad: Annotated[
         bool | None, Meta(description="Pad a variable axis with zeros so that rows share a batch; none: no.")
     ] = None
+    pad_multiple: Annotated[
+        Count | None,
+        Meta(description="Pad to a multiple of this, so that there are fewer shapes; none: 8 for OpenVINO, else 1."),
+    ] = None
     deterministic: Annotated[bool, Meta(description="Equal rows get equal answers, whatever their batch.")] = False
     cache: Annotated[
         Literal["off", "exact", "semantic"],

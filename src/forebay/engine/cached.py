@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
-import math
 import struct
 
 import msgspec
@@ -15,12 +13,11 @@ from forebay.cache.entry import OVERHEAD_BYTES, Entry, KeptRows, OutputForm
 from forebay.cache.key import LONGEST_KEY_BYTES, KeyMaker
 from forebay.cache.policy import MOST_INPUT_BYTES, throws, times
 from forebay.cache.single_flight import Flight, OnDone
-from forebay.core.caching import JOINED, MISSED, USUAL_ASK, CacheAsk, CacheNote, CacheRules
-from forebay.core.errors import CacheMiss, DeadlineExceeded, ForebayError
+from forebay.core.caching import MISSED, USUAL_ASK, CacheAsk, CacheNote, CacheRules
+from forebay.core.errors import CacheMiss, ForebayError
 from forebay.core.request import Outputs, Request
 from forebay.engine.client import Duration, EngineClient, EngineStatistics
-from forebay.engine.flight import nobody
-from forebay.engine.forwarded import ForwardedEngine
+from forebay.engine.joined import JoinedEngine, give
 from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.engine")
@@ -31,21 +28,15 @@ REFRESH_AGAIN_S = 1.0
 """After one that failed, at the earliest."""
 
 
-class CachedEngine(ForwardedEngine):
+class CachedEngine(JoinedEngine):
     """An `EngineClient` around another one. A request with `cache` set to None passes it by."""
 
     def __init__(self, inner: EngineClient, rules: CacheRules, cache: AnswerCache) -> None:
-        super().__init__(inner)
+        super().__init__(inner, cache.metrics.of(inner.name, inner.version), cache.memory, cache.clock)
         self.rules = rules
-        self.counts = cache.metrics.of(inner.name, inner.version)
-        self.memory = cache.memory
         self._entries, self._kept_rows = cache.memory.entries, cache.memory.rows
         self._max_bytes = cache.max_entry_bytes + OVERHEAD_BYTES
-        self.clock = cache.clock
-        self._digest = inner.digest
         self._keys = KeyMaker(self.name, self.version, self._digest, self.signature)
-        self._flights: dict[bytes, Flight] = {}
-        """What is being computed and may be joined."""
         self._place = (self.name, self.version)
         self._form = OutputForm(self.signature)
         self._throws = throws()
@@ -53,6 +44,8 @@ class CachedEngine(ForwardedEngine):
         self._rows = KeptRows(self._place, (), b"", 0, 0.0, 0.0, 0.0, 0.0)
         """What is kept of `_last`, the batch that came last: its answers are given one after the other."""
         self._keeps_rows = 0 < self._form.row_bytes <= cache.max_entry_bytes - LONGEST_KEY_BYTES
+        self._flies_alone = self._keeps_rows and rules.coalesces and rules.semantic is None
+        """Whether what is begun may be lone."""
         self._on_done: OnDone = self._done
 
     def statistics(self) -> EngineStatistics:
@@ -90,10 +83,16 @@ class CachedEngine(ForwardedEngine):
             if ask.use == "only":
                 self._look_only(key, request)
                 return
-            flight = self._flights.get(key)
-            if flight is not None and flight.joinable(request):
-                self._join(flight, request)
-                return
+            before = self._flights.get(key)
+            if before is None:
+                if self._flies_alone and request.rows == 1 and ask is USUAL_ASK and request.requested is None:
+                    self._run_alone(key, request)
+                    return
+            else:
+                flight = self._opened(before) if isinstance(before, Request) else before
+                if flight.joinable(request):
+                    self._join(flight, request)
+                    return
         self._begin(Flight(key, request, request.on_done, self.memory.generation, self._digest))
 
     def knows(self, request: Request) -> bool:
@@ -114,6 +113,7 @@ class CachedEngine(ForwardedEngine):
             if not digest:
                 return None  # workers have different files
             if digest != self._digest:  # a model of workers that was announced anew
+                self._none_lone()
                 self._keys = KeyMaker(self.name, self.version, digest, self.signature)
             self._digest = digest
         try:
@@ -138,6 +138,9 @@ class CachedEngine(ForwardedEngine):
             and not (flight.claim or flight.admitted)
         )
         if self.rules.coalesces:
+            before = self._flights.get(flight.key)
+            if isinstance(before, Request):
+                self._opened(before)
             self._flights[flight.key] = flight
         try:
             self.inner.submit(request)
@@ -149,12 +152,26 @@ class CachedEngine(ForwardedEngine):
                 request.on_done = flight.on_done
             raise
 
+    def _run_alone(self, key: bytes, request: Request) -> None:
+        """`_run` where nothing has to be known of the flight but the key: it has no cost beside the engine's."""
+        if self._generation != self.memory.generation:
+            self._none_lone()
+        on_done = request.on_done
+        request.cached = key, on_done
+        request.on_done = self._on_done
+        self._flights[key] = request
+        try:
+            self.inner.submit(request)
+        except BaseException:
+            flight = self._flight_of(request)
+            if flight is not None:
+                self._forget(flight)
+                request.cached = None
+                request.on_done = on_done
+            raise
+
     _begin = _run
     """What is done with what is not known here."""
-
-    def _forget(self, flight: Flight) -> None:
-        if self._flights.get(flight.key) is flight:
-            del self._flights[flight.key]
 
     # -- what is kept -------------------------------------------------------------------------------------------------
 
@@ -166,9 +183,9 @@ class CachedEngine(ForwardedEngine):
         if now >= entry.refresh_at:
             self._refresh(entry, request, now)
         if request.background is not None:
-            asyncio.get_running_loop().call_soon(_give, request)
+            asyncio.get_running_loop().call_soon(give, request)
         else:
-            _give(request)
+            give(request)
 
     def served(self, entry: Entry, took_s: float) -> None:
         """Count an answer from the cache."""
@@ -205,15 +222,11 @@ class CachedEngine(ForwardedEngine):
             return None
         if digest != self.inner.digest or (request.ran_on and request.ran_on != digest):
             return None  # it may have run on other files than those that its key is about
-        rows = self._rows
-        if request.outputs is not self._last or rows.closed:
-            self._last = request.outputs
-            rows = self._rows = self._arrived(request)
+        rows = self._rows_of(request)
         if flight.by_row and rows.data:
             if memory.pending is not rows:
                 memory.settle()
                 memory.pending = rows
-                self._keep_others(rows, flight, request)
             rows.starts[flight.key] = request.row_start
             return None
         if ask.use == "use" and ask.max_age_s is None and not flight.claim and memory.peek(flight.key) is not None:
@@ -230,27 +243,49 @@ class CachedEngine(ForwardedEngine):
             flight.on_kept(entry)
         return entry
 
-    def _keep_others(self, rows: KeptRows, first: Flight, request: Request) -> None:
-        """Do for the others of a batch what `_done` would do for each of them, in one go: their callers are then told
-        without it. Those for which there is more to do are left to it.
+    def _rows_of(self, request: Request) -> KeptRows:
+        """Of the batch in which it ran."""
+        if request.outputs is not self._last or self._rows.closed:
+            self._rows = self._arrived(request)
+            self._last = request.outputs
+        return self._rows
+
+    def _keep_lone(self, request: Request) -> bool:
+        """Keep the answer to what was lone, and with it those to all such of its batch in one go: their callers are
+        then told without `_done`. False where there is more to do.
         """
-        assert request.outputs is not None
+        outputs, memory = request.outputs, self.memory
+        if outputs is None or request.ran_on or memory.generation != self._generation:
+            return False
+        if self.inner.digest is not self._digest:
+            return False
+        try:
+            rows = self._rows_of(request)
+            if not rows.data:
+                return False
+            if memory.pending is not rows:
+                memory.settle()
+                memory.pending = rows
+        except Exception:
+            return False  # `_keep` meets it again, and tells of it
         flights, starts, on_done = self._flights, rows.starts, self._on_done
-        generation, digest = first.generation, first.digest
-        row = kept = 0
-        for item in request.outputs.items:
+        key, _ = request.cached
+        starts[key] = request.row_start
+        del flights[key]
+        row, kept = 0, 1
+        for item in outputs.items:
             if item.on_done is on_done:
-                flight: Flight = item.cached
-                if flight.by_row and flight.generation == generation and flight.digest is digest and not item.ran_on:
-                    key, told = flight.key, flight.on_done
-                    if told is not None and not flight.followers:
-                        starts[key] = row
-                        if flights.get(key) is flight:
-                            del flights[key]
-                        item.cached, item.on_done = MISSED, told
-                        kept += 1
+                lone = item.cached
+                if type(lone) is tuple and not item.ran_on:
+                    key, item.on_done = lone
+                    starts[key] = row
+                    del flights[key]
+                    item.cached = MISSED
+                    kept += 1
             row += item.rows
+        outputs.items = ()  # the next of them has nothing more to look for
         self.counts.misses += kept
+        return True
 
     def _arrived(self, request: Request) -> KeptRows:
         """What holds of all answers of a batch, of which this is the first."""
@@ -273,7 +308,13 @@ class CachedEngine(ForwardedEngine):
 
     def _done(self, request: Request) -> None:
         """The engine has answered."""
-        flight: Flight = request.cached
+        cached = request.cached
+        if type(cached) is tuple and request.error is None and self._keep_lone(request):
+            request.cached = MISSED
+            cached[1](request)
+            return
+        flight = self._flight_of(request)
+        assert flight is not None
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
         request.cached = flight.near or MISSED
@@ -294,142 +335,6 @@ class CachedEngine(ForwardedEngine):
         finally:
             if flight.followers:
                 self._fan_out(flight, request)
-
-    def _count_near(self, note: CacheNote, waited_for: bool) -> None:
-        self.counts.semantic += waited_for
-        self.counts.saved_s += note.kept.compute_s * waited_for
-
-    def _settle(self, flight: Flight, done: Request, entry: Entry | None) -> None:
-        """Others may want to know."""
-
-    def _fan_out(self, flight: Flight, done: Request) -> None:
-        """The same to those who wait beside it, unless only its own deadline has passed."""
-        if isinstance(done.error, DeadlineExceeded):
-            self._go_on(flight)
-            return
-        for follower in flight.take_followers():
-            if done.error is not None:
-                follower.error = copy.copy(done.error)
-            else:
-                follower.outputs, follower.row_start = done.outputs, done.row_start
-                if follower is flight.first and flight.near is not None:
-                    self._count_near(flight.near, True)
-                elif follower is flight.first:
-                    self.counts.misses += 1
-                else:
-                    self.counts.coalesced += 1
-                    self.counts.saved_s += self.inner.row_compute_s * follower.rows
-            self._end(follower, flight.near or (MISSED if follower is flight.first else JOINED))
-
-    def _refuse_all(self, flight: Flight, error: Exception) -> None:
-        """None of those who wait beside it gets an answer."""
-        for one in flight.take_followers():
-            one.error = copy.copy(error) if isinstance(error, ForebayError) else ForebayError(str(error))
-            self._end(one)
-
-    def _end(self, follower: Request, note: CacheNote = JOINED) -> None:
-        background = follower.background
-        if background is not None:
-            background.began = background.began or self.clock()
-        follower.cached = note
-        try:
-            _give(follower)
-        except Exception:
-            log.exception("an answer could not be delivered", extra=fields(model=self.name))
-
-    def _go_on(self, flight: Flight) -> None:
-        """The one that ran is too late for its caller; others have more time: one of them runs."""
-        now = self.clock()
-        for late in flight.take_late(now):
-            self._too_late(late)
-        waiting = flight.take_followers()
-        if not waiting:
-            return
-        latest = max(waiting, key=lambda one: one.deadline)
-        # Not one of theirs: it may have been in the engine's queue before.
-        again = msgspec.structs.replace(latest, order=None, pieces=None)
-        following = Flight(flight.key, again, None, flight.generation, flight.digest)
-        for one in waiting:
-            following.join(one)
-        try:
-            self._run(following)
-        except Exception as error:
-            self._refuse_all(following, error)
-            return
-        self._watch(following)
-
-    # -- those who wait beside it -------------------------------------------------------------------------------------
-
-    def _join(self, flight: Flight, request: Request) -> None:
-        flight.join(request)
-        if request.deadline < flight.runs.deadline and self.inner.waits(flight.runs):
-            self._hasten(flight, request.deadline)
-        self._watch(flight)
-
-    def _hasten(self, flight: Flight, deadline: float) -> None:
-        """What waits in the queue is to be there in time for one who has less: it is queued anew, further in front."""
-        before = flight.runs
-        again = msgspec.structs.replace(before, deadline=deadline, order=None, pieces=None)
-        try:
-            self.inner.submit(again)
-        except ForebayError:
-            return  # there is no earlier place; each keeps its own deadline
-        self.inner.cancel(before)
-        flight.runs = again
-        if flight.on_done is not None:
-            before.on_done, flight.on_done = flight.on_done, None
-            flight.join(before)
-
-    def _watch(self, flight: Flight) -> None:
-        """See to the deadlines of those who wait beside it."""
-        due = min((one.deadline for one in flight.followers), default=math.inf)
-        if due >= flight.due and flight.timer is not None:
-            return
-        if flight.timer is not None:
-            flight.timer.cancel()
-            flight.timer = None
-        flight.due = due
-        if due < math.inf:
-            delay_s = max(0.001, due - self.clock())
-            flight.timer = asyncio.get_running_loop().call_later(delay_s, self._look_late, flight)
-
-    def _look_late(self, flight: Flight) -> None:
-        flight.timer = None
-        for late in flight.take_late(self.clock()):
-            self._too_late(late)
-        self._watch(flight)
-        self._drop_unwanted(flight)
-
-    def _too_late(self, request: Request) -> None:
-        request.error = DeadlineExceeded(
-            "an equal request is being computed, and was not done by this one's deadline", stage="waiting"
-        )
-        self._end(request)
-
-    def cancel(self, request: Request) -> None:
-        """See `EngineClient.cancel`."""
-        flight = request.cached
-        if type(flight) is not Flight:
-            self.inner.cancel(request)
-            return
-        flight.leave(request)
-        self._drop_unwanted(flight)
-
-    def _drop_unwanted(self, flight: Flight) -> None:
-        """What nobody waits for any more is not computed."""
-        if flight.waited_for:
-            return
-        self._forget(flight)
-        flight.take_followers()
-        if flight.submitted:
-            self.inner.cancel(flight.runs)
-            if flight.claim:
-                self._settle(flight, flight.runs, None)
-
-
-def _give(request: Request) -> None:
-    on_done, request.on_done = request.on_done, nobody
-    on_done(request)
 
 
 def missing() -> CacheMiss:

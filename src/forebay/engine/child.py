@@ -23,6 +23,7 @@ from forebay.core.request import payload_array
 from forebay.core.tensors import Array, to_buffer
 from forebay.engine import frames, measure
 from forebay.engine.arena import Arena
+from forebay.engine.padding import Padding, multiple_for
 from forebay.engine.stream_run import StreamRun
 from forebay.models.signature import Signature, TensorSpec
 from forebay.models.source import digest_of
@@ -49,6 +50,7 @@ class InstanceProcess:
         self._streaming: StreamingRuntime | None = None
         self._signature: Signature | None = None
         self._samples: measure.Samples | None = None
+        self._padding: Padding | None = None
         self._arena: Arena | None = None
         self._inline_bytes = 0
 
@@ -131,8 +133,14 @@ class InstanceProcess:
         if isinstance(runtime, StreamingRuntime) and runtime.streams:
             self._streaming = runtime
         self._arena = Arena(self._arena_fd, header.arena_slot_bytes)
+        multiple = 1
+        if batchable and self._streaming is None:
+            asked = {"pads": header.options.pad, "asked": header.options.pad_multiple}
+            multiple = multiple_for(runtime.platform, signature, **asked, own=runtime.settings)
+        self._padding = Padding(signature, multiple)
         told = (runtime.platform, signature, dict(runtime.settings), digest, batchable, reason, costs)
-        return frames.ReadyHeader(*told, note=runtime.note, streams=self._streaming is not None)
+        streams = self._streaming is not None
+        return frames.ReadyHeader(*told, streams=streams, note=runtime.note, pad_multiple=multiple)
 
     def _show(self, header: frames.ShowHeader) -> None:
         """Inputs like those that the model was measured with at load."""
@@ -163,10 +171,11 @@ class InstanceProcess:
             self._run_stream(self._streaming, header, payload, started)
             return
         assert self._runtime is not None
+        assert self._padding is not None
         assert self._signature is not None
         try:
             inputs = self._inputs(header, payload)
-            outputs = self._runtime.run(inputs, header.rows)
+            outputs = self._padding.run(self._runtime.run, inputs, header.rows)
             if self._signature.batched:
                 check_rows(self._signature, outputs, header.rows)
             # BYTES elements are made here too, so that a value of a wrong type fails its own batch.

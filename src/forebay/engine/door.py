@@ -119,7 +119,7 @@ class Door(ABC):
         elif request.rows == 0:
             self._loop.call_soon(self._answer_empty, request)
         else:
-            lane_and_length(self.signature, self.plan.pads, request)
+            lane_and_length(self.signature, self.plan.pads, request, self.plan.pad_multiple)
             limit = self._batcher.piece_rows(request.length)
             if self.batchable and request.rows > limit:
                 self._offer_pieces(request, limit)
@@ -136,7 +136,7 @@ class Door(ABC):
         request.deadline = math.inf
         pieces = [request]
         if not self._fixed or request.rows > 1:
-            lane_and_length(self.signature, self.plan.pads, request)
+            lane_and_length(self.signature, self.plan.pads, request, self.plan.pad_multiple)
             limit = self._batcher.piece_rows(request.length)
             if self.batchable and request.rows > limit:
                 request.pieces = Pieces(split(self.signature, request, limit, self._piece_done))

@@ -136,6 +136,8 @@ class ReadyHeader(msgspec.Struct, array_like=True):
     streams: bool = False
     note: str = ""
     """What else the log should say of the model."""
+    pad_multiple: int = 1
+    """To what the rows of a padded batch are filled up."""
 
 
 class ShowHeader(msgspec.Struct, array_like=True):

@@ -49,6 +49,8 @@ class Plan:
     resolve: Callable[[dict[str, object]], ModelSettings]
     """Settings with the model's class attributes merged in."""
     pads: bool = False
+    pad_multiple: int = 1
+    """To what rows are filled up."""
     cores: int = 0
     found: Finding | None = None
     """What a measurement has found, where `instances` or `threads` is `auto`; None: not known yet."""
@@ -92,7 +94,8 @@ async def start_engine(engine: Engine) -> None:
     header, costs, latency = await _load_first(engine)
     settings = plan.settings
     plan.pads = bool(settings.pad) and header.batchable
-    engine.digest = _told_digest(header.digest, plan.pads)
+    plan.pad_multiple = header.pad_multiple
+    engine.digest = _told_digest(header.digest, plan.pads, plan.pad_multiple)
     engine.labels = await asyncio.to_thread(read_labels, settings.labels, plan.source)
     engine.label_file = settings.labels.name if settings.labels is not None else ""
     engine.signature, engine.platform = header.signature, header.platform
@@ -116,9 +119,10 @@ async def start_engine(engine: Engine) -> None:
     _tell(engine, header, wanted, time.monotonic() - began)
 
 
-def _told_digest(digest: str, pads: bool) -> str:
+def _told_digest(digest: str, pads: bool, multiple: int) -> str:
     """Of the files, and of what answers depend on beside them: a row that is padded may get another one."""
-    return hashlib.sha256(f"padded {digest}".encode()).hexdigest() if pads else digest
+    how = f"padded to {multiple}" if multiple > 1 else "padded"
+    return hashlib.sha256(f"{how} {digest}".encode()).hexdigest() if pads else digest
 
 
 async def _load_first(engine: Engine) -> tuple[frames.ReadyHeader, costs_file.CostsFile, LatencyModel | None]:
@@ -220,6 +224,8 @@ def _load_options(settings: ModelSettings) -> LoadOptions:
         settings.allow_pickle,
         tuple(settings.trusted_types or ()),
         settings.inference_precision,
+        settings.pad,
+        settings.pad_multiple,
     )
 
 

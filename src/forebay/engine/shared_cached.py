@@ -50,6 +50,12 @@ class SharedCachedEngine(CachedEngine):
 
     # -- what is known elsewhere --------------------------------------------------------------------------------------
 
+    def _run_alone(self, key: bytes, request: Request) -> None:
+        if self._tier.pays(self._cost_s):
+            self._begin(Flight(key, request, request.on_done, self.memory.generation, self._digest))
+        else:
+            super()._run_alone(key, request)
+
     def _begin(self, flight: Flight) -> None:
         request = flight.runs
         ask = request.cache

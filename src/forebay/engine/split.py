@@ -9,6 +9,7 @@ from forebay.core.request import Request
 from forebay.core.tensors import element_count
 from forebay.engine.assemble import cut
 from forebay.engine.flight import nobody
+from forebay.engine.padding import rounded
 from forebay.models.signature import Signature
 
 
@@ -27,10 +28,11 @@ def is_fixed(signature: Signature) -> bool:
     return not any(spec.variable or spec.datatype == "BYTES" for spec in signature.inputs)
 
 
-def lane_and_length(signature: Signature, pads: bool, request: Request) -> None:
+def lane_and_length(signature: Signature, pads: bool, request: Request, multiple: int = 1) -> None:
     """Fill in the request's lane (requests of different lanes never share a batch) and its length.
 
-    The length of a row of BYTES is its byte count; of other inputs, their variable axis.
+    The length of a row of BYTES is its byte count; of other inputs, their variable axis, as it is filled up to a
+    multiple: that is what it costs, and what takes no more is good company.
     """
     length = 0
     apart = False
@@ -42,7 +44,7 @@ def lane_and_length(signature: Signature, pads: bool, request: Request) -> None:
             shape = request.shapes[signature.inputs.index(spec)]
             length = max(length, *(got for want, got in zip(spec.row_shape, shape, strict=True) if want == -1))
             apart |= not pads
-    request.length = length
+    request.length = rounded(length, multiple)
     request.lane = request.shapes if apart else None
 
 

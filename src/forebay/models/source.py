@@ -69,6 +69,9 @@ class LoadOptions(msgspec.Struct, frozen=True):
     """Types in a .skops file that may be made, besides those that skops itself trusts."""
     inference_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """What OpenVINO (bf16) or TensorRT (fp16) computes in."""
+    pad: bool | None = None
+    pad_multiple: int | None = None
+    """How rows of different lengths share a batch; None: as the model says."""
 
 
 def open_source(text: str, name: str | None = None) -> ModelSource:

@@ -11,6 +11,7 @@ from tests.unit.engine.cached_rig import SIGNATURE, Rig, y
 
 from forebay.batching.item import Batch, DispatchReason
 from forebay.core.caching import CacheAsk
+from forebay.core.errors import AdmissionError
 from forebay.core.request import Outputs, Request, payload_array
 from forebay.engine.answers import Answers
 from forebay.engine.flight import nobody
@@ -145,6 +146,71 @@ def test_what_was_begun_before_a_clear_is_not_kept() -> None:
     assert [rig.told(rig.ask(2.0)), rig.runs] == ["exact", 2]
     rig.ask(1.0)
     assert rig.runs == 3
+
+
+def test_what_was_begun_with_other_files_is_not_kept() -> None:
+    rig = BatchRig()
+    rig.ask(1.0)
+    rig.inner.digest = "other"
+    rig.ask(2.0)
+    rig.run()
+    assert [y(request) for request in rig.ended] == [2, 4]
+    assert [rig.told(rig.ask(2.0)), rig.runs] == ["exact", 2]
+    rig.ask(1.0)
+    assert rig.runs == 3
+
+
+def test_what_ran_on_other_files_is_not_kept() -> None:
+    rig = BatchRig()
+    asked = [rig.ask(float(value)) for value in range(3)]
+    for request in asked[:2]:
+        request.ran_on = "other"
+    rig.run()
+    assert [y(request) for request in asked] == [0, 2, 4]
+    assert [rig.told(rig.ask(2.0)), len(rig.cache.memory)] == ["exact", 1]
+
+
+async def test_one_that_is_to_be_computed_anew_runs_beside_the_first() -> None:
+    rig = BatchRig()
+    asked = [rig.ask(1.0), rig.ask(1.0, CacheAsk(use="refresh")), rig.ask(1.0)]
+    rig.run()
+    assert (rig.runs, len(rig.ended)) == (2, 3)
+    assert [y(request) for request in asked] == [2, 2, 2]
+    assert len(rig.cache.memory) == 1
+    assert rig.told(rig.ask(1.0)) == "exact"
+
+
+def test_what_the_engine_does_not_take_is_refused_and_can_be_asked_again() -> None:
+    rig = BatchRig()
+    rig.inner.submit, submit = _full, rig.inner.submit  # type: ignore[method-assign]
+    with pytest.raises(AdmissionError):
+        rig.ask(1.0)
+    rig.inner.submit = submit  # type: ignore[method-assign]
+    asked = rig.ask(1.0)
+    rig.run()
+    assert (rig.ended, y(asked), rig.told(asked)) == ([asked], 2, "miss")
+
+
+def _full(request: Request) -> None:
+    raise AdmissionError("planted")
+
+
+async def test_an_answer_that_cannot_be_kept_is_given(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = BatchRig()
+    asked = [rig.ask(float(value)) for value in (1, 2, 1)]
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.engine, "_arrived", _broken)
+        rig.run()
+    assert len(rig.ended) == 3
+    assert [y(request) for request in asked] == [2, 4, 2]
+    assert "could not be kept" in caplog.text
+    assert len(rig.cache.memory) == 0
+
+
+def _broken(*_: object) -> None:
+    raise RuntimeError("planted")
 
 
 def test_a_callback_that_raises_costs_no_other_its_answer(caplog: pytest.LogCaptureFixture) -> None:
