@@ -38,7 +38,7 @@ test: lint ## What CI runs: lint, then every test in its short form
 	$(BIN)/pytest -m "not full" -n 2 --dist loadfile
 
 faults: $(VENV)/.dev ## Faults and fuzzing at full length
-	$(BIN)/pytest tests/faults tests/e2e tests/unit -m full --timeout 1800 -n 2 --dist loadfile
+	$(BIN)/pytest tests/faults tests/e2e tests/unit tests/contract -m full --timeout 1800 -n 2 --dist loadfile
 
 bench: $(VENV)/.dev ## Compare with other servers, side by side (QUICK=1: shorter)
 	$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)

@@ -6,10 +6,15 @@ submission to the last completion. A second client submits 1 % more, and its ans
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import aio_pika
 import msgspec
 import numpy as np
 from benchmarks.bench_run import OURS, Bench, Json, throughput_result
@@ -23,6 +28,10 @@ from forebay.bench.generator import run_event_loop
 from forebay.core.tensors import Array
 
 ALWAYS = "Forebay, durability always"
+CARRIED = "Forebay, carried by RabbitMQ"
+RABBITMQ_VARIABLE = "FOREBAY_BENCH_RABBITMQ"
+"""The URL of a RabbitMQ, where it is not the one of this machine."""
+_QUEUES = "forebay-bench"
 CELERY, ARQ = "FastAPI + Celery + Redis", "FastAPI + arq + Redis"
 CELERY_FLAGS = "--pool solo --without-gossip --without-mingle --without-heartbeat"
 """The fastest of one or two processes, two threads, and this: one process without any pool."""
@@ -45,19 +54,52 @@ def run(bench: Bench) -> Json:
     def turn(name: str) -> Json:
         return jobs_turn(bench, servers[name], expected)
 
-    return throughput_result(bench.take_turns("jobs", names, turn, unit="jobs/s", rounds=bench.plan.rounds), "jobs/s")
+    with _queues_that_go() if CARRIED in names else contextlib.nullcontext():
+        turns = bench.take_turns("jobs", names, turn, unit="jobs/s", rounds=bench.plan.rounds)
+    return throughput_result(turns, "jobs/s")
 
 
 def job_servers(bench: Bench, rows: Sequence[Sequence[float]]) -> list[JobServer]:
-    """Forebay as it is, and with every job synced before it is confirmed; the peers' Redis syncs every second."""
+    """Forebay as it is, with every job synced before it is confirmed, and over a RabbitMQ if there is one; the peers'
+    Redis syncs every second."""
     model, one = f"{MODEL}=mlp", ("--set", "mlp.instances=1")
     always = ours(bench, model, *one, "--durability", "always", rows=rows, check=None)
+    others = [JobServer(replace(always.contender, name=ALWAYS), always.count)]
+    if (rabbitmq := _rabbitmq()) is not None:
+        carried = ours(bench, model, *one, "--broker", f"{rabbitmq}?prefix={_QUEUES}", rows=rows, check=None)
+        others.append(JobServer(replace(carried.contender, name=CARRIED), carried.count))
     return [
         ours(bench, model, *one, rows=rows, check=None),
-        JobServer(replace(always.contender, name=ALWAYS), always.count),
+        *others,
         peer(bench, CELERY, "celery", MODEL, rows, FLAGS=CELERY_FLAGS),
         peer(bench, ARQ, "arq", MODEL, rows),
     ]
+
+
+def _rabbitmq() -> str | None:
+    named = os.environ.get(RABBITMQ_VARIABLE)
+    if named:
+        return named
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", 5672), 1.0):
+        return "amqp://127.0.0.1:5672/"
+    return None
+
+
+@contextlib.contextmanager
+def _queues_that_go() -> Iterator[None]:
+    """What was made in the RabbitMQ is deleted in the end."""
+    try:
+        yield
+    finally:
+        asyncio.run(_delete_queues())
+
+
+async def _delete_queues() -> None:
+    async with await aio_pika.connect(_rabbitmq()) as connection:
+        channel = await connection.channel()
+        for queue in ("mlp.high", "mlp.normal", "mlp.low", "dead"):
+            await channel.queue_delete(f"{_QUEUES}.{queue}")
+        await channel.exchange_delete(f"{_QUEUES}.dead")
 
 
 def jobs_turn(bench: Bench, under_test: JobServer, expected: Array) -> Json:

@@ -18,11 +18,16 @@ from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.api.webhook_url import private_allowed
 from forebay.api.webhooks import Webhooks
 from forebay.brokers.embedded import EmbeddedValkey
+from forebay.brokers.opening import Carrier, carrier_of
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.clock import Clock
 from forebay.core.errors import DependencyError, SetupError
 from forebay.core.settings import JobSettings, ServerSettings
+from forebay.jobs.brokered import BrokeredQueue
 from forebay.jobs.redis_jobs import RedisJobs
+from forebay.jobs.redis_kept import RedisKept
+from forebay.jobs.redis_records import RedisRecords
+from forebay.jobs.store import JobQueue
 from forebay.telemetry.job_metrics import JobMetrics
 from forebay.telemetry.metrics import Metrics
 from forebay.worker.loop import Worker
@@ -59,22 +64,35 @@ class JobSite:
             self._embedded = EmbeddedValkey(data_dir, settings.durability)
             url = self._embedded.url
         self._link = RedisLink(url)
-        self._store = RedisJobs(self._link, shards=settings.shards, republish_after_s=settings.republish_after_s)
-        self._worker = Worker(self._store, InferenceCodec(inference, clock), settings, clock) if works else None
+        self._carrier: Carrier | None = None
+        self._store: RedisKept
+        self._queue: JobQueue
+        if settings.broker is None or settings.broker == settings.store:
+            self._store = self._queue = RedisJobs(
+                self._link, shards=settings.shards, republish_after_s=settings.republish_after_s
+            )
+        else:
+            self._carrier = carrier_of(settings.broker)
+            self._store = records = RedisRecords(
+                self._link, shards=settings.shards, republish_after_s=settings.republish_after_s
+            )
+            self._queue = BrokeredQueue(records, self._carrier, republish_after_s=settings.republish_after_s)
+        self._worker = Worker(self._queue, InferenceCodec(inference, clock), settings, clock) if works else None
         metrics.jobs = self._worker.metrics if self._worker is not None else JobMetrics()
         self._inference = inference
-        self._reaper = Reaper(self._store, lambda: [*inference.engines, *self._parked()], metrics.jobs)
+        self._reaper = Reaper(self._queue, lambda: [*inference.engines, *self._parked()], metrics.jobs)
         self._hub = Hub(self._store)
         private = private_allowed(settings, server.host)
         self.jobs = Jobs(
             settings,
             server,
-            self._store,
+            self._queue,
             self._store,
             self._hub,
             ready=self.ready,
             private_webhooks=private,
             webhooks=len(secrets) > 0,
+            carried=self._carrier is not None,
         )
         self._webhooks: Webhooks | None = None
         if len(secrets):
@@ -85,7 +103,7 @@ class JobSite:
         self._calling: asyncio.Task[None] | None = None
         self._waking: asyncio.Task[None] | None = None
         self._closed = False
-        self._told = ""
+        self._told = self._broker_told = ""
 
     def start(self) -> None:
         """The models are there: run what waits, where it is known that something may."""
@@ -124,7 +142,7 @@ class JobSite:
             if self._worker is not None:
                 self._worker.start()
                 if (on_demand := self._inference.on_demand) is not None:
-                    parked = ParkedModels(self._store, self._parked, on_demand.wake)
+                    parked = ParkedModels(self._queue, self._parked, on_demand.wake)
                     self._waking = asyncio.create_task(parked.run(), name="forebay jobs: unloaded models")
             self._reaper.start()
             if self._webhooks is not None:
@@ -135,9 +153,24 @@ class JobSite:
         return on_demand.names() if on_demand is not None else ()
 
     async def check(self) -> None:
-        """Look whether a store that is not started here will do. Raises `SetupError`, or `DependencyError` where it
-        cannot be asked now."""
-        await self._store.check()
+        """Look whether a store that is not started here will do, and a broker. Raises `SetupError`, or
+        `DependencyError` where one cannot be asked now."""
+        if self._embedded is None:
+            await self._store.check()
+        await self.check_broker()
+
+    async def check_broker(self) -> None:
+        """Look, once, whether a broker beside the store will do. Raises `SetupError`; one that cannot be reached now is
+        tried again."""
+        if self._carrier is None or self._broker_told:
+            return
+        try:
+            self._broker_told = await self._carrier.check()
+        except DependencyError as error:
+            self._broker_told = error.message
+            log.warning("the broker cannot be reached yet: %s", error.message)
+        else:
+            log.info("jobs are carried by %s", self._broker_told)
 
     async def _hear(self) -> None:
         """Jobs that were canceled elsewhere are not worth running here."""
@@ -179,7 +212,7 @@ class JobSite:
         await self._reaper.close()
         await _ended(self._calling)
         await self._hub.close()
-        await self._store.close()
+        await self._queue.close()
         await self._link.close()
         if self._embedded is not None:
             await self._embedded.stop()

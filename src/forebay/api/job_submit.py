@@ -16,8 +16,11 @@ from forebay.jobs.store import Bounds, JobQueue, NewJob, Submission
 from forebay.telemetry.logs import fields
 
 MOST_CALLS = 4
-"""Calls under way. A second one begins only when a whole call's worth of jobs waits."""
+"""Calls under way. A further one begins only when enough jobs wait for it to pay: a whole call's worth, where the store
+queues by itself and so answers soon."""
 MOST_JOBS = 128
+CARRIED_JOBS = 16
+"""What pays where a broker has to confirm: that is mostly waiting, which several calls may do at once."""
 MOST_CALL_BYTES = 4 << 20
 """Bodies in one call; one job may be larger."""
 MOST_WAITING = 16_384
@@ -47,11 +50,19 @@ class Sending:
 class Submitter:
     """All submissions of one process, on its event loop."""
 
-    def __init__(self, queue: JobQueue, bounds: Bounds, ready: Callable[[], Awaitable[None]]) -> None:
-        """`ready`: awaited before every call; starts the store where it is not started yet."""
+    def __init__(
+        self,
+        queue: JobQueue,
+        bounds: Bounds,
+        ready: Callable[[], Awaitable[None]],
+        worth_jobs: int = MOST_JOBS,
+    ) -> None:
+        """`ready`: awaited before every call; starts the store where it is not started yet. `worth_jobs`: so many make
+        it worth while to begin a further call beside another."""
         self._queue = queue
         self._bounds = bounds
         self._ready = ready
+        self._worth_jobs = worth_jobs
         self._waiting: deque[Sending] = deque()
         self._waiting_bytes = 0
         self._calls: set[asyncio.Task[None]] = set()
@@ -72,7 +83,7 @@ class Submitter:
         sending = Sending(new, then)
         self._waiting.append(sending)
         self._waiting_bytes += nbytes
-        if not self._sending or (self._sending < MOST_CALLS and len(self._waiting) >= MOST_JOBS * self._sending):
+        if not self._sending or (self._sending < MOST_CALLS and len(self._waiting) >= self._worth_jobs * self._sending):
             self._sending += 1
             call = asyncio.get_running_loop().create_task(self._send())
             self._calls.add(call)

@@ -17,7 +17,7 @@ from forebay.api.idempotency import fingerprint, replay_key
 from forebay.api.inference import Endpoint, in_turns
 from forebay.api.job_answers import Accepted, gone
 from forebay.api.job_options import NO_OPTIONS, JobBody, OptionLimits, level_of, read_job_body
-from forebay.api.job_submit import Outcome, Sending, Submitter
+from forebay.api.job_submit import CARRIED_JOBS, MOST_JOBS, Outcome, Sending, Submitter
 from forebay.core.errors import AdmissionError, DependencyError, RequestError
 from forebay.core.request import Request
 from forebay.core.settings import JobSettings, ServerSettings
@@ -72,15 +72,20 @@ class Jobs:
         ready: Callable[[], Awaitable[None]] | None = None,
         private_webhooks: bool = False,
         webhooks: bool = True,
+        carried: bool = False,
     ) -> None:
         """ready: awaited before every use of the store; starts one that is not started yet, and raises
         `DependencyError`. private_webhooks: webhooks may go to addresses that are not public. webhooks: there is
-        something to sign them with."""
+        something to sign them with. carried: by a broker beside the store."""
         self.settings = settings
         self.reader = reader
         self.hub = hub
         self.ready: Callable[[], Awaitable[None]] = ready or _started
-        self.submitter = Submitter(queue, Bounds(settings.max_queued, settings.max_queued_bytes), self.ready)
+        bounds, worth_jobs = (
+            Bounds(settings.max_queued, settings.max_queued_bytes),
+            CARRIED_JOBS if carried else MOST_JOBS,
+        )
+        self.submitter = Submitter(queue, bounds, self.ready, worth_jobs)
         self._large_bytes = server.decode_off_loop_bytes
         retention_s = max(settings.max_retention_s, settings.retention_s)
         self._limits = OptionLimits(retention_s, server.max_json_depth, private_webhooks, webhooks)

@@ -76,6 +76,8 @@ class Site:
 
     async def start(self) -> None:
         """Load the models, and begin to watch them where that is set. Raises `SetupError`."""
+        if self._jobs is not None:
+            await self._jobs.check_broker()
         first = await asyncio.to_thread(self._catalog.stamps) if self.settings.watch else {}
         self._caches.start()
         await self.registry.start()

@@ -48,11 +48,13 @@ class Capabilities(msgspec.Struct, frozen=True):
     forward, so a message is done with only when all before it are.
     extends: whether `extend` prolongs it (where it does not, nothing needs to).
     orders: whether messages of one queue and level are delivered in the order in which they were published.
+    counts: what `depth` counts. `packs`: messages that were published together may count as one, but some are not none.
     """
 
     holds: Literal["item", "connection", "offset"]
     extends: bool
     orders: bool
+    counts: Literal["messages", "packs"] = "messages"
 
 
 class Broker(Protocol):
@@ -63,7 +65,7 @@ class Broker(Protocol):
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         """Hand over messages; for each, whether the broker confirmed it. What was not confirmed may be there all the
-        same."""
+        same. Of none at all it tells, by raising and without asking anybody, that the broker is known to be away."""
         ...
 
     async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:

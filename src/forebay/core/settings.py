@@ -97,7 +97,7 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
     broker: Annotated[
         str | None,
         Meta(
-            description="URL of what carries jobs to workers; none: the store does. Others than the store come later."
+            description="URL of a RabbitMQ that carries jobs to workers, amqp://HOST:PORT/VHOST; none: the store does."
         ),
     ] = None
     durability: Annotated[

@@ -149,7 +149,10 @@ def read_value(key: Key, raw: object, *, source: str, text: bool, folder: Path |
     if key.name == "store" and value is not None and not is_store_url(value):
         raise SetupError(f"{source}: store cannot be {masked_url(value)!r}; accepted: {FORMS}")
     if key.name == "broker" and value is not None and "://" not in value:
-        raise SetupError(f"{source}: broker cannot be {masked_url(value)!r}; accepted: the URL of the store, or none")
+        raise SetupError(
+            f"{source}: broker cannot be {masked_url(value)!r}; accepted: amqp://HOST:PORT/VHOST "
+            "(a RabbitMQ), the URL of the store, or none"
+        )
     if isinstance(value, Path):
         value = value.expanduser()
         value = folder / value if folder is not None else value

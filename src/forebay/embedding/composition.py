@@ -19,11 +19,11 @@ import msgspec
 from forebay.api.auth import Gate, Keys, Quota, check_bind, control_refusal
 from forebay.api.site import Site
 from forebay.api.webhook_secrets import WebhookSecrets
+from forebay.brokers.opening import carrier_of
 from forebay.core.errors import SetupError
 from forebay.core.settings import JobSettings
 from forebay.core.settings_sources import LoadedSettings, load_settings
 from forebay.core.settings_values import unknown_key
-from forebay.core.store_url import masked_url
 from forebay.embedding.classes import check_not_in_instance, model_of_class
 from forebay.embedding.keywords import DOTTED, keyword_of
 from forebay.models.base import Model
@@ -193,12 +193,9 @@ def store_of(jobs: JobSettings, command: str) -> str:
 
 
 def check_broker(jobs: JobSettings) -> None:
-    """Raises `SetupError` for a broker other than the store."""
+    """Raises `SetupError` for a broker that is neither the store nor of a known kind, or whose library is missing."""
     if jobs.broker is not None and jobs.broker != jobs.store:
-        raise SetupError(
-            f"broker {masked_url(jobs.broker)!r} is not the store; other brokers come later: leave --broker out, or "
-            "give it the URL of --store"
-        )
+        carrier_of(jobs.broker)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -45,7 +45,9 @@ class BrokeredQueue:
 
     async def submit(self, new: Sequence[NewJob], bounds: Bounds) -> Sequence[Submission]:
         """Accept jobs. Raises `DependencyError` (broker_unavailable) where a message was not confirmed; its job is in
-        the store all the same, and is found by its key or id when the call is repeated."""
+        the store all the same, and is found by its key or id when the call is repeated. Where the broker is known to be
+        away, nothing is begun."""
+        await self._broker.publish(())
         answers = await self._store.create(new, bounds)
         created = [
             Carried(job.spec.id, answer.created_ms, job.spec)

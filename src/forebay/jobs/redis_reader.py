@@ -33,9 +33,17 @@ Row = Sequence[Any]
 class RedisReader:
     """A `JobReader`. The link is its maker's to close."""
 
-    def __init__(self, link: RedisLink, *, shards: int = 1, prefix: str = PREFIX, clock: str = SERVER_CLOCK) -> None:
+    def __init__(
+        self,
+        link: RedisLink,
+        *,
+        shards: int = 1,
+        prefix: str = PREFIX,
+        clock: str = SERVER_CLOCK,
+        brokered: bool = False,
+    ) -> None:
         self._link, self._shards, self._prefix = link, shards, prefix
-        self._scripts = Scripts(link, prefix, clock)
+        self._scripts = Scripts(link, prefix, clock, brokered)
         self._feed = RedisFeed(link, [f"{self._scripts.base(shard)}changes" for shard in range(shards)])
 
     async def check(self) -> str:

@@ -31,10 +31,13 @@ class RedisReaper:
         self._words = [self._owner, _LOCK_MS, _PORTION, packed_error(SILENT), packed_error(OVERDUE)]
         self._audits: dict[int, _Audit] = {}
         self._epochs: dict[int, bytes] = {}
+        self.freed: list[tuple[int, bytes]] = []
+        """Shards and ids of jobs that need a message since the last round; none where no other broker carries them."""
 
     async def reap(self) -> Reaped:
         """One round in every shard that this process leads."""
         leader, lost, counts, republished = False, 0, [0] * 5, 0
+        self.freed.clear()
         for shard in range(self._shards):
             missing = False
             for _ in range(_PORTIONS_A_ROUND):
@@ -45,7 +48,8 @@ class RedisReaper:
                     break
                 leader = True
                 counts = [count + new for count, new in zip(counts, told[:5], strict=True)]
-                more, missing = told[5:]
+                more, missing, freed = told[5:]
+                self.freed += ((shard, id) for id in freed)
                 if not more:
                     break
             if missing:
@@ -67,7 +71,8 @@ class RedisReaper:
             if not audit.tenants:
                 break
             words: list[Any] = [audit.tenants[-1], audit.behind, _AUDIT_PORTION]
-            audit.behind, count = await self._scripts.call("audit", shard, words)
+            audit.behind, count, freed = await self._scripts.call("audit", shard, words)
+            self.freed += ((shard, id) for id in freed)
             republished += count
             if not audit.behind:
                 audit.tenants.pop()

@@ -1,8 +1,9 @@
 """The Lua scripts by which jobs are kept in Redis, and their call.
 
 Each takes many jobs of one shard. Calling one again with the same arguments changes nothing, but for `lease`, which
-claims further jobs, `due`, which takes further webhooks, and `settle`, which counts a failure once more. Nothing is
-called twice here, except where the server says that it does not know the script: then it has done nothing.
+claims further jobs, `due`, which takes further webhooks, `settle`, which counts a failure once more, and `claim` and
+`lost`, which find done what they ask for. Nothing is called twice here, except where the server says that it does not
+know the script: then it has done nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from forebay.brokers.redis_link import RedisLink
 
 ScriptName = Literal[
     "submit", "lease", "surrender", "extend", "tell", "finish", "cancel", "delete", "read", "events", "page", "depth",
-    "reap", "audit", "peek", "due", "settle",
+    "reap", "audit", "peek", "due", "settle", "claim", "revive", "carry", "waited", "lost",
 ]  # fmt: skip
 _FLAGS: Final[dict[str, str]] = {
     # What takes memory is refused when there is none; what ends jobs and gives memory back is not.
@@ -29,18 +30,23 @@ _FLAGS: Final[dict[str, str]] = {
     "page": "no-writes",
     "depth": "no-writes",
     "peek": "no-writes",
+    "revive": "",
+    "carry": "no-writes",
+    "waited": "no-writes",
 }
 _ENDING = "allow-oom"
 
 
 class Scripts:
-    """All scripts, for one link. `prefix` begins every key; `clock` is the Lua that tells seconds and microseconds."""
+    """All scripts, for one link. `prefix` begins every key; `clock` is the Lua that tells seconds and microseconds;
+    `brokered`: another broker carries the jobs."""
 
-    def __init__(self, link: RedisLink, prefix: str, clock: str) -> None:
+    def __init__(self, link: RedisLink, prefix: str, clock: str, brokered: bool = False) -> None:
         self._link = link
         self._prefix = prefix
         folder = files("forebay.jobs") / "lua"
         prelude = (folder / "prelude.lua").read_text("utf-8").replace("CLOCK", clock)
+        prelude = prelude.replace("BROKERED = false", f"BROKERED = {'true' if brokered else 'false'}")
         self._sources: dict[str, str] = {}
         self._digests: dict[str, str] = {}
         for name in get_args(ScriptName):

@@ -66,6 +66,8 @@ _SECRETS = (
 )
 _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _SOCKET_LINES = ('%s - "WebSocket %s"', "connection open", "connection closed", "connection rejected (")
+_TOLD_BY_US = ("aiormq", "aio_pika")
+"""Loggers of libraries that tell of every attempt to connect."""
 _UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
 
@@ -188,6 +190,8 @@ def start_logging(settings: LogSettings, stream: TextIO | None = None) -> None:
     root.handlers[:] = [sink]
     root.setLevel(logging.WARNING)
     logging.getLogger("forebay").setLevel(level)
+    for name in _TOLD_BY_US:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     for name in _UVICORN_LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers.clear()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from tests.contract.brokers.connections import CAPABILITIES, IMPLEMENTATIONS, Service
+from tests.contract.brokers.rabbit import KINDS as RABBITS
+from tests.contract.brokers.rabbit import rabbitmq
 from tests.contract.brokers.redis_streams import KINDS, redis_streams
 from tests.contract.jobs.redis_servers import Servers
 
@@ -19,7 +22,7 @@ def servers() -> Iterator[Servers]:
     started.close()
 
 
-@pytest.fixture(params=sorted([*IMPLEMENTATIONS, *KINDS]))
+@pytest.fixture(params=sorted([*IMPLEMENTATIONS, *KINDS, *RABBITS]))
 def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -27,7 +30,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def service(kind: str, servers: Servers) -> AsyncIterator[Service]:
-    opening = redis_streams(servers, kind) if kind in KINDS else IMPLEMENTATIONS[kind]()
+    opening: AbstractAsyncContextManager[Service]
+    if kind in RABBITS:
+        opening = rabbitmq(kind)
+    else:
+        opening = redis_streams(servers, kind) if kind in KINDS else IMPLEMENTATIONS[kind]()
     async with opening as opened:
         yield opened
 

@@ -16,6 +16,8 @@ CAPABILITIES = {
     "memory-connection": Capabilities("connection", extends=False, orders=True),
     "memory-offset": Capabilities("offset", extends=False, orders=False),
     "redis-streams": Capabilities("item", extends=True, orders=True),
+    "rabbitmq": Capabilities("connection", extends=False, orders=True),
+    "rabbitmq-packs": Capabilities("connection", extends=False, orders=True, counts="packs"),
 }
 
 

@@ -52,6 +52,17 @@ def by_id(sent: Sequence[Message]) -> list[Message]:
     return sorted(sent, key=lambda message: message.id)
 
 
+async def settles(broker: Broker, can: Capabilities, queue: str, waiting: int, leased: int) -> None:
+    """Some brokers tell a moment later how much waits, some count packs, some do not tell what is leased."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            depth = await broker.depth(queue)
+            right = depth.waiting == waiting if can.counts == "messages" else (depth.waiting > 0) == (waiting > 0)
+            if right and depth.leased in (-1, leased):
+                return
+            await asyncio.sleep(0.01)
+
+
 async def test_a_broker_says_what_its_kind_can_do(broker: Broker, can: Capabilities) -> None:
     assert broker.capabilities == can
 
@@ -189,9 +200,7 @@ async def test_an_ack_behind_one_that_is_missing_counts_unless_positions_do(
     await service.pass_s(LEASE_S + 1)
     other = await service.connect()
     expected = sent[1:] if can.holds == "offset" else sent[1:2]
-    depth = await other.depth("q")
-    assert depth.leased >= -1
-    assert depth.waiting + max(depth.leased, 0) == len(expected)
+    await settles(other, can, "q", len(expected), 0)
     assert carried(await leased(other, len(expected))) == expected
     assert await nothing_to_lease(other)
 
@@ -275,23 +284,20 @@ async def test_giving_back_what_is_acked_does_nothing(broker: Broker) -> None:
     assert await nothing_to_lease(broker)
 
 
-async def test_depth_tells_what_waits_and_what_is_held(broker: Broker) -> None:
+async def test_depth_tells_what_waits_and_what_is_held(broker: Broker, can: Capabilities) -> None:
     assert await broker.depth("q") in (Depth(0, 0, 0), Depth(0, -1, 0), Depth(0, -1, -1))
     await published(broker, [message for level in range(3) for message in messages(4, level=level)])
     await published(broker, messages(2, "other"))
-    depth = await broker.depth("q")
-    assert depth.waiting == 12
-    assert depth.waiting_bytes in (-1, sum(len(message.payload) for message in messages(4)) * 3)
+    await settles(broker, can, "q", 12, 0)
+    assert (await broker.depth("q")).waiting_bytes in (-1, sum(len(message.payload) for message in messages(4)) * 3)
     deliveries = await leased(broker, 5)
-    depth = await broker.depth("q")
-    assert (depth.waiting, depth.leased) in ((7, 5), (7, -1))
+    await settles(broker, can, "q", 7, 5)
     await broker.ack(deliveries[:2])
     await broker.release(deliveries[2:])
-    assert (await broker.depth("q")).waiting == 10
+    await settles(broker, can, "q", 10, 0)
     await broker.ack(await leased(broker, 10))
-    depth = await broker.depth("q")
-    assert (depth.waiting, max(depth.leased, 0)) == (0, 0)
-    assert (await broker.depth("other")).waiting == 2
+    await settles(broker, can, "q", 0, 0)
+    await settles(broker, can, "other", 2, 0)
 
 
 async def test_a_closed_connection_refuses_and_others_go_on(service: Service, broker: Broker) -> None:

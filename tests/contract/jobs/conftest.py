@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 
 import pytest
+from tests.contract.jobs import rabbit_stores
 from tests.contract.jobs.redis_servers import Servers
 from tests.contract.jobs.redis_stores import SHARDS, redis_store
 from tests.contract.jobs.stores import IMPLEMENTATIONS, Jobs, Store
@@ -17,10 +19,14 @@ def servers() -> Iterator[Servers]:
     started.close()
 
 
-@pytest.fixture(params=sorted([*IMPLEMENTATIONS, *SHARDS]))
+@pytest.fixture(params=sorted([*IMPLEMENTATIONS, *SHARDS, *rabbit_stores.SHARDS]))
 async def store(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[Store]:
     kind = request.param
-    opening = IMPLEMENTATIONS[kind]() if kind in IMPLEMENTATIONS else redis_store(servers, kind)
+    opening: AbstractAsyncContextManager[Store]
+    if kind in rabbit_stores.SHARDS:
+        opening = rabbit_stores.brokered_store(servers, kind)
+    else:
+        opening = IMPLEMENTATIONS[kind]() if kind in IMPLEMENTATIONS else redis_store(servers, kind)
     async with opening as opened:
         yield opened
 
@@ -28,3 +34,11 @@ async def store(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterat
 @pytest.fixture
 def jobs(store: Store) -> Jobs:
     return store.jobs
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of random walks over a broker beside the store, which take long, one is enough but at full length."""
+    for item in items:
+        call = getattr(item, "callspec", None)
+        if call is not None and call.params.get("store") in rabbit_stores.SHARDS and call.params.get("seed", 0) > 0:
+            item.add_marker("full")

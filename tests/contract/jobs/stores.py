@@ -11,9 +11,11 @@ from typing import Protocol
 from tests.contract.brokers.connections import queues_of
 
 from forebay.brokers.memory import MemoryBroker
+from forebay.brokers.port import Broker
 from forebay.jobs.brokered import BrokeredQueue
 from forebay.jobs.memory import MemoryJobs
 from forebay.jobs.memory_store import MemoryStore
+from forebay.jobs.redis_records import RedisRecords
 from forebay.jobs.store import JobQueue, JobReader
 from forebay.jobs.webhooks import WebhookQueue
 from forebay.testing import FakeClock
@@ -58,7 +60,7 @@ async def memory() -> AsyncIterator[Store]:
 class Together(BrokeredQueue):
     """All ports, over one store."""
 
-    def __init__(self, store: MemoryStore, broker: MemoryBroker) -> None:
+    def __init__(self, store: MemoryStore | RedisRecords, broker: Broker) -> None:
         super().__init__(store, broker)
         self.read, self.events, self.cancel, self.delete = store.read, store.events, store.cancel, store.delete
         self.asked = store.asked

@@ -12,19 +12,24 @@ from typing import Any, Literal
 import psutil
 from redis import Redis
 from redis.exceptions import RedisError
+from tests.contract.brokers.rabbit_nodes import RabbitNode, rabbitmq_url
 from tests.contract.jobs.redis_servers import Server, valkey
 from tests.e2e.server import COMMAND, Served, eventually, gone, model, quick
 from tests.faults.jobs import rigged
+from tests.faults.jobs.carriers import Carrier
 from tests.models.tallied import FIRST
 
-Kind = Literal["serve", "serve on a node", "web and worker"]
-"""serve: one process, with the store that it starts for itself. The others: with a Valkey that the test started."""
+Kind = Literal["serve", "serve on a node", "web and worker", "over RabbitMQ"]
+"""serve: one process, with the store that it starts for itself. The others: with a Valkey that the test started. over
+RabbitMQ: web and worker, whose jobs a RabbitMQ carries."""
 Part = Literal["web", "worker"]
 """Who answers HTTP and who runs the model; one process but in the last kind."""
 Role = Literal["web", "worker", "instance", "store"]
 BASE = "forebay:{s0}:"
 """What every key of jobs begins with in the store."""
 LEASE_S = 2.0
+REPUBLISH_AFTER_S = 3.0
+"""Where another broker carries the jobs."""
 START_S = 60.0
 MODEL = [*quick(*model("tallied.py", "Tallied"), warm_up_s=0.4)]
 
@@ -48,17 +53,23 @@ class House:
         rigs: Part = "worker",
         environ: Mapping[str, str] | None = None,
         lease_s: float = LEASE_S,
+        rabbit: RabbitNode | None = None,
     ) -> None:
-        """`store`: a node that runs already; `worker_url`: the worker's way to it, where that is another.
+        """`store`: a node that runs already; `worker_url`: the worker's way to it, where that is another. `rabbit`: a
+        node of RabbitMQ that the test may kill; else it is one that others use too, with queues of its own.
         `rig`: what goes wrong at first in the part that `rigs` names."""
         self.folder, self.kind = folder, kind
-        self.apart = kind == "web and worker"
+        self.apart = kind in ("web and worker", "over RabbitMQ")
         self.node = store
         self._own_node = None if store is not None or kind == "serve" else node()
         if self._own_node is not None:
             self.node = self._own_node.__enter__()
         self._worker_url = worker_url
         self._arguments = ["--jobs-lease-s", str(lease_s), *arguments]
+        self.carrier: Carrier | None = None
+        if kind == "over RabbitMQ":
+            self.carrier = Carrier(rabbit.url if rabbit is not None else rabbitmq_url())
+            self._arguments += ["--broker", self.carrier.url, "--jobs-republish-after-s", str(REPUBLISH_AFTER_S)]
         self._environ = dict(environ or {})
         self.values = count(int(FIRST))
         """Values of jobs, each for one of them."""
@@ -246,6 +257,8 @@ class House:
             for part in reversed(self.parts):
                 if well and self._served[part].process.poll() is None:
                     self._served[part].stop()
+            if well and self.carrier is not None:
+                assert self.carrier.left() == {}, "nothing waits, nothing is dead, nothing was not acked"
         finally:
             for served in self._served.values():
                 served.close()

@@ -13,12 +13,20 @@ ON_A_NODE: tuple[Kind, Kind] = ("serve on a node", "web and worker")
 
 
 def lengths(
-    short: tuple[Kind, Any], full: Any, kinds: tuple[Kind, ...] = BOTH, name: str = "rounds"
+    short: tuple[Kind, Any],
+    full: Any,
+    kinds: tuple[Kind, ...] = BOTH,
+    name: str = "rounds",
+    *,
+    carried: bool = False,
 ) -> pytest.MarkDecorator:
     """Parameters `kind` of `house` and `name`, how often or how long: `short` in `make test`; `full` with each of the
-    `kinds` in `make faults`."""
+    `kinds` in `make faults`. `carried`: in both also over a RabbitMQ."""
+    shorts: list[tuple[Kind, Any]] = [short]
+    if carried:
+        shorts, kinds = [short, ("over RabbitMQ", short[1])], (*kinds, "over RabbitMQ")
     long = [pytest.param(kind, full, marks=pytest.mark.full) for kind in kinds]
-    return pytest.mark.parametrize(("kind", name), [short, *long])
+    return pytest.mark.parametrize(("kind", name), [*shorts, *long])
 
 
 def repeated(full: int) -> pytest.MarkDecorator:

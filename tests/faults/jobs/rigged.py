@@ -80,11 +80,15 @@ def main() -> None:
     if "clock_s" in rig:
         _wrong_clock(rig["clock_s"])
     from forebay.cli.main import main as forebay
+    from forebay.jobs.brokered import BrokeredQueue
     from forebay.jobs.redis_jobs import RedisJobs
+    from forebay.jobs.redis_records import RedisRecords
 
     jobs: Any = RedisJobs
-    if "call" in rig:
-        setattr(jobs, rig["call"], _killing(getattr(jobs, rig["call"]), rig))
+    owners: tuple[Any, ...] = (RedisJobs, RedisRecords, BrokeredQueue)
+    for owner in owners if "call" in rig else ():
+        if hasattr(owner, rig["call"]):
+            setattr(owner, rig["call"], _killing(getattr(owner, rig["call"]), rig))
     if rig.get("deaf"):
         jobs.heard, jobs.changes = jobs.changes, _never
     forebay()

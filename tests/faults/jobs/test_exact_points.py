@@ -16,7 +16,7 @@ from tests.faults.jobs.load import Load
 RATE_PER_S = 200.0
 
 
-@lengths(("web and worker", 1), 10)
+@lengths(("web and worker", 1), 10, carried=True)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.timeout(600)
 def test_a_result_that_was_committed_is_not_worked_out_again(

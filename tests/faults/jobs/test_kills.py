@@ -17,7 +17,7 @@ from tests.faults.jobs.load import Load
 RATE_PER_S = 100.0
 
 
-@lengths(("web and worker", 1), 20)
+@lengths(("web and worker", 1), 20, carried=True)
 @pytest.mark.timeout(600)
 def test_jobs_of_a_worker_that_is_killed_run_again_once(tmp_path: Path, kind: Kind, rounds: int) -> None:
     with house(tmp_path, kind) as found, witnessing(found) as witness:
@@ -65,7 +65,7 @@ def test_a_store_that_is_killed_under_load_loses_nothing_and_is_used_again_at_on
         witness.check()
 
 
-@lengths(("web and worker", 1), 20)
+@lengths(("web and worker", 1), 20, carried=True)
 @pytest.mark.timeout(600)
 def test_a_worker_that_is_told_to_end_leaves_nothing_to_wait_for(tmp_path: Path, kind: Kind, rounds: int) -> None:
     with house(tmp_path, kind, lease_s=600.0) as found, witnessing(found) as witness:

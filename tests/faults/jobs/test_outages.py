@@ -52,7 +52,7 @@ def test_while_the_store_is_silent_submissions_are_refused_in_time(tmp_path: Pat
         witness.check()
 
 
-@lengths(("serve on a node", 2.0), 30.0, ON_A_NODE, "seconds")
+@lengths(("serve on a node", 2.0), 30.0, ON_A_NODE, "seconds", carried=True)
 @pytest.mark.timeout(600)
 def test_results_are_kept_while_the_store_is_down(tmp_path: Path, kind: Kind, seconds: float) -> None:
     with house(tmp_path, kind, **LONG_LEASE) as found, witnessing(found) as witness, Caller(found.port) as caller:

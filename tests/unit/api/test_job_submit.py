@@ -38,12 +38,12 @@ class SlowQueue:
         return outcomes[1:] if self.short else outcomes
 
 
-def submitter_of(queue: SlowQueue, ready: Exception | None = None) -> Submitter:
+def submitter_of(queue: SlowQueue, ready: Exception | None = None, worth_jobs: int = MOST_JOBS) -> Submitter:
     async def is_ready() -> None:
         if ready is not None:
             raise ready
 
-    return Submitter(queue, BOUNDS, is_ready)  # type: ignore[arg-type]
+    return Submitter(queue, BOUNDS, is_ready, worth_jobs)  # type: ignore[arg-type]
 
 
 def job(name: str, nbytes: int = 0) -> NewJob:
@@ -86,6 +86,20 @@ async def test_jobs_that_come_during_a_call_share_the_next() -> None:
     assert queue.calls[2:] == [["e"]]
     queue.ends[2].set_result(None)
     await submitter.close()
+
+
+async def test_where_calls_are_mostly_waiting_further_ones_begin_sooner() -> None:
+    queue = SlowQueue()
+    submitter = submitter_of(queue, worth_jobs=3)
+    found: list[Outcome] = []
+    for number in range(1 + 3 + 6):
+        submitter.submit(job(str(number)), found.append)
+        await turns()
+    assert [len(call) for call in queue.calls] == [1, 3, 6]
+    for end in queue.ends:
+        end.set_result(None)
+    await submitter.close()
+    assert len(found) == 10
 
 
 async def test_one_that_comes_as_a_call_ends_is_not_forgotten() -> None:

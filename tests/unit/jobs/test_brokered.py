@@ -76,6 +76,15 @@ async def test_what_the_broker_does_not_confirm_is_refused_and_found_again(site:
     assert job.spec == new.spec
 
 
+async def test_while_the_broker_is_known_to_be_away_no_record_is_made(site: Site) -> None:
+    await site.broker.close()
+    spec = JobSpec(id=IDS.new(), model="m", tenant="t")
+    with pytest.raises(DependencyError) as caught:
+        await site.queue.submit([NewJob(spec)], AMPLE)
+    assert caught.value.code == "broker_unavailable"
+    assert await site.state(spec) is None
+
+
 async def test_what_is_not_confirmed_when_it_is_published_again_comes_round_again(site: Site) -> None:
     await site.lose()
     site.clock.advance(60.0)

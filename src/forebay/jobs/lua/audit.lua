@@ -1,5 +1,5 @@
 -- Puts jobs back into the sorted sets that lost them. ARGV: tenant, id to begin behind (or ''), most to look at.
--- Reply: the id that was looked at last ('' at the end), how many were queued anew.
+-- Reply: the id that was looked at last ('' at the end), how many were queued anew, and as in reap their ids.
 local tenant, most, republished = ARGV[1], tonumber(ARGV[3]), 0
 local from = ARGV[2] == '' and '-' or '(' .. ARGV[2]
 local ids = call('ZRANGE', base .. 'i:' .. tenant, from, '+', 'BYLEX', 'LIMIT', 0, most)
@@ -30,4 +30,4 @@ for _, id in ipairs(ids) do
   end
 end
 flush()
-return { #ids == most and ids[#ids] or '', republished }
+return { #ids == most and ids[#ids] or '', republished, freed }

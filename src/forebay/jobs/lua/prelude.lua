@@ -11,16 +11,19 @@
 --   Few fields: each that is added to a hash is one more move of all of it.
 --   e:ID   list, events that the record itself does not tell: attempts that ended, progress, pieces
 --   k:DIGEST  string, an Idempotency-Key: id and fingerprint
---   q:MODEL   sorted set, to be run, by level and order     d:MODEL  delayed, by when they are due
+--   q:MODEL   sorted set, to be run, by level and order; where another broker carries jobs, by level and since when they
+--             are free to be run (microseconds)             d:MODEL  delayed, by when they are due
 --   r:MODEL   running, by the end of their lease            x  finished, by the end of their retention
 --   t      queued ones that expire, by latest start         dead  failed ones        i:TENANT  all of a tenant's
 --   models, tenants  sets of names       n  hash: last order; epoch, of its first use; bytes that wait, and since when
---   it is full, by model
+--   it is full, by model; where another broker carries jobs, since when the youngest was free that was claimed so far,
+--   by level and model (y:)
 --   webhooks  ended ones whose webhook is to be called, by when that is due     tries  hash: how often each failed
 --   lock   who reaps                     changes  the channel
 -- ID is the 16 bytes of the UUID. A job is in exactly one of q, d, r and x.
 local call, base = redis.call, KEYS[1]
 local clock = CLOCK
+local BROKERED = false
 local now_us = clock[1] * 1000000 + clock[2]
 local now = math.floor(now_us / 1000)
 local LEVEL = 3e15
@@ -170,7 +173,14 @@ local function is_over(state)
   return state == 's' or state == 'f' or state == 'c' or state == 'x'
 end
 
+-- What this call made free to be run; where another broker carries jobs, each needs a message.
+local freed = {}
+
 local function enqueue(id, model, level, order)
+  if BROKERED then
+    order = now_us
+    freed[#freed + 1] = id
+  end
   add('q:' .. model, level * LEVEL + order, id)
   work[model] = true
 end

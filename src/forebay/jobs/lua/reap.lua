@@ -1,6 +1,7 @@
 -- ARGV: who asks, lock (ms), most of each kind, error of who fell silent, error of what is overdue.
--- Reply: which store this is, a word that a store makes up when it has none; 1 where the lock is held; requeued, failed, released, expired, forgotten; 1 where there is more to do at once;
--- 1 where the sorted sets do not hold every job.
+-- Reply: which store this is, a word that a store makes up when it has none; 1 where the lock is held; requeued,
+-- failed, released, expired, forgotten; 1 where there is more to do at once; 1 where the sorted sets do not hold every
+-- job; where another broker carries jobs, the ids of those that need a message.
 local owner, most = ARGV[1], tonumber(ARGV[3])
 local epoch = call('HGET', base .. 'n', 'epoch')
 if not epoch then
@@ -84,4 +85,4 @@ for _, model in ipairs(models) do
   held = held + call('ZCARD', base .. 'q:' .. model) + call('ZCARD', base .. 'd:' .. model)
     + call('ZCARD', base .. 'r:' .. model)
 end
-return { epoch, 1, requeued, failed, released, expired, forgotten, more, indexed > held and 1 or 0 }
+return { epoch, 1, requeued, failed, released, expired, forgotten, more, indexed > held and 1 or 0, freed }

@@ -1,0 +1,37 @@
+"""The URL of a broker beside the store to its client, whose library is loaded only then."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from forebay.brokers.port import Broker
+from forebay.core.errors import SetupError
+from forebay.core.store_url import masked_url
+
+RABBITMQ_SCHEMES: Final = frozenset({"amqp", "amqps"})
+
+
+class Carrier(Broker, Protocol):
+    """A broker that can be looked at before it is used."""
+
+    async def check(self) -> str:
+        """Name and version, once it is seen that it will do. Raises `SetupError` for what an operator has to mend, and
+        `DependencyError` where it cannot be asked now."""
+        ...
+
+
+def carrier_of(url: str) -> Carrier:
+    """The client, not connected. Raises `SetupError` for a URL of no broker that is known, or a library that is
+    missing."""
+    if url.partition("://")[0] not in RABBITMQ_SCHEMES:
+        raise SetupError(
+            f"broker {masked_url(url)!r} is neither the store nor a RabbitMQ (amqp://HOST:PORT/VHOST, amqps:// for "
+            "TLS); leave --broker out, and the store carries the jobs"
+        )
+    try:
+        from forebay.brokers.rabbitmq import RabbitMq
+    except ModuleNotFoundError as error:
+        raise SetupError(
+            f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[rabbitmq]'"
+        ) from None
+    return RabbitMq(url)

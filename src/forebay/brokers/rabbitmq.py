@@ -1,0 +1,237 @@
+"""`RabbitMq`: quorum queues of a RabbitMQ (4.x; 3.13 written for), beside a store of records.
+
+Messages that are published in one call travel in packs. A pack is acked when each of its messages is done with; where
+some are given back while others run, those are published anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, TypeVar
+
+from forebay.brokers.packs import Pack, portions
+from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Delivery, Depth, Message
+from forebay.brokers.rabbitmq_errors import FAILURES, failure, setup_failure, unavailable
+from forebay.brokers.rabbitmq_inbox import Inbox, Place
+from forebay.brokers.rabbitmq_link import RabbitLink, Session
+from forebay.brokers.rabbitmq_sending import send
+from forebay.brokers.rabbitmq_url import RabbitAddress, parse_url
+from forebay.core.errors import DependencyError
+
+log = logging.getLogger("forebay.jobs")
+
+PACK_JOBS: Final = 32
+PACK_BYTES: Final = 64 << 10
+"""Most of one message. Above a batch or two, packs would keep from one worker what another could run."""
+IDLE_S: Final = 0.5
+"""When nobody has leased for so long, what was sent ahead goes back."""
+_AT_ONCE: Final = 256
+"""Messages that are on their way to the broker and not confirmed, of one call."""
+_SEND_S = 20.0
+"""More than each message may take to be confirmed."""
+T = TypeVar("T")
+
+
+class RabbitMq:
+    """A `Broker`. It is connected to when it is first used."""
+
+    def __init__(self, url: str, *, pack_jobs: int = PACK_JOBS, pack_bytes: int = PACK_BYTES) -> None:
+        """Raises `SetupError` for a URL that no RabbitMQ can have."""
+        self.capabilities = Capabilities(
+            "connection", extends=False, orders=True, counts="packs" if pack_jobs > 1 else "messages"
+        )
+        self.address: RabbitAddress = parse_url(url)
+        self._pack_jobs, self._pack_bytes = pack_jobs, pack_bytes
+        self._link = RabbitLink(self.address, self._begin)
+        self._inbox: Inbox | None = None
+        self._dumb: dict[Place, float] = {}
+        self._leases = 0
+        """Calls of `lease` that are under way."""
+        self._idle_from_s = 0.0
+        self._idling: asyncio.TimerHandle | None = None
+        self._resting: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def check(self) -> str:
+        """Name and version of the broker, once it is seen that queues can be made and used there. Raises `SetupError`
+        where an operator has something to mend, else `DependencyError`."""
+        version = await self._link.check()
+        try:
+            await (await self._open()).queues.need_dead()
+        except FAILURES as error:
+            raise setup_failure(error, self.address) or failure(error, self.address) from None
+        return version
+
+    # -- the port -----------------------------------------------------------------------------------------------------
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+        """In packs, all on their way together. Of none it tells, by raising, that the broker cannot be reached."""
+        inbox = await self._open()
+        confirmed = [False] * len(messages)
+        packs = list(portions(messages, self._pack_jobs, self._pack_bytes))
+        for begin in range(0, len(packs), _AT_ONCE):
+            part = packs[begin : begin + _AT_ONCE]
+            sent = [[messages[at] for at in positions] for positions in part]
+            for positions, is_confirmed in zip(part, await self._send(inbox, sent), strict=True):
+                for at in positions:
+                    confirmed[at] = is_confirmed
+        return confirmed
+
+    async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:
+        """What was sent ahead, or what is sent next."""
+        names, until_s = list(dict.fromkeys(queues)), time.monotonic() + wait_s
+        inbox = await self._open()
+        if not names or most < 1:
+            return []
+        self._leases += 1
+        try:
+            while True:
+                await self._told(inbox.listen(names, most))
+                arrival, found = inbox.arrival, inbox.take(names, most)
+                left_s = until_s - time.monotonic()
+                if found or left_s <= 0:
+                    return found
+                await self._wait(inbox.session, arrival, left_s)
+        finally:
+            self._leases -= 1
+            self._rest_soon()
+
+    async def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> None:
+        """Nothing to do: they are ours until the connection ends."""
+        self._check_open()
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Each pack when all of it is done with. After a broken connection there is nothing to ack any more."""
+        self._check_open()
+        for delivery in deliveries:
+            pack, at = delivery.receipt
+            if pack.settle(at, "done") and not pack.left:
+                await self._end([pack])
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Whole packs to where they were, parts of them to the ends of their queues."""
+        self._check_open()
+        packs = [one.receipt.pack for one in deliveries if one.receipt.pack.settle(one.receipt.at, "given back")]
+        if packs and not self._leases:
+            # They would come back to this very connection, and lie here.
+            packs += await self._rest()
+        await self._end(list(dict.fromkeys(packs)))
+
+    async def depth(self, queue: str) -> Depth:
+        """A pack counts as one message. What other connections were sent ahead is not counted."""
+        inbox = await self._open()
+        counts = [await self._told(inbox.queues.count(queue, level)) for level in range(PRIORITY_LEVELS)]
+        return Depth(sum(counts) + inbox.kept_of(queue))
+
+    async def close(self) -> None:
+        """Give back what can be, then end the connection."""
+        if self._closed:
+            return
+        if self._idling is not None:
+            self._idling.cancel()
+        if self._resting is not None:
+            await asyncio.wait([self._resting])
+        try:
+            packs = await self._rest()
+            if self._inbox is not None:
+                parts = [pack for pack in self._inbox.packs.values() if not pack.whole]
+                for pack in parts:
+                    pack.give_back("kept", "held")
+                await self._end(list(dict.fromkeys(packs + parts)))
+                await self._told(self._inbox.flush())
+        except DependencyError as error:
+            log.warning("what was done with in part may run again: %s", error.message)
+        self._closed = True
+        if self._inbox is not None:
+            self._inbox.wake()
+        await self._link.close()
+
+    # -- ends of packs ------------------------------------------------------------------------------------------------
+
+    async def _end(self, packs: Sequence[Pack]) -> None:
+        """Whatever can be done with these now. What is not confirmed stays with the pack, which comes again whole."""
+        for pack in packs:
+            inbox: Inbox = pack.owner
+            if inbox.ended:
+                continue
+            anew = pack.given_back()
+            if anew and (pack.left or not pack.whole):
+                try:
+                    [is_confirmed] = await self._send(inbox, [anew])
+                except DependencyError:
+                    is_confirmed = False
+                if is_confirmed:
+                    pack.sent_anew()
+            if not pack.left:
+                inbox.end(pack, again=bool(pack.given_back()))
+
+    async def _rest(self) -> list[Pack]:
+        """Have nothing more sent; packs of which something is to be given back."""
+        if self._inbox is None or self._inbox.ended:
+            return []
+        return await self._told(self._inbox.rest())
+
+    def _rest_soon(self) -> None:
+        """Unless somebody leases again."""
+        self._idle_from_s = time.monotonic() + IDLE_S
+        if self._idling is None and not self._closed:
+            self._idling = asyncio.get_running_loop().call_later(IDLE_S, self._look_whether_idle)
+
+    def _look_whether_idle(self) -> None:
+        self._idling = None
+        left_s = self._idle_from_s - time.monotonic()
+        if self._leases or self._closed:
+            return  # the last one looks again
+        if left_s > 0:
+            self._idling = asyncio.get_running_loop().call_later(left_s, self._look_whether_idle)
+        elif self._resting is None:
+            self._resting = asyncio.create_task(self._rest_idly(), name="rabbitmq: idle")
+
+    async def _rest_idly(self) -> None:
+        try:
+            await self._end(await self._rest())
+        except DependencyError:
+            pass  # the connection ended, and with it all that it was sent
+        finally:
+            self._resting = None
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    async def _send(self, inbox: Inbox, packs: Sequence[Sequence[Message]]) -> list[bool]:
+        session = inbox.session
+        return await self._told(session.call(send(inbox.queues, session, packs), _SEND_S))
+
+    async def _told(self, work: Awaitable[T]) -> T:
+        """Await it; what is wrong with the broker is told as `DependencyError`."""
+        try:
+            return await work
+        except FAILURES as error:
+            raise failure(error, self.address) from error
+
+    async def _open(self) -> Inbox:
+        """That of the connection which stands. Raises `DependencyError` where none does."""
+        self._check_open()
+        await self._link.session()
+        assert self._inbox is not None
+        return self._inbox
+
+    def _begin(self, session: Session) -> None:
+        self._inbox = Inbox(session, self._dumb)
+
+    async def _wait(self, session: Session, arrival: asyncio.Event, within_s: float) -> None:
+        arriving = asyncio.ensure_future(arrival.wait())
+        try:
+            either: set[asyncio.Future[Any]] = {arriving, session.ended}
+            await asyncio.wait(either, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            arriving.cancel()
+        self._check_open()
+        if session.ended.done():
+            raise unavailable("the connection broke", self.address)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DependencyError("this connection to the broker was closed", code="broker_unavailable")

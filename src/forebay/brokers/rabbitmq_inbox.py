@@ -1,0 +1,212 @@
+"""What a session was sent and nobody was given yet.
+
+A consumer for each queue is sent about as much as two calls take beyond what is being worked on. While nobody leases,
+nothing may lie here that others could run: consumers end then, and what they brought goes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from aiormq import exceptions as amqp
+from aiormq import spec
+from aiormq.abc import DeliveredMessage
+
+from forebay.brokers.packs import Pack, PackError, unpacked
+from forebay.brokers.port import PRIORITY_LEVELS, Delivery
+from forebay.brokers.rabbitmq_link import Session
+from forebay.brokers.rabbitmq_queues import Queues, queue_name
+
+log = logging.getLogger("forebay.jobs")
+
+FEWEST_SENT: Final = 4
+MOST_SENT: Final = 1024
+_LEARN: Final = 0.1
+"""Weight of a new message in the mean of how many jobs one has."""
+DUMB_S: Final = 120.0
+"""How long a queue is left alone that does not answer while its broker does: its members may be down, or lost."""
+_ENDED_KEPT: Final = 64
+"""Consumers that have ended and still take what was on its way to them."""
+
+Place = tuple[str, int]
+"""A queue and its level."""
+
+
+@dataclass(slots=True, eq=False)
+class Consumer:
+    """One that was told of to the broker. `ahead`: most messages it is sent that are not acked; `unacked`: how many
+    there are. A message that stays unacked for long takes from what is sent, so a consumer is replaced then."""
+
+    place: Place
+    tag: str
+    ahead: int
+    unacked: int = 0
+
+
+class Inbox:
+    """Of one session. `arrival` is set when something has come, and another put in its place."""
+
+    def __init__(self, session: Session, dumb: dict[Place, float]) -> None:
+        """`dumb`: queues that did not answer in this session or an earlier one, with when to try them again."""
+        self.session = session
+        self._dumb = dumb
+        self.queues = Queues(session)
+        self.arrival = asyncio.Event()
+        self.packs: dict[int, Pack] = {}
+        """All that is neither acked nor given back, by tag."""
+        self._kept: defaultdict[Place, deque[Pack]] = defaultdict(deque)
+        self._consumers: dict[Place, Consumer] = {}
+        self._senders: dict[Pack, Consumer] = {}
+        self._ended: deque[str] = deque()
+        self._numbers = itertools.count(1)
+        self._jobs_a_message = 1.0
+        self._changing = asyncio.Lock()
+        session.consuming.on_consumer_cancel_callbacks.add(self._is_over)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the connection is gone, and all that came on it with it."""
+        return self.session.ended.done()
+
+    async def listen(self, names: Sequence[str], most: int) -> None:
+        """Have the messages of these queues sent, so that `most` jobs can come. Raises what aiormq does, and
+        `DependencyError`."""
+        wanted = min(MOST_SENT // 2, max(FEWEST_SENT // 2, round(most / self._jobs_a_message)))
+        now_s = time.monotonic()
+        places = [(name, level) for level in range(PRIORITY_LEVELS) for name in names]
+        places = [place for place in places if self._dumb.get(place, 0.0) <= now_s]
+        if all(self._is_sent_enough(place, wanted) for place in places):
+            return
+        async with self._changing:
+            await self.session.call(self.session.consuming.basic_qos(prefetch_count=2 * wanted))
+            for place in places:
+                await self.queues.need(*place)
+            # The last one that was made is the likeliest not to answer; it must not hold up what others have sent.
+            for place in reversed(places):
+                if not self._is_sent_enough(place, wanted):
+                    await self._end(place)
+                    await self._begin(place, 2 * wanted)
+
+    def take(self, names: Sequence[str], most: int) -> list[Delivery]:
+        """Up to `most` of what is here, the higher levels first."""
+        found: list[Delivery] = []
+        for level in range(PRIORITY_LEVELS):
+            for name in names:
+                kept = self._kept.get((name, level))
+                while kept and len(found) < most:
+                    found += kept[0].hand_out(most - len(found))
+                    if not kept[0].kept:
+                        kept.popleft()
+        return found
+
+    def kept_of(self, name: str) -> int:
+        """Messages of one queue that are here, as the broker counts them: a pack is one."""
+        return sum(len(self._kept[name, level]) for level in range(PRIORITY_LEVELS))
+
+    async def rest(self) -> list[Pack]:
+        """End the consumers. Packs of which something was kept; that is to be given back now."""
+        async with self._changing:
+            for place in list(self._consumers):
+                await self._end(place)
+        kept = [pack for packs in self._kept.values() for pack in packs if pack.give_back("kept")]
+        self._kept.clear()
+        return kept
+
+    def end(self, pack: Pack, *, again: bool) -> None:
+        """Be done with a pack, or have it delivered `again`, to anybody."""
+        if self.packs.pop(pack.tag, None) is not None:
+            self._senders.pop(pack).unacked -= 1
+            channel = self.session.consuming
+            self.session.run(
+                channel.basic_nack(pack.tag, requeue=True, wait=False)
+                if again
+                else channel.basic_ack(pack.tag, wait=False)
+            )
+
+    async def flush(self) -> None:
+        """Wait until the broker has heard of all ends, of which it tells nothing. Raises as `listen`."""
+        if not self.ended:
+            await self.session.call(self.session.consuming.basic_qos(prefetch_count=FEWEST_SENT))
+
+    def _is_sent_enough(self, place: Place, wanted: int) -> bool:
+        consumer = self._consumers.get(place)
+        if consumer is None:
+            return False
+        free = consumer.ahead - consumer.unacked + len(self._kept[place])
+        return 2 * free >= wanted and consumer.ahead <= 16 * wanted
+
+    async def _begin(self, place: Place, ahead: int) -> None:
+        channel = self.session.consuming
+        name = await self.queues.need(*place)
+        consumer = Consumer(place, f"forebay.{next(self._numbers)}", ahead)
+
+        async def deliver(message: DeliveredMessage) -> None:
+            self._deliver(consumer, message)
+
+        self._consumers[place] = consumer
+        try:
+            await self.session.call(channel.basic_consume(name, deliver, consumer_tag=consumer.tag), ends=False)
+        except TimeoutError:
+            # The channel is of no use any more. Is it the broker that is silent, or this queue?
+            if await self.session.answers():
+                self._dumb[place] = time.monotonic() + DUMB_S
+                log.error("queue %s does not answer; others go on. docs/rabbitmq.md says what to do", name)
+            self.session.end()
+            raise
+        except amqp.ChannelNotFoundEntity:
+            self.queues.forget(name)
+            raise
+
+    async def _end(self, place: Place) -> None:
+        consumer = self._consumers.pop(place, None)
+        if consumer is None:
+            return
+        channel = self.session.consuming
+        callback = channel.consumers.get(consumer.tag)
+        await self.session.call(channel.basic_cancel(consumer.tag))
+        if callback is not None:
+            # What was on its way still comes; without a consumer it would lie there until the session ends.
+            channel.consumers[consumer.tag] = callback
+            self._ended.append(consumer.tag)
+            if len(self._ended) > _ENDED_KEPT:
+                channel.consumers.pop(self._ended.popleft(), None)
+
+    def _deliver(self, consumer: Consumer, message: DeliveredMessage) -> None:
+        tag, place, channel = message.delivery_tag, consumer.place, self.session.consuming
+        assert tag is not None
+        try:
+            messages = unpacked(message.body, *place)
+        except PackError as error:
+            name = queue_name(self.session.address, *place)
+            log.error("a message in %s is no job; it goes to the queue of dead letters: %s", name, error)
+            self.session.run(channel.basic_reject(tag, requeue=False, wait=False))
+            return
+        if place not in self._consumers:
+            self.session.run(channel.basic_nack(tag, requeue=True, wait=False))
+            return
+        self._jobs_a_message += _LEARN * (len(messages) - self._jobs_a_message)
+        pack = self.packs[tag] = Pack(messages, self, tag)
+        self._senders[pack] = consumer
+        consumer.unacked += 1
+        self._kept[place].append(pack)
+        self.wake()
+
+    def _is_over(self, frame: spec.Basic.Cancel) -> None:
+        """The broker ended a consumer, for instance since its queue was deleted. Whoever leases begins anew."""
+        for place, consumer in list(self._consumers.items()):
+            if consumer.tag == frame.consumer_tag:
+                del self._consumers[place]
+                self.queues.forget(queue_name(self.session.address, *place))
+        self.wake()
+
+    def wake(self) -> None:
+        """Whoever waits looks again."""
+        self.arrival.set()
+        self.arrival = asyncio.Event()

@@ -1,0 +1,131 @@
+"""`RedisRecords`: records of jobs in Redis or Valkey, whose messages another broker carries."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from forebay.brokers.redis_link import RedisLink
+from forebay.jobs.ids import is_id
+from forebay.jobs.record import OVERDUE, SILENT
+from forebay.jobs.record_store import Carried, Claimed, Due
+from forebay.jobs.redis_codec import packed_error, packed_id, packed_spec, packed_terms, spec_of, written_id
+from forebay.jobs.redis_kept import RedisKept, leased_job, unreadable_end
+from forebay.jobs.redis_reader import PREFIX, SERVER_CLOCK
+from forebay.jobs.store import Bounds, LeasedJob, NewJob, Submission
+
+_OVERDUE: Final = packed_error(OVERDUE)
+_SILENT: Final = packed_error(SILENT)
+_CARRIED_BYTES: Final = 8 << 20
+_CARRIED_MOST: Final = 200
+_LOST_MOST: Final = 500
+"""Of a level, in a round of the reaper."""
+_UNKNOWN: Final = -1
+
+
+class RedisRecords(RedisKept):
+    """A `RecordStore`, `JobReader` and `WebhookQueue`."""
+
+    def __init__(
+        self,
+        link: RedisLink,
+        *,
+        shards: int = 1,
+        republish_after_s: float = 60.0,
+        prefix: str = PREFIX,
+        clock: str = SERVER_CLOCK,
+    ) -> None:
+        super().__init__(
+            link, shards=shards, republish_after_s=republish_after_s, prefix=prefix, clock=clock, brokered=True
+        )
+
+    async def create(self, new: Sequence[NewJob], bounds: Bounds) -> Sequence[Submission]:
+        """Accept jobs."""
+        return await self._accept(new, bounds)
+
+    async def claim(self, carried: Sequence[Carried], lease_s: float) -> Sequence[Claimed]:
+        """Begin attempts. Whole jobs are not sent to the store, unless it does not know them."""
+        if not all(is_id(one.id) for one in carried):
+            known = iter(await self.claim([one for one in carried if is_id(one.id)], lease_s))
+            return [next(known) if is_id(one.id) else "unknown" for one in carried]
+        claimed = await self._claim(carried, lease_s)
+        unknown = [one for one, claim in zip(carried, claimed, strict=True) if claim == "unknown"]
+        if unknown and await self._revive(unknown):
+            again = dict(zip([one.id for one in unknown], await self._claim(unknown, lease_s), strict=True))
+            claimed = [
+                again.pop(one.id, "stale") if claim == "unknown" else claim
+                for one, claim in zip(carried, claimed, strict=True)
+            ]
+        unreadable = [job for job in claimed if isinstance(job, LeasedJob) and not job.spec.model]
+        if unreadable:
+            await self.finish([unreadable_end(job) for job in unreadable])
+        return ["stale" if isinstance(job, LeasedJob) and not job.spec.model else job for job in claimed]
+
+    async def due(self, republish_after_s: float) -> Due:
+        """One round of the reaper."""
+        reaped = await self._reaper.reap()
+        if not reaped.leader:
+            return Due(reaped)
+        jobs = await self._whole(self._reaper.freed)
+        waited: dict[bytes, None] = {}
+        for shard in range(self._shards):
+            waited |= dict.fromkeys(await self._scripts.call("waited", shard, [round(republish_after_s * 1000)]))
+        return Due(reaped, jobs, [model.decode() for model in waited])
+
+    async def lost(self, model: str, republish_after_s: float, empty: bool) -> Sequence[Carried]:
+        """Jobs whose messages seem to be lost, some hundreds at a time."""
+        words = [model, round(republish_after_s * 1000), 1 if empty else 0, _LOST_MOST]
+        found: list[tuple[int, bytes]] = []
+        for shard in range(self._shards):
+            found += ((shard, id) for id in await self._scripts.call("lost", shard, words))
+        return await self._whole(found)
+
+    async def _claim(self, carried: Sequence[Carried], lease_s: float) -> list[Claimed]:
+        nonce = secrets.token_urlsafe(9)
+        rows = [
+            (packed_id(one.id), f"{nonce}{number}", 1 if one.spec is None else 0)
+            for number, one in enumerate(carried, 1)
+        ]
+        head = [round(lease_s * 1000), _OVERDUE, _SILENT]
+        replies = await self._spread("claim", head, [one.id for one in carried], rows)
+        return [
+            self._claimed(one, f"{nonce}{number}", reply)
+            for number, (one, reply) in enumerate(zip(carried, replies, strict=True), 1)
+        ]
+
+    def _claimed(self, carried: Carried, nonce: str, reply: Any) -> Claimed:
+        if isinstance(reply, int):
+            if reply <= 0 or carried.spec is None:
+                return "unknown" if reply == _UNKNOWN else "stale"
+            return LeasedJob(carried.spec, reply, nonce)
+        attempt, envelope, body = reply
+        return leased_job(nonce, packed_id(carried.id), envelope, body, attempt)
+
+    async def _revive(self, unknown: Sequence[Carried]) -> bool:
+        """Make records of what messages tell. False: there is none to be made."""
+        whole = [(one, one.spec) for one in unknown if one.spec is not None]
+        rows = [
+            (packed_id(one.id), one.created_ms, packed_terms(spec), packed_spec(spec), spec.body) for one, spec in whole
+        ]
+        return any(await self._spread("revive", [], [one.id for one, _ in whole], rows))
+
+    async def _whole(self, found: Sequence[tuple[int, bytes]]) -> list[Carried]:
+        """Jobs as messages carry them; those that are not free to be run any more are left out."""
+        jobs: list[Carried] = []
+        for shard in range(self._shards):
+            ids = [id for where, id in found if where == shard]
+            while ids:
+                words = [_CARRIED_BYTES, *ids[:_CARRIED_MOST]]
+                looked, *reply = await self._scripts.call("carry", shard, words)
+                del ids[:looked]
+                for at in range(0, len(reply), 4):
+                    packed, order, envelope, body = reply[at : at + 4]
+                    id = written_id(packed)
+                    try:
+                        jobs.append(Carried(id, int(order) // 1000, spec_of(envelope, id, body)))
+                    except msgspec.DecodeError:
+                        continue  # a newer server wrote it, and will publish it
+        return jobs

@@ -1,0 +1,266 @@
+"""What `RabbitMq` promises beyond the contract of brokers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit
+
+import aio_pika
+import pytest
+from tests.contract.brokers.rabbit import queues_of_its_own
+from tests.contract.brokers.rabbit_nodes import RabbitNode
+from tests.contract.brokers.test_broker import LEASE_S, PATIENCE_S, by_id, carried, leased, messages, published
+
+from forebay.brokers.port import Delivery
+from forebay.brokers.rabbitmq import RabbitMq
+from forebay.core.errors import DependencyError, SetupError
+
+RIGHTS = (r"^forebay\..*", r"^(forebay\..*|amq\.default)$", r"^forebay\..*")
+"""Configure, write and read, as docs/rabbitmq.md names them."""
+
+
+@pytest.fixture
+async def url() -> AsyncIterator[str]:
+    """Where queues are that nobody else has."""
+    async with queues_of_its_own() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[RabbitNode]:
+    """A node with users who lack something."""
+    with RabbitNode() as started:
+        started.control("add_user", "narrow", "s3cret")
+        started.control("set_permissions", "narrow", *RIGHTS)
+        started.control("add_user", "barred", "s3cret")
+        yield started
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str, **more: int) -> AsyncIterator[RabbitMq]:
+    broker = RabbitMq(url, **more)
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+@contextlib.asynccontextmanager
+async def by_hand(url: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+    """A channel of an operator's."""
+    async with await aio_pika.connect(url.partition("?")[0]) as connection:
+        yield await connection.channel()
+
+
+def prefix_of(url: str) -> str:
+    return url.partition("prefix=")[2]
+
+
+async def count(url: str, name: str) -> int:
+    async with by_hand(url) as channel:
+        queue = await channel.declare_queue(f"{prefix_of(url)}.{name}", passive=True)
+        return queue.declaration_result.message_count or 0
+
+
+async def counts(url: str, name: str, number: int) -> None:
+    """Wait until a queue holds so many messages that nobody has."""
+    async with asyncio.timeout(PATIENCE_S):
+        while await count(url, name) != number:
+            await asyncio.sleep(0.02)
+
+
+# -- setting up -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("user", "vhost", "said"),
+    [
+        ("guest:wrong-s3cret", "", "refuses user 'guest' or the password; mend the broker's URL"),
+        ("nobody:s3cret", "", "refuses user 'nobody' or the password"),
+        ("guest:guest", "none", "it has no vhost 'none' (rabbitmqctl add_vhost none), or user"),
+        ("barred:s3cret", "", "or user 'barred' may not use it (rabbitmqctl set_permissions -p / barred"),
+        ("narrow:s3cret", "?prefix=other", "user 'narrow' lacks a permission"),
+    ],
+)
+async def test_what_an_operator_has_to_mend_is_said(node: RabbitNode, user: str, vhost: str, said: str) -> None:
+    async with connected(f"amqp://{user}@127.0.0.1:{node.port}/{vhost}") as broker:
+        with pytest.raises(SetupError) as caught:
+            await broker.check()
+        assert said in caught.value.message
+        assert "s3cret" not in caught.value.message
+        with pytest.raises(DependencyError) as refused:
+            await broker.publish(messages(1))
+        assert refused.value.code == "broker_unavailable"
+        assert "s3cret" not in refused.value.message
+
+
+async def test_a_user_with_the_rights_that_are_documented_is_enough(node: RabbitNode) -> None:
+    async with connected(f"amqp://narrow:s3cret@127.0.0.1:{node.port}/") as broker:
+        assert (await broker.check()).startswith("RabbitMQ ")
+        await published(broker, messages(3))
+        await broker.ack(await leased(broker, 3))
+        assert (await broker.depth("q")).leased == -1
+
+
+async def test_a_node_that_is_not_there_is_said_at_once(node: RabbitNode) -> None:
+    async with connected("amqp://127.0.0.1:1/") as broker:
+        with pytest.raises(DependencyError, match="cannot be reached") as caught:
+            await broker.check()
+        assert caught.value.code == "broker_unavailable"
+
+
+# -- its end and its return -------------------------------------------------------------------------------------------
+
+
+async def test_a_node_that_is_killed_is_used_again_and_has_lost_nothing(node: RabbitNode) -> None:
+    async with connected(f"{node.url}?prefix=killed") as broker:
+        await published(broker, messages(40))
+        held = await leased(broker, 10)
+        waiting = asyncio.create_task(broker.lease(["other"], 1, PATIENCE_S * 10, LEASE_S))
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(node.kill)
+        with pytest.raises(DependencyError) as caught:
+            await waiting
+        assert caught.value.code == "broker_unavailable"
+        for publish in ([], messages(1)):
+            with pytest.raises(DependencyError):
+                await broker.publish(publish)
+        # They are somebody else's by now, and that costs nobody anything.
+        await broker.ack(held[:5])
+        await broker.release(held[5:])
+        await asyncio.to_thread(node.start)
+        found: list[Delivery] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while len(found) < 40:
+                with contextlib.suppress(DependencyError):
+                    found += await broker.lease(["q"], 40 - len(found), 0.2, LEASE_S)
+                await asyncio.sleep(0.01)
+        assert by_id(carried(found)) == by_id(messages(40))
+        await broker.ack(found)
+
+
+@pytest.mark.full
+async def test_a_queue_that_does_not_answer_holds_up_no_other(node: RabbitNode) -> None:
+    async with connected(f"{node.url}?prefix=dumb") as broker:
+        await published(broker, messages(5))
+        # Makes the two other queues. A node that is killed now may not know the last one ever again.
+        await broker.release(await leased(broker, 5))
+        await asyncio.to_thread(node.kill)
+        await asyncio.to_thread(node.start)
+        found: list[Delivery] = []
+        async with asyncio.timeout(60):
+            while len(found) < 5:
+                with contextlib.suppress(DependencyError):
+                    found += await broker.lease(["q"], 5, 0.2, LEASE_S)
+                await asyncio.sleep(0.01)
+        assert by_id(carried(found)) == by_id(messages(5))
+        await broker.ack(found)
+
+
+# -- its queues -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_cannot_be_read_is_kept_as_a_dead_letter_and_nothing_else_is(url: str) -> None:
+    async with connected(url) as broker, by_hand(url) as channel:
+        await published(broker, messages(2))
+        name = f"{prefix_of(url)}.q.normal"
+        for body in (b"", b"\xc1nonsense", b"\x90", b'{"id": 1}'):
+            await channel.default_exchange.publish(aio_pika.Message(body), name)
+        await published(broker, messages(2, start=2))
+        await broker.ack(await leased(broker, 4))
+        await counts(url, "dead", 4)
+        await counts(url, "q.normal", 0)
+
+
+async def test_what_is_given_back_again_and_again_is_not_a_dead_letter(url: str) -> None:
+    async with connected(url) as broker:
+        await published(broker, messages(1))
+        for _ in range(30):
+            await broker.release(await leased(broker, 1))
+        await broker.ack(await leased(broker, 1))
+        await counts(url, "q.normal", 0)
+        assert await count(url, "dead") == 0
+
+
+async def test_a_queue_that_is_deleted_is_made_anew(url: str) -> None:
+    async with connected(url) as broker, by_hand(url) as channel:
+        await published(broker, messages(1))
+        await broker.ack(await leased(broker, 1))
+        await channel.queue_delete(f"{prefix_of(url)}.q.normal")
+        found: list[Delivery] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while not found:
+                # Until it is deleted everywhere, the broker may refuse to have it used, which costs the connection.
+                with contextlib.suppress(DependencyError):
+                    await broker.publish(messages(1))
+                    found += await broker.lease(["q"], 1, 0.1, LEASE_S)
+                await asyncio.sleep(0.01)
+
+
+async def test_a_queue_that_is_full_refuses(url: str) -> None:
+    async with connected(f"{url}&max_length=5", pack_jobs=1) as broker:
+        confirmed = [(await broker.publish(messages(1, start=number)))[0] for number in range(20)]
+        assert confirmed[0]
+        assert not confirmed[-1]
+        assert len(await leased(broker, sum(confirmed))) == sum(confirmed)
+
+
+async def test_a_queue_that_was_made_by_an_operator_is_used(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with by_hand(url) as channel:
+        await channel.declare_queue(f"{prefix_of(url)}.q.normal", durable=True, arguments={"x-queue-type": "quorum"})
+    async with connected(url) as broker:
+        await published(broker, messages(3))
+        assert len(await leased(broker, 3)) == 3
+    assert "was made otherwise" in caplog.text
+
+
+# -- packs and what is sent ahead -------------------------------------------------------------------------------------
+
+
+async def test_messages_of_one_call_share_packs_within_bounds(url: str) -> None:
+    async with connected(url, pack_jobs=10, pack_bytes=100) as broker:
+        await published(broker, messages(25))
+        await counts(url, "q.normal", 3)
+        await broker.ack(await leased(broker, 25))
+
+
+async def test_of_a_pack_some_are_done_some_given_back_and_some_still_run(url: str) -> None:
+    async with connected(url) as broker, connected(url) as other:
+        await published(broker, messages(6))
+        held = await leased(broker, 6)
+        await broker.ack(held[:2])
+        await broker.release(held[2:4])
+        again = await leased(other, 2)
+        assert by_id(carried(again)) == by_id(carried(held[2:4]))
+        await broker.ack(held[4:])
+        await other.ack(again)
+        await counts(url, "q.normal", 0)
+    await counts(url, "q.normal", 0)
+
+
+async def test_what_was_sent_ahead_to_one_who_does_not_come_back_for_it_goes_to_others(url: str) -> None:
+    async with connected(url, pack_jobs=1) as idle, connected(url, pack_jobs=1) as other:
+        await published(other, messages(10))
+        first = await leased(idle, 1)
+        rest = await leased(other, 9)
+        assert by_id(carried(first + rest)) == by_id(messages(10))
+
+
+@pytest.mark.parametrize("pack_jobs", [1, 32])
+async def test_any_number_may_be_held_at_once(url: str, pack_jobs: int) -> None:
+    async with connected(url, pack_jobs=pack_jobs) as broker:
+        await published(broker, messages(1500))
+        held: list[Delivery] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while len(held) < 1500:
+                held += await broker.lease(["q"], 7, 1.0, LEASE_S)
+        assert by_id(carried(held)) == by_id(messages(1500))
+        await broker.ack(held)
+        await counts(url, "q.normal", 0)
+
+
+def test_a_url_shows_no_password() -> None:
+    shown = RabbitMq("amqp://me:s3cret@host:1/v").address.shown
+    assert urlsplit(shown).netloc == "host:1"
