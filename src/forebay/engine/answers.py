@@ -17,8 +17,8 @@ from forebay.telemetry.logs import fields
 log = logging.getLogger("forebay.engine")
 
 TURN_S = 0.00025
-"""After so long the other answers of a batch wait for the next turn of the event loop. To write a few hundred numbers as
-text takes a tenth of a millisecond: with a batch of such answers in one go, all others would stand still meanwhile."""
+"""After so long the other answers of a batch wait for the next turn of the event loop. To write hundreds of numbers as
+text takes a tenth of a millisecond: while a whole batch of such answers is given, all others stand still."""
 _LOOK_EVERY = 4
 """Answers, between two looks at the clock."""
 

@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio.client import PubSub
 from tests.contract.jobs.redis_servers import Server, valkey
 
+from forebay.brokers import redis_listener
 from forebay.brokers.redis_link import RedisLink
 from forebay.brokers.redis_listener import RedisListener
 
@@ -32,8 +33,22 @@ async def until(holds: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_an_outage_is_one_line_however_often_it_is_tried(caplog: pytest.LogCaptureFixture) -> None:
+class Lines:
+    """What is logged, whatever other tests of this process have done to the log."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warning(self, text: str, *values: object) -> None:
+        self.lines.append(text % values)
+
+    exception = warning
+
+
+async def test_an_outage_is_one_line_however_often_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[bytes] = []
+    log = Lines()
+    monkeypatch.setattr(redis_listener, "_log", log)
     with Server(valkey()) as server:
         link = Counted(server.url)
         listener = RedisListener(link, ["news"], lambda _, data: heard.append(data), lambda: None, "news")
@@ -52,8 +67,8 @@ async def test_an_outage_is_one_line_however_often_it_is_tried(caplog: pytest.Lo
             await heard_all(outages)
             server.kill()
             await tried_again(4)
-            told = [line for line in caplog.messages if "broke and is made anew" in line]
-            assert outages <= len(told) <= 2 * outages, told
+            told = [line for line in log.lines if "broke and is made anew" in line]
+            assert outages <= len(told) <= 2 * outages, log.lines
             server.start()
         await until(lambda: listener.stands)
         await listener.close()
