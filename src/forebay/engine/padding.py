@@ -49,6 +49,8 @@ class Padding:
         self._multiple = multiple
         self._most = 0
         """A length beyond which the model takes no more, as far as is known; 0: none is."""
+        self._suspect = 0
+        """The length of a batch that ran as it is, and not filled up. Once may be chance."""
 
     def run(self, run: Run, inputs: dict[str, Array], rows: int) -> list[Array]:
         """Run a batch filled up. Raises what `run` raises on the batch as it is."""
@@ -64,7 +66,15 @@ class Padding:
                 raise
         outputs = run(inputs, rows)
         # It was the length: a model of 77 positions takes no 80.
-        self._most = max(max(inputs[spec.name].shape[1:]) for spec in self._specs)
+        length = max(
+            got
+            for spec in self._specs
+            for want, got in zip(spec.row_shape, inputs[spec.name].shape[1:], strict=True)
+            if want == -1
+        )
+        if self._suspect:
+            self._most = max(self._suspect, length)
+        self._suspect = length
         return outputs
 
     def _filled(self, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
@@ -76,7 +86,9 @@ class Padding:
             shape = self._shape(spec.row_shape, array.shape[1:])
             if shape == array.shape[1:]:
                 continue
-            if self._most and max(shape) > self._most:
+            if self._most and any(
+                filled > max(got, self._most) for filled, got in zip(shape, array.shape[1:], strict=True)
+            ):
                 return None
             wide = np.zeros((len(array), *shape), array.dtype)
             wide[(slice(None), *(slice(0, axis) for axis in array.shape[1:]))] = array

@@ -85,9 +85,10 @@ def test_all_variable_axes_are_filled_up_with_zeros(length: int, filled: int) ->
     assert given["ids"].shape == (3, length)
 
 
-def test_a_model_that_takes_no_more_is_asked_as_it_is_and_not_tried_again() -> None:
+def test_a_model_that_takes_no_more_is_soon_asked_as_it_is() -> None:
     model, padding = Model(most=77), Padding(TEXTS, 8)
-    for length, shapes in ((75, [(1, 80), (1, 75)]), (76, [(1, 76)]), (77, [(1, 77)]), (70, [(1, 72)])):
+    twice, once = [(1, 80), (1, 75)], [(1, 75)]
+    for length, shapes in ((75, twice), (75, twice), (75, once), (77, [(1, 77)]), (70, [(1, 72)])):
         model.shapes.clear()
         (answer,) = padding.run(model.run, batch(1, length), 1)
         assert answer[0, 1] == length
@@ -102,6 +103,31 @@ def test_what_fails_in_itself_fails_with_its_own_error_and_nothing_is_learned() 
     model.shapes.clear()
     padding.run(model.run, batch(1, 21), 1)
     assert model.shapes == [(1, 24)]
+
+
+def test_one_failure_by_chance_changes_nothing() -> None:
+    model, padding = Model(most=10), Padding(TEXTS, 8)
+    padding.run(model.run, batch(1, 9), 1)
+    model.most = 1000
+    model.shapes.clear()
+    padding.run(model.run, batch(1, 9), 1)
+    assert model.shapes == [(1, 16)]
+
+
+def test_only_variable_axes_tell_how_much_a_model_takes() -> None:
+    wide = Signature((TensorSpec("ids", "FP32", (-1, 512)),), (TensorSpec("y", "FP32", (1,)),))
+    shapes = []
+
+    def run(inputs: dict[str, Array], rows: int) -> list[Array]:
+        shapes.append(inputs["ids"].shape)
+        if inputs["ids"].shape[1] > 9:
+            raise ExecutionError("index out of range", code="model_error")
+        return [inputs["ids"].sum((1, 2))[:, None]]
+
+    padding = Padding(wide, 8)
+    for _ in range(3):
+        padding.run(run, {"ids": np.ones((1, 9, 512), np.float32)}, 1)
+    assert shapes == [(1, 16, 512), (1, 9, 512), (1, 16, 512), (1, 9, 512), (1, 9, 512)]
 
 
 def test_what_runs_out_of_memory_is_not_run_twice() -> None:
