@@ -127,6 +127,14 @@ class Fairness:
             if claims:
                 waiting.append((account + member.cores * QUANTUM_S / member.weight, place, member, claims))
 
+    def idles_most(self) -> bool:
+        """Whether more than one core has nothing to do, as long as those that do not run are left so."""
+        running = 0.0
+        for member in self._members:
+            for claim in member.claims:
+                running += member.cores * claim.runs
+        return running < self.cores - 1
+
     def all_run(self) -> None:
         """There is enough for everybody."""
         for member in self._members:

@@ -63,8 +63,11 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Load and unload over HTTP; auto: with API keys, or where only this machine can call."),
     ] = "auto"
     fair_cores: Annotated[
-        Literal["auto", "off"],
-        Meta(description="Models share the cores by weight; off: the operating system decides."),
+        Literal["auto", "hold", "off"],
+        Meta(
+            description="Models share the cores by weight; hold: and what one was given stays free for it for 5 ms; "
+            "off: the operating system decides."
+        ),
     ] = "auto"
     memory_limit_bytes: Annotated[
         ByteCount | None,

@@ -27,6 +27,10 @@ LONG_REQUEST_S = 0.001
 """Of such a batch, for each of its requests: it is a rush that makes a batch of many cheap ones long, and their model
 would pay for that ever after."""
 
+HOLD_S = 0.005
+"""How long a core that was taken from others for a model stays free for it, where that is wanted: what is asked some
+hundred times a second is back by then. As anticipatory scheduling of disks (Iyer and Druschel, SOSP 2001)."""
+
 CpuClock = Callable[[int], float]
 """Seconds of processor time that the process of this id has used. Raises `OSError` where there is none."""
 
@@ -90,9 +94,17 @@ class Cores:
     """The cores of one server, and the engines that share them. On the event loop."""
 
     def __init__(
-        self, cores: int, clock: Callable[[], float] = time.monotonic, core_clock: CpuClock = cpu_clock
+        self,
+        cores: int,
+        clock: Callable[[], float] = time.monotonic,
+        core_clock: CpuClock = cpu_clock,
+        *,
+        hold_s: float = 0.0,
     ) -> None:
+        """`hold_s`: see `HOLD_S`; 0: nothing is left idle."""
         self._fairness = Fairness(cores)
+        self._hold_s = hold_s
+        self._hold: asyncio.TimerHandle | None = None
         self._clock = clock
         self._core_clock = core_clock
         self._members: dict[Sharer, Member] = {}
@@ -180,6 +192,7 @@ class Cores:
         self._changed = False
         fairness = self._fairness
         if fairness.crowded():
+            self._hold_no_more()
             for turn in self._turns.values():
                 if turn.claim.runs:
                     self._charge(turn)
@@ -188,16 +201,38 @@ class Cores:
             if self._tick is None:
                 self._tick = asyncio.get_running_loop().call_later(QUANTUM_S, self._on_tick)
         elif self._chosen:
+            if self._hold_s and not fairness.idles_most():
+                if self._hold is None:
+                    self._hold = asyncio.get_running_loop().call_later(self._hold_s, self._on_hold_end)
+                return
+            self._hold_no_more()
             fairness.all_run()
             self._chosen = False
         else:
             return
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Pause and resume as was decided."""
         now = self._clock()
         for instance, turn in self._turns.items():
             if not turn.claim.runs:
                 instance.pause(now)
             elif instance.paused_at:
                 self._resume(turn, now)
+
+    def _hold_no_more(self) -> None:
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
+
+    def _on_hold_end(self) -> None:
+        """Whoever the core was free for has not come back."""
+        self._hold = None
+        if not self._fairness.crowded():
+            self._fairness.all_run()
+            self._chosen = False
+            self._go_on()
 
     def _resume(self, turn: Turn, now: float) -> None:
         paused_s = turn.instance.resume(now)

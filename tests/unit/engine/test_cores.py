@@ -148,6 +148,49 @@ async def test_an_instance_whose_batches_take_long_gives_way_unless_a_rush_made_
     assert [worker.gave_way for worker in light.workers] == [gives_way, False]
 
 
+async def test_where_cores_are_held_one_stays_free_until_the_other_comes_back_or_does_not(clocks: Clocks) -> None:
+    heavy, light = two(Cores(2, clocks, clocks.core_s, hold_s=0.02), clocks)
+    heavy.send(0)
+    heavy.send(1)
+    for _ in range(3):
+        light.send(0)
+        assert sorted(heavy.paused) == [False, True]
+        light.answer(0, 0.001)
+        assert sorted(heavy.paused) == [False, True]
+        await asyncio.sleep(0.005)
+    async with asyncio.timeout(5):
+        while any(heavy.paused):
+            await asyncio.sleep(0.005)
+
+
+async def test_never_more_than_one_core_is_held(clocks: Clocks) -> None:
+    heavy, light = two(Cores(2, clocks, clocks.core_s, hold_s=60.0), clocks)
+    heavy.send(0)
+    heavy.send(1)
+    light.send(0)
+    light.send(1)
+    assert heavy.paused == [True, True]
+    light.answer(0, 0.001)
+    assert sorted(heavy.paused) == [False, True]
+    light.answer(1, 0.001)
+    assert sorted(heavy.paused) == [False, True]
+    running = heavy.paused.index(False)
+    heavy.answer(running, 0.1)
+    assert heavy.paused == [False, False]
+
+
+async def test_a_held_core_goes_to_all_when_the_model_leaves(clocks: Clocks) -> None:
+    cores = Cores(2, clocks, clocks.core_s, hold_s=60.0)
+    heavy, light = two(cores, clocks)
+    heavy.send(0)
+    heavy.send(1)
+    light.send(0)
+    light.answer(0, 0.001)
+    assert any(heavy.paused)
+    cores.leave(light)
+    assert heavy.paused == [False, False]
+
+
 async def test_a_pause_does_not_make_a_batch_hang(cores: Cores, clocks: Clocks) -> None:
     heavy, light = two(cores, clocks)
     heavy.send(0)
