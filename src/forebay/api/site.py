@@ -58,7 +58,7 @@ class Site:
         self._near = SemanticTiers(self.inference, self._caches, self.metrics)
         self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
         shares = settings.fair_cores != "off" and not unshareable()
-        hold_s = HOLD_S if settings.fair_cores == "hold" else 0.0
+        hold_s = HOLD_S if settings.fair_cores == "auto" else 0.0
         cores = Cores(usable_cores(), hold_s=hold_s) if shares else None
         limit_bytes = settings.memory_limit_bytes
         self.registry = Registry(catalog, plan_of, self.inference, self.metrics, cores, limit_bytes)

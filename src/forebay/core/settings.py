@@ -63,9 +63,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Load and unload over HTTP; auto: with API keys, or where only this machine can call."),
     ] = "auto"
     fair_cores: Annotated[
-        Literal["auto", "hold", "off"],
+        Literal["auto", "conserving", "off"],
         Meta(
-            description="Models share the cores by weight; hold: and what one was given stays free for it for 5 ms; "
+            description="Models share the cores by weight; conserving: none is left free for who may be back at once; "
             "off: the operating system decides."
         ),
     ] = "auto"

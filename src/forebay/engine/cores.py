@@ -28,8 +28,9 @@ LONG_REQUEST_S = 0.001
 would pay for that ever after."""
 
 HOLD_S = 0.005
-"""How long a core that was taken from others for a model stays free for it, where that is wanted: what is asked some
-hundred times a second is back by then. As anticipatory scheduling of disks (Iyer and Druschel, SOSP 2001)."""
+"""How long a core that was taken from others for a model stays free for it, as long as it is mostly back by then: to go
+on after each of its batches, and stop again a millisecond later, leaves none free when one is needed. It is
+anticipatory scheduling (Iyer and Druschel, SOSP 2001), of cores instead of a disk."""
 
 CpuClock = Callable[[int], float]
 """Seconds of processor time that the process of this id has used. Raises `OSError` where there is none."""
@@ -105,6 +106,10 @@ class Cores:
         self._fairness = Fairness(cores)
         self._hold_s = hold_s
         self._hold: asyncio.TimerHandle | None = None
+        self._freed_at = 0.0
+        """When there was enough for everybody again."""
+        self._comes_back = False
+        """Whether there was not, last time, before a hold would have ended."""
         self._clock = clock
         self._core_clock = core_clock
         self._members: dict[Sharer, Member] = {}
@@ -192,6 +197,9 @@ class Cores:
         self._changed = False
         fairness = self._fairness
         if fairness.crowded():
+            if self._freed_at:
+                self._comes_back = self._clock() - self._freed_at < self._hold_s
+                self._freed_at = 0.0
             self._hold_no_more()
             for turn in self._turns.values():
                 if turn.claim.runs:
@@ -201,7 +209,8 @@ class Cores:
             if self._tick is None:
                 self._tick = asyncio.get_running_loop().call_later(QUANTUM_S, self._on_tick)
         elif self._chosen:
-            if self._hold_s and not fairness.idles_most():
+            self._freed_at = self._freed_at or self._clock()
+            if self._comes_back and not fairness.idles_most():
                 if self._hold is None:
                     self._hold = asyncio.get_running_loop().call_later(self._hold_s, self._on_hold_end)
                 return

@@ -148,10 +148,19 @@ async def test_an_instance_whose_batches_take_long_gives_way_unless_a_rush_made_
     assert [worker.gave_way for worker in light.workers] == [gives_way, False]
 
 
-async def test_where_cores_are_held_one_stays_free_until_the_other_comes_back_or_does_not(clocks: Clocks) -> None:
+def come_back(light: Engine, clocks: Clocks, after_s: float) -> None:
+    """Two short batches, so far apart."""
+    for _ in range(2):
+        light.send(0)
+        light.answer(0, 0.001)
+        clocks.now += after_s
+
+
+async def test_a_core_stays_free_for_who_comes_back_at_once_until_it_does_not(clocks: Clocks) -> None:
     heavy, light = two(Cores(2, clocks, clocks.core_s, hold_s=0.02), clocks)
     heavy.send(0)
     heavy.send(1)
+    come_back(light, clocks, 0.001)
     for _ in range(3):
         light.send(0)
         assert sorted(heavy.paused) == [False, True]
@@ -163,10 +172,21 @@ async def test_where_cores_are_held_one_stays_free_until_the_other_comes_back_or
             await asyncio.sleep(0.005)
 
 
+async def test_no_core_stays_free_for_who_comes_back_later(clocks: Clocks) -> None:
+    heavy, light = two(Cores(2, clocks, clocks.core_s, hold_s=0.02), clocks)
+    heavy.send(0)
+    heavy.send(1)
+    come_back(light, clocks, 0.001)
+    assert any(heavy.paused)
+    come_back(light, clocks, 0.03)
+    assert heavy.paused == [False, False]
+
+
 async def test_never_more_than_one_core_is_held(clocks: Clocks) -> None:
     heavy, light = two(Cores(2, clocks, clocks.core_s, hold_s=60.0), clocks)
     heavy.send(0)
     heavy.send(1)
+    come_back(light, clocks, 0.001)
     light.send(0)
     light.send(1)
     assert heavy.paused == [True, True]
@@ -184,8 +204,7 @@ async def test_a_held_core_goes_to_all_when_the_model_leaves(clocks: Clocks) -> 
     heavy, light = two(cores, clocks)
     heavy.send(0)
     heavy.send(1)
-    light.send(0)
-    light.answer(0, 0.001)
+    come_back(light, clocks, 0.001)
     assert any(heavy.paused)
     cores.leave(light)
     assert heavy.paused == [False, False]
