@@ -86,11 +86,13 @@ class BrokeredQueue:
         return await self._store.tell(partials)
 
     async def finish(self, finishes: Sequence[Finish]) -> Sequence[bool]:
-        """Commit how jobs ended, then ack their messages; those of jobs that may run again at once are given back."""
+        """Commit how jobs ended, then ack their messages; those of jobs that may run again at once are given back, and
+        those of refused ends too: the store may have lost the job, of which this may be the last copy. Who claims it
+        next learns what is to become of it."""
         done = await self._store.finish(finishes)
         given_back, over = [], []
         for finish, own in zip(finishes, done, strict=True):
-            if own and (finish.kind == "release" or (finish.kind == "retry" and finish.delay_s <= 0)):
+            if not own or finish.kind == "release" or (finish.kind == "retry" and finish.delay_s <= 0):
                 given_back.append(finish.job.receipt)
             else:
                 over.append(finish.job.receipt)

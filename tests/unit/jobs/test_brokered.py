@@ -107,6 +107,35 @@ async def test_a_record_that_was_lost_is_made_from_its_message(site: Site) -> No
     assert await site.carries() == Depth(0, 0, 0)
 
 
+async def test_a_job_whose_record_is_lost_while_it_runs_runs_again(site: Site) -> None:
+    [spec] = await site.submit()
+    [job] = await site.lease()
+    site.use(FlakyStore(site.now_ms))
+    assert list(await site.queue.finish([Finish(job, "succeeded", output=Output(b"y"))])) == [False]
+    [again] = await site.lease()
+    assert (again.spec, again.attempt) == (spec, 1)
+    await site.succeed([again])
+    assert await site.state(spec) == "succeeded"
+    assert await site.carries() == Depth(0, 0, 0)
+
+
+@pytest.mark.parametrize("how", ["deleted", "canceled", "gone"])
+async def test_the_message_of_a_job_that_ends_while_it_runs_comes_back_once_and_is_acked(site: Site, how: str) -> None:
+    [spec] = await site.submit(retention_s=5.0)
+    [job] = await site.lease()
+    if how == "deleted":
+        await site.store.delete(spec.id)
+    else:
+        await site.store.cancel([spec.id])
+    if how == "gone":
+        site.clock.advance(6.0)
+        await site.queue.reap()
+    assert list(await site.queue.finish([Finish(job, "succeeded", output=Output(b"y"))])) == [False]
+    assert (await site.carries()).waiting == 1
+    assert list(await site.lease()) == []
+    assert await site.carries() == Depth(0, 0, 0)
+
+
 async def test_a_record_is_not_made_from_a_message_older_than_its_retention(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
