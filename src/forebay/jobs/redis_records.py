@@ -54,11 +54,8 @@ class RedisRecords(RedisKept):
         claimed = await self._claim(carried, lease_s)
         unknown = [one for one, claim in zip(carried, claimed, strict=True) if claim == "unknown"]
         if unknown and await self._revive(unknown):
-            again = dict(zip([one.id for one in unknown], await self._claim(unknown, lease_s), strict=True))
-            claimed = [
-                again.pop(one.id, "stale") if claim == "unknown" else claim
-                for one, claim in zip(carried, claimed, strict=True)
-            ]
+            again = iter(await self._claim(unknown, lease_s))
+            claimed = [next(again) if claim == "unknown" else claim for claim in claimed]
         unreadable = [job for job in claimed if isinstance(job, LeasedJob) and not job.spec.model]
         if unreadable:
             await self.finish([unreadable_end(job) for job in unreadable])

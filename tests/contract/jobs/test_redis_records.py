@@ -149,6 +149,19 @@ async def test_a_job_that_is_told_of_twice_in_one_call_is_claimed_once(site: Sit
     assert list(claimed[1:]) == ["stale", "unknown", "stale"]
 
 
+async def test_a_lost_job_that_is_told_of_twice_in_one_call_is_made_and_claimed_once(site: Site) -> None:
+    one, other = spec(), spec()
+    answers = await site.queue.submit([NewJob(one), NewJob(other)], AMPLE)
+    await site.forget_all()
+    told, told_of_other = Carried(one.id, answers[0].created_ms, one), Carried(other.id, answers[1].created_ms, other)
+    claimed = await site.records.claim([Carried(one.id), told, told_of_other, told], LEASE_S)
+    assert [each.spec if isinstance(each, LeasedJob) else each for each in claimed] == [one, "stale", other, "stale"]
+    jobs = [each for each in claimed if isinstance(each, LeasedJob)]
+    assert (
+        list(await site.records.finish([Finish(job, "succeeded", output=Output(b"y")) for job in jobs])) == [True] * 2
+    )
+
+
 async def test_a_message_without_its_job_finds_it_in_the_store(site: Site) -> None:
     [one] = await site.submit(1)
     site.lose_messages()
