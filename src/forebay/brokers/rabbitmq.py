@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from forebay.brokers.packs import Pack, portions
 from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Delivery, Depth, Message
@@ -72,12 +72,10 @@ class RabbitMq:
         inbox = await self._open()
         confirmed = [False] * len(messages)
         packs = list(portions(messages, self._pack_jobs, self._pack_bytes))
-        for begin in range(0, len(packs), _AT_ONCE):
-            part = packs[begin : begin + _AT_ONCE]
-            sent = [[messages[at] for at in positions] for positions in part]
-            for positions, is_confirmed in zip(part, await self._send(inbox, sent), strict=True):
-                for at in positions:
-                    confirmed[at] = is_confirmed
+        sent = [[messages[at] for at in positions] for positions in packs]
+        for positions, is_confirmed in zip(packs, await self._send(inbox, sent), strict=True):
+            for at in positions:
+                confirmed[at] = is_confirmed
         return confirmed
 
     async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:
@@ -106,19 +104,16 @@ class RabbitMq:
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Each pack when all of it is done with. After a broken connection there is nothing to ack any more."""
         self._check_open()
-        for delivery in deliveries:
-            pack, at = delivery.receipt
-            if pack.settle(at, "done") and not pack.left:
-                await self._end([pack])
+        await self._end([pack for pack in _settled(deliveries, "done") if not pack.left])
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Whole packs to where they were, parts of them to the ends of their queues."""
         self._check_open()
-        packs = [one.receipt.pack for one in deliveries if one.receipt.pack.settle(one.receipt.at, "given back")]
+        packs = _settled(deliveries, "given back")
         if packs and not self._leases:
             # They would come back to this very connection, and lie here.
             packs += await self._rest()
-        await self._end(list(dict.fromkeys(packs)))
+        await self._end(packs)
 
     async def depth(self, queue: str) -> Depth:
         """A pack counts as one message. What other connections were sent ahead is not counted."""
@@ -140,7 +135,7 @@ class RabbitMq:
                 parts = [pack for pack in self._inbox.packs.values() if not pack.whole]
                 for pack in parts:
                     pack.give_back("kept", "held")
-                await self._end(list(dict.fromkeys(packs + parts)))
+                await self._end(packs + parts)
                 await self._told(self._inbox.flush())
         except DependencyError as error:
             log.warning("what was done with in part may run again: %s", error.message)
@@ -153,20 +148,31 @@ class RabbitMq:
 
     async def _end(self, packs: Sequence[Pack]) -> None:
         """Whatever can be done with these now. What is not confirmed stays with the pack, which comes again whole."""
+        # One that is not its inbox's any more was ended before.
+        packs = [pack for pack in dict.fromkeys(packs) if pack.owner.packs.get(pack.tag) is pack]
+        # Where the connection of a pack ended, all of it comes again, but may have come while its jobs still ran here:
+        # then it was acked, and nothing would tell of those that are given back.
+        anew = [pack for pack in packs if pack.left or not pack.whole or pack.owner.ended]
+        await self._send_anew([pack for pack in anew if pack.given_back()])
         for pack in packs:
-            inbox: Inbox = pack.owner
-            if inbox.ended:
-                continue
-            anew = pack.given_back()
-            if anew and (pack.left or not pack.whole):
-                try:
-                    [is_confirmed] = await self._send(inbox, [anew])
-                except DependencyError:
-                    is_confirmed = False
-                if is_confirmed:
-                    pack.sent_anew()
-            if not pack.left:
-                inbox.end(pack, again=bool(pack.given_back()))
+            if pack.is_over:
+                inbox: Inbox = pack.owner
+                inbox.end(pack, again=pack.given_back())
+
+    async def _send_anew(self, packs: Sequence[Pack]) -> None:
+        """What is given back of these, all on its way together."""
+        if not packs or self._inbox is None or self._inbox.ended:
+            return
+        taken = [pack.take_to_send() for pack in packs]
+        sending = [[pack.messages[at] for at in places] for pack, places in zip(packs, taken, strict=True)]
+        confirmed = [False] * len(packs)
+        try:
+            confirmed = await self._send(self._inbox, sending)
+        except DependencyError:
+            pass  # the store's reaper sees to what comes again with no pack
+        finally:
+            for pack, places, is_confirmed in zip(packs, taken, confirmed, strict=True):
+                pack.sent(places, is_confirmed)
 
     async def _rest(self) -> list[Pack]:
         """Have nothing more sent; packs of which something is to be given back."""
@@ -201,8 +207,11 @@ class RabbitMq:
     # -- calls --------------------------------------------------------------------------------------------------------
 
     async def _send(self, inbox: Inbox, packs: Sequence[Sequence[Message]]) -> list[bool]:
-        session = inbox.session
-        return await self._told(session.call(send(inbox.queues, session, packs), _SEND_S))
+        session, confirmed = inbox.session, list[bool]()
+        for begin in range(0, len(packs), _AT_ONCE):
+            sending = send(inbox.queues, session, packs[begin : begin + _AT_ONCE])
+            confirmed += await self._told(session.call(sending, _SEND_S))
+        return confirmed
 
     async def _told(self, work: Awaitable[T]) -> T:
         """Await it; what is wrong with the broker is told as `DependencyError`."""
@@ -235,3 +244,10 @@ class RabbitMq:
     def _check_open(self) -> None:
         if self._closed:
             raise DependencyError("this connection to the broker was closed", code="broker_unavailable")
+
+
+def _settled(deliveries: Sequence[Delivery], state: Literal["given back", "done"]) -> list[Pack]:
+    """Packs of which something is settled by this, or was before, by a call that may have been canceled before it
+    could do anything about them."""
+    receipts = [one.receipt for one in deliveries]
+    return [pack for pack, at in receipts if pack.settle(at, state) or not pack.left or pack.given_back()]

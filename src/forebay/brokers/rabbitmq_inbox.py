@@ -123,6 +123,8 @@ class Inbox:
         """Be done with a pack, or have it delivered `again`, to anybody."""
         if self.packs.pop(pack.tag, None) is not None:
             self._senders.pop(pack).unacked -= 1
+            if self.ended:
+                return  # its connection did that
             channel = self.session.consuming
             self.session.run(
                 channel.basic_nack(pack.tag, requeue=True, wait=False)

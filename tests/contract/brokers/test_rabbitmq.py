@@ -141,6 +141,25 @@ async def test_a_node_that_is_killed_is_used_again_and_has_lost_nothing(node: Ra
         await broker.ack(found)
 
 
+async def test_what_is_given_back_after_its_connection_broke_is_anybodys(node: RabbitNode) -> None:
+    url = f"{node.url}?prefix=broken"
+    async with connected(url) as broker, connected(url) as other:
+        await published(broker, messages(6))
+        held = await leased(broker, 6)
+        assert broker._inbox is not None
+        broker._inbox.session.end()
+        # The pack comes again whole. Its jobs run, so each of its messages is acked unrun.
+        await other.ack(await leased(other, 6))
+        async with asyncio.timeout(PATIENCE_S):
+            while broker._inbox.ended:
+                await asyncio.sleep(0.01)
+        await broker.ack(held[:4])
+        await broker.release(held[4:])
+        again = await leased(other, 2)
+        assert by_id(carried(again)) == by_id(messages(2, start=4))
+        await other.ack(again)
+
+
 @pytest.mark.full
 async def test_a_queue_that_does_not_answer_holds_up_no_other(node: RabbitNode) -> None:
     async with connected(f"{node.url}?prefix=dumb") as broker:
