@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from forebay.brokers.packs import Pack, portions
@@ -27,7 +28,8 @@ PACK_JOBS: Final = 32
 PACK_BYTES: Final = 64 << 10
 """Most of one message. Above a batch or two, packs would keep from one worker what another could run."""
 IDLE_S: Final = 0.5
-"""When nobody has leased for so long, what was sent ahead goes back."""
+"""When nobody has leased from a queue for so long, what was sent ahead goes back."""
+_LOOK_S = 0.05
 _AT_ONCE: Final = 256
 """Messages that are on their way to the broker and not confirmed, of one call."""
 _SEND_S = 20.0
@@ -48,9 +50,10 @@ class RabbitMq:
         self._link = RabbitLink(self.address, self._begin)
         self._inbox: Inbox | None = None
         self._dumb: dict[Place, float] = {}
-        self._leases = 0
-        """Calls of `lease` that are under way."""
-        self._idle_from_s = 0.0
+        self._leases = Counter[str]()
+        """Calls of `lease` that are under way, by queue."""
+        self._left_s: dict[str, float] = {}
+        """When the last of a queue's leases ended, where something may have been sent ahead since."""
         self._idling: asyncio.TimerHandle | None = None
         self._resting: asyncio.Task[None] | None = None
         self._closed = False
@@ -84,7 +87,7 @@ class RabbitMq:
         inbox = await self._open()
         if not names or most < 1:
             return []
-        self._leases += 1
+        self._leases.update(names)
         try:
             while True:
                 await self._told(inbox.listen(names, most))
@@ -94,8 +97,7 @@ class RabbitMq:
                     return found
                 await self._wait(inbox.session, arrival, left_s)
         finally:
-            self._leases -= 1
-            self._rest_soon()
+            self._leave(names)
 
     async def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> None:
         """Nothing to do: they are ours until the connection ends."""
@@ -110,9 +112,9 @@ class RabbitMq:
         """Whole packs to where they were, parts of them to the ends of their queues."""
         self._check_open()
         packs = _settled(deliveries, "given back")
-        if packs and not self._leases:
+        if spare := {pack.messages[0].queue for pack in packs} - self._leases.keys():
             # They would come back to this very connection, and lie here.
-            packs += await self._rest()
+            packs += await self._rest(lambda name: name in spare and name not in self._leases)
         await self._end(packs)
 
     async def depth(self, queue: str) -> Depth:
@@ -130,7 +132,7 @@ class RabbitMq:
         if self._resting is not None:
             await asyncio.wait([self._resting])
         try:
-            packs = await self._rest()
+            packs = await self._rest(lambda _: True)
             if self._inbox is not None:
                 parts = [pack for pack in self._inbox.packs.values() if not pack.whole]
                 for pack in parts:
@@ -174,31 +176,42 @@ class RabbitMq:
             for pack, places, is_confirmed in zip(packs, taken, confirmed, strict=True):
                 pack.sent(places, is_confirmed)
 
-    async def _rest(self) -> list[Pack]:
-        """Have nothing more sent; packs of which something is to be given back."""
+    async def _rest(self, is_spare: Callable[[str], bool]) -> list[Pack]:
+        """Have nothing more sent of spare queues; packs of which something is to be given back."""
         if self._inbox is None or self._inbox.ended:
             return []
-        return await self._told(self._inbox.rest())
+        return await self._told(self._inbox.rest(is_spare))
 
-    def _rest_soon(self) -> None:
-        """Unless somebody leases again."""
-        self._idle_from_s = time.monotonic() + IDLE_S
+    def _leave(self, names: Sequence[str]) -> None:
+        """A lease ended. Unless another of its queues begins soon, what was sent ahead goes back."""
+        self._leases.subtract(names)
+        now_s = time.monotonic()
+        for name in names:
+            self._left_s[name] = now_s
+            if not self._leases[name]:
+                del self._leases[name]
+        self._look_in(IDLE_S)
+
+    def _look_in(self, seconds: float) -> None:
         if self._idling is None and not self._closed:
-            self._idling = asyncio.get_running_loop().call_later(IDLE_S, self._look_whether_idle)
+            self._idling = asyncio.get_running_loop().call_later(seconds, self._look_what_is_idle)
 
-    def _look_whether_idle(self) -> None:
+    def _look_what_is_idle(self) -> None:
         self._idling = None
-        left_s = self._idle_from_s - time.monotonic()
-        if self._leases or self._closed:
-            return  # the last one looks again
-        if left_s > 0:
-            self._idling = asyncio.get_running_loop().call_later(left_s, self._look_whether_idle)
-        elif self._resting is None:
-            self._resting = asyncio.create_task(self._rest_idly(), name="rabbitmq: idle")
+        # Those that are leased come here again when that ends.
+        left = {name: left_s for name, left_s in self._left_s.items() if name not in self._leases}
+        idle_s = time.monotonic() - IDLE_S
+        idle = {name for name, left_s in left.items() if left_s <= idle_s}
+        if idle and self._resting is None and not self._closed:
+            left = {name: left_s for name, left_s in left.items() if name not in idle}
+            self._resting = asyncio.create_task(self._rest_idly(idle), name="rabbitmq: idle")
+        self._left_s = left
+        if left:
+            self._look_in(max(_LOOK_S, min(left.values()) - idle_s))
 
-    async def _rest_idly(self) -> None:
+    async def _rest_idly(self, names: Collection[str]) -> None:
         try:
-            await self._end(await self._rest())
+            await self._end(await self._rest(lambda name: name in names and name not in self._leases))
         except DependencyError:
             pass  # the connection ended, and with it all that it was sent
         finally:

@@ -11,9 +11,9 @@ import itertools
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aiormq import exceptions as amqp
 from aiormq import spec
@@ -50,6 +50,18 @@ class Consumer:
     unacked: int = 0
 
 
+class _Callbacks(dict[str, Any]):
+    """Consumers by tag, as aiormq looks them up for what is delivered; `otherwise` gets what is for none of them."""
+
+    def __init__(self, otherwise: Callable[[DeliveredMessage], Awaitable[None]]) -> None:
+        super().__init__()
+        self._otherwise = otherwise
+
+    def get(self, tag: str, default: Any = None, /) -> Any:
+        """Never None: a delivery without a consumer would be dropped, and stay unacked."""
+        return super().get(tag, self._otherwise if default is None else default)
+
+
 class Inbox:
     """Of one session. `arrival` is set when something has come, and another put in its place."""
 
@@ -68,6 +80,7 @@ class Inbox:
         self._numbers = itertools.count(1)
         self._jobs_a_message = 1.0
         self._changing = asyncio.Lock()
+        session.consuming.consumers = _Callbacks(self._give_back)
         session.consuming.on_consumer_cancel_callbacks.add(self._is_over)
 
     @property
@@ -110,14 +123,17 @@ class Inbox:
         """Messages of one queue that are here, as the broker counts them: a pack is one."""
         return sum(len(self._kept[name, level]) for level in range(PRIORITY_LEVELS))
 
-    async def rest(self) -> list[Pack]:
-        """End the consumers. Packs of which something was kept; that is to be given back now."""
+    async def rest(self, is_spare: Callable[[str], bool]) -> list[Pack]:
+        """End the consumers of queues that are spare, which is asked again whenever time has passed. Packs of which
+        something was kept; that is to be given back now."""
         async with self._changing:
             for place in list(self._consumers):
-                await self._end(place)
-        kept = [pack for packs in self._kept.values() for pack in packs if pack.give_back("kept")]
-        self._kept.clear()
-        return kept
+                if is_spare(place[0]):
+                    await self._end(place)
+        packs = [pack for place in list(self._kept) if is_spare(place[0]) for pack in self._kept.pop(place)]
+        # Who began to lease meanwhile may have found a consumer that is no more.
+        self.wake()
+        return [pack for pack in packs if pack.give_back("kept")]
 
     def end(self, pack: Pack, *, again: bool) -> None:
         """Be done with a pack, or have it delivered `again`, to anybody."""
@@ -168,13 +184,18 @@ class Inbox:
 
     async def _end(self, place: Place) -> None:
         consumer = self._consumers.pop(place, None)
-        if consumer is None:
-            return
+        if consumer is not None:
+            await self.session.call(self._cancel(consumer))
+
+    async def _cancel(self, consumer: Consumer) -> None:
+        """All of it in one call: whoever waits may be canceled meanwhile, which must not stop it half-way."""
         channel = self.session.consuming
-        callback = channel.consumers.get(consumer.tag)
-        await self.session.call(channel.basic_cancel(consumer.tag))
-        if callback is not None:
-            # What was on its way still comes; without a consumer it would lie there until the session ends.
+        if consumer.tag not in channel.consumers:
+            return
+        callback = channel.consumers[consumer.tag]
+        await channel.basic_cancel(consumer.tag)
+        if not self.ended:
+            # What was on its way still comes, and is taken where the queue has another consumer by now.
             channel.consumers[consumer.tag] = callback
             self._ended.append(consumer.tag)
             if len(self._ended) > _ENDED_KEPT:
@@ -191,7 +212,7 @@ class Inbox:
             self.session.run(channel.basic_reject(tag, requeue=False, wait=False))
             return
         if place not in self._consumers:
-            self.session.run(channel.basic_nack(tag, requeue=True, wait=False))
+            self._requeue(tag)
             return
         self._jobs_a_message += _LEARN * (len(messages) - self._jobs_a_message)
         pack = self.packs[tag] = Pack(messages, self, tag)
@@ -199,6 +220,14 @@ class Inbox:
         consumer.unacked += 1
         self._kept[place].append(pack)
         self.wake()
+
+    async def _give_back(self, message: DeliveredMessage) -> None:
+        """It came for a consumer that is not known any more, and would lie here until the session ends."""
+        assert message.delivery_tag is not None
+        self._requeue(message.delivery_tag)
+
+    def _requeue(self, tag: int) -> None:
+        self.session.run(self.session.consuming.basic_nack(tag, requeue=True, wait=False))
 
     def _is_over(self, frame: spec.Basic.Cancel) -> None:
         """The broker ended a consumer, for instance since its queue was deleted. Whoever leases begins anew."""

@@ -267,6 +267,45 @@ async def test_what_was_sent_ahead_to_one_who_does_not_come_back_for_it_goes_to_
         assert by_id(carried(first + rest)) == by_id(messages(10))
 
 
+async def test_what_was_sent_ahead_goes_to_others_while_other_queues_are_leased(url: str) -> None:
+    async with connected(url, pack_jobs=1) as mixed, connected(url, pack_jobs=1) as other:
+        await published(other, messages(10, "a"))
+        first = await leased(mixed, 1, "a", "b")
+        waiting = asyncio.create_task(mixed.lease(["b"], 1, PATIENCE_S * 10, LEASE_S))
+        rest = await leased(other, 9, "a")
+        assert by_id(carried(first + rest)) == by_id(messages(10, "a"))
+        await published(other, messages(1, "b"))
+        await mixed.ack([*first, *await waiting])
+
+
+async def test_who_leases_while_consumers_end_is_sent_what_comes(url: str) -> None:
+    async with connected(url) as broker, connected(url) as other:
+        assert not await broker.lease(["q"], 1, 0.0, LEASE_S)
+        for number in range(20):
+            resting = asyncio.create_task(broker._rest(lambda name: name not in broker._leases))
+            for _ in range(number % 4):
+                await asyncio.sleep(0)
+            waiting = asyncio.create_task(broker.lease(["q"], 1, PATIENCE_S * 10, LEASE_S))
+            await broker._end(await resting)
+            await published(other, messages(1, start=number))
+            async with asyncio.timeout(PATIENCE_S):
+                await broker.ack(await waiting)
+
+
+async def test_canceling_a_lease_while_its_consumers_change_loses_nothing(url: str) -> None:
+    async with connected(url, pack_jobs=1) as broker, connected(url, pack_jobs=1) as other:
+        await published(other, messages(200))
+        for turn in range(60):
+            # Another number each time, so that consumers are replaced.
+            leasing = asyncio.create_task(broker.lease(["q"], 1 + turn % 2 * 900, 0.0, LEASE_S))
+            for _ in range(turn):
+                await asyncio.sleep(0)
+            leasing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await broker.release(await leasing)
+        assert by_id(carried(await leased(other, 200))) == by_id(messages(200))
+
+
 @pytest.mark.parametrize("pack_jobs", [1, 32])
 async def test_any_number_may_be_held_at_once(url: str, pack_jobs: int) -> None:
     async with connected(url, pack_jobs=pack_jobs) as broker:
