@@ -25,7 +25,7 @@ class MemoryStore(KeptInMemory):
         self._freed: list[Entry] = []
         """Since the last round of the reaper began."""
         self._claimed_ms: dict[tuple[str, int], int] = {}
-        """By model and level: when the youngest job was published that was claimed so far."""
+        """By model and level: when the youngest job was accepted that was claimed so far."""
 
     async def create(self, new: Sequence[NewJob], bounds: Bounds) -> Sequence[Submission]:
         """Accept jobs."""
@@ -79,7 +79,7 @@ class MemoryStore(KeptInMemory):
         if found.record.state != "queued" or found.due_ms:
             return "stale"
         key = (found.record.spec.model, found.record.spec.level)
-        self._claimed_ms[key] = max(self._claimed_ms.get(key, 0), found.queued_ms)
+        self._claimed_ms[key] = max(self._claimed_ms.get(key, 0), found.record.created_ms)
         return self._records.claim(found, lease_s) or "stale"
 
     def _note(self, entry: Entry) -> None:

@@ -77,7 +77,7 @@ class RecordStore(JobReader, Protocol):
 
     async def lost(self, model: str, republish_after_s: float, empty: bool) -> Sequence[Carried]:
         """Jobs of a model, whole, whose messages seem to be lost: unclaimed for `republish_after_s` while its queue is
-        `empty`, or while one of their level that was published so much later was claimed. They count as published
+        `empty`, or while one of their level that was accepted so much later was claimed. They count as published
         now."""
         ...
 

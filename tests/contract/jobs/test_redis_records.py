@@ -101,6 +101,15 @@ async def test_a_backlog_is_not_doubled_however_long_it_waits(site: Site) -> Non
     assert site.queues.depth("m").waiting == 14
 
 
+async def test_a_backlog_is_not_doubled_where_jobs_are_given_back(site: Site) -> None:
+    await site.submit(20)
+    await site.pass_s(REPUBLISH_AFTER_S + 5)
+    await site.queue.finish([Finish(job, "release") for job in await site.lease(2)])
+    assert len(await site.lease(2)) == 2
+    assert (await site.queue.reap()).republished == 0
+    assert site.queues.depth("m").waiting == 18
+
+
 async def test_what_was_passed_by_is_published_again(site: Site) -> None:
     made = JobIds()
     lost, later = ([spec(id=made.new(7)) for _ in range(5)] for _ in range(2))

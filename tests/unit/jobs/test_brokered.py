@@ -46,6 +46,16 @@ async def test_a_backlog_is_never_doubled(site: Site) -> None:
     assert (await site.carries()).waiting == 70
 
 
+async def test_a_backlog_is_not_doubled_where_jobs_are_given_back(site: Site) -> None:
+    await site.submit(20)
+    site.clock.advance(100.0)
+    for _ in range(3):
+        await site.queue.finish([Finish(job, "release") for job in await site.lease(2)])
+        await site.lease(2)
+        assert (await site.queue.reap()).republished == 0
+        site.clock.advance(10.0)
+
+
 async def test_a_lost_message_is_noticed_behind_a_backlog(site: Site) -> None:
     [lost] = await site.lose()
     site.clock.advance(61.0)
