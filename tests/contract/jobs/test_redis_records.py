@@ -101,6 +101,26 @@ async def test_a_backlog_is_not_doubled_however_long_it_waits(site: Site) -> Non
     assert site.queues.depth("m").waiting == 14
 
 
+async def test_what_the_reaper_freed_is_told_of_until_it_is_published(site: Site) -> None:
+    large, small = spec(body=b"x" * 200_001), spec(body=b"x" * 200_000)
+    await site.queue.submit([NewJob(large), NewJob(small)], AMPLE)
+    await site.lease()
+    await site.pass_s(LEASE_S + 1)
+    for _ in range(2):
+        due = await site.records.due(REPUBLISH_AFTER_S)
+        told = {job.id: job for job in due.jobs}
+        assert set(told) == {large.id, small.id}
+        assert told[small.id].spec == small
+        assert told[large.id].without_body
+    due = await site.records.due(REPUBLISH_AFTER_S, [small.id])
+    assert [job.id for job in due.jobs] == [large.id]
+    site.lose_messages()
+    await site.queue.reap()
+    [job] = await site.lease()
+    assert (job.spec, job.attempt) == (large, 2)
+    assert not (await site.records.due(REPUBLISH_AFTER_S)).jobs
+
+
 async def test_a_backlog_is_not_doubled_where_jobs_are_given_back(site: Site) -> None:
     await site.submit(20)
     await site.pass_s(REPUBLISH_AFTER_S + 5)

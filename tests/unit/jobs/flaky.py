@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -39,8 +39,8 @@ class FlakyStore(MemoryStore):
         self._answer()
         return await super().finish(finishes)
 
-    async def due(self, republish_after_s: float) -> Due:
-        due = await super().due(republish_after_s)
+    async def due(self, republish_after_s: float, published: Collection[str] = ()) -> Due:
+        due = await super().due(republish_after_s, published)
         return msgspec.structs.replace(due, reaped=msgspec.structs.replace(due.reaped, leader=not self.follows))
 
     def _answer(self) -> None:

@@ -106,6 +106,21 @@ async def test_what_is_not_confirmed_when_it_is_published_again_comes_round_agai
     assert len(await site.lease()) == 1
 
 
+async def test_a_silent_workers_job_whose_new_message_is_not_confirmed_gets_it_in_the_next_round(site: Site) -> None:
+    await site.submit(2)
+    jobs = await site.lease()
+    await site.broker.ack([job.receipt for job in jobs])
+    site.clock.advance(LEASE_S + 1)
+    site.broker.loses = True
+    assert (await site.queue.reap()).requeued == 2
+    assert (await site.carries()).waiting == 0
+    site.broker.loses = False
+    for _ in range(3):
+        await site.queue.reap()
+        assert (await site.carries()).waiting == 2
+    assert [job.attempt for job in await site.lease()] == [2, 2]
+
+
 async def test_a_record_that_was_lost_is_made_from_its_message(site: Site) -> None:
     [spec] = await site.submit()
     site.use(FlakyStore(site.now_ms))
