@@ -46,9 +46,9 @@ class BrokeredQueue:
         self._abandoned: set[asyncio.Future[Sequence[LeasedJob]]] = set()
 
     async def submit(self, new: Sequence[NewJob], bounds: Bounds) -> Sequence[Submission]:
-        """Accept jobs. Raises `DependencyError` (broker_unavailable) where a message was not confirmed; its job is in
-        the store all the same, and is found by its key or id when the call is repeated. Where the broker is known to be
-        away, nothing is begun."""
+        """Accept jobs; `unconfirmed` are those whose messages the broker did not confirm. Where it cannot be asked, or
+        fails, that is raised as `DependencyError` (broker_unavailable); where it is known to be away, nothing is begun.
+        """
         await self._broker.publish(())
         answers = await self._store.create(new, bounds)
         created = [
@@ -56,13 +56,13 @@ class BrokeredQueue:
             for job, answer in zip(new, answers, strict=True)
             if answer.outcome == "created"
         ]
-        unconfirmed = len(created) - len(await self._publish(created))
-        if unconfirmed:
-            raise DependencyError(
-                f"the broker did not confirm {unconfirmed} of {len(created)} jobs; they may run all the same",
-                code="broker_unavailable",
-            )
-        return answers
+        unconfirmed = {job.id for job in created}.difference(await self._publish(created))
+        return [
+            msgspec.structs.replace(answer, outcome="unconfirmed")
+            if answer.outcome == "created" and answer.id in unconfirmed
+            else answer
+            for answer in answers
+        ]
 
     async def lease(self, models: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[LeasedJob]:
         """Claim up to `most` jobs; messages that lead to none are acked on the way."""

@@ -49,14 +49,16 @@ class FlakyStore(MemoryStore):
 
 
 class LossyBroker(MemoryBroker):
-    """Confirms nothing that it loses; is away while `away`."""
+    """Confirms nothing that it loses; is away while `away`; takes no more for the queue that is `full`."""
 
     loses, away = False, False
+    full = ""
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         if self.loses:
             return [False] * len(messages)
-        return await super().publish(messages)
+        await super().publish([message for message in messages if message.queue != self.full])
+        return [message.queue != self.full for message in messages]
 
     async def ack(self, deliveries: Sequence[object]) -> None:
         if self.away:

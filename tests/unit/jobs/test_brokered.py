@@ -73,9 +73,8 @@ async def test_a_lost_message_is_noticed_behind_a_backlog(site: Site) -> None:
 async def test_what_the_broker_does_not_confirm_is_refused_and_found_again(site: Site) -> None:
     site.broker.loses = True
     new = NewJob(JobSpec(id=IDS.new(), model="m", tenant="t"), "key", "print")
-    with pytest.raises(DependencyError, match="did not confirm 1 of 1") as caught:
-        await site.queue.submit([new], AMPLE)
-    assert caught.value.code == "broker_unavailable"
+    [refused] = await site.queue.submit([new], AMPLE)
+    assert refused == Submission("unconfirmed", new.spec.id, site.now_ms())
     site.broker.loses = False
     again = NewJob(JobSpec(id=IDS.new(), model="m", tenant="t"), "key", "print")
     [answer] = await site.queue.submit([again], AMPLE)
@@ -84,6 +83,14 @@ async def test_what_the_broker_does_not_confirm_is_refused_and_found_again(site:
     await site.queue.reap()
     [job] = await site.lease()
     assert job.spec == new.spec
+
+
+async def test_what_is_not_confirmed_costs_no_other_job_of_the_same_call(site: Site) -> None:
+    new = [NewJob(JobSpec(id=IDS.new(), model=model, tenant="t")) for model in ("m", "full", "m")]
+    site.broker.full = "full"
+    answers = await site.queue.submit(new, AMPLE)
+    assert [answer.outcome for answer in answers] == ["created", "unconfirmed", "created"]
+    assert [job.spec for job in await site.lease()] == [new[0].spec, new[2].spec]
 
 
 async def test_while_the_broker_is_known_to_be_away_no_record_is_made(site: Site) -> None:
