@@ -28,8 +28,10 @@ log = logging.getLogger("forebay.jobs")
 
 FEWEST_SENT: Final = 4
 MOST_SENT: Final = 1024
+AHEAD_BYTES: Final = 32 << 20
+"""Of one queue and level; about, since how large messages are is learned from those that came."""
 _LEARN: Final = 0.1
-"""Weight of a new message in the mean of how many jobs one has."""
+"""Weight of a new message in the means of how many jobs and bytes one has."""
 DUMB_S: Final = 120.0
 """How long a queue is left alone that does not answer while its broker does: its members may be down, or lost."""
 _ENDED_KEPT: Final = 64
@@ -78,7 +80,7 @@ class Inbox:
         self._senders: dict[Pack, Consumer] = {}
         self._ended: deque[str] = deque()
         self._numbers = itertools.count(1)
-        self._jobs_a_message = 1.0
+        self._jobs_a_message, self._bytes_a_message = 1.0, 1.0
         self._changing = asyncio.Lock()
         session.consuming.consumers = _Callbacks(self._give_back)
         session.consuming.on_consumer_cancel_callbacks.add(self._is_over)
@@ -91,7 +93,7 @@ class Inbox:
     async def listen(self, names: Sequence[str], most: int) -> None:
         """Have the messages of these queues sent, so that `most` jobs can come. Raises what aiormq does, and
         `DependencyError`."""
-        wanted = min(MOST_SENT // 2, max(FEWEST_SENT // 2, round(most / self._jobs_a_message)))
+        wanted = max(FEWEST_SENT // 2, min(self._most_sent() // 2, round(most / self._jobs_a_message)))
         now_s = time.monotonic()
         places = [(name, level) for level in range(PRIORITY_LEVELS) for name in names]
         places = [place for place in places if self._dumb.get(place, 0.0) <= now_s]
@@ -153,12 +155,15 @@ class Inbox:
         if not self.ended:
             await self.session.call(self.session.consuming.basic_qos(prefetch_count=FEWEST_SENT))
 
+    def _most_sent(self) -> int:
+        return max(FEWEST_SENT, min(MOST_SENT, int(AHEAD_BYTES / self._bytes_a_message)))
+
     def _is_sent_enough(self, place: Place, wanted: int) -> bool:
         consumer = self._consumers.get(place)
         if consumer is None:
             return False
         free = consumer.ahead - consumer.unacked + len(self._kept[place])
-        return 2 * free >= wanted and consumer.ahead <= 16 * wanted
+        return 2 * free >= wanted and consumer.ahead <= min(16 * wanted, 2 * self._most_sent())
 
     async def _begin(self, place: Place, ahead: int) -> None:
         channel = self.session.consuming
@@ -215,6 +220,7 @@ class Inbox:
             self._requeue(tag)
             return
         self._jobs_a_message += _LEARN * (len(messages) - self._jobs_a_message)
+        self._bytes_a_message += _LEARN * (len(message.body) - self._bytes_a_message)
         pack = self.packs[tag] = Pack(messages, self, tag)
         self._senders[pack] = consumer
         consumer.unacked += 1

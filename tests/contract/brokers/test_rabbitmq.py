@@ -13,8 +13,9 @@ from tests.contract.brokers.rabbit import queues_of_its_own
 from tests.contract.brokers.rabbit_nodes import RabbitNode
 from tests.contract.brokers.test_broker import LEASE_S, PATIENCE_S, by_id, carried, leased, messages, published
 
-from forebay.brokers.port import Delivery
+from forebay.brokers.port import Delivery, Message
 from forebay.brokers.rabbitmq import RabbitMq
+from forebay.brokers.rabbitmq_inbox import AHEAD_BYTES, MOST_SENT
 from forebay.core.errors import DependencyError, SetupError
 
 RIGHTS = (r"^forebay\..*", r"^(forebay\..*|amq\.default)$", r"^forebay\..*")
@@ -276,6 +277,19 @@ async def test_what_was_sent_ahead_goes_to_others_while_other_queues_are_leased(
         assert by_id(carried(first + rest)) == by_id(messages(10, "a"))
         await published(other, messages(1, "b"))
         await mixed.ack([*first, *await waiting])
+
+
+async def test_of_large_messages_fewer_are_sent_ahead(url: str) -> None:
+    async with connected(url) as broker:
+        await published(broker, [Message(f"{number}", "q", b"x" * 150_000) for number in range(40)])
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in range(40):
+                await broker.ack(await leased(broker, 1))
+        assert not await broker.lease(["q"], 2 * MOST_SENT, 0.0, LEASE_S)
+        assert broker._inbox is not None
+        ahead = [consumer.ahead for consumer in broker._inbox._consumers.values()]
+        assert len(ahead) == 3
+        assert max(ahead) * 150_000 <= 2 * AHEAD_BYTES
 
 
 async def test_who_leases_while_consumers_end_is_sent_what_comes(url: str) -> None:
