@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from forebay.jobs.record import OVERDUE, SILENT
@@ -61,7 +62,7 @@ class RedisReaper:
 
     def _note(self, freed: Sequence[bytes], shard: int) -> None:
         self.freed |= dict.fromkeys(freed, shard)
-        for id in list(self.freed)[: max(0, len(self.freed) - _FREED_MOST)]:
+        for id in list(islice(self.freed, max(0, len(self.freed) - _FREED_MOST))):
             del self.freed[id]
 
     async def _audit(self, shard: int) -> int:
