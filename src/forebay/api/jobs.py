@@ -276,6 +276,11 @@ def _refusal(new: NewJob, outcome: Submission) -> Exception:
             f"this Idempotency-Key was used for another request, job {outcome.id}; take a new key for a new request",
             code="idempotency_key_reused",
         )
+    if outcome.outcome == "unconfirmed":
+        return DependencyError(
+            "the broker did not confirm the job; it may run all the same: repeat the request with its Idempotency-Key",
+            code="broker_unavailable",
+        )
     return AdmissionError(
         f"the queue of model {new.spec.model!r} is full", code="queue_full", retry_after_s=outcome.retry_after_s
     )

@@ -17,9 +17,9 @@ CONTENT_TYPE: Final = "application/vnd.forebay.jobs.1+msgpack"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
 
-State = Literal["kept", "held", "given back", "done"]
-"""kept: here, and given to nobody yet. held: somebody works on it. given back: it is to be sent anew. done: acked, or
-sent anew."""
+State = Literal["kept", "held", "given back", "sending", "done"]
+"""kept: here, and given to nobody yet. held: somebody works on it. given back: it is to be sent anew. sending: that is
+under way. done: acked, or sent anew."""
 
 
 class PackError(ValueError):
@@ -104,14 +104,28 @@ class Pack:
             self.settle(at, "given back")
         return bool(found)
 
-    def given_back(self) -> list[Message]:
-        """What is to be sent anew."""
-        return [message for message, state in zip(self.messages, self.states, strict=True) if state == "given back"]
+    @property
+    def is_over(self) -> bool:
+        """Nobody works on any of it, or is about to send any of it anew."""
+        return not self.left and "sending" not in self.states
 
-    def sent_anew(self) -> None:
-        """All that was given back is in another pack now."""
-        self.states = ["done" if state == "given back" else state for state in self.states]
-        self.whole = False
+    def given_back(self) -> bool:
+        """Whether any of it is to be sent anew."""
+        return "given back" in self.states
+
+    def take_to_send(self) -> list[int]:
+        """Where what is to be sent anew stands; nobody else sends it until `sent` tells how that went."""
+        taken = [at for at, state in enumerate(self.states) if state == "given back"]
+        for at in taken:
+            self.states[at] = "sending"
+        return taken
+
+    def sent(self, taken: Sequence[int], confirmed: bool) -> None:
+        """What was taken is in another pack now, or is still to be sent."""
+        for at in taken:
+            self.states[at] = "done" if confirmed else "given back"
+        if confirmed and taken:
+            self.whole = False
 
 
 class Receipt(NamedTuple):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Sequence
-from typing import Any, Final, TypeVar
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, Final, Literal, TypeVar
 
 from forebay.brokers.packs import Pack, portions
 from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Delivery, Depth, Message
@@ -27,7 +28,8 @@ PACK_JOBS: Final = 32
 PACK_BYTES: Final = 64 << 10
 """Most of one message. Above a batch or two, packs would keep from one worker what another could run."""
 IDLE_S: Final = 0.5
-"""When nobody has leased for so long, what was sent ahead goes back."""
+"""When nobody has leased from a queue for so long, what was sent ahead goes back."""
+_LOOK_S = 0.05
 _AT_ONCE: Final = 256
 """Messages that are on their way to the broker and not confirmed, of one call."""
 _SEND_S = 20.0
@@ -48,9 +50,10 @@ class RabbitMq:
         self._link = RabbitLink(self.address, self._begin)
         self._inbox: Inbox | None = None
         self._dumb: dict[Place, float] = {}
-        self._leases = 0
-        """Calls of `lease` that are under way."""
-        self._idle_from_s = 0.0
+        self._leases = Counter[str]()
+        """Calls of `lease` that are under way, by queue."""
+        self._left_s: dict[str, float] = {}
+        """When the last of a queue's leases ended, where something may have been sent ahead since."""
         self._idling: asyncio.TimerHandle | None = None
         self._resting: asyncio.Task[None] | None = None
         self._closed = False
@@ -72,12 +75,10 @@ class RabbitMq:
         inbox = await self._open()
         confirmed = [False] * len(messages)
         packs = list(portions(messages, self._pack_jobs, self._pack_bytes))
-        for begin in range(0, len(packs), _AT_ONCE):
-            part = packs[begin : begin + _AT_ONCE]
-            sent = [[messages[at] for at in positions] for positions in part]
-            for positions, is_confirmed in zip(part, await self._send(inbox, sent), strict=True):
-                for at in positions:
-                    confirmed[at] = is_confirmed
+        sent = [[messages[at] for at in positions] for positions in packs]
+        for positions, is_confirmed in zip(packs, await self._send(inbox, sent), strict=True):
+            for at in positions:
+                confirmed[at] = is_confirmed
         return confirmed
 
     async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:
@@ -86,7 +87,7 @@ class RabbitMq:
         inbox = await self._open()
         if not names or most < 1:
             return []
-        self._leases += 1
+        self._leases.update(names)
         try:
             while True:
                 await self._told(inbox.listen(names, most))
@@ -96,8 +97,7 @@ class RabbitMq:
                     return found
                 await self._wait(inbox.session, arrival, left_s)
         finally:
-            self._leases -= 1
-            self._rest_soon()
+            self._leave(names)
 
     async def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> None:
         """Nothing to do: they are ours until the connection ends."""
@@ -106,19 +106,16 @@ class RabbitMq:
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Each pack when all of it is done with. After a broken connection there is nothing to ack any more."""
         self._check_open()
-        for delivery in deliveries:
-            pack, at = delivery.receipt
-            if pack.settle(at, "done") and not pack.left:
-                await self._end([pack])
+        await self._end([pack for pack in _settled(deliveries, "done") if not pack.left])
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Whole packs to where they were, parts of them to the ends of their queues."""
         self._check_open()
-        packs = [one.receipt.pack for one in deliveries if one.receipt.pack.settle(one.receipt.at, "given back")]
-        if packs and not self._leases:
+        packs = _settled(deliveries, "given back")
+        if spare := {pack.messages[0].queue for pack in packs} - self._leases.keys():
             # They would come back to this very connection, and lie here.
-            packs += await self._rest()
-        await self._end(list(dict.fromkeys(packs)))
+            packs += await self._rest(lambda name: name in spare and name not in self._leases)
+        await self._end(packs)
 
     async def depth(self, queue: str) -> Depth:
         """A pack counts as one message. What other connections were sent ahead is not counted."""
@@ -135,12 +132,12 @@ class RabbitMq:
         if self._resting is not None:
             await asyncio.wait([self._resting])
         try:
-            packs = await self._rest()
+            packs = await self._rest(lambda _: True)
             if self._inbox is not None:
                 parts = [pack for pack in self._inbox.packs.values() if not pack.whole]
                 for pack in parts:
                     pack.give_back("kept", "held")
-                await self._end(list(dict.fromkeys(packs + parts)))
+                await self._end(packs + parts)
                 await self._told(self._inbox.flush())
         except DependencyError as error:
             log.warning("what was done with in part may run again: %s", error.message)
@@ -153,46 +150,68 @@ class RabbitMq:
 
     async def _end(self, packs: Sequence[Pack]) -> None:
         """Whatever can be done with these now. What is not confirmed stays with the pack, which comes again whole."""
+        # One that is not its inbox's any more was ended before.
+        packs = [pack for pack in dict.fromkeys(packs) if pack.owner.packs.get(pack.tag) is pack]
+        # Where the connection of a pack ended, all of it comes again, but may have come while its jobs still ran here:
+        # then it was acked, and nothing would tell of those that are given back.
+        anew = [pack for pack in packs if pack.left or not pack.whole or pack.owner.ended]
+        await self._send_anew([pack for pack in anew if pack.given_back()])
         for pack in packs:
-            inbox: Inbox = pack.owner
-            if inbox.ended:
-                continue
-            anew = pack.given_back()
-            if anew and (pack.left or not pack.whole):
-                try:
-                    [is_confirmed] = await self._send(inbox, [anew])
-                except DependencyError:
-                    is_confirmed = False
-                if is_confirmed:
-                    pack.sent_anew()
-            if not pack.left:
-                inbox.end(pack, again=bool(pack.given_back()))
+            if pack.is_over:
+                inbox: Inbox = pack.owner
+                inbox.end(pack, again=pack.given_back())
 
-    async def _rest(self) -> list[Pack]:
-        """Have nothing more sent; packs of which something is to be given back."""
+    async def _send_anew(self, packs: Sequence[Pack]) -> None:
+        """What is given back of these, all on its way together."""
+        if not packs or self._inbox is None or self._inbox.ended:
+            return
+        taken = [pack.take_to_send() for pack in packs]
+        sending = [[pack.messages[at] for at in places] for pack, places in zip(packs, taken, strict=True)]
+        confirmed = [False] * len(packs)
+        try:
+            confirmed = await self._send(self._inbox, sending)
+        except DependencyError:
+            pass  # the store's reaper sees to what comes again with no pack
+        finally:
+            for pack, places, is_confirmed in zip(packs, taken, confirmed, strict=True):
+                pack.sent(places, is_confirmed)
+
+    async def _rest(self, is_spare: Callable[[str], bool]) -> list[Pack]:
+        """Have nothing more sent of spare queues; packs of which something is to be given back."""
         if self._inbox is None or self._inbox.ended:
             return []
-        return await self._told(self._inbox.rest())
+        return await self._told(self._inbox.rest(is_spare))
 
-    def _rest_soon(self) -> None:
-        """Unless somebody leases again."""
-        self._idle_from_s = time.monotonic() + IDLE_S
+    def _leave(self, names: Sequence[str]) -> None:
+        """A lease ended. Unless another of its queues begins soon, what was sent ahead goes back."""
+        self._leases.subtract(names)
+        now_s = time.monotonic()
+        for name in names:
+            self._left_s[name] = now_s
+            if not self._leases[name]:
+                del self._leases[name]
+        self._look_in(IDLE_S)
+
+    def _look_in(self, seconds: float) -> None:
         if self._idling is None and not self._closed:
-            self._idling = asyncio.get_running_loop().call_later(IDLE_S, self._look_whether_idle)
+            self._idling = asyncio.get_running_loop().call_later(seconds, self._look_what_is_idle)
 
-    def _look_whether_idle(self) -> None:
+    def _look_what_is_idle(self) -> None:
         self._idling = None
-        left_s = self._idle_from_s - time.monotonic()
-        if self._leases or self._closed:
-            return  # the last one looks again
-        if left_s > 0:
-            self._idling = asyncio.get_running_loop().call_later(left_s, self._look_whether_idle)
-        elif self._resting is None:
-            self._resting = asyncio.create_task(self._rest_idly(), name="rabbitmq: idle")
+        # Those that are leased come here again when that ends.
+        left = {name: left_s for name, left_s in self._left_s.items() if name not in self._leases}
+        idle_s = time.monotonic() - IDLE_S
+        idle = {name for name, left_s in left.items() if left_s <= idle_s}
+        if idle and self._resting is None and not self._closed:
+            left = {name: left_s for name, left_s in left.items() if name not in idle}
+            self._resting = asyncio.create_task(self._rest_idly(idle), name="rabbitmq: idle")
+        self._left_s = left
+        if left:
+            self._look_in(max(_LOOK_S, min(left.values()) - idle_s))
 
-    async def _rest_idly(self) -> None:
+    async def _rest_idly(self, names: Collection[str]) -> None:
         try:
-            await self._end(await self._rest())
+            await self._end(await self._rest(lambda name: name in names and name not in self._leases))
         except DependencyError:
             pass  # the connection ended, and with it all that it was sent
         finally:
@@ -201,8 +220,11 @@ class RabbitMq:
     # -- calls --------------------------------------------------------------------------------------------------------
 
     async def _send(self, inbox: Inbox, packs: Sequence[Sequence[Message]]) -> list[bool]:
-        session = inbox.session
-        return await self._told(session.call(send(inbox.queues, session, packs), _SEND_S))
+        session, confirmed = inbox.session, list[bool]()
+        for begin in range(0, len(packs), _AT_ONCE):
+            sending = send(inbox.queues, session, packs[begin : begin + _AT_ONCE])
+            confirmed += await self._told(session.call(sending, _SEND_S))
+        return confirmed
 
     async def _told(self, work: Awaitable[T]) -> T:
         """Await it; what is wrong with the broker is told as `DependencyError`."""
@@ -235,3 +257,10 @@ class RabbitMq:
     def _check_open(self) -> None:
         if self._closed:
             raise DependencyError("this connection to the broker was closed", code="broker_unavailable")
+
+
+def _settled(deliveries: Sequence[Delivery], state: Literal["given back", "done"]) -> list[Pack]:
+    """Packs of which something is settled by this, or was before, by a call that may have been canceled before it
+    could do anything about them."""
+    receipts = [one.receipt for one in deliveries]
+    return [pack for pack, at in receipts if pack.settle(at, state) or not pack.left or pack.given_back()]

@@ -29,6 +29,8 @@ def setup_failure(error: BaseException, address: RabbitAddress) -> SetupError | 
 
 def setup_words(error: BaseException, address: RabbitAddress) -> str | None:
     """For what does not pass by itself."""
+    if isinstance(error, SetupError):
+        return error.message
     text = _reason(error)
     user, vhost = address.user, address.vhost
     rights = f"rabbitmqctl set_permissions -p {vhost} {user} '.*' '.*' '.*'"

@@ -11,9 +11,9 @@ import itertools
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aiormq import exceptions as amqp
 from aiormq import spec
@@ -28,8 +28,10 @@ log = logging.getLogger("forebay.jobs")
 
 FEWEST_SENT: Final = 4
 MOST_SENT: Final = 1024
+AHEAD_BYTES: Final = 32 << 20
+"""Of one queue and level; about, since how large messages are is learned from those that came."""
 _LEARN: Final = 0.1
-"""Weight of a new message in the mean of how many jobs one has."""
+"""Weight of a new message in the means of how many jobs and bytes one has."""
 DUMB_S: Final = 120.0
 """How long a queue is left alone that does not answer while its broker does: its members may be down, or lost."""
 _ENDED_KEPT: Final = 64
@@ -50,6 +52,18 @@ class Consumer:
     unacked: int = 0
 
 
+class _Callbacks(dict[str, Any]):
+    """Consumers by tag, as aiormq looks them up for what is delivered; `otherwise` gets what is for none of them."""
+
+    def __init__(self, otherwise: Callable[[DeliveredMessage], Awaitable[None]]) -> None:
+        super().__init__()
+        self._otherwise = otherwise
+
+    def get(self, tag: str, default: Any = None, /) -> Any:
+        """Never None: a delivery without a consumer would be dropped, and stay unacked."""
+        return super().get(tag, self._otherwise if default is None else default)
+
+
 class Inbox:
     """Of one session. `arrival` is set when something has come, and another put in its place."""
 
@@ -66,8 +80,9 @@ class Inbox:
         self._senders: dict[Pack, Consumer] = {}
         self._ended: deque[str] = deque()
         self._numbers = itertools.count(1)
-        self._jobs_a_message = 1.0
+        self._jobs_a_message, self._bytes_a_message = 1.0, 1.0
         self._changing = asyncio.Lock()
+        session.consuming.consumers = _Callbacks(self._give_back)
         session.consuming.on_consumer_cancel_callbacks.add(self._is_over)
 
     @property
@@ -78,7 +93,7 @@ class Inbox:
     async def listen(self, names: Sequence[str], most: int) -> None:
         """Have the messages of these queues sent, so that `most` jobs can come. Raises what aiormq does, and
         `DependencyError`."""
-        wanted = min(MOST_SENT // 2, max(FEWEST_SENT // 2, round(most / self._jobs_a_message)))
+        wanted = max(FEWEST_SENT // 2, min(self._most_sent() // 2, round(most / self._jobs_a_message)))
         now_s = time.monotonic()
         places = [(name, level) for level in range(PRIORITY_LEVELS) for name in names]
         places = [place for place in places if self._dumb.get(place, 0.0) <= now_s]
@@ -110,19 +125,24 @@ class Inbox:
         """Messages of one queue that are here, as the broker counts them: a pack is one."""
         return sum(len(self._kept[name, level]) for level in range(PRIORITY_LEVELS))
 
-    async def rest(self) -> list[Pack]:
-        """End the consumers. Packs of which something was kept; that is to be given back now."""
+    async def rest(self, is_spare: Callable[[str], bool]) -> list[Pack]:
+        """End the consumers of queues that are spare, which is asked again whenever time has passed. Packs of which
+        something was kept; that is to be given back now."""
         async with self._changing:
             for place in list(self._consumers):
-                await self._end(place)
-        kept = [pack for packs in self._kept.values() for pack in packs if pack.give_back("kept")]
-        self._kept.clear()
-        return kept
+                if is_spare(place[0]):
+                    await self._end(place)
+        packs = [pack for place in list(self._kept) if is_spare(place[0]) for pack in self._kept.pop(place)]
+        # Who began to lease meanwhile may have found a consumer that is no more.
+        self.wake()
+        return [pack for pack in packs if pack.give_back("kept")]
 
     def end(self, pack: Pack, *, again: bool) -> None:
         """Be done with a pack, or have it delivered `again`, to anybody."""
         if self.packs.pop(pack.tag, None) is not None:
             self._senders.pop(pack).unacked -= 1
+            if self.ended:
+                return  # its connection did that
             channel = self.session.consuming
             self.session.run(
                 channel.basic_nack(pack.tag, requeue=True, wait=False)
@@ -135,12 +155,15 @@ class Inbox:
         if not self.ended:
             await self.session.call(self.session.consuming.basic_qos(prefetch_count=FEWEST_SENT))
 
+    def _most_sent(self) -> int:
+        return max(FEWEST_SENT, min(MOST_SENT, int(AHEAD_BYTES / self._bytes_a_message)))
+
     def _is_sent_enough(self, place: Place, wanted: int) -> bool:
         consumer = self._consumers.get(place)
         if consumer is None:
             return False
         free = consumer.ahead - consumer.unacked + len(self._kept[place])
-        return 2 * free >= wanted and consumer.ahead <= 16 * wanted
+        return 2 * free >= wanted and consumer.ahead <= min(16 * wanted, 2 * self._most_sent())
 
     async def _begin(self, place: Place, ahead: int) -> None:
         channel = self.session.consuming
@@ -166,13 +189,18 @@ class Inbox:
 
     async def _end(self, place: Place) -> None:
         consumer = self._consumers.pop(place, None)
-        if consumer is None:
-            return
+        if consumer is not None:
+            await self.session.call(self._cancel(consumer))
+
+    async def _cancel(self, consumer: Consumer) -> None:
+        """All of it in one call: whoever waits may be canceled meanwhile, which must not stop it half-way."""
         channel = self.session.consuming
-        callback = channel.consumers.get(consumer.tag)
-        await self.session.call(channel.basic_cancel(consumer.tag))
-        if callback is not None:
-            # What was on its way still comes; without a consumer it would lie there until the session ends.
+        if consumer.tag not in channel.consumers:
+            return
+        callback = channel.consumers[consumer.tag]
+        await channel.basic_cancel(consumer.tag)
+        if not self.ended:
+            # What was on its way still comes, and is taken where the queue has another consumer by now.
             channel.consumers[consumer.tag] = callback
             self._ended.append(consumer.tag)
             if len(self._ended) > _ENDED_KEPT:
@@ -189,14 +217,23 @@ class Inbox:
             self.session.run(channel.basic_reject(tag, requeue=False, wait=False))
             return
         if place not in self._consumers:
-            self.session.run(channel.basic_nack(tag, requeue=True, wait=False))
+            self._requeue(tag)
             return
         self._jobs_a_message += _LEARN * (len(messages) - self._jobs_a_message)
+        self._bytes_a_message += _LEARN * (len(message.body) - self._bytes_a_message)
         pack = self.packs[tag] = Pack(messages, self, tag)
         self._senders[pack] = consumer
         consumer.unacked += 1
         self._kept[place].append(pack)
         self.wake()
+
+    async def _give_back(self, message: DeliveredMessage) -> None:
+        """It came for a consumer that is not known any more, and would lie here until the session ends."""
+        assert message.delivery_tag is not None
+        self._requeue(message.delivery_tag)
+
+    def _requeue(self, tag: int) -> None:
+        self.session.run(self.session.consuming.basic_nack(tag, requeue=True, wait=False))
 
     def _is_over(self, frame: spec.Basic.Cancel) -> None:
         """The broker ended a consumer, for instance since its queue was deleted. Whoever leases begins anew."""

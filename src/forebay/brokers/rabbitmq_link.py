@@ -20,7 +20,7 @@ from aiormq.channel import Channel
 
 from forebay.brokers.rabbitmq_errors import FAILURES, failure, setup_failure, unavailable
 from forebay.brokers.rabbitmq_url import RabbitAddress
-from forebay.core.errors import DependencyError
+from forebay.core.errors import DependencyError, SetupError
 
 log = logging.getLogger("forebay.jobs")
 
@@ -30,6 +30,8 @@ FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 1.0
 _CLOSE_TIMEOUT_S = 3.0
 _ANSWER_S = 2.0
+_FIRST_S = CONNECT_TIMEOUT_S + _CLOSE_TIMEOUT_S + 1.0
+"""More than it takes to find out that a host cannot be connected to."""
 T = TypeVar("T")
 
 
@@ -114,7 +116,7 @@ class Session:
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await self._connection.close()
-        except (*FAILURES, asyncio.CancelledError) as error:
+        except (Exception, asyncio.CancelledError) as error:
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
@@ -147,7 +149,7 @@ class RabbitLink:
         """The one that stands. Raises `DependencyError` where there is none: at once, but for the first attempt."""
         if self._closed:
             raise DependencyError("this connection to the broker was closed", code="broker_unavailable")
-        if self._keeping is None:
+        if self._keeping is None or self._keeping.done():
             self._keeping = asyncio.create_task(self._keep(), name="rabbitmq: connection")
         while True:
             if self._session is not None and not self._session.ended.done():
@@ -156,14 +158,19 @@ class RabbitLink:
                 raise self._error or unavailable("the connection was closed", self.address)
             if self._session is not None:
                 raise unavailable("the connection broke", self.address)
-            await self._changed.wait()
+            try:
+                await asyncio.wait_for(self._changed.wait(), _FIRST_S * len(self.address.hosts))
+            except TimeoutError:
+                raise unavailable("no answer in time", self.address) from None
 
     async def check(self) -> str:
         """Name and version of the broker. Raises `SetupError` for what an operator has to mend, else
         `DependencyError`."""
         try:
             session = await self._connect()
-        except FAILURES as error:
+        except SetupError:
+            raise
+        except Exception as error:
             raise setup_failure(error, self.address) or failure(error, self.address) from None
         await session.close()
         return session.server
@@ -183,7 +190,8 @@ class RabbitLink:
         while True:
             try:
                 session = await self._connect()
-            except FAILURES as error:
+            except Exception as error:
+                # Whatever it is: certificates may be half written, and aiormq raises more than it says.
                 self._error = failure(error, self.address)
                 if self._error.message != told:
                     told = self._error.message
@@ -205,12 +213,12 @@ class RabbitLink:
             await session.close()
 
     async def _connect(self) -> Session:
-        """The first host that answers. Raises what aiormq does."""
+        """The first host that answers. Raises what aiormq does, and `SetupError`."""
         error: BaseException = OSError("no host")
         for host, port in self.address.hosts:
             try:
                 return await _apart(self._connect_to(host, port))
-            except FAILURES as failed:
+            except Exception as failed:
                 error = failed
         raise error
 

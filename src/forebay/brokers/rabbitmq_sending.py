@@ -47,4 +47,6 @@ async def _send(queues: Queues, session: Session, pack: Sequence[Message], name:
             await queues.need(pack[0].queue, pack[0].level)
         except amqp.DeliveryError:
             return False  # the queue is full
+        except TimeoutError:
+            return False  # this queue does not answer; others of the same call may
     return False

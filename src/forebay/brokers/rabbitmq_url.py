@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from forebay.core.errors import SetupError
+from forebay.core.store_url import masked_url
 
 FORM: Final = "amqp://USER:PASSWORD@HOST:PORT/VHOST or amqps:// (TLS); of a cluster name several: HOST:PORT,HOST:PORT"
 _OPTIONS: Final = frozenset(
@@ -58,6 +59,12 @@ def parse_url(url: str) -> RabbitAddress:
         parts = urlsplit(url)
     except ValueError:
         raise SetupError(f"the broker's URL cannot be read; write {FORM}") from None
+    if "@" in parts.path + parts.query + parts.fragment:
+        # A password with a /, ? or # in it ends there what is taken for user, password and host.
+        raise SetupError(
+            f"{masked_url(url)!r} cannot be read: percent-encode the password, and @ wherever it is no user's: "
+            f"/ is %2F, ? %3F, # %23, @ %40; write {FORM}"
+        )
     userinfo, _, hosts = parts.netloc.rpartition("@")
     shown = f"{parts.scheme}://{hosts}{parts.path}"
     if parts.scheme not in ("amqp", "amqps"):

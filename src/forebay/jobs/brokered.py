@@ -16,14 +16,14 @@ import msgspec
 from forebay.brokers.port import Broker, Delivery, Message
 from forebay.core.errors import DependencyError
 from forebay.jobs.record import JobSpec
-from forebay.jobs.record_store import Carried, RecordStore
+from forebay.jobs.record_store import INLINE_BYTES, Carried, RecordStore
 from forebay.jobs.store import Bounds, Finish, LeasedJob, NewJob, Partial, QueueDepth, Reaped, Submission
 from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.jobs")
 
-INLINE_BYTES = 200_000
-"""Larger bodies stay in the store, and their messages only name the job."""
+_DUE_AT_ONCE = 500
+"""So many are published in one call when they are due: what was confirmed before a call that fails is known."""
 
 
 class BrokeredQueue:
@@ -41,12 +41,14 @@ class BrokeredQueue:
         self._republish_after_s, self._inline_bytes = republish_after_s, inline_bytes
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Carried).decode
+        self._published: list[str] = []
+        """What was due and is confirmed, until the store was told."""
         self._abandoned: set[asyncio.Future[Sequence[LeasedJob]]] = set()
 
     async def submit(self, new: Sequence[NewJob], bounds: Bounds) -> Sequence[Submission]:
-        """Accept jobs. Raises `DependencyError` (broker_unavailable) where a message was not confirmed; its job is in
-        the store all the same, and is found by its key or id when the call is repeated. Where the broker is known to be
-        away, nothing is begun."""
+        """Accept jobs; `unconfirmed` are those whose messages the broker did not confirm. Where it cannot be asked, or
+        fails, that is raised as `DependencyError` (broker_unavailable); where it is known to be away, nothing is begun.
+        """
         await self._broker.publish(())
         answers = await self._store.create(new, bounds)
         created = [
@@ -54,13 +56,13 @@ class BrokeredQueue:
             for job, answer in zip(new, answers, strict=True)
             if answer.outcome == "created"
         ]
-        unconfirmed = len(created) - await self._publish(created)
-        if unconfirmed:
-            raise DependencyError(
-                f"the broker did not confirm {unconfirmed} of {len(created)} jobs; they may run all the same",
-                code="broker_unavailable",
-            )
-        return answers
+        unconfirmed = {job.id for job in created}.difference(await self._publish(created))
+        return [
+            msgspec.structs.replace(answer, outcome="unconfirmed")
+            if answer.outcome == "created" and answer.id in unconfirmed
+            else answer
+            for answer in answers
+        ]
 
     async def lease(self, models: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[LeasedJob]:
         """Claim up to `most` jobs; messages that lead to none are acked on the way."""
@@ -86,11 +88,13 @@ class BrokeredQueue:
         return await self._store.tell(partials)
 
     async def finish(self, finishes: Sequence[Finish]) -> Sequence[bool]:
-        """Commit how jobs ended, then ack their messages; those of jobs that may run again at once are given back."""
+        """Commit how jobs ended, then ack their messages; those of jobs that may run again at once are given back, and
+        those of refused ends too: the store may have lost the job, of which this may be the last copy. Who claims it
+        next learns what is to become of it."""
         done = await self._store.finish(finishes)
         given_back, over = [], []
         for finish, own in zip(finishes, done, strict=True):
-            if own and (finish.kind == "release" or (finish.kind == "retry" and finish.delay_s <= 0)):
+            if not own or finish.kind == "release" or (finish.kind == "retry" and finish.delay_s <= 0):
                 given_back.append(finish.job.receipt)
             else:
                 over.append(finish.job.receipt)
@@ -100,14 +104,16 @@ class BrokeredQueue:
 
     async def reap(self) -> Reaped:
         """One round: the store's, then messages for what needs them. What is not confirmed comes round again."""
-        due = await self._store.due(self._republish_after_s)
+        due = await self._store.due(self._republish_after_s, self._published)
+        self._published.clear()
         if not due.reaped.leader:
             return due.reaped
-        await self._publish(due.jobs)
+        for begin in range(0, len(due.jobs), _DUE_AT_ONCE):
+            self._published += await self._publish(due.jobs[begin : begin + _DUE_AT_ONCE])
         republished = 0
         for model in due.models:
             empty = (await self._broker.depth(model)).waiting == 0
-            republished += await self._publish(await self._store.lost(model, self._republish_after_s, empty))
+            republished += len(await self._publish(await self._store.lost(model, self._republish_after_s, empty)))
         return msgspec.structs.replace(due.reaped, republished=republished)
 
     async def depth(self, model: str) -> QueueDepth:
@@ -123,13 +129,14 @@ class BrokeredQueue:
         finally:
             await self._store.close()
 
-    async def _publish(self, jobs: Iterable[Carried]) -> int:
-        """How many the broker confirmed."""
+    async def _publish(self, jobs: Iterable[Carried]) -> list[str]:
+        """Ids of those that the broker confirmed."""
         messages = [self._message(job, job.spec) for job in jobs if job.spec is not None]
-        return sum(await self._broker.publish(messages)) if messages else 0
+        confirmed = await self._broker.publish(messages) if messages else ()
+        return [message.id for message, is_confirmed in zip(messages, confirmed, strict=True) if is_confirmed]
 
     def _message(self, job: Carried, spec: JobSpec) -> Message:
-        if len(spec.body) > self._inline_bytes:
+        if job.without_body or len(spec.body) > self._inline_bytes:
             job = Carried(job.id, job.created_ms)
         return Message(job.id, spec.model, self._encode(job), spec.level)
 

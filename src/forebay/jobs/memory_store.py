@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -24,8 +24,10 @@ class MemoryStore(KeptInMemory):
         """Heaps by model: since when each job is free, when it was accepted."""
         self._freed: list[Entry] = []
         """Since the last round of the reaper began."""
+        self._due: dict[str, Entry] = {}
+        """Freed by the reaper, and not told to be published since."""
         self._claimed_ms: dict[tuple[str, int], int] = {}
-        """By model and level: when the youngest job was published that was claimed so far."""
+        """By model and level: when the youngest job was accepted that was claimed so far."""
 
     async def create(self, new: Sequence[NewJob], bounds: Bounds) -> Sequence[Submission]:
         """Accept jobs."""
@@ -35,13 +37,19 @@ class MemoryStore(KeptInMemory):
         """Begin attempts."""
         return [self._claim(one, lease_s) for one in carried]
 
-    async def due(self, republish_after_s: float) -> Due:
+    async def due(self, republish_after_s: float, published: Collection[str] = ()) -> Due:
         """One round of the reaper; this process always leads."""
+        for id in published:
+            self._due.pop(id, None)
         self._freed.clear()
         reaped: Reaped = self._records.reap()
+        self._due |= {entry.record.spec.id: entry for entry in self._freed}
+        self._due = {
+            id: entry for id, entry in self._due.items() if entry.record.state == "queued" and not entry.due_ms
+        }
         before_ms = self._now_ms() - round(republish_after_s * 1000)
         models = [model for model in self._free if (head := self._head_ms(model)) is not None and head <= before_ms]
-        return Due(reaped, [_whole(entry) for entry in self._freed if entry.record.state == "queued"], models)
+        return Due(reaped, [_whole(entry) for entry in self._due.values()], models)
 
     async def lost(self, model: str, republish_after_s: float, empty: bool) -> Sequence[Carried]:
         """Jobs whose messages seem to be lost."""
@@ -79,7 +87,7 @@ class MemoryStore(KeptInMemory):
         if found.record.state != "queued" or found.due_ms:
             return "stale"
         key = (found.record.spec.model, found.record.spec.level)
-        self._claimed_ms[key] = max(self._claimed_ms.get(key, 0), found.queued_ms)
+        self._claimed_ms[key] = max(self._claimed_ms.get(key, 0), found.record.created_ms)
         return self._records.claim(found, lease_s) or "stale"
 
     def _note(self, entry: Entry) -> None:

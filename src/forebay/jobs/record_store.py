@@ -5,8 +5,8 @@ As for `JobQueue`: errors are `DependencyError` (store_unavailable) within a bou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from collections.abc import Collection, Sequence
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -23,14 +23,19 @@ from forebay.jobs.store import (
     Submission,
 )
 
+INLINE_BYTES: Final = 200_000
+"""Larger bodies stay in the store, and their messages only name the job."""
+
 
 class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
     """A job as a message carries it. `spec` is None where its body is too large for that, or what came is unreadable;
-    then its record must be there. `created_ms` is by the store's clock."""
+    then its record must be there. `created_ms` is by the store's clock. `without_body`: the spec's body was left in the
+    store; so no message carries it."""
 
     id: str
     created_ms: int = 0
     spec: JobSpec | None = None
+    without_body: bool = False
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -71,13 +76,14 @@ class RecordStore(JobReader, Protocol):
         """As in `JobQueue`; of what is queued again, the caller gives the message back, unless it is delayed."""
         ...
 
-    async def due(self, republish_after_s: float) -> Due:
-        """One round of the reaper, led by one process; `models` have jobs unclaimed for `republish_after_s`."""
+    async def due(self, republish_after_s: float, published: Collection[str] = ()) -> Due:
+        """One round of the reaper, led by one process; `models` have jobs unclaimed for `republish_after_s`. Jobs come
+        again in the next round unless they are among the `published` then: those whose messages were confirmed."""
         ...
 
     async def lost(self, model: str, republish_after_s: float, empty: bool) -> Sequence[Carried]:
         """Jobs of a model, whole, whose messages seem to be lost: unclaimed for `republish_after_s` while its queue is
-        `empty`, or while one of their level that was published so much later was claimed. They count as published
+        `empty`, or while one of their level that was accepted so much later was claimed. They count as published
         now."""
         ...
 

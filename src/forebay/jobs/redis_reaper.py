@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from forebay.jobs.record import OVERDUE, SILENT
@@ -18,6 +20,7 @@ _LOCK_MS = 1500
 _PORTION = 200
 _AUDIT_PORTION = 500
 _PORTIONS_A_ROUND = 20
+_FREED_MOST = 100_000
 
 
 class RedisReaper:
@@ -31,13 +34,13 @@ class RedisReaper:
         self._words = [self._owner, _LOCK_MS, _PORTION, packed_error(SILENT), packed_error(OVERDUE)]
         self._audits: dict[int, _Audit] = {}
         self._epochs: dict[int, bytes] = {}
-        self.freed: list[tuple[int, bytes]] = []
-        """Shards and ids of jobs that need a message since the last round; none where no other broker carries them."""
+        self.freed: dict[bytes, int] = {}
+        """Ids of jobs that need a message, with their shards, until somebody takes them off; none where no other broker
+        carries them. Of too many the oldest are left to be found lost."""
 
     async def reap(self) -> Reaped:
         """One round in every shard that this process leads."""
         leader, lost, counts, republished = False, 0, [0] * 5, 0
-        self.freed.clear()
         for shard in range(self._shards):
             missing = False
             for _ in range(_PORTIONS_A_ROUND):
@@ -49,13 +52,18 @@ class RedisReaper:
                 leader = True
                 counts = [count + new for count, new in zip(counts, told[:5], strict=True)]
                 more, missing, freed = told[5:]
-                self.freed += ((shard, id) for id in freed)
+                self._note(freed, shard)
                 if not more:
                     break
             if missing:
                 republished += await self._audit(shard)
         requeued, failed, released, expired, forgotten = counts
         return Reaped(leader, requeued, failed, released, expired, republished, forgotten, lost)
+
+    def _note(self, freed: Sequence[bytes], shard: int) -> None:
+        self.freed |= dict.fromkeys(freed, shard)
+        for id in list(islice(self.freed, max(0, len(self.freed) - _FREED_MOST))):
+            del self.freed[id]
 
     async def _audit(self, shard: int) -> int:
         """Look at some thousand jobs for those that no sorted set holds; how many were queued anew."""
@@ -72,7 +80,7 @@ class RedisReaper:
                 break
             words: list[Any] = [audit.tenants[-1], audit.behind, _AUDIT_PORTION]
             audit.behind, count, freed = await self._scripts.call("audit", shard, words)
-            self.freed += ((shard, id) for id in freed)
+            self._note(freed, shard)
             republished += count
             if not audit.behind:
                 audit.tenants.pop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from forebay.brokers.redis_link import RedisLink
 from forebay.jobs.ids import is_id
 from forebay.jobs.record import OVERDUE, SILENT
-from forebay.jobs.record_store import Carried, Claimed, Due
+from forebay.jobs.record_store import INLINE_BYTES, Carried, Claimed, Due
 from forebay.jobs.redis_codec import packed_error, packed_id, packed_spec, packed_terms, spec_of, written_id
 from forebay.jobs.redis_kept import RedisKept, leased_job, unreadable_end
 from forebay.jobs.redis_reader import PREFIX, SERVER_CLOCK
@@ -21,6 +21,9 @@ _OVERDUE: Final = packed_error(OVERDUE)
 _SILENT: Final = packed_error(SILENT)
 _CARRIED_BYTES: Final = 8 << 20
 _CARRIED_MOST: Final = 200
+_DUE_BYTES: Final = 64 << 20
+_EACH_BYTES: Final = 1000
+"""Of a job without its body, about."""
 _LOST_MOST: Final = 500
 """Of a level, in a round of the reaper."""
 _UNKNOWN: Final = -1
@@ -54,22 +57,21 @@ class RedisRecords(RedisKept):
         claimed = await self._claim(carried, lease_s)
         unknown = [one for one, claim in zip(carried, claimed, strict=True) if claim == "unknown"]
         if unknown and await self._revive(unknown):
-            again = dict(zip([one.id for one in unknown], await self._claim(unknown, lease_s), strict=True))
-            claimed = [
-                again.pop(one.id, "stale") if claim == "unknown" else claim
-                for one, claim in zip(carried, claimed, strict=True)
-            ]
+            again = iter(await self._claim(unknown, lease_s))
+            claimed = [next(again) if claim == "unknown" else claim for claim in claimed]
         unreadable = [job for job in claimed if isinstance(job, LeasedJob) and not job.spec.model]
         if unreadable:
             await self.finish([unreadable_end(job) for job in unreadable])
         return ["stale" if isinstance(job, LeasedJob) and not job.spec.model else job for job in claimed]
 
-    async def due(self, republish_after_s: float) -> Due:
+    async def due(self, republish_after_s: float, published: Collection[str] = ()) -> Due:
         """One round of the reaper."""
+        for id in published:
+            self._reaper.freed.pop(packed_id(id), None)
         reaped = await self._reaper.reap()
         if not reaped.leader:
             return Due(reaped)
-        jobs = await self._whole(self._reaper.freed)
+        jobs = await self._freed()
         waited: dict[bytes, None] = {}
         for shard in range(self._shards):
             waited |= dict.fromkeys(await self._scripts.call("waited", shard, [round(republish_after_s * 1000)]))
@@ -112,20 +114,36 @@ class RedisRecords(RedisKept):
         ]
         return any(await self._spread("revive", [], [one.id for one, _ in whole], rows))
 
+    async def _freed(self) -> list[Carried]:
+        """Jobs that the reaper made free to be run and that are so still, as many as a round may bring."""
+        freed, jobs, left = self._reaper.freed, list[Carried](), _DUE_BYTES
+        ids = list(freed)
+        for begin in range(0, len(ids), _CARRIED_MOST):
+            part = ids[begin : begin + _CARRIED_MOST]
+            found = await self._whole([(freed[id], id) for id in part])
+            for id in set(part).difference(packed_id(job.id) for job in found):
+                del freed[id]
+            jobs += found
+            left -= sum(_EACH_BYTES + len(job.spec.body) for job in found if job.spec is not None)
+            if left <= 0:
+                break
+        return jobs
+
     async def _whole(self, found: Sequence[tuple[int, bytes]]) -> list[Carried]:
         """Jobs as messages carry them; those that are not free to be run any more are left out."""
         jobs: list[Carried] = []
         for shard in range(self._shards):
             ids = [id for where, id in found if where == shard]
             while ids:
-                words = [_CARRIED_BYTES, *ids[:_CARRIED_MOST]]
+                words = [_CARRIED_BYTES, INLINE_BYTES, *ids[:_CARRIED_MOST]]
                 looked, *reply = await self._scripts.call("carry", shard, words)
                 del ids[:looked]
                 for at in range(0, len(reply), 4):
                     packed, order, envelope, body = reply[at : at + 4]
                     id = written_id(packed)
                     try:
-                        jobs.append(Carried(id, int(order) // 1000, spec_of(envelope, id, body)))
+                        spec = spec_of(envelope, id, body or b"")
                     except msgspec.DecodeError:
                         continue  # a newer server wrote it, and will publish it
+                    jobs.append(Carried(id, int(order) // 1000, spec, body is None))
         return jobs

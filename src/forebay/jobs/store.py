@@ -31,10 +31,11 @@ class Submission(msgspec.Struct, frozen=True):
 
     created: it is in the store and queued. replayed: its key (or its id) was used before, for `id`. mismatch: the key
     was used for another request. full: the queue's bounds are reached; `retry_after_s` says when to try again: later,
-    the longer that has been so. A key is forgotten together with its job.
+    the longer that has been so. unconfirmed: it is in the store, but who carries it did not say that it has it; it may
+    run all the same, and is found by its key or id when the call is repeated. A key is forgotten together with its job.
     """
 
-    outcome: Literal["created", "replayed", "mismatch", "full"]
+    outcome: Literal["created", "replayed", "mismatch", "full", "unconfirmed"]
     id: str
     created_ms: int = 0
     retry_after_s: float = 0.0

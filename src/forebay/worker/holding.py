@@ -238,7 +238,7 @@ class Holding:
 
     def drop(self, held: Held) -> None:
         """It is not ours any more: whatever comes of it is of no interest. One that has ended still gets its commit,
-        which tells."""
+        which tells. Where a message brought it, the queue must be done with that: the store refuses the release."""
         if held.stage == "ended":
             return
         self._cancel(held)
@@ -246,6 +246,8 @@ class Holding:
         held.request = held.client = None
         held.room.done(0, self._clock())
         self._forget(held.job)
+        if held.job.receipt is not None:
+            self.commits.finish(Finish(held.job, "release"))
         self.ended.set()
         self._on_room()
 

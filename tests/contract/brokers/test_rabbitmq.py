@@ -13,8 +13,9 @@ from tests.contract.brokers.rabbit import queues_of_its_own
 from tests.contract.brokers.rabbit_nodes import RabbitNode
 from tests.contract.brokers.test_broker import LEASE_S, PATIENCE_S, by_id, carried, leased, messages, published
 
-from forebay.brokers.port import Delivery
+from forebay.brokers.port import Delivery, Message
 from forebay.brokers.rabbitmq import RabbitMq
+from forebay.brokers.rabbitmq_inbox import AHEAD_BYTES, MOST_SENT
 from forebay.core.errors import DependencyError, SetupError
 
 RIGHTS = (r"^forebay\..*", r"^(forebay\..*|amq\.default)$", r"^forebay\..*")
@@ -141,6 +142,25 @@ async def test_a_node_that_is_killed_is_used_again_and_has_lost_nothing(node: Ra
         await broker.ack(found)
 
 
+async def test_what_is_given_back_after_its_connection_broke_is_anybodys(node: RabbitNode) -> None:
+    url = f"{node.url}?prefix=broken"
+    async with connected(url) as broker, connected(url) as other:
+        await published(broker, messages(6))
+        held = await leased(broker, 6)
+        assert broker._inbox is not None
+        broker._inbox.session.end()
+        # The pack comes again whole. Its jobs run, so each of its messages is acked unrun.
+        await other.ack(await leased(other, 6))
+        async with asyncio.timeout(PATIENCE_S):
+            while broker._inbox.ended:
+                await asyncio.sleep(0.01)
+        await broker.ack(held[:4])
+        await broker.release(held[4:])
+        again = await leased(other, 2)
+        assert by_id(carried(again)) == by_id(messages(2, start=4))
+        await other.ack(again)
+
+
 @pytest.mark.full
 async def test_a_queue_that_does_not_answer_holds_up_no_other(node: RabbitNode) -> None:
     async with connected(f"{node.url}?prefix=dumb") as broker:
@@ -246,6 +266,58 @@ async def test_what_was_sent_ahead_to_one_who_does_not_come_back_for_it_goes_to_
         first = await leased(idle, 1)
         rest = await leased(other, 9)
         assert by_id(carried(first + rest)) == by_id(messages(10))
+
+
+async def test_what_was_sent_ahead_goes_to_others_while_other_queues_are_leased(url: str) -> None:
+    async with connected(url, pack_jobs=1) as mixed, connected(url, pack_jobs=1) as other:
+        await published(other, messages(10, "a"))
+        first = await leased(mixed, 1, "a", "b")
+        waiting = asyncio.create_task(mixed.lease(["b"], 1, PATIENCE_S * 10, LEASE_S))
+        rest = await leased(other, 9, "a")
+        assert by_id(carried(first + rest)) == by_id(messages(10, "a"))
+        await published(other, messages(1, "b"))
+        await mixed.ack([*first, *await waiting])
+
+
+async def test_of_large_messages_fewer_are_sent_ahead(url: str) -> None:
+    async with connected(url) as broker:
+        await published(broker, [Message(f"{number}", "q", b"x" * 150_000) for number in range(40)])
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in range(40):
+                await broker.ack(await leased(broker, 1))
+        assert not await broker.lease(["q"], 2 * MOST_SENT, 0.0, LEASE_S)
+        assert broker._inbox is not None
+        ahead = [consumer.ahead for consumer in broker._inbox._consumers.values()]
+        assert len(ahead) == 3
+        assert max(ahead) * 150_000 <= 2 * AHEAD_BYTES
+
+
+async def test_who_leases_while_consumers_end_is_sent_what_comes(url: str) -> None:
+    async with connected(url) as broker, connected(url) as other:
+        assert not await broker.lease(["q"], 1, 0.0, LEASE_S)
+        for number in range(20):
+            resting = asyncio.create_task(broker._rest(lambda name: name not in broker._leases))
+            for _ in range(number % 4):
+                await asyncio.sleep(0)
+            waiting = asyncio.create_task(broker.lease(["q"], 1, PATIENCE_S * 10, LEASE_S))
+            await broker._end(await resting)
+            await published(other, messages(1, start=number))
+            async with asyncio.timeout(PATIENCE_S):
+                await broker.ack(await waiting)
+
+
+async def test_canceling_a_lease_while_its_consumers_change_loses_nothing(url: str) -> None:
+    async with connected(url, pack_jobs=1) as broker, connected(url, pack_jobs=1) as other:
+        await published(other, messages(200))
+        for turn in range(60):
+            # Another number each time, so that consumers are replaced.
+            leasing = asyncio.create_task(broker.lease(["q"], 1 + turn % 2 * 900, 0.0, LEASE_S))
+            for _ in range(turn):
+                await asyncio.sleep(0)
+            leasing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await broker.release(await leasing)
+        assert by_id(carried(await leased(other, 200))) == by_id(messages(200))
 
 
 @pytest.mark.parametrize("pack_jobs", [1, 32])

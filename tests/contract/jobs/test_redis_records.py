@@ -101,6 +101,35 @@ async def test_a_backlog_is_not_doubled_however_long_it_waits(site: Site) -> Non
     assert site.queues.depth("m").waiting == 14
 
 
+async def test_what_the_reaper_freed_is_told_of_until_it_is_published(site: Site) -> None:
+    large, small = spec(body=b"x" * 200_001), spec(body=b"x" * 200_000)
+    await site.queue.submit([NewJob(large), NewJob(small)], AMPLE)
+    await site.lease()
+    await site.pass_s(LEASE_S + 1)
+    for _ in range(2):
+        due = await site.records.due(REPUBLISH_AFTER_S)
+        told = {job.id: job for job in due.jobs}
+        assert set(told) == {large.id, small.id}
+        assert told[small.id].spec == small
+        assert told[large.id].without_body
+    due = await site.records.due(REPUBLISH_AFTER_S, [small.id])
+    assert [job.id for job in due.jobs] == [large.id]
+    site.lose_messages()
+    await site.queue.reap()
+    [job] = await site.lease()
+    assert (job.spec, job.attempt) == (large, 2)
+    assert not (await site.records.due(REPUBLISH_AFTER_S)).jobs
+
+
+async def test_a_backlog_is_not_doubled_where_jobs_are_given_back(site: Site) -> None:
+    await site.submit(20)
+    await site.pass_s(REPUBLISH_AFTER_S + 5)
+    await site.queue.finish([Finish(job, "release") for job in await site.lease(2)])
+    assert len(await site.lease(2)) == 2
+    assert (await site.queue.reap()).republished == 0
+    assert site.queues.depth("m").waiting == 18
+
+
 async def test_what_was_passed_by_is_published_again(site: Site) -> None:
     made = JobIds()
     lost, later = ([spec(id=made.new(7)) for _ in range(5)] for _ in range(2))
@@ -147,6 +176,19 @@ async def test_a_job_that_is_told_of_twice_in_one_call_is_claimed_once(site: Sit
     claimed = await site.records.claim(carried, LEASE_S)
     assert isinstance(claimed[0], LeasedJob)
     assert list(claimed[1:]) == ["stale", "unknown", "stale"]
+
+
+async def test_a_lost_job_that_is_told_of_twice_in_one_call_is_made_and_claimed_once(site: Site) -> None:
+    one, other = spec(), spec()
+    answers = await site.queue.submit([NewJob(one), NewJob(other)], AMPLE)
+    await site.forget_all()
+    told, told_of_other = Carried(one.id, answers[0].created_ms, one), Carried(other.id, answers[1].created_ms, other)
+    claimed = await site.records.claim([Carried(one.id), told, told_of_other, told], LEASE_S)
+    assert [each.spec if isinstance(each, LeasedJob) else each for each in claimed] == [one, "stale", other, "stale"]
+    jobs = [each for each in claimed if isinstance(each, LeasedJob)]
+    assert (
+        list(await site.records.finish([Finish(job, "succeeded", output=Output(b"y")) for job in jobs])) == [True] * 2
+    )
 
 
 async def test_a_message_without_its_job_finds_it_in_the_store(site: Site) -> None:

@@ -68,8 +68,29 @@ def test_what_is_given_back_is_to_be_sent_anew_until_it_was() -> None:
     pack.hand_out(1)
     assert pack.give_back("kept")
     assert not pack.give_back("kept")
-    assert [message.id for message in pack.given_back()] == ["1", "2"]
     assert (pack.left, pack.whole) == (1, True)
-    pack.sent_anew()
-    assert pack.given_back() == []
+    taken = pack.take_to_send()
+    assert taken == [1, 2]
+    pack.sent(taken, confirmed=False)
+    assert pack.given_back()
+    assert pack.whole
+    pack.sent(pack.take_to_send(), confirmed=True)
+    assert not pack.given_back()
     assert (pack.left, pack.whole) == (1, False)
+
+
+def test_what_is_given_back_while_other_parts_are_being_sent_is_not_taken_for_sent() -> None:
+    pack = Pack([one(number) for number in range(3)], None, 7)
+    pack.hand_out(3)
+    pack.settle(0, "given back")
+    first = pack.take_to_send()
+    pack.settle(1, "given back")
+    second = pack.take_to_send()
+    assert (first, second) == ([0], [1])
+    pack.settle(2, "done")
+    pack.sent(first, confirmed=True)
+    assert not pack.is_over
+    assert not pack.given_back()
+    pack.sent(second, confirmed=False)
+    assert pack.is_over
+    assert pack.given_back()

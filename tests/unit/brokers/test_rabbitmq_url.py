@@ -62,6 +62,23 @@ def test_what_is_wrong_is_said_without_the_password(url: str, said: str) -> None
     assert "s3cret" not in caught.value.message
 
 
+@pytest.mark.parametrize("sign", "/?#@[]:&=%")
+@pytest.mark.parametrize("more", ["", "@"])
+@pytest.mark.parametrize("end", ["h:5672/v", "h", "h/v?heartbeat=6", "h/a/b", "h/?odd=1", ":1"])
+def test_no_part_of_a_password_is_shown_however_it_is_written(sign: str, more: str, end: str) -> None:
+    try:
+        shown = parse_url(f"amqp://u:front{sign}mid{more}heartbeat=rear@{end}").shown
+    except SetupError as error:
+        shown = error.message
+    assert not [part for part in ("front", "mid", "rear") if part in shown]
+
+
+@pytest.mark.parametrize("sign", "/?#")
+def test_a_password_that_is_not_percent_encoded_is_said(sign: str) -> None:
+    with pytest.raises(SetupError, match=r"'amqp://u:\*\*\*@h/v' cannot be read: percent-encode the password"):
+        parse_url(f"amqp://u:s3{sign}cret@h/v")
+
+
 def test_certificates_that_are_not_there_are_said() -> None:
     with pytest.raises(SetupError, match="its certificates cannot be used"):
         parse_url("amqps://h/?cafile=/none.pem").ssl_context()

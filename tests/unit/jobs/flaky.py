@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -39,8 +39,8 @@ class FlakyStore(MemoryStore):
         self._answer()
         return await super().finish(finishes)
 
-    async def due(self, republish_after_s: float) -> Due:
-        due = await super().due(republish_after_s)
+    async def due(self, republish_after_s: float, published: Collection[str] = ()) -> Due:
+        due = await super().due(republish_after_s, published)
         return msgspec.structs.replace(due, reaped=msgspec.structs.replace(due.reaped, leader=not self.follows))
 
     def _answer(self) -> None:
@@ -49,14 +49,16 @@ class FlakyStore(MemoryStore):
 
 
 class LossyBroker(MemoryBroker):
-    """Confirms nothing that it loses; is away while `away`."""
+    """Confirms nothing that it loses; is away while `away`; takes no more for the queue that is `full`."""
 
     loses, away = False, False
+    full = ""
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         if self.loses:
             return [False] * len(messages)
-        return await super().publish(messages)
+        await super().publish([message for message in messages if message.queue != self.full])
+        return [message.queue != self.full for message in messages]
 
     async def ack(self, deliveries: Sequence[object]) -> None:
         if self.away:

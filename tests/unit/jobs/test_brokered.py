@@ -46,6 +46,16 @@ async def test_a_backlog_is_never_doubled(site: Site) -> None:
     assert (await site.carries()).waiting == 70
 
 
+async def test_a_backlog_is_not_doubled_where_jobs_are_given_back(site: Site) -> None:
+    await site.submit(20)
+    site.clock.advance(100.0)
+    for _ in range(3):
+        await site.queue.finish([Finish(job, "release") for job in await site.lease(2)])
+        await site.lease(2)
+        assert (await site.queue.reap()).republished == 0
+        site.clock.advance(10.0)
+
+
 async def test_a_lost_message_is_noticed_behind_a_backlog(site: Site) -> None:
     [lost] = await site.lose()
     site.clock.advance(61.0)
@@ -63,9 +73,8 @@ async def test_a_lost_message_is_noticed_behind_a_backlog(site: Site) -> None:
 async def test_what_the_broker_does_not_confirm_is_refused_and_found_again(site: Site) -> None:
     site.broker.loses = True
     new = NewJob(JobSpec(id=IDS.new(), model="m", tenant="t"), "key", "print")
-    with pytest.raises(DependencyError, match="did not confirm 1 of 1") as caught:
-        await site.queue.submit([new], AMPLE)
-    assert caught.value.code == "broker_unavailable"
+    [refused] = await site.queue.submit([new], AMPLE)
+    assert refused == Submission("unconfirmed", new.spec.id, site.now_ms())
     site.broker.loses = False
     again = NewJob(JobSpec(id=IDS.new(), model="m", tenant="t"), "key", "print")
     [answer] = await site.queue.submit([again], AMPLE)
@@ -74,6 +83,14 @@ async def test_what_the_broker_does_not_confirm_is_refused_and_found_again(site:
     await site.queue.reap()
     [job] = await site.lease()
     assert job.spec == new.spec
+
+
+async def test_what_is_not_confirmed_costs_no_other_job_of_the_same_call(site: Site) -> None:
+    new = [NewJob(JobSpec(id=IDS.new(), model=model, tenant="t")) for model in ("m", "full", "m")]
+    site.broker.full = "full"
+    answers = await site.queue.submit(new, AMPLE)
+    assert [answer.outcome for answer in answers] == ["created", "unconfirmed", "created"]
+    assert [job.spec for job in await site.lease()] == [new[0].spec, new[2].spec]
 
 
 async def test_while_the_broker_is_known_to_be_away_no_record_is_made(site: Site) -> None:
@@ -96,6 +113,21 @@ async def test_what_is_not_confirmed_when_it_is_published_again_comes_round_agai
     assert len(await site.lease()) == 1
 
 
+async def test_a_silent_workers_job_whose_new_message_is_not_confirmed_gets_it_in_the_next_round(site: Site) -> None:
+    await site.submit(2)
+    jobs = await site.lease()
+    await site.broker.ack([job.receipt for job in jobs])
+    site.clock.advance(LEASE_S + 1)
+    site.broker.loses = True
+    assert (await site.queue.reap()).requeued == 2
+    assert (await site.carries()).waiting == 0
+    site.broker.loses = False
+    for _ in range(3):
+        await site.queue.reap()
+        assert (await site.carries()).waiting == 2
+    assert [job.attempt for job in await site.lease()] == [2, 2]
+
+
 async def test_a_record_that_was_lost_is_made_from_its_message(site: Site) -> None:
     [spec] = await site.submit()
     site.use(FlakyStore(site.now_ms))
@@ -104,6 +136,35 @@ async def test_a_record_that_was_lost_is_made_from_its_message(site: Site) -> No
     assert (job.spec, job.attempt) == (spec, 1)
     await site.succeed([job])
     assert await site.state(spec) == "succeeded"
+    assert await site.carries() == Depth(0, 0, 0)
+
+
+async def test_a_job_whose_record_is_lost_while_it_runs_runs_again(site: Site) -> None:
+    [spec] = await site.submit()
+    [job] = await site.lease()
+    site.use(FlakyStore(site.now_ms))
+    assert list(await site.queue.finish([Finish(job, "succeeded", output=Output(b"y"))])) == [False]
+    [again] = await site.lease()
+    assert (again.spec, again.attempt) == (spec, 1)
+    await site.succeed([again])
+    assert await site.state(spec) == "succeeded"
+    assert await site.carries() == Depth(0, 0, 0)
+
+
+@pytest.mark.parametrize("how", ["deleted", "canceled", "gone"])
+async def test_the_message_of_a_job_that_ends_while_it_runs_comes_back_once_and_is_acked(site: Site, how: str) -> None:
+    [spec] = await site.submit(retention_s=5.0)
+    [job] = await site.lease()
+    if how == "deleted":
+        await site.store.delete(spec.id)
+    else:
+        await site.store.cancel([spec.id])
+    if how == "gone":
+        site.clock.advance(6.0)
+        await site.queue.reap()
+    assert list(await site.queue.finish([Finish(job, "succeeded", output=Output(b"y"))])) == [False]
+    assert (await site.carries()).waiting == 1
+    assert list(await site.lease()) == []
     assert await site.carries() == Depth(0, 0, 0)
 
 

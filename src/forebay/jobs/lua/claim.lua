@@ -43,7 +43,7 @@ local function claim(id, nonce, wanted)
   if not score then
     return 0
   end
-  f = call('HMGET', key, 'a', 'e', 'T')
+  f = call('HMGET', key, 'a', 'e', 'T', 'c')
   if f[3] then
     if tonumber(f[3]) <= now then
       finish(record(id), 'x', 'E', overdue)
@@ -62,7 +62,8 @@ local function claim(id, nonce, wanted)
   count_bytes(model, -call('HSTRLEN', key, 'b'))
   changed(id, 'r', sequence, model)
   local place = 'y:' .. terms.level .. ':' .. model
-  youngest[place] = math.max(youngest[place] or 0, score % LEVEL)
+  -- Not since it is free: what was given back is claimed before what has waited for longer, and passes nothing by.
+  youngest[place] = math.max(youngest[place] or 0, tonumber(f[4]) or 0)
   if not wanted then
     return attempt
   end

@@ -3,7 +3,7 @@
 local model, after, empty, most = ARGV[1], ARGV[2] * 1000, ARGV[3] == '1', tonumber(ARGV[4])
 local lost = {}
 for level = 0, 2 do
-  -- Where one that was free so much later has been claimed, what is still here was passed by.
+  -- Where one that was accepted so much later has been claimed, what is still here was passed by.
   local passed = tonumber(call('HGET', base .. 'n', 'y:' .. level .. ':' .. model) or 0)
   local before = now_us - after
   if not empty then

@@ -16,7 +16,7 @@
 --   r:MODEL   running, by the end of their lease            x  finished, by the end of their retention
 --   t      queued ones that expire, by latest start         dead  failed ones        i:TENANT  all of a tenant's
 --   models, tenants  sets of names       n  hash: last order; epoch, of its first use; bytes that wait, and since when
---   it is full, by model; where another broker carries jobs, since when the youngest was free that was claimed so far,
+--   it is full, by model; where another broker carries jobs, when the youngest was accepted that was claimed so far,
 --   by level and model (y:)
 --   webhooks  ended ones whose webhook is to be called, by when that is due     tries  hash: how often each failed
 --   lock   who reaps                     changes  the channel

@@ -1,0 +1,80 @@
+"""The connection to a RabbitMQ, where what answers is none, or none can be made."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from forebay.brokers.rabbitmq import RabbitMq
+from forebay.core.errors import DependencyError, SetupError
+
+PATIENCE_S = 20.0
+START = bytes.fromhex("0100000000001c000a000a00090000000000000005504c41494e00000005656e5f5553ce")
+"""How a broker begins; that it is well formed is of no weight here."""
+
+
+@contextlib.asynccontextmanager
+async def speaking(words: bytes) -> AsyncIterator[int]:
+    """Something that says this to whoever comes, and ends; its port."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(words)
+        with contextlib.suppress(OSError):
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def is_refused_and_tried_again(url: str, said: str) -> None:
+    broker = RabbitMq(url)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            for _ in range(3):
+                with pytest.raises(DependencyError, match=said) as caught:
+                    await broker.publish(())
+                assert caught.value.code == "broker_unavailable"
+                await asyncio.sleep(0.2)
+        assert broker._link._keeping is not None
+        assert not broker._link._keeping.done()
+    finally:
+        await broker.close()
+
+
+async def test_while_certificates_cannot_be_read_the_connection_is_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "half.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    for name in ("none.pem", "half.pem"):
+        url = f"amqps://127.0.0.1:1/?cafile={tmp_path / name}"
+        await is_refused_and_tried_again(url, "its certificates cannot be used")
+        broker = RabbitMq(url)
+        with pytest.raises(SetupError, match="its certificates cannot be used"):
+            await broker.check()
+        await broker.close()
+
+
+@pytest.mark.parametrize(
+    "words", [b"", b"AMQP", b"AMQP\x00\x00\x09\x01", START[:3], START[:20], START, b"nonsense" * 9]
+)
+async def test_what_ends_in_the_handshake_is_tried_again(words: bytes) -> None:
+    async with speaking(words) as port:
+        await is_refused_and_tried_again(f"amqp://127.0.0.1:{port}/", "RabbitMQ at amqp://127.0.0.1")
+
+
+async def test_a_keeper_that_died_is_replaced() -> None:
+    async with speaking(b"") as port:
+        broker = RabbitMq(f"amqp://127.0.0.1:{port}/")
+        with pytest.raises(DependencyError):
+            await broker.publish(())
+        keeping = broker._link._keeping
+        assert keeping is not None
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        with pytest.raises(DependencyError):
+            await broker.publish(())
+        assert broker._link._keeping is not keeping
+        await broker.close()
