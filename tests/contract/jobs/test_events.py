@@ -250,6 +250,7 @@ async def test_a_repeated_call_is_told_to_nobody_twice(store: Store) -> None:
             await store.jobs.extend([job], LEASE_S)
             await succeed(store.jobs, job)
             await store.jobs.cancel([job.spec.id])
+        await listener.until(job.spec.id, 3)
         [last] = await submitted(store.jobs)
         await listener.until(last, 1)
         numbers = [change.sequence for change in listener.heard if change.id == job.spec.id]
