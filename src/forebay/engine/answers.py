@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable
 
 from forebay.batching import Batch
 from forebay.core.errors import ForebayError
@@ -16,37 +14,24 @@ from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.engine")
 
-TURN_S = 0.00025
-"""After so long the other answers of a batch wait for the next turn of the event loop. To write hundreds of numbers as
-text takes a tenth of a millisecond: while a whole batch of such answers is given, all others stand still."""
-_LOOK_EVERY = 4
-"""Answers, between two looks at the clock."""
-
 
 class Answers:
     """Gives answers and counts who still waits for one. The only place that calls `on_done`."""
 
-    def __init__(self, model: str, record: Recorder, clock: Callable[[], float] = time.perf_counter) -> None:
-        """`clock`: seconds, for `TURN_S`."""
+    def __init__(self, model: str, record: Recorder) -> None:
         self.in_flight = 0
         self._model = model
         self._record = record
-        self._clock = clock
         self._none_left = asyncio.Event()
 
     def deliver(self, batch: Batch[Request], outputs: Outputs, now: float) -> None:
-        """A batch came back: each request gets its rows, the later ones perhaps in later turns of the event loop."""
+        """A batch came back: each request gets its rows."""
         items = batch.items
         arrived = [item.arrived for item in items if item.on_done is not nobody and item.pieces is None]
         self._record.answered(arrived, batch.sent_at, now)
         outputs.items = items
-        self._deliver_from(0, 0, batch, outputs)
-
-    def _deliver_from(self, place: int, row: int, batch: Batch[Request], outputs: Outputs) -> None:
-        items, until, left = batch.items, self._clock() + TURN_S, 0
-        while place < len(items):
-            item = items[place]
-            place += 1
+        row = left = 0
+        for item in items:
             item.outputs = outputs
             item.row_start = row
             row += item.rows
@@ -60,11 +45,7 @@ class Answers:
                 on_done(item)
             except Exception:
                 log.exception("an answer could not be delivered", extra=fields(model=self._model))
-            if not place % _LOOK_EVERY and self._clock() > until and place < len(items):
-                asyncio.get_running_loop().call_soon(self._deliver_from, place, row, batch, outputs)
-                break
-        else:
-            outputs.items = ()
+        outputs.items = ()
         self._less(left)
 
     def deliver_behind(self, batch: Batch[Request], outputs: Outputs, now: float, busy_s: float) -> None:
