@@ -21,7 +21,7 @@ from forebay.api.semantic import SemanticTiers
 from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.core.clock import Clock
 from forebay.core.settings import CacheSettings, JobSettings, ServerSettings
-from forebay.engine.cores import HOLD_S, Cores, unshareable, usable_cores
+from forebay.engine.cores import cores_for
 from forebay.repository.catalog import Catalog
 from forebay.repository.plans import PlanOf
 from forebay.repository.registry import Registry
@@ -57,9 +57,7 @@ class Site:
         self.inference = Inference({}, settings, gate, self._caches.answers, seeks_near=seeks_near)
         self._near = SemanticTiers(self.inference, self._caches, self.metrics)
         self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
-        shares = settings.fair_cores != "off" and not unshareable()
-        hold_s = HOLD_S if settings.fair_cores == "auto" else 0.0
-        cores = Cores(usable_cores(), hold_s=hold_s) if shares else None
+        cores = cores_for(settings.fair_cores)
         limit_bytes = settings.memory_limit_bytes
         self.registry = Registry(catalog, plan_of, self.inference, self.metrics, cores, limit_bytes)
         if limit_bytes is not None:

@@ -75,6 +75,13 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def cores_for(choice: str) -> Cores | None:
+    """What shares the cores under this `fair_cores`; None: nothing does, as where the system cannot."""
+    if choice == "off" or unshareable():
+        return None
+    return Cores(usable_cores(), hold_s=HOLD_S if choice == "auto" else 0.0)
+
+
 class Turn:
     """An instance at work, from its first batch until it has none."""
 
@@ -104,7 +111,7 @@ class Cores:
     ) -> None:
         """`hold_s`: see `HOLD_S`; 0: nothing is left idle."""
         self._fairness = Fairness(cores)
-        self._hold_s = hold_s
+        self.hold_s = hold_s
         self._hold: asyncio.TimerHandle | None = None
         self._freed_at = 0.0
         """When there was enough for everybody again."""
@@ -198,7 +205,7 @@ class Cores:
         fairness = self._fairness
         if fairness.crowded():
             if self._freed_at:
-                self._comes_back = self._clock() - self._freed_at < self._hold_s
+                self._comes_back = self._clock() - self._freed_at < self.hold_s
                 self._freed_at = 0.0
             self._hold_no_more()
             for turn in self._turns.values():
@@ -212,7 +219,7 @@ class Cores:
             self._freed_at = self._freed_at or self._clock()
             if self._comes_back and not fairness.idles_most():
                 if self._hold is None:
-                    self._hold = asyncio.get_running_loop().call_later(self._hold_s, self._on_hold_end)
+                    self._hold = asyncio.get_running_loop().call_later(self.hold_s, self._on_hold_end)
                 return
             self._hold_no_more()
             fairness.all_run()

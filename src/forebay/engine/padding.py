@@ -1,7 +1,8 @@
 """How far the rows of a padded batch are filled up: to a multiple, where each new shape costs the runtime time.
 
-OpenVINO makes kernels for every shape that it meets (4 ms for all-MiniLM-L6-v2 in 8 bits, as long as one or two rows of 30 tokens take),
-and batches of texts have hundreds: 16 numbers of rows times 60 lengths. A multiple of 8 leaves an eighth of them.
+OpenVINO makes kernels for every shape that it meets (4 ms for all-MiniLM-L6-v2 in 8 bits, as long as one or two rows of
+30 tokens take), and batches of texts have hundreds: 16 numbers of rows times 60 lengths. A multiple of 8 leaves an
+eighth of them.
 """
 
 from __future__ import annotations

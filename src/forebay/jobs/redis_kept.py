@@ -35,7 +35,7 @@ _OUTCOMES: Final[dict[bytes, Any]] = {b"c": "created", b"p": "replayed", b"m": "
 
 class RedisKept(RedisReader):
     """A `JobReader` and `WebhookQueue`, and what is alike in a `JobQueue` and a `RecordStore`. The link is its maker's
-    to close; `clock` is Lua that tells seconds and microseconds; `brokered`: another broker carries the jobs."""
+    to close; `clock` is Lua that tells seconds and microseconds."""
 
     def __init__(
         self,
@@ -45,9 +45,8 @@ class RedisKept(RedisReader):
         republish_after_s: float = 60.0,
         prefix: str = PREFIX,
         clock: str = SERVER_CLOCK,
-        brokered: bool = False,
     ) -> None:
-        super().__init__(link, shards=shards, prefix=prefix, clock=clock, brokered=brokered)
+        super().__init__(link, shards=shards, prefix=prefix, clock=clock)
         self._reaper = RedisReaper(self._scripts, shards, republish_after_s)
         self._first_due = 0
 

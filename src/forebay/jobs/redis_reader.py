@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -33,6 +33,9 @@ Row = Sequence[Any]
 class RedisReader:
     """A `JobReader`. The link is its maker's to close."""
 
+    brokered: ClassVar[bool] = False
+    """Another broker carries the jobs."""
+
     def __init__(
         self,
         link: RedisLink,
@@ -40,10 +43,9 @@ class RedisReader:
         shards: int = 1,
         prefix: str = PREFIX,
         clock: str = SERVER_CLOCK,
-        brokered: bool = False,
     ) -> None:
         self._link, self._shards, self._prefix = link, shards, prefix
-        self._scripts = Scripts(link, prefix, clock, brokered)
+        self._scripts = Scripts(link, prefix, clock, self.brokered)
         self._feed = RedisFeed(link, [f"{self._scripts.base(shard)}changes" for shard in range(shards)])
 
     async def check(self) -> str:

@@ -8,13 +8,11 @@ from typing import Any, Final
 
 import msgspec
 
-from forebay.brokers.redis_link import RedisLink
 from forebay.jobs.ids import is_id
 from forebay.jobs.record import OVERDUE, SILENT
 from forebay.jobs.record_store import INLINE_BYTES, Carried, Claimed, Due
 from forebay.jobs.redis_codec import packed_error, packed_id, packed_spec, packed_terms, spec_of, written_id
 from forebay.jobs.redis_kept import RedisKept, leased_job, unreadable_end
-from forebay.jobs.redis_reader import PREFIX, SERVER_CLOCK
 from forebay.jobs.store import Bounds, LeasedJob, NewJob, Submission
 
 _OVERDUE: Final = packed_error(OVERDUE)
@@ -32,18 +30,7 @@ _UNKNOWN: Final = -1
 class RedisRecords(RedisKept):
     """A `RecordStore`, `JobReader` and `WebhookQueue`."""
 
-    def __init__(
-        self,
-        link: RedisLink,
-        *,
-        shards: int = 1,
-        republish_after_s: float = 60.0,
-        prefix: str = PREFIX,
-        clock: str = SERVER_CLOCK,
-    ) -> None:
-        super().__init__(
-            link, shards=shards, republish_after_s=republish_after_s, prefix=prefix, clock=clock, brokered=True
-        )
+    brokered = True
 
     async def create(self, new: Sequence[NewJob], bounds: Bounds) -> Sequence[Submission]:
         """Accept jobs."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from forebay.engine.cores import Cores, Turns, cpu_clock
+from forebay.engine.cores import HOLD_S, Cores, Turns, cores_for, cpu_clock
 
 
 class Clocks:
@@ -180,6 +180,14 @@ async def test_no_core_stays_free_for_who_comes_back_later(clocks: Clocks) -> No
     assert any(heavy.paused)
     come_back(light, clocks, 0.03)
     assert heavy.paused == [False, False]
+
+
+@pytest.mark.parametrize(("choice", "hold_s"), [("auto", HOLD_S), ("conserving", 0.0)])
+def test_a_core_is_left_free_unless_the_operator_wants_none_idle(choice: str, hold_s: float) -> None:
+    cores = cores_for(choice)
+    assert cores is not None
+    assert cores.hold_s == hold_s
+    assert cores_for("off") is None
 
 
 async def test_never_more_than_one_core_is_held(clocks: Clocks) -> None:
