@@ -60,7 +60,8 @@ class JoinedEngine(ForwardedEngine):
 
     def _opened(self, request: Request) -> Flight:
         """What is lone as a flight, beside which others can wait."""
-        key, on_done = request.cached
+        lone: Lone = request.cached
+        key, on_done = lone
         flight = Flight(key, request, on_done, self._generation, self._digest, by_row=True, submitted=True)
         request.cached = self._flights[key] = flight
         return flight
