@@ -30,6 +30,8 @@ PACK_BYTES: Final = 64 << 10
 IDLE_S: Final = 0.5
 """When nobody has leased from a queue for so long, what was sent ahead goes back."""
 _LOOK_S = 0.05
+_RENEW_S: Final = 1.0
+"""A connection that breaks and is made anew within it is no failure to those who wait for jobs."""
 _AT_ONCE: Final = 256
 """Messages that are on their way to the broker and not confirmed, of one call."""
 _SEND_S = 20.0
@@ -82,20 +84,24 @@ class RabbitMq:
         return confirmed
 
     async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:
-        """What was sent ahead, or what is sent next."""
+        """What was sent ahead, or what is sent next. Goes on with the next connection where one breaks."""
         names, until_s = list(dict.fromkeys(queues)), time.monotonic() + wait_s
+        renew_until_s = max(until_s, time.monotonic() + _RENEW_S)
         inbox = await self._open()
         if not names or most < 1:
             return []
         self._leases.update(names)
         try:
             while True:
-                await self._told(inbox.listen(names, most))
-                arrival, found = inbox.arrival, inbox.take(names, most)
-                left_s = until_s - time.monotonic()
-                if found or left_s <= 0:
-                    return found
-                await self._wait(inbox.session, arrival, left_s)
+                try:
+                    return await self._lease_of(inbox, names, most, until_s)
+                except DependencyError:
+                    # RabbitMQ breaks a connection, too, that would consume from a queue which another is just making.
+                    left_s = renew_until_s - time.monotonic()
+                    if not inbox.ended or self._closed or left_s <= 0:
+                        raise
+                    await self._link.renewed(inbox.session, left_s)
+                    inbox = await self._open()
         finally:
             self._leave(names)
 
@@ -225,6 +231,15 @@ class RabbitMq:
             sending = send(inbox.queues, session, packs[begin : begin + _AT_ONCE])
             confirmed += await self._told(session.call(sending, _SEND_S))
         return confirmed
+
+    async def _lease_of(self, inbox: Inbox, names: Sequence[str], most: int, until_s: float) -> Sequence[Delivery]:
+        while True:
+            await self._told(inbox.listen(names, most))
+            arrival, found = inbox.arrival, inbox.take(names, most)
+            left_s = until_s - time.monotonic()
+            if found or left_s <= 0:
+                return found
+            await self._wait(inbox.session, arrival, left_s)
 
     async def _told(self, work: Awaitable[T]) -> T:
         """Await it; what is wrong with the broker is told as `DependencyError`."""

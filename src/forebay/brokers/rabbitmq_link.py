@@ -142,6 +142,8 @@ class RabbitLink:
         self._error: DependencyError | None = None
         """Why there is no session; None before the first attempt has ended."""
         self._keeping: asyncio.Task[None] | None = None
+        self._failing = False
+        """An attempt has failed since the last session."""
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -162,6 +164,16 @@ class RabbitLink:
                 await asyncio.wait_for(self._changed.wait(), _FIRST_S * len(self.address.hosts))
             except TimeoutError:
                 raise unavailable("no answer in time", self.address) from None
+
+    async def renewed(self, ended: Session, within_s: float) -> Session:
+        """The one after `ended`, where the first attempt makes it. Raises as `session`, at once if that attempt fails."""
+        try:
+            async with asyncio.timeout(within_s):
+                while self._session is ended and not self._failing and not self._closed:
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        return await self.session()
 
     async def check(self) -> str:
         """Name and version of the broker. Raises `SetupError` for what an operator has to mend, else
@@ -192,7 +204,7 @@ class RabbitLink:
                 session = await self._connect()
             except Exception as error:
                 # Whatever it is: certificates may be half written, and aiormq raises more than it says.
-                self._error = failure(error, self.address)
+                self._error, self._failing = failure(error, self.address), True
                 if self._error.message != told:
                     told = self._error.message
                     log.warning("%s; it is tried again", told)
@@ -201,7 +213,7 @@ class RabbitLink:
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 continue
             self._begin(session)
-            self._session, self._error = session, None
+            self._session, self._error, self._failing = session, None, False
             if told:
                 log.info("RabbitMQ at %s can be reached again", self.address.shown)
             pause_s, told = FIRST_PAUSE_S, ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from typing import Any, Final
 
 from aiormq import exceptions as amqp
@@ -14,6 +15,8 @@ from forebay.brokers.rabbitmq_url import RabbitAddress
 
 log = logging.getLogger("forebay.jobs")
 
+_SETTLED_S: Final = 2.0
+"""A queue that was seen first so long ago is one that works: another connection's may be seen before it does."""
 LEVELS: Final = ("high", "normal", "low")
 _NAME_BYTES = 200
 _DELIVERIES: Final = 2_000_000_000
@@ -38,7 +41,8 @@ class Queues:
 
     def __init__(self, session: Session) -> None:
         self._session, self._address = session, session.address
-        self._known: set[str] = set()
+        self._known: dict[str, float] = {}
+        """When each was first seen."""
 
     async def need(self, queue: str, level: int) -> str:
         """The name of a queue that is there. Raises what aiormq does, and `DependencyError`."""
@@ -52,12 +56,16 @@ class Queues:
         await self.need_dead()
         name = queue_name(self._address, queue, level)
         waiting = await self._declare(name, self._arguments())
-        self._known.add(name)
+        self._known.setdefault(name, time.monotonic())
         return waiting
+
+    def is_new(self, name: str) -> bool:
+        """Whether it may only be about to work: then it refuses what is sent there."""
+        return time.monotonic() < self._known.get(name, 0.0) + _SETTLED_S
 
     def forget(self, name: str) -> None:
         """It is not there any more."""
-        self._known.discard(name)
+        self._known.pop(name, None)
 
     def _arguments(self) -> dict[str, Any]:
         return {
@@ -78,7 +86,7 @@ class Queues:
         await self._session.ask(lambda channel: channel.exchange_declare(name, exchange_type="fanout", durable=True))
         await self._declare(name, {"x-queue-type": "quorum"})
         await self._session.ask(lambda channel: channel.queue_bind(name, name))
-        self._known.add(name)
+        self._known[name] = time.monotonic()
 
     async def _declare(self, name: str, arguments: dict[str, Any]) -> int:
         async def ask(channel: Channel) -> int:

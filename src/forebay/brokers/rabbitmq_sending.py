@@ -15,6 +15,7 @@ from forebay.brokers.rabbitmq_link import Session
 from forebay.brokers.rabbitmq_queues import Queues
 
 CONFIRM_TIMEOUT_S: Final = 5.0
+_AGAIN_S: Final = 0.1
 _KEPT_ON_DISK: Final = 2
 
 
@@ -46,7 +47,9 @@ async def _send(queues: Queues, session: Session, pack: Sequence[Message], name:
                 return False
             await queues.need(pack[0].queue, pack[0].level)
         except amqp.DeliveryError:
-            return False  # the queue is full
+            if is_last or not queues.is_new(name):
+                return False  # the queue is full
+            await asyncio.sleep(_AGAIN_S)
         except TimeoutError:
             return False  # this queue does not answer; others of the same call may
     return False

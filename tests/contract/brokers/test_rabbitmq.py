@@ -142,6 +142,20 @@ async def test_a_node_that_is_killed_is_used_again_and_has_lost_nothing(node: Ra
         await broker.ack(found)
 
 
+async def test_a_connection_that_breaks_and_comes_back_is_no_failure_to_who_waits(node: RabbitNode) -> None:
+    url = f"{node.url}?prefix=forebay.renewed"
+    async with connected(url) as broker, connected(url) as other:
+        waiting = asyncio.create_task(broker.lease(["q"], 1, PATIENCE_S, LEASE_S))
+        await asyncio.sleep(0.2)
+        await asyncio.to_thread(node.control, "close_all_connections", "enough")
+        async with asyncio.timeout(PATIENCE_S):
+            while not waiting.done():
+                with contextlib.suppress(DependencyError):
+                    await other.publish(messages(1))
+                await asyncio.wait([waiting], timeout=0.1)
+        assert len(waiting.result()) == 1
+
+
 async def test_what_is_given_back_after_its_connection_broke_is_anybodys(node: RabbitNode) -> None:
     url = f"{node.url}?prefix=broken"
     async with connected(url) as broker, connected(url) as other:
@@ -217,6 +231,18 @@ async def test_a_queue_that_is_deleted_is_made_anew(url: str) -> None:
                     await broker.publish(messages(1))
                     found += await broker.lease(["q"], 1, 0.1, LEASE_S)
                 await asyncio.sleep(0.01)
+
+
+async def test_those_who_come_while_a_queue_is_being_made_are_served() -> None:
+    """RabbitMQ shows a queue to others before it works: it refuses messages then, and breaks a consumer's connection."""
+    for _ in range(10):
+        async with queues_of_its_own() as url, contextlib.AsyncExitStack() as stack:
+            first, *others = [await stack.enter_async_context(connected(url)) for _ in range(4)]
+            leasing = [asyncio.create_task(each.lease(["q"], 100, 0.5, LEASE_S)) for each in others]
+            assert list(await first.publish(messages(1))) == [True]
+            found = [delivery for lease in leasing for delivery in await lease]
+            found += await first.lease(["q"], 1, 0.0 if found else PATIENCE_S, LEASE_S)
+            assert len(found) == 1
 
 
 async def test_a_queue_that_is_full_refuses(url: str) -> None:

@@ -33,8 +33,26 @@ async def test_jobs_run_and_get_their_own_answers(tmp_path: Path) -> None:
         await eventually(lambda: r.worker.held == 0)
         assert r.worker.metrics.leased == {"tiny": 300}
         assert r.worker.metrics.finished == {("tiny", "succeeded"): 300}
-        assert len(r.jobs.committed) < 100, "ends are committed many a call"
         assert max(one.metrics["batch_rows"] for one in records if one.metrics) > 1
+
+
+async def test_jobs_that_end_while_others_are_committed_share_a_call(tmp_path: Path) -> None:
+    class Slow(Shaky):
+        def __init__(self) -> None:
+            super().__init__()
+            self.may_go_on = asyncio.Event()
+
+        async def finish(self, finishes: Sequence[Finish]) -> Sequence[bool]:
+            await self.may_go_on.wait()
+            return await super().finish(finishes)
+
+    jobs = Slow()
+    async with rig(tmp_path, jobs=jobs) as r:
+        ids = await r.submit(*[float(n) for n in range(40)])
+        await eventually(lambda: r.codec.closed == 40)
+        jobs.may_go_on.set()
+        await r.ended(*ids)
+        assert len(jobs.committed) <= 2, "those that had ended when the first call began, and all the others"
 
 
 async def test_a_job_says_how_its_batch_was(tmp_path: Path) -> None:
