@@ -18,6 +18,7 @@ CAPABILITIES = {
     "redis-streams": Capabilities("item", extends=True, orders=True),
     "rabbitmq": Capabilities("connection", extends=False, orders=True),
     "rabbitmq-packs": Capabilities("connection", extends=False, orders=True, counts="packs"),
+    "own-broker": Capabilities("item", extends=True, orders=True),
 }
 
 
