@@ -136,7 +136,7 @@ class Bench:
         taken: dict[str, list[Json]] = {name: [] for name in names}
         broken: set[str] = set()
         for round_number in range(1, rounds + 1):
-            first = (round_number - 1) % len(names)
+            first = (round_number - 1) % max(1, len(names))
             for name in (*names[first:], *names[:first]):
                 if name in broken:
                     continue
