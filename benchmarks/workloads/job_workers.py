@@ -71,7 +71,7 @@ def _turn(bench: Bench, broker: str | None, workers: int) -> float:
         carried = ["--broker", broker] if broker is not None else []
         for number in range(workers):
             port = free_port()
-            command = [str(Path(sys.executable).with_name("forebay")), "worker", f"{LONG_MODEL}={NAME}"]
+            command = [str(Path(sys.executable).with_name("forebay")), "worker", LONG_MODEL]
             command += ["--set", f"{NAME}.instances=1", "--store", store, *carried, "--port", str(port)]
             first = b"GET /healthz HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
             stack.enter_context(running(f"worker {number}", command, port, first, env={}, cwd=bench.scratch))

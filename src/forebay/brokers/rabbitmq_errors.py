@@ -16,6 +16,11 @@ def unavailable(words: str, address: RabbitAddress) -> DependencyError:
     return DependencyError(f"RabbitMQ at {address.shown}: {words}", code="broker_unavailable")
 
 
+def copied(error: DependencyError) -> DependencyError:
+    """The same words, of which nobody has raised anything yet."""
+    return DependencyError(error.message, code=error.code)
+
+
 def failure(error: BaseException, address: RabbitAddress) -> DependencyError:
     """The error that callers get."""
     return unavailable(setup_words(error, address) or _words(error), address)

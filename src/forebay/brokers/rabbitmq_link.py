@@ -18,7 +18,7 @@ from aiormq import spec
 from aiormq.abc import AbstractConnection as Wire
 from aiormq.channel import Channel
 
-from forebay.brokers.rabbitmq_errors import FAILURES, failure, setup_failure, unavailable
+from forebay.brokers.rabbitmq_errors import FAILURES, copied, failure, setup_failure, unavailable
 from forebay.brokers.rabbitmq_url import RabbitAddress
 from forebay.core.errors import DependencyError, SetupError
 
@@ -157,7 +157,9 @@ class RabbitLink:
             if self._session is not None and not self._session.ended.done():
                 return self._session
             if self._closed or self._error is not None:
-                raise self._error or unavailable("the connection was closed", self.address)
+                # One that is raised again and again would keep every frame that it came by.
+                words = "the connection was closed"
+                raise unavailable(words, self.address) if self._error is None else copied(self._error)
             if self._session is not None:
                 raise unavailable("the connection broke", self.address)
             try:
