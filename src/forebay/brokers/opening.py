@@ -9,6 +9,7 @@ from forebay.core.errors import SetupError
 from forebay.core.store_url import masked_url
 
 RABBITMQ_SCHEMES: Final = frozenset({"amqp", "amqps"})
+SQS_SCHEME: Final = "sqs"
 
 
 class Carrier(Broker, Protocol):
@@ -23,10 +24,12 @@ class Carrier(Broker, Protocol):
 def carrier_of(url: str) -> Carrier:
     """The client, not connected. Raises `SetupError` for a URL of no broker that is known, or a library that is
     missing."""
+    if url.partition("://")[0] == SQS_SCHEME:
+        return _sqs(url)
     if url.partition("://")[0] not in RABBITMQ_SCHEMES:
         raise SetupError(
             f"broker {masked_url(url)!r} is neither the store nor a RabbitMQ (amqp://HOST:PORT/VHOST, amqps:// for "
-            "TLS); leave --broker out, and the store carries the jobs"
+            "TLS) nor an SQS (sqs://REGION/PREFIX); leave --broker out, and the store carries the jobs"
         )
     try:
         from forebay.brokers.rabbitmq import RabbitMq
@@ -35,3 +38,13 @@ def carrier_of(url: str) -> Carrier:
             f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[rabbitmq]'"
         ) from None
     return RabbitMq(url)
+
+
+def _sqs(url: str) -> Carrier:
+    try:
+        from forebay.brokers.sqs import Sqs
+    except ModuleNotFoundError as error:
+        raise SetupError(
+            f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[sqs]'"
+        ) from None
+    return Sqs(url)
