@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from botocore import exceptions as aws
@@ -28,6 +29,7 @@ _UNKNOWN: Final = frozenset(
 )
 _PAST: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "RequestTimeTooSkewed"})
 _DENIED: Final = frozenset({"AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation"})
+_XML: Final = re.compile(r"<Code>(?P<code>.*?)</Code>\s*<Message>(?P<message>.*?)</Message>", re.DOTALL)
 _MISSING: Final = frozenset({"QueueDoesNotExist", "NonExistentQueue"})
 _WITHOUT_CREDENTIALS: Final = (
     aws.NoCredentialsError,
@@ -58,9 +60,7 @@ def setup_failure(error: BaseException, address: SqsAddress) -> SetupError | Non
 
 def code_of(error: BaseException) -> str:
     """The code of an answer that refuses, without what older ones begin with; empty: it is none."""
-    if not isinstance(error, aws.ClientError):
-        return ""
-    return str(error.response.get("Error", {}).get("Code", "")).rpartition(".")[2]
+    return _told(error)[0].rpartition(".")[2]
 
 
 def is_missing(error: BaseException) -> bool:
@@ -101,6 +101,8 @@ def setup_words(error: BaseException, address: SqsAddress) -> str | None:
         return (
             f"the key of an encrypted queue cannot be used ({_reason(error)}); allow kms:GenerateDataKey, kms:Decrypt"
         )
+    if code in _MISSING and not address.create:
+        return f"a queue is missing ({_reason(error)}) and create=no: make it (docs/sqs.md names them all)"
     if isinstance(error, aws.InvalidRegionError | aws.UnknownRegionError):
         return f"there is no region {address.region!r}"
     return None
@@ -123,6 +125,17 @@ def _words(error: BaseException) -> str:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, aws.ClientError):
-        told = error.response.get("Error", {})
-        return f"{error.operation_name}: {code_of(error) or 'refused'}: {told.get('Message', '')}".rstrip(": ")
+        return f"{error.operation_name}: {code_of(error) or 'refused'}: {_told(error)[1]}".rstrip(": ")
     return f"{type(error).__name__}: {error}"
+
+
+def _told(error: BaseException) -> tuple[str, str]:
+    """Code and message of an answer that refuses."""
+    if not isinstance(error, aws.ClientError):
+        return "", ""
+    told = error.response.get("Error", {})
+    code, message = str(told.get("Code", "")), str(told.get("Message", ""))
+    # What stands in for SQS, or before it, may refuse in XML, which is not read where JSON was asked for.
+    if in_xml := _XML.search(message):
+        return in_xml["code"], in_xml["message"]
+    return code, message

@@ -138,6 +138,7 @@ class Inbox:
             if code_of(error) != "OverLimit":
                 raise failure(error, self._link.address) from error
             self._tell_of_limit(queue)
+            await asyncio.sleep(min(wait_s, EMPTY_S))  # it was refused at once, whatever it would have waited for
             answer = {}
         messages = answer.get("Messages", ())
         view = self._views[place]

@@ -131,8 +131,7 @@ class SqsLink:
             self._looking.cancel()
             await asyncio.wait([self._looking])
         await self.end(0.0)
-        async with self._making:
-            await self._stack.aclose()
+        await self._drop()
 
     # -- whether it is there ------------------------------------------------------------------------------------------
 
@@ -158,6 +157,8 @@ class SqsLink:
                     log.warning("%s; it is tried again", told.message)
                 self.error = told
                 self._wake()
+                if setup_failure(error, self.address) is not None:
+                    await self._drop()
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 continue
@@ -218,6 +219,13 @@ class SqsLink:
                 )
                 self._client = await self._stack.enter_async_context(making)
         return self._client
+
+    async def _drop(self) -> None:
+        """The next call has a client of its own, which looks anew for credentials: this one would keep what it has."""
+        async with self._making:
+            self._client = None
+            await self._stack.aclose()
+            self._stack = contextlib.AsyncExitStack()
 
     def _check_open(self) -> None:
         if self.closed:

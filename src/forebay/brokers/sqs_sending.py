@@ -80,7 +80,7 @@ async def _to_place(
         async with turns:
             return await _in_one_call(link, queues, place, batch)
 
-    return [set(), *await asyncio.gather(*map(call, _batches(entries, queue.most_bytes)))]
+    return await asyncio.gather(*map(call, _batches(entries, queue.most_bytes))) if entries else [set()]
 
 
 def _batches(entries: Sequence[Entry], most_bytes: int) -> Iterator[list[Entry]]:

@@ -90,7 +90,8 @@ class MotoServer:
 
     def ask(self, path: str, data: bytes | None = None) -> None:
         """A request to the server itself."""
-        with urllib.request.urlopen(f"{self.endpoint}{path}", data, timeout=10):
+        asked = urllib.request.Request(f"{self.endpoint}{path}", data, {"Content-Type": "text/plain"})
+        with urllib.request.urlopen(asked, timeout=10):
             pass
 
     def send(self, number: signal.Signals) -> None:
