@@ -1,0 +1,48 @@
+"""The queues of one house in an SQS."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+
+from tests.contract.brokers.moto_servers import sqs_url
+from tests.contract.brokers.sqs import by_hand
+
+from forebay.brokers.port import Message
+from forebay.brokers.sqs import Sqs
+
+COUNTS = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
+
+
+class SqsCarrier:
+    """Queues with a prefix of their own. `url` names both."""
+
+    def __init__(self) -> None:
+        self._prefix = f"test-{secrets.token_hex(6)}"
+        self.url = sqs_url(self._prefix)
+
+    def left(self) -> dict[str, int]:
+        """What is in its queues, that of dead letters too, by their names; then they are deleted."""
+        return asyncio.run(self._left())
+
+    async def _left(self) -> dict[str, int]:
+        left: dict[str, int] = {}
+        async with by_hand(self.url) as client:
+            for queue in (await client.list_queues(QueueNamePrefix=self._prefix)).get("QueueUrls", ()):
+                told = (await client.get_queue_attributes(QueueUrl=queue, AttributeNames=list(COUNTS)))["Attributes"]
+                if count := sum(int(told[name]) for name in COUNTS):
+                    left[queue.rpartition("/")[2].removeprefix(f"{self._prefix}-")] = count
+                await client.delete_queue(QueueUrl=queue)
+        return left
+
+    def publish(self, messages: Sequence[Message], times: int) -> None:
+        """Publish messages again and again, each time in one call."""
+
+        async def publish() -> None:
+            broker = Sqs(self.url)
+            for _ in range(times):
+                assert all(await broker.publish(messages))
+            await broker.close()
+
+        asyncio.run(publish())
