@@ -26,14 +26,19 @@ class SqsCarrier:
         """What is in its queues, that of dead letters too, by their names; then they are deleted."""
         return asyncio.run(self._left())
 
-    async def _left(self) -> dict[str, int]:
+    def is_empty(self) -> bool:
+        """Nothing waits, nothing is held."""
+        return asyncio.run(self._left(deletes=False)) == {}
+
+    async def _left(self, *, deletes: bool = True) -> dict[str, int]:
         left: dict[str, int] = {}
         async with by_hand(self.url) as client:
             for queue in (await client.list_queues(QueueNamePrefix=self._prefix)).get("QueueUrls", ()):
                 told = (await client.get_queue_attributes(QueueUrl=queue, AttributeNames=list(COUNTS)))["Attributes"]
                 if count := sum(int(told[name]) for name in COUNTS):
                     left[queue.rpartition("/")[2].removeprefix(f"{self._prefix}-")] = count
-                await client.delete_queue(QueueUrl=queue)
+                if deletes:
+                    await client.delete_queue(QueueUrl=queue)
         return left
 
     def publish(self, messages: Sequence[Message], times: int) -> None:
