@@ -68,7 +68,10 @@ class MotoServer:
         self.kill()
 
     def start(self) -> None:
-        """Start it, and wait until it answers. It has nothing of what was there before."""
+        """Start it, and wait until it answers. It has nothing of what was there before. Its clients need credentials,
+        whatever they are."""
+        for name, value in CREDENTIALS.items():
+            os.environ.setdefault(name, value)
         with (self.folder / "out").open("ab") as out:
             self._process = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-c", PROGRAM, "-p", str(self.port)],
@@ -125,17 +128,15 @@ def shared_server() -> MotoServer | None:
     if VARIABLE in os.environ:
         return None
     if _Shared.server is None:
-        for name, value in CREDENTIALS.items():
-            os.environ.setdefault(name, value)
         _Shared.server = MotoServer()
         atexit.register(_Shared.server.__exit__, None, None, None)
         _Shared.server.start()
     return _Shared.server
 
 
-def sqs_url(prefix: str, **options: object) -> str:
+def sqs_url(prefix: str, server: MotoServer | None = None, **options: object) -> str:
     """A URL of an SQS that tests may use."""
-    server = shared_server()
+    server = server or shared_server()
     endpoint = os.environ[VARIABLE] if server is None else server.endpoint
     given = {"poll": 1, **({} if endpoint == "aws" else {"endpoint": endpoint}), **options}
     region = os.environ.get("AWS_REGION", "") if server is None else REGION

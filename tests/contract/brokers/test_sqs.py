@@ -9,7 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from tests.contract.brokers.moto_servers import CREDENTIALS, REGION, MotoServer, shared_server
+from tests.contract.brokers.moto_servers import REGION, MotoServer, shared_server
 from tests.contract.brokers.sqs import MovedClock, by_hand, queues_of_its_own
 from tests.contract.brokers.sqs_way import Way
 from tests.contract.brokers.test_broker import (
@@ -45,18 +45,10 @@ async def way(url: str) -> AsyncIterator[Way]:
 
 
 @pytest.fixture(scope="module")
-def server(monkeypatch_module: pytest.MonkeyPatch) -> Iterator[MotoServer]:
+def server() -> Iterator[MotoServer]:
     """One that a test may kill."""
-    for name, value in CREDENTIALS.items():
-        monkeypatch_module.setenv(name, value)
     with MotoServer() as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
 
 
 @contextlib.asynccontextmanager

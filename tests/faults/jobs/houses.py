@@ -12,6 +12,7 @@ from typing import Any, Literal
 import psutil
 from redis import Redis
 from redis.exceptions import RedisError
+from tests.contract.brokers.moto_servers import MotoServer
 from tests.contract.brokers.rabbit_nodes import RabbitNode, rabbitmq_url
 from tests.contract.jobs.redis_servers import Server, valkey
 from tests.e2e.server import COMMAND, Served, eventually, gone, model, quick
@@ -55,9 +56,11 @@ class House:
         environ: Mapping[str, str] | None = None,
         lease_s: float = LEASE_S,
         rabbit: RabbitNode | None = None,
+        sqs: MotoServer | None = None,
     ) -> None:
         """`store`: a node that runs already; `worker_url`: the worker's way to it, where that is another. `rabbit`: a
-        node of RabbitMQ that the test may kill; else it is one that others use too, with queues of its own.
+        node of RabbitMQ that the test may kill; else it is one that others use too, with queues of its own. `sqs`: the
+        same of an SQS.
         `rig`: what goes wrong at first in the part that `rigs` names."""
         self.folder, self.kind = folder, kind
         self.apart = kind in ("web and worker", "over RabbitMQ", "over SQS")
@@ -71,7 +74,7 @@ class House:
         if kind == "over RabbitMQ":
             self.carrier = Carrier(rabbit.url if rabbit is not None else rabbitmq_url())
         elif kind == "over SQS":
-            self.carrier = SqsCarrier()
+            self.carrier = SqsCarrier(sqs)
         if self.carrier is not None:
             self._arguments += ["--broker", self.carrier.url, "--jobs-republish-after-s", str(REPUBLISH_AFTER_S)]
         self._environ = dict(environ or {})

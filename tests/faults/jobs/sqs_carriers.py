@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 
-from tests.contract.brokers.moto_servers import sqs_url
+from tests.contract.brokers.moto_servers import MotoServer, sqs_url
 from tests.contract.brokers.sqs import by_hand
 
 from forebay.brokers.port import Message
@@ -18,9 +18,10 @@ COUNTS = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"
 class SqsCarrier:
     """Queues with a prefix of their own. `url` names both."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: MotoServer | None = None) -> None:
+        """`server`: the one that they are in; else it is one that others use too."""
         self._prefix = f"test-{secrets.token_hex(6)}"
-        self.url = sqs_url(self._prefix)
+        self.url = sqs_url(self._prefix, server=server)
 
     def left(self) -> dict[str, int]:
         """What is in its queues, that of dead letters too, by their names; then they are deleted."""
