@@ -43,8 +43,8 @@ class SqsLink:
     def __init__(self, address: SqsAddress) -> None:
         self.address = address
         self.calls, self.billed = Counter[str](), Counter[str]()
-        self.error: DependencyError | None = None
-        """Why SQS is away; None: it is not, or nobody knows yet."""
+        self._away = ""
+        """Why nothing is asked now; empty: SQS is not away, or nobody knows yet."""
         self.closed = False
         self._client: Any = None
         self._stack = contextlib.AsyncExitStack()
@@ -62,23 +62,19 @@ class SqsLink:
     async def ready(self) -> None:
         """Raises `DependencyError` where SQS is known to be away: at once, but for the first look."""
         self._check_open()
-        if not self._stands and self.error is None:
+        if not self._stands and not self._away:
             self._look()
             try:
                 async with asyncio.timeout(2 * CALL_TIMEOUT_S):
-                    while not self._stands and self.error is None and not self.closed:
+                    while not self._stands and not self._away and not self.closed:
                         await self._changed.wait()
             except TimeoutError:
                 raise failure(TimeoutError(), self.address) from None
-        self._check_open()
-        if self.error is not None:
-            raise self.error
+        self._check_there()
 
     async def call(self, name: str, within_s: float = CALL_TIMEOUT_S, **arguments: Any) -> Mapping[str, Any]:
         """One request. Raises what is in `FAILURES`, and `DependencyError` where SQS is known to be away."""
-        self._check_open()
-        if self.error is not None:
-            raise self.error
+        self._check_there()
         try:
             return await self._request(name, within_s, arguments)
         except FAILURES as error:
@@ -137,9 +133,9 @@ class SqsLink:
 
     def _lost(self, error: BaseException) -> None:
         self._stands = False
-        if self.error is None and not self.closed:
-            self.error = failure(error, self.address)
-            log.warning("%s; it is tried again", self.error.message)
+        if not self._away and not self.closed:
+            self._away = failure(error, self.address).message
+            log.warning("%s; it is tried again", self._away)
             self._look()
 
     def _look(self) -> None:
@@ -152,19 +148,19 @@ class SqsLink:
             try:
                 await self._attempt()
             except Exception as error:  # whatever it is: credentials come from files and programs of others
-                told = failure(error, self.address)
-                if self.error is None or self.error.message != told.message:
-                    log.warning("%s; it is tried again", told.message)
-                self.error = told
+                told = failure(error, self.address).message
+                if self._away != told:
+                    log.warning("%s; it is tried again", told)
+                self._away = told
                 self._wake()
                 if setup_failure(error, self.address) is not None:
                     await self._drop()
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 continue
-            if self.error is not None:
+            if self._away:
                 log.info("SQS at %s can be reached again", self.address.place)
-            self._stands, self.error = True, None
+            self._stands, self._away = True, ""
             self._wake()
 
     async def _attempt(self) -> None:
@@ -226,6 +222,12 @@ class SqsLink:
             self._client = None
             await self._stack.aclose()
             self._stack = contextlib.AsyncExitStack()
+
+    def _check_there(self) -> None:
+        self._check_open()
+        if self._away:
+            # Not the error of the call that failed: one that is raised again and again keeps every frame it came by.
+            raise DependencyError(self._away, code="broker_unavailable")
 
     def _check_open(self) -> None:
         if self.closed:

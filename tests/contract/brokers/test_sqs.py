@@ -428,6 +428,21 @@ async def test_what_waits_is_waited_for_by_few_calls(way: Way, url: str) -> None
         assert way.seen.count("ReceiveMessage") <= 9
 
 
+async def test_calls_are_counted_as_they_are_made_and_as_they_are_billed(way: Way, url: str) -> None:
+    async with connected(through(way, url), pack_jobs=1) as broker:
+        await published(broker, messages(1))
+        await broker.ack(await leased(broker, 1))
+        assert sum(broker.link.calls.values()) == len(way.seen)
+        assert broker.link.billed == broker.link.calls
+        way.refusals["SendMessageBatch"] = ["ServiceUnavailable"]
+        # As text it has 200,004 bytes, which is more than three times 64 KiB.
+        await published(broker, [Message("large", "q", b"x" * 149_950)])
+        await broker.ack(await leased(broker, 1))
+        assert sum(broker.link.calls.values()) == len(way.seen)
+        assert broker.link.billed["SendMessageBatch"] == 1 + 1 + 4
+        assert broker.link.billed["ReceiveMessage"] == broker.link.calls["ReceiveMessage"] + 3
+
+
 @pytest.mark.parametrize("pack_jobs", [1, 32])
 async def test_any_number_may_be_held_at_once(url: str, pack_jobs: int) -> None:
     async with connected(url, pack_jobs=pack_jobs) as broker:
