@@ -164,13 +164,13 @@ class Sqs:
             # Where its lease has ended all of it comes again, and of that the records decide.
             if not pack.left and pack not in ours:
                 self._inbox.packs.pop(pack, None)
+        await self._send_anew([pack for pack in ours if pack.given_back() and (pack.left or not pack.whole)])
+        over = [pack for pack in ours if pack.is_over and pack in self._inbox.packs]
+        for pack in over:
+            del self._inbox.packs[pack]
+        again = [pack for pack in over if pack.given_back()]
+        done = [pack for pack in over if not pack.given_back()]
         try:
-            await self._send_anew([pack for pack in ours if pack.given_back() and (pack.left or not pack.whole)])
-            over = [pack for pack in ours if pack.is_over and pack in self._inbox.packs]
-            for pack in over:
-                del self._inbox.packs[pack]
-            again = [pack for pack in over if pack.given_back()]
-            done = [pack for pack in over if not pack.given_back()]
             await asyncio.gather(delete(self.link, done), show(self.link, again))
             self._inbox.seen_filled(pack.owner.place for pack in again)
         except DependencyError as error:
@@ -185,6 +185,8 @@ class Sqs:
         confirmed = [False] * len(packs)
         try:
             confirmed = await self._send(sending)
+        except DependencyError:
+            pass  # it is tried again when all of a pack is over; else that comes again whole
         finally:
             for pack, places, is_confirmed in zip(packs, taken, confirmed, strict=True):
                 pack.sent(places, is_confirmed)

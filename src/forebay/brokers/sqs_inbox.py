@@ -232,8 +232,8 @@ class Inbox:
     def _ours(self, place: Place) -> deque[Pack]:
         """Those that are kept; of what others may have by now nothing is given out any more."""
         kept = self._kept[place]
-        while kept and not self.is_ours(kept[0]):
-            pack = kept.popleft()
+        for pack in [pack for pack in kept if not self.is_ours(pack)]:
+            kept.remove(pack)
             if pack.give_back("kept") and not pack.left:
                 self.packs.pop(pack, None)
         return kept

@@ -27,10 +27,12 @@ CONNECT_TIMEOUT_S: Final = 3.0
 CALL_TIMEOUT_S: Final = 5.0
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 1.0
+MENDED_PAUSE_S: Final = 3.0
+"""What an operator has to mend is looked at no more often, since that takes a new client, which is slow to make."""
 BILLED_BYTES: Final = 64 << 10
 """A call with more in it is billed as several."""
-_CONNECTIONS: Final = 500
-"""Each call under way has one, and calls that wait for messages are many: with too few, all others would wait too."""
+_CONNECTIONS: Final = 0
+"""Of any number: each call under way has one, and with too few all would wait for those that wait for messages."""
 _TRIES: Final = 2
 """A connection that SQS closed while nobody used it fails the next call on it."""
 T = TypeVar("T")
@@ -155,6 +157,7 @@ class SqsLink:
                 self._wake()
                 if setup_failure(error, self.address) is not None:
                     await self._drop()
+                    pause_s = MENDED_PAUSE_S
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
                 continue

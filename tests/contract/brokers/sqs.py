@@ -52,10 +52,10 @@ async def by_hand(url: str) -> AsyncIterator[Any]:
 
 
 @contextlib.asynccontextmanager
-async def queues_of_its_own(**options: object) -> AsyncIterator[str]:
+async def queues_of_its_own(**options: str) -> AsyncIterator[str]:
     """A URL with a prefix that nobody else has; its queues are deleted in the end."""
     prefix = f"test-{secrets.token_hex(6)}"
-    url = sqs_url(prefix, **options)
+    url = sqs_url(prefix, None, **options)
     yield url
     async with by_hand(url) as client:
         for queue in (await client.list_queues(QueueNamePrefix=prefix)).get("QueueUrls", ()):

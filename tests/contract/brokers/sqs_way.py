@@ -9,6 +9,8 @@ from typing import Any
 
 from aiohttp import ClientSession, web
 
+from forebay.brokers.sqs_url import parse_url
+
 FAILURES = ("InternalFailure", "ServiceUnavailable")
 """Codes of what is SQS's own fault."""
 
@@ -70,3 +72,9 @@ class Way:
                 yield self
             finally:
                 await runner.cleanup()
+
+
+def through(way: Way, url: str) -> str:
+    """The URL of the same queues, by that way."""
+    address = parse_url(url)
+    return f"sqs://{address.region}/{address.prefix}?poll=1&endpoint={way.endpoint}"
