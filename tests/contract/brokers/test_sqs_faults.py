@@ -137,19 +137,22 @@ async def test_an_answer_that_is_lost_costs_no_message(way: Way, url: str) -> No
 
 
 async def test_a_call_to_a_fifo_queue_whose_answer_is_lost_makes_no_second_message() -> None:
-    async with queues_of_its_own(fifo="yes") as url, Way(parse_url(url).endpoint).serving() as way:
-        async with connected(f"{through(way, url)}&fifo=yes", pack_jobs=1) as broker:
-            await published(broker, messages(1))
-            way.lost += ["SendMessageBatch"]
-            await published(broker, messages(3, start=1))
-            await counts(url, "q-normal.fifo", 4)
-            # What is given back is not taken for a second of what was sent.
-            held = await leased(broker, 4)
-            await broker.release(held[:1])
-            again = await leased(broker, 1)
-            assert carried(again) == carried(held[:1])
-            await broker.ack([*again, *held[1:]])
-            await counts(url, "q-normal.fifo", 0)
+    async with (
+        queues_of_its_own(fifo="yes") as url,
+        Way(parse_url(url).endpoint).serving() as way,
+        connected(f"{through(way, url)}&fifo=yes", pack_jobs=1) as broker,
+    ):
+        await published(broker, messages(1))
+        way.lost += ["SendMessageBatch"]
+        await published(broker, messages(3, start=1))
+        await counts(url, "q-normal.fifo", 4)
+        # What is given back is not taken for a second of what was sent.
+        held = await leased(broker, 4)
+        await broker.release(held[:1])
+        again = await leased(broker, 1)
+        assert carried(again) == carried(held[:1])
+        await broker.ack([*again, *held[1:]])
+        await counts(url, "q-normal.fifo", 0)
 
 
 # -- calls that fail in part ------------------------------------------------------------------------------------------
