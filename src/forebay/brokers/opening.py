@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import Final, Protocol
 
 from forebay.brokers.port import Broker
@@ -10,6 +11,9 @@ from forebay.core.store_url import masked_url
 
 RABBITMQ_SCHEMES: Final = frozenset({"amqp", "amqps"})
 SQS_SCHEME: Final = "sqs"
+OWN_BROKERS: Final = "forebay.brokers"
+"""The group of entry points in which other packages name brokers of their own: the scheme of the URL, and what makes a
+client of it."""
 
 
 class Carrier(Broker, Protocol):
@@ -24,13 +28,11 @@ class Carrier(Broker, Protocol):
 def carrier_of(url: str) -> Carrier:
     """The client, not connected. Raises `SetupError` for a URL of no broker that is known, or a library that is
     missing."""
-    if url.partition("://")[0] == SQS_SCHEME:
+    scheme = url.partition("://")[0]
+    if scheme == SQS_SCHEME:
         return _sqs(url)
-    if url.partition("://")[0] not in RABBITMQ_SCHEMES:
-        raise SetupError(
-            f"broker {masked_url(url)!r} is neither the store nor a RabbitMQ (amqp://HOST:PORT/VHOST, amqps:// for "
-            "TLS) nor an SQS (sqs://REGION/PREFIX); leave --broker out, and the store carries the jobs"
-        )
+    if scheme not in RABBITMQ_SCHEMES:
+        return _own(url, scheme)
     try:
         from forebay.brokers.rabbitmq import RabbitMq
     except ModuleNotFoundError as error:
@@ -48,3 +50,19 @@ def _sqs(url: str) -> Carrier:
             f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[sqs]'"
         ) from None
     return Sqs(url)
+
+
+def _own(url: str, scheme: str) -> Carrier:
+    for point in entry_points(group=OWN_BROKERS, name=scheme):
+        try:
+            carrier: Carrier = point.load()(url)
+        except (ImportError, AttributeError) as error:
+            named = f"{point.value}, which a package here names for it,"
+            raise SetupError(f"broker {masked_url(url)!r}: {named} cannot be loaded: {error}") from None
+        return carrier
+    others = sorted(point.name for point in entry_points(group=OWN_BROKERS))
+    installed = f", nor one of those installed here ({', '.join(others)})" if others else ""
+    raise SetupError(
+        f"broker {masked_url(url)!r} is neither the store nor a RabbitMQ (amqp://HOST:PORT/VHOST, amqps:// for TLS), "
+        f"nor an SQS (sqs://REGION/PREFIX){installed}; leave --broker out, and the store carries the jobs"
+    )

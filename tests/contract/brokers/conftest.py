@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 from tests.contract.brokers.connections import CAPABILITIES, IMPLEMENTATIONS, Service
+from tests.contract.brokers.own import own_broker
 from tests.contract.brokers.rabbit import KINDS as RABBITS
 from tests.contract.brokers.rabbit import rabbitmq
 from tests.contract.brokers.redis_streams import KINDS, redis_streams
@@ -16,6 +17,8 @@ from tests.contract.jobs.redis_servers import Servers
 
 from forebay.brokers.port import Broker, Capabilities
 
+OPENERS = {**IMPLEMENTATIONS, "own-broker": own_broker}
+
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
@@ -24,7 +27,7 @@ def servers() -> Iterator[Servers]:
     started.close()
 
 
-@pytest.fixture(params=sorted([*IMPLEMENTATIONS, *KINDS, *RABBITS, *SQS_KINDS]))
+@pytest.fixture(params=sorted([*OPENERS, *KINDS, *RABBITS, *SQS_KINDS]))
 def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -38,7 +41,7 @@ async def service(kind: str, servers: Servers) -> AsyncIterator[Service]:
     elif kind in SQS_KINDS:
         opening = sqs(kind)
     else:
-        opening = redis_streams(servers, kind) if kind in KINDS else IMPLEMENTATIONS[kind]()
+        opening = redis_streams(servers, kind) if kind in KINDS else OPENERS[kind]()
     async with opening as opened:
         yield opened
 

@@ -26,7 +26,7 @@ Kind = Literal["serve", "serve on a node", "web and worker", "over RabbitMQ", "o
 RabbitMQ, over SQS: web and worker, whose jobs that carries."""
 Part = Literal["web", "worker"]
 """Who answers HTTP and who runs the model; one process but in the last kind."""
-Role = Literal["web", "worker", "instance", "store"]
+Role = Literal["web", "worker", "instance", "store", "broker"]
 BASE = "forebay:{s0}:"
 """What every key of jobs begins with in the store."""
 LEASE_S = 2.0
@@ -70,6 +70,7 @@ class House:
             self.node = self._own_node.__enter__()
         self._worker_url = worker_url
         self._arguments = ["--jobs-lease-s", str(lease_s), *arguments]
+        self.rabbit = rabbit
         self.carrier: Carrier | SqsCarrier | None = None
         if kind == "over RabbitMQ":
             self.carrier = Carrier(rabbit.url if rabbit is not None else rabbitmq_url())
@@ -179,7 +180,8 @@ class House:
     @property
     def roles(self) -> Sequence[Role]:
         """Whom `kill` can kill."""
-        return (*self.parts, "instance", "store")
+        broker: tuple[Role, ...] = () if self.rabbit is None else ("broker",)
+        return (*self.parts, "instance", "store", *broker)
 
     def kill(self, role: Role) -> None:
         """SIGKILL of one process, and what an operator does then: start it again. Returns when all is ready again."""
@@ -192,6 +194,10 @@ class House:
             if self.node is not None:
                 self.node.start()
             self.wait_store()
+        elif role == "broker":
+            assert self.rabbit is not None
+            self.rabbit.kill()
+            self.rabbit.start()
         else:
             self.kill_part(role)
             self.begin(role)
