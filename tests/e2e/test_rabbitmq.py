@@ -1,4 +1,4 @@
-"""Jobs carried by a RabbitMQ, as an operator sets it up."""
+"""Jobs carried by a RabbitMQ, or by an SQS, as an operator sets it up."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from tests.contract.brokers.rabbit_nodes import rabbitmq_url
 from tests.e2e.roles import House, announced, ended, house, submit
 from tests.e2e.server import eventually, model, quick, run_once, serving
 from tests.faults.jobs.carriers import Carrier
+from tests.faults.jobs.sqs_carriers import SqsCarrier
 
 PAUSE = model("faulty.py", "Pause")
 
 
-@pytest.fixture
-def broker() -> Iterator[str]:
+@pytest.fixture(params=["RabbitMQ", "SQS"])
+def broker(request: pytest.FixtureRequest) -> Iterator[str]:
     """A URL with queues of its own."""
-    carrier = Carrier(rabbitmq_url(), "pause")
+    carrier = SqsCarrier() if request.param == "SQS" else Carrier(rabbitmq_url(), "pause")
     yield carrier.url
     assert carrier.left() == {}
 
@@ -37,7 +38,7 @@ def test_one_process_with_a_broker(tmp_path: Path, broker: str) -> None:
         answer = served.http.post("/v1/models/pause/jobs", content=body, headers={"content-type": "application/json"})
         assert answer.status_code == 202, answer.text
         large = answer.json()["id"]
-        assert served.logged("jobs are carried by RabbitMQ")
+        assert served.logged(f"jobs are carried by {'SQS' if broker.startswith('sqs') else 'RabbitMQ'}")
         for number, id in enumerate(small):
             found = ended(served, id)
             assert (found["status"], found["output"]["output"]) == ("succeeded", {"y": [float(number)]})

@@ -10,6 +10,7 @@ from forebay.core.errors import SetupError
 from forebay.core.store_url import masked_url
 
 RABBITMQ_SCHEMES: Final = frozenset({"amqp", "amqps"})
+SQS_SCHEME: Final = "sqs"
 OWN_BROKERS: Final = "forebay.brokers"
 """The group of entry points in which other packages name brokers of their own: the scheme of the URL, and what makes a
 client of it."""
@@ -28,6 +29,8 @@ def carrier_of(url: str) -> Carrier:
     """The client, not connected. Raises `SetupError` for a URL of no broker that is known, or a library that is
     missing."""
     scheme = url.partition("://")[0]
+    if scheme == SQS_SCHEME:
+        return _sqs(url)
     if scheme not in RABBITMQ_SCHEMES:
         return _own(url, scheme)
     try:
@@ -37,6 +40,16 @@ def carrier_of(url: str) -> Carrier:
             f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[rabbitmq]'"
         ) from None
     return RabbitMq(url)
+
+
+def _sqs(url: str) -> Carrier:
+    try:
+        from forebay.brokers.sqs import Sqs
+    except ModuleNotFoundError as error:
+        raise SetupError(
+            f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[sqs]'"
+        ) from None
+    return Sqs(url)
 
 
 def _own(url: str, scheme: str) -> Carrier:
@@ -50,6 +63,6 @@ def _own(url: str, scheme: str) -> Carrier:
     others = sorted(point.name for point in entry_points(group=OWN_BROKERS))
     installed = f", nor one of those installed here ({', '.join(others)})" if others else ""
     raise SetupError(
-        f"broker {masked_url(url)!r} is neither the store nor a RabbitMQ (amqp://HOST:PORT/VHOST, amqps:// for TLS)"
-        f"{installed}; leave --broker out, and the store carries the jobs"
+        f"broker {masked_url(url)!r} is neither the store nor a RabbitMQ (amqp://HOST:PORT/VHOST, amqps:// for TLS), "
+        f"nor an SQS (sqs://REGION/PREFIX){installed}; leave --broker out, and the store carries the jobs"
     )

@@ -133,3 +133,10 @@ class Receipt(NamedTuple):
 
     pack: Pack
     at: int
+
+
+def settled(deliveries: Sequence[Delivery], state: Literal["given back", "done"]) -> list[Pack]:
+    """Packs of which something is settled by this, or was before, by a call that may have been canceled before it
+    could do anything about them."""
+    receipts = [one.receipt for one in deliveries]
+    return [pack for pack, at in receipts if pack.settle(at, state) or not pack.left or pack.given_back()]

@@ -11,9 +11,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
-from forebay.brokers.packs import Pack, portions
+from forebay.brokers.packs import Pack, portions, settled
 from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Delivery, Depth, Message
 from forebay.brokers.rabbitmq_errors import FAILURES, failure, setup_failure, unavailable
 from forebay.brokers.rabbitmq_inbox import Inbox, Place
@@ -112,12 +112,12 @@ class RabbitMq:
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """Each pack when all of it is done with. After a broken connection there is nothing to ack any more."""
         self._check_open()
-        await self._end([pack for pack in _settled(deliveries, "done") if not pack.left])
+        await self._end([pack for pack in settled(deliveries, "done") if not pack.left])
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Whole packs to where they were, parts of them to the ends of their queues."""
         self._check_open()
-        packs = _settled(deliveries, "given back")
+        packs = settled(deliveries, "given back")
         if spare := {pack.messages[0].queue for pack in packs} - self._leases.keys():
             # They would come back to this very connection, and lie here.
             packs += await self._rest(lambda name: name in spare and name not in self._leases)
@@ -272,10 +272,3 @@ class RabbitMq:
     def _check_open(self) -> None:
         if self._closed:
             raise DependencyError("this connection to the broker was closed", code="broker_unavailable")
-
-
-def _settled(deliveries: Sequence[Delivery], state: Literal["given back", "done"]) -> list[Pack]:
-    """Packs of which something is settled by this, or was before, by a call that may have been canceled before it
-    could do anything about them."""
-    receipts = [one.receipt for one in deliveries]
-    return [pack for pack, at in receipts if pack.settle(at, state) or not pack.left or pack.given_back()]

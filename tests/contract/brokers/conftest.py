@@ -11,6 +11,8 @@ from tests.contract.brokers.own import own_broker
 from tests.contract.brokers.rabbit import KINDS as RABBITS
 from tests.contract.brokers.rabbit import rabbitmq
 from tests.contract.brokers.redis_streams import KINDS, redis_streams
+from tests.contract.brokers.sqs import KINDS as SQS_KINDS
+from tests.contract.brokers.sqs import sqs
 from tests.contract.jobs.redis_servers import Servers
 
 from forebay.brokers.port import Broker, Capabilities
@@ -25,7 +27,7 @@ def servers() -> Iterator[Servers]:
     started.close()
 
 
-@pytest.fixture(params=sorted([*OPENERS, *KINDS, *RABBITS]))
+@pytest.fixture(params=sorted([*OPENERS, *KINDS, *RABBITS, *SQS_KINDS]))
 def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -36,6 +38,8 @@ async def service(kind: str, servers: Servers) -> AsyncIterator[Service]:
     opening: AbstractAsyncContextManager[Service]
     if kind in RABBITS:
         opening = rabbitmq(kind)
+    elif kind in SQS_KINDS:
+        opening = sqs(kind)
     else:
         opening = redis_streams(servers, kind) if kind in KINDS else OPENERS[kind]()
     async with opening as opened:

@@ -18,6 +18,9 @@ CAPABILITIES = {
     "redis-streams": Capabilities("item", extends=True, orders=True),
     "rabbitmq": Capabilities("connection", extends=False, orders=True),
     "rabbitmq-packs": Capabilities("connection", extends=False, orders=True, counts="packs"),
+    "sqs": Capabilities("item", extends=True, orders=False),
+    "sqs-packs": Capabilities("item", extends=True, orders=False, counts="packs"),
+    "sqs-fifo": Capabilities("item", extends=True, orders=False, counts="packs"),
     "own-broker": Capabilities("item", extends=True, orders=True),
 }
 

@@ -12,16 +12,18 @@ from typing import Any, Literal
 import psutil
 from redis import Redis
 from redis.exceptions import RedisError
+from tests.contract.brokers.moto_servers import MotoServer
 from tests.contract.brokers.rabbit_nodes import RabbitNode, rabbitmq_url
 from tests.contract.jobs.redis_servers import Server, valkey
 from tests.e2e.server import COMMAND, Served, eventually, gone, model, quick
 from tests.faults.jobs import rigged
 from tests.faults.jobs.carriers import Carrier
+from tests.faults.jobs.sqs_carriers import SqsCarrier
 from tests.models.tallied import FIRST
 
-Kind = Literal["serve", "serve on a node", "web and worker", "over RabbitMQ"]
+Kind = Literal["serve", "serve on a node", "web and worker", "over RabbitMQ", "over SQS"]
 """serve: one process, with the store that it starts for itself. The others: with a Valkey that the test started. over
-RabbitMQ: web and worker, whose jobs a RabbitMQ carries."""
+RabbitMQ, over SQS: web and worker, whose jobs that carries."""
 Part = Literal["web", "worker"]
 """Who answers HTTP and who runs the model; one process but in the last kind."""
 Role = Literal["web", "worker", "instance", "store", "broker"]
@@ -54,12 +56,14 @@ class House:
         environ: Mapping[str, str] | None = None,
         lease_s: float = LEASE_S,
         rabbit: RabbitNode | None = None,
+        sqs: MotoServer | None = None,
     ) -> None:
         """`store`: a node that runs already; `worker_url`: the worker's way to it, where that is another. `rabbit`: a
-        node of RabbitMQ that the test may kill; else it is one that others use too, with queues of its own.
+        node of RabbitMQ that the test may kill; else it is one that others use too, with queues of its own. `sqs`: the
+        same of an SQS.
         `rig`: what goes wrong at first in the part that `rigs` names."""
         self.folder, self.kind = folder, kind
-        self.apart = kind in ("web and worker", "over RabbitMQ")
+        self.apart = kind in ("web and worker", "over RabbitMQ", "over SQS")
         self.node = store
         self._own_node = None if store is not None or kind == "serve" else node()
         if self._own_node is not None:
@@ -67,9 +71,12 @@ class House:
         self._worker_url = worker_url
         self._arguments = ["--jobs-lease-s", str(lease_s), *arguments]
         self.rabbit = rabbit
-        self.carrier: Carrier | None = None
+        self.carrier: Carrier | SqsCarrier | None = None
         if kind == "over RabbitMQ":
             self.carrier = Carrier(rabbit.url if rabbit is not None else rabbitmq_url())
+        elif kind == "over SQS":
+            self.carrier = SqsCarrier(sqs)
+        if self.carrier is not None:
             self._arguments += ["--broker", self.carrier.url, "--jobs-republish-after-s", str(REPUBLISH_AFTER_S)]
         self._environ = dict(environ or {})
         self.values = count(int(FIRST))
@@ -260,6 +267,9 @@ class House:
     def close(self, *, well: bool) -> None:
         """End everything. `well`: those that run must stop well."""
         try:
+            if well and isinstance(self.carrier, SqsCarrier):
+                # What somebody held who was killed comes again when its lease has ended, and is dropped then.
+                eventually(self.carrier.is_empty, "nothing is held of what is done", START_S)
             for part in reversed(self.parts):
                 if well and self._served[part].process.poll() is None:
                     self._served[part].stop()

@@ -15,7 +15,7 @@ from tests.contract.brokers.rabbit_nodes import RabbitNode
 from tests.e2e.server import eventually
 from tests.faults.jobs import rigged
 from tests.faults.jobs.calls import BrokenError, Caller
-from tests.faults.jobs.houses import house
+from tests.faults.jobs.houses import Kind, house
 from tests.faults.jobs.invariants import submitted, witnessing
 from tests.faults.jobs.ledger import at_s, tally
 from tests.faults.jobs.lengths import repeated
@@ -126,11 +126,12 @@ def test_a_node_that_cannot_be_reached_for_a_minute_is_noticed_and_used_again(
         witness.check(60)
 
 
+@pytest.mark.parametrize("kind", ["over RabbitMQ", "over SQS"])
 @repeated(20)
 @pytest.mark.timeout(600)
-def test_a_job_that_is_published_a_hundred_times_runs_once(tmp_path: Path, rounds: int) -> None:
+def test_a_job_that_is_published_a_hundred_times_runs_once(tmp_path: Path, kind: Kind, rounds: int) -> None:
     with (
-        house(tmp_path, "over RabbitMQ") as found,
+        house(tmp_path, kind) as found,
         witnessing(found) as witness,
         Caller(found.port) as caller,
     ):
@@ -147,16 +148,17 @@ def test_a_job_that_is_published_a_hundred_times_runs_once(tmp_path: Path, round
         witness.check()
 
 
+@pytest.mark.parametrize("kind", ["over RabbitMQ", "over SQS"])
 @pytest.mark.parametrize("call", ["create", "submit"])
 @repeated(10)
 @pytest.mark.timeout(600)
 def test_a_key_finds_the_job_whose_record_stands_with_its_message_and_without(
-    tmp_path: Path, call: str, rounds: int
+    tmp_path: Path, kind: Kind, call: str, rounds: int
 ) -> None:
     """`create`: there is a record and no message; `submit`: there are both, and no answer."""
     notes = tmp_path / "notes"
     rig: rigged.Rig = {"call": call, "when": "after", "number": 2, "notes": str(notes)}
-    with house(tmp_path, "over RabbitMQ", rig=rig, rigs="web") as found, witnessing(found) as witness:
+    with house(tmp_path, kind, rig=rig, rigs="web") as found, witnessing(found) as witness:
         for number in range(rounds):
             with Caller(found.port) as caller:
                 submitted(witness, caller, 1)
