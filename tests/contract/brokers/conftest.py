@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import pytest
 from tests.contract.brokers.connections import CAPABILITIES, IMPLEMENTATIONS, Service
@@ -17,6 +18,8 @@ from tests.contract.jobs.redis_servers import Servers
 
 from forebay.brokers.port import Broker, Capabilities
 
+SQS_AT_LENGTH = {"sqs", "sqs-fifo"}
+"""Kinds of an SQS that are run with the long tests only."""
 OPENERS = {**IMPLEMENTATIONS, "own-broker": own_broker}
 
 
@@ -27,7 +30,12 @@ def servers() -> Iterator[Servers]:
     started.close()
 
 
-@pytest.fixture(params=sorted([*OPENERS, *KINDS, *RABBITS, *SQS_KINDS]))
+def _kinds() -> list[Any]:
+    names = sorted([*OPENERS, *KINDS, *RABBITS, *SQS_KINDS])
+    return [pytest.param(name, marks=[pytest.mark.full] if name in SQS_AT_LENGTH else []) for name in names]
+
+
+@pytest.fixture(params=_kinds())
 def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

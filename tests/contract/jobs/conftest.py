@@ -36,9 +36,15 @@ def jobs(store: Store) -> Jobs:
     return store.jobs
 
 
+ON_SQS = {"test_lease", "test_finish"}
+"""Files whose tests run over an SQS each time: how jobs are carried is what differs there."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of random walks over a broker beside the store, which take long, one is enough but at full length."""
     for item in items:
         call = getattr(item, "callspec", None)
-        if call is not None and call.params.get("store") in rabbit_stores.SHARDS and call.params.get("seed", 0) > 0:
+        store = call.params.get("store") if call is not None else None
+        walks_on = store in rabbit_stores.SHARDS and call is not None and call.params.get("seed", 0) > 0
+        if walks_on or (store == "valkey-sqs" and item.path.stem not in ON_SQS):
             item.add_marker("full")
