@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 from tests.contract.brokers.connections import CAPABILITIES, IMPLEMENTATIONS, Service
+from tests.contract.brokers.kafka import KINDS as KAFKAS
+from tests.contract.brokers.kafka import kafka
 from tests.contract.brokers.rabbit import KINDS as RABBITS
 from tests.contract.brokers.rabbit import rabbitmq
 from tests.contract.brokers.redis_streams import KINDS, redis_streams
@@ -22,7 +24,7 @@ def servers() -> Iterator[Servers]:
     started.close()
 
 
-@pytest.fixture(params=sorted([*IMPLEMENTATIONS, *KINDS, *RABBITS]))
+@pytest.fixture(params=sorted([*IMPLEMENTATIONS, *KINDS, *RABBITS, *KAFKAS]))
 def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -33,6 +35,8 @@ async def service(kind: str, servers: Servers) -> AsyncIterator[Service]:
     opening: AbstractAsyncContextManager[Service]
     if kind in RABBITS:
         opening = rabbitmq(kind)
+    elif kind in KAFKAS:
+        opening = kafka(kind)
     else:
         opening = redis_streams(servers, kind) if kind in KINDS else IMPLEMENTATIONS[kind]()
     async with opening as opened:

@@ -18,6 +18,8 @@ CAPABILITIES = {
     "redis-streams": Capabilities("item", extends=True, orders=True),
     "rabbitmq": Capabilities("connection", extends=False, orders=True),
     "rabbitmq-packs": Capabilities("connection", extends=False, orders=True, counts="packs"),
+    "kafka": Capabilities("offset", extends=False, orders=False),
+    "kafka-packs": Capabilities("offset", extends=False, orders=False, counts="packs"),
 }
 
 
