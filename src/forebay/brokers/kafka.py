@@ -50,7 +50,7 @@ class Kafka:
         self.address: KafkaAddress = parse_url(url)
         self._pack_jobs, self._pack_bytes = pack_jobs, pack_bytes
         self._link = KafkaLink(self.address)
-        self._inboxes: dict[str, Inbox] = {}
+        self._inboxes: dict[tuple[str, int], Inbox] = {}
         self._turn = random.randrange(1 << 16)
         """Which partition is next."""
         self._arrival = asyncio.Event()
@@ -115,7 +115,7 @@ class Kafka:
             return []
         self._leases.update(names)
         try:
-            inboxes = [await self._inbox(name) for name in names]
+            inboxes = [await self._listen(name) for name in names]
             while True:
                 arrival, changed = self._arrival, self._link.changed
                 found = _taken(inboxes, most)
@@ -156,19 +156,22 @@ class Kafka:
         topics, link = [topic_name(self.address, queue, level) for level in range(PRIORITY_LEVELS)], self._link.topics
         try:
             counts = await link.need(*topics)
-            places = [(topic, number) for topic, count in zip(topics, counts, strict=True) for number in range(count)]
-            ends = await link.ends(places)
+            places = [[(topic, number) for number in range(count)] for topic, count in zip(topics, counts, strict=True)]
+            ends = await link.ends([place for level in places for place in level])
             if any(end < 0 for end in ends.values()):
                 return Depth(-1)
-            inbox = self._inboxes.get(queue)
-            waiting = {place: None if inbox is None else inbox.parts.waits(place, ends[place]) for place in places}
-            others = [place for place in places if waiting[place] is None]
-            begins = await link.begins(group_name(self.address, queue), others, ends) if others else {}
+            waiting = 0
+            for level, (topic, its) in enumerate(zip(topics, places, strict=True)):
+                inbox = self._inboxes.get((queue, level))
+                here = {place: None if inbox is None else inbox.parts.waits(place, ends[place]) for place in its}
+                others = [place for place in its if here[place] is None]
+                begins = await link.begins(group_name(topic), others, ends) if others else {}
+                waiting += sum(max(0, ends[place] - begin) for place, begin in begins.items())
+                waiting += sum(count or 0 for count in here.values())
         except FAILURES as error:
             self._forget(topics, error)
             raise failure(error, self.address) from None
-        lag = sum(max(0, ends[place] - begin) for place, begin in begins.items())
-        return Depth(lag + sum(count or 0 for count in waiting.values()))
+        return Depth(waiting)
 
     async def close(self) -> None:
         """Tell how far all is done with, and leave the groups."""
@@ -234,17 +237,20 @@ class Kafka:
 
     # -- consumers ----------------------------------------------------------------------------------------------------
 
-    async def _inbox(self, queue: str) -> Inbox:
-        """The consumer of a queue, whose topics are there."""
+    async def _listen(self, queue: str) -> list[Inbox]:
+        """The consumers of a queue, whose topics are there, by level."""
         topics = [topic_name(self.address, queue, level) for level in range(PRIORITY_LEVELS)]
         try:
             await self._link.topics.need(*topics)
         except FAILURES as error:
             raise failure(error, self.address) from None
         self._check_open()
-        if queue not in self._inboxes:
-            self._inboxes[queue] = Inbox(self.address, queue, self._arrived, self._begin_to_bury, self._link.blame)
-        return self._inboxes[queue]
+        for level in range(PRIORITY_LEVELS):
+            if (queue, level) not in self._inboxes:
+                self._inboxes[queue, level] = Inbox(
+                    self.address, queue, level, self._arrived, self._begin_to_bury, self._link.blame
+                )
+        return [self._inboxes[queue, level] for level in range(PRIORITY_LEVELS)]
 
     def _begin_to_bury(self, part: Part, offset: int, body: bytes) -> None:
         self._aside(self._bury(part, offset, body))
@@ -261,17 +267,19 @@ class Kafka:
     def _look_what_is_idle(self) -> None:
         self._idling = None
         idle_s = time.monotonic() - IDLE_S
-        for name in [name for name in self._inboxes if name not in self._leases]:
-            if self._left_s.get(name, 0.0) <= idle_s and not self._inboxes[name].parts.holds():
-                self._aside(self._inboxes.pop(name).end())
+        for name in {name for name, _ in self._inboxes} - self._leases.keys():
+            inboxes = [self._inboxes[name, level] for level in range(PRIORITY_LEVELS)]
+            if self._left_s.get(name, 0.0) <= idle_s and not any(inbox.parts.holds() for inbox in inboxes):
+                for level in range(PRIORITY_LEVELS):
+                    self._aside(self._inboxes.pop((name, level)).end())
         if self._inboxes and not self._closed:
             self._idling = asyncio.get_running_loop().call_later(IDLE_S / 2, self._look_what_is_idle)
 
-    def _look_for_errors(self, inboxes: Sequence[Inbox]) -> None:
-        for inbox in inboxes:
+    def _look_for_errors(self, inboxes: Sequence[Sequence[Inbox]]) -> None:
+        for inbox in [inbox for levels in inboxes for inbox in levels]:
             if (error := inbox.error) is not None:
                 inbox.error = None
-                self._forget([topic_name(self.address, inbox.queue, level) for level in range(PRIORITY_LEVELS)], error)
+                self._forget([inbox.topic], error)
                 raise failure(error, self.address)
 
     # -- calls --------------------------------------------------------------------------------------------------------
@@ -321,13 +329,13 @@ class Kafka:
         doing.add_done_callback(self._side.discard)
 
 
-def _taken(inboxes: Sequence[Inbox], most: int) -> list[Delivery]:
+def _taken(inboxes: Sequence[Sequence[Inbox]], most: int) -> list[Delivery]:
     """The higher levels first."""
     found: list[Delivery] = []
     for level in range(PRIORITY_LEVELS):
-        for inbox in inboxes:
+        for levels in inboxes:
             if len(found) < most:
-                found += inbox.parts.take(level, most - len(found))
+                found += levels[level].parts.take(most - len(found))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The consumer of one model, on a thread of its own that polls whatever its jobs take, so that the group never thinks
+"""The consumer of one topic, on a thread of its own that polls whatever its jobs take, so that the group never thinks
 it dead."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -18,7 +18,6 @@ from forebay.brokers.kafka_sending import in_loop
 from forebay.brokers.kafka_topics import group_name, topic_name
 from forebay.brokers.kafka_url import KafkaAddress
 from forebay.brokers.packs import Pack, PackError, unpacked
-from forebay.brokers.port import PRIORITY_LEVELS
 
 log = logging.getLogger("forebay.jobs")
 
@@ -42,11 +41,13 @@ class Inbox:
         self,
         address: KafkaAddress,
         queue: str,
+        level: int,
         arrived: Callable[[], None],
         bury: Callable[[Part, int, bytes], None],
         blame: Callable[[KafkaError], None],
     ) -> None:
-        self.queue = queue
+        self.queue, self.level = queue, level
+        self.topic = topic_name(address, queue, level)
         self.parts = Parts()
         self.joined = False
         """The group has given it its partitions, which may be none."""
@@ -54,9 +55,8 @@ class Inbox:
         """Why nothing may come, until something does."""
         self._loop = asyncio.get_running_loop()
         self._arrived, self._bury, self._blame = arrived, bury, blame
-        self._levels: Mapping[str, int] = {topic_name(address, queue, level): level for level in range(PRIORITY_LEVELS)}
         self._settings: dict[str, Any] = address.client() | {
-            "group.id": group_name(address, queue),
+            "group.id": group_name(self.topic),
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": address.session_timeout_s * 1000,
             "heartbeat.interval.ms": _HEARTBEAT_MS,
@@ -78,7 +78,7 @@ class Inbox:
         """The brokers seemed to be away, and the group has not met since."""
         self._ending = False
         self._over: asyncio.Future[None] = self._loop.create_future()
-        self._thread = threading.Thread(target=self._run, name=f"kafka: {queue}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"kafka: {self.topic}", daemon=True)
         self._thread.start()
 
     async def end(self) -> None:
@@ -93,7 +93,7 @@ class Inbox:
             try:
                 self._consume()
             except Exception:  # it goes on whatever happens: without it no job would ever come again
-                log.exception("the consumer of %s failed, and is made anew", self.queue)
+                log.exception("the consumer of %s failed, and is made anew", self.topic)
                 time.sleep(_AGAIN_S)
         in_loop(self._loop, self._is_over)
 
@@ -104,9 +104,7 @@ class Inbox:
     def _consume(self) -> None:
         consumer = Consumer(self._settings, logger=ClientLog())
         try:
-            consumer.subscribe(
-                list(self._levels), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
-            )
+            consumer.subscribe([self.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
             while not self._ending:
                 self._take_in(consumer)
                 self._hold_back(consumer)
@@ -148,7 +146,7 @@ class Inbox:
             return
         self.error = None
         try:
-            messages = unpacked(bytes(body), self.queue, part.level)
+            messages = unpacked(bytes(body), self.queue, self.level)
         except PackError as error:
             log.error("a message in %s is no job; it goes to the topic of dead letters: %s", topic, error)
             self.parts.add(part, offset, None, 0)
@@ -168,24 +166,18 @@ class Inbox:
 
     def _hold_back(self, consumer: Consumer) -> None:
         """Fetch no more where there is enough, and go on where there is not."""
-        for level in range(PRIORITY_LEVELS):
-            room = self.parts.room(level)
-            if room is None:
-                continue
-            places = set(self.parts.places(level))
-            if room and (resumed := places & self._paused):
-                consumer.resume(_partitions(resumed))
-                self._paused -= resumed
-            elif not room and (stopped := places - self._paused):
-                consumer.pause(_partitions(stopped))
-                self._paused |= stopped
+        room = self.parts.room()
+        if room and self._paused:
+            consumer.resume(_partitions(self._paused))
+            self._paused.clear()
+        elif room is False and (stopped := set(self.parts.places()) - self._paused):
+            consumer.pause(_partitions(stopped))
+            self._paused |= stopped
 
     # -- partitions that come and go ----------------------------------------------------------------------------------
 
     def _assigned(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        for topic, level in self._levels.items():
-            self.parts.given([(each.topic, each.partition) for each in partitions if each.topic == topic], level)
-        self._paused -= {(each.topic, each.partition) for each in partitions}
+        self.parts.given((each.topic, each.partition) for each in partitions)
         self.joined, self.error, self._unreached = True, None, False
         self._tell()
 
@@ -220,7 +212,7 @@ class Inbox:
             self._not_committed(failed, error)
 
     def _not_committed(self, places: Sequence[Place], error: BaseException | KafkaError | None) -> None:
-        log.debug("how far %s is done with was not taken: %s", self.queue, error)
+        log.debug("how far %s is done with was not taken: %s", self.topic, error)
         self.parts.not_committed(places)
         told = None if error is None else kafka_error(error)
         if told is not None and told.code() in (

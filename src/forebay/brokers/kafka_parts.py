@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from forebay.brokers.packs import Pack
-from forebay.brokers.port import PRIORITY_LEVELS, Delivery
+from forebay.brokers.port import Delivery
 
 AHEAD_JOBS: Final = 8192
 AHEAD_BYTES: Final = 32 << 20
-"""Of one model and level that are here and nobody has, about; then no more is fetched until half of it is taken."""
+"""Of one topic that are here and nobody has, about; then no more is fetched until half of it is taken."""
 Place = tuple[str, int]
 """A topic and the number of a partition."""
 
@@ -21,10 +21,10 @@ class Part:
     """One partition, from when it was given to us until it is taken away. A message is done with when all before it
     are; `waiting` are those that are not done, by their offsets, None for one that is to become a dead letter."""
 
-    __slots__ = ("asked", "begin", "is_ours", "level", "next", "parts", "place", "waiting")
+    __slots__ = ("asked", "begin", "is_ours", "next", "parts", "place", "waiting")
 
-    def __init__(self, parts: Parts, place: Place, level: int) -> None:
-        self.parts, self.place, self.level = parts, place, level
+    def __init__(self, parts: Parts, place: Place) -> None:
+        self.parts, self.place = parts, place
         self.is_ours = True
         self.waiting: OrderedDict[int, Pack | None] = OrderedDict()
         self.begin = self.next = -1
@@ -46,22 +46,22 @@ class Part:
 
 
 class Parts:
-    """Those of one model. Filled by the thread that fetches, emptied in the loop."""
+    """Those of one topic. Filled by the thread that fetches, emptied in the loop."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._parts: dict[Place, Part] = {}
-        self._kept: list[deque[tuple[Pack, int]]] = [deque() for _ in range(PRIORITY_LEVELS)]
+        self._kept: deque[tuple[Pack, int]] = deque()
         """Packs some of whose messages nobody has, as they came, with their sizes."""
-        self._jobs, self._bytes = [0] * PRIORITY_LEVELS, [0] * PRIORITY_LEVELS
+        self._jobs = self._bytes = 0
 
     # -- the thread that fetches --------------------------------------------------------------------------------------
 
-    def given(self, places: Iterable[Place], level: int) -> None:
+    def given(self, places: Iterable[Place]) -> None:
         """These are ours now."""
         with self._lock:
             for place in places:
-                self._parts[place] = Part(self, place, level)
+                self._parts[place] = Part(self, place)
 
     def taken_away(self, places: Iterable[Place]) -> list[tuple[Place, int]]:
         """These are not ours any more: nobody gets what is here of them, and what is acked of them later is passed
@@ -70,10 +70,9 @@ class Parts:
             gone = [part for place in places if (part := self._parts.pop(place, None)) is not None]
             for part in gone:
                 part.is_ours = False
-            for level in {part.level for part in gone}:
-                left = [(pack, size) for pack, size in self._kept[level] if pack.owner.is_ours]
-                self._kept[level] = deque(left)
-                self._count(level)
+            self._kept = deque((pack, size) for pack, size in self._kept if pack.owner.is_ours)
+            self._jobs = sum(pack.kept for pack, _ in self._kept)
+            self._bytes = sum(size for _, size in self._kept)
             return [(part.place, part.lowest) for part in gone if part.lowest > part.begin]
 
     def expects(self, place: Place, offset: int) -> Part | None:
@@ -82,7 +81,7 @@ class Parts:
         part = self._parts.get(place)
         if part is not None and offset < part.next:
             self.taken_away([place])
-            self.given([place], part.level)
+            self.given([place])
             part = self._parts[place]
         return part
 
@@ -91,9 +90,9 @@ class Parts:
         with self._lock:
             part.add(offset, pack)
             if pack is not None:
-                self._kept[part.level].append((pack, nbytes))
-                self._jobs[part.level] += len(pack.messages)
-                self._bytes[part.level] += nbytes
+                self._kept.append((pack, nbytes))
+                self._jobs += len(pack.messages)
+                self._bytes += nbytes
 
     def to_commit(self) -> list[tuple[Place, int]]:
         """How far partitions are done with of which the broker was not told; it counts as told now."""
@@ -110,33 +109,31 @@ class Parts:
                 if (part := self._parts.get(place)) is not None:
                     part.asked = part.begin
 
-    def room(self, level: int) -> bool | None:
+    def room(self) -> bool | None:
         """Whether more should be fetched; None: as before."""
-        jobs, nbytes = self._jobs[level], self._bytes[level]
-        if jobs >= AHEAD_JOBS or nbytes >= AHEAD_BYTES:
+        if self._jobs >= AHEAD_JOBS or self._bytes >= AHEAD_BYTES:
             return False
-        return True if 2 * jobs <= AHEAD_JOBS and 2 * nbytes <= AHEAD_BYTES else None
+        return True if 2 * self._jobs <= AHEAD_JOBS and 2 * self._bytes <= AHEAD_BYTES else None
 
-    def places(self, level: int | None = None) -> list[Place]:
+    def places(self) -> list[Place]:
         """Those that are ours."""
         with self._lock:
-            return [place for place, part in self._parts.items() if level is None or part.level == level]
+            return list(self._parts)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
-    def take(self, level: int, most: int) -> list[Delivery]:
-        """Up to `most` messages of a level that nobody has."""
+    def take(self, most: int) -> list[Delivery]:
+        """Up to `most` messages that nobody has."""
         found: list[Delivery] = []
         with self._lock:
-            kept = self._kept[level]
-            while kept and len(found) < most:
-                pack, size = kept[0]
+            while self._kept and len(found) < most:
+                pack, size = self._kept[0]
                 handed = pack.hand_out(most - len(found))
                 found += handed
-                self._jobs[level] -= len(handed)
+                self._jobs -= len(handed)
                 if not pack.kept:
-                    kept.popleft()
-                    self._bytes[level] -= size
+                    self._kept.popleft()
+                    self._bytes -= size
         return found
 
     def put_back(self, pack: Pack, taken: Collection[int]) -> bool:
@@ -146,10 +143,9 @@ class Parts:
             if not pack.owner.is_ours:
                 return False
             pack.keep(list(taken))
-            level = pack.owner.level
-            if not any(each is pack for each, _ in self._kept[level]):
-                self._kept[level].appendleft((pack, 0))
-            self._jobs[level] += len(taken)
+            if not any(each is pack for each, _ in self._kept):
+                self._kept.appendleft((pack, 0))
+            self._jobs += len(taken)
             return True
 
     def done(self, part: Part, offset: int) -> None:
@@ -163,7 +159,7 @@ class Parts:
             part = self._parts.get(place)
             if part is None or part.next < 0:
                 return None
-            kept = sum(pack.owner is part for pack, _ in self._kept[part.level])
+            kept = sum(pack.owner is part for pack, _ in self._kept)
             return kept + max(0, end - part.next)
 
     def holds(self) -> bool:
@@ -189,7 +185,3 @@ class Parts:
         with self._lock:
             part = self._parts.get(place)
             return -1 if part is None else part.next
-
-    def _count(self, level: int) -> None:
-        self._jobs[level] = sum(pack.kept for pack, _ in self._kept[level])
-        self._bytes[level] = sum(size for _, size in self._kept[level])

@@ -1,5 +1,8 @@
-"""What Forebay has in a Kafka: a topic for each model and level, a group for each model, a topic for what cannot be
-read."""
+"""What Forebay has in a Kafka: a topic and a group for each model and level, and a topic for what cannot be read.
+
+One group for all levels would not do: a cooperative assignment only sees to it that all have as many partitions, so
+one worker could get all of one level.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +45,9 @@ def topic_name(address: KafkaAddress, queue: str, level: int) -> str:
     return f"{address.prefix}.{safe_name(queue)}.{LEVELS[level]}"
 
 
-def group_name(address: KafkaAddress, queue: str) -> str:
-    """The group of a model's workers."""
-    return f"{address.prefix}.{safe_name(queue)}"
+def group_name(topic: str) -> str:
+    """The group of those who work on a topic."""
+    return topic
 
 
 def dead_name(address: KafkaAddress) -> str:

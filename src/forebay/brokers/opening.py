@@ -9,6 +9,7 @@ from forebay.core.errors import SetupError
 from forebay.core.store_url import masked_url
 
 RABBITMQ_SCHEMES: Final = frozenset({"amqp", "amqps"})
+KAFKA_SCHEMES: Final = frozenset({"kafka", "kafkas"})
 
 
 class Carrier(Broker, Protocol):
@@ -23,15 +24,23 @@ class Carrier(Broker, Protocol):
 def carrier_of(url: str) -> Carrier:
     """The client, not connected. Raises `SetupError` for a URL of no broker that is known, or a library that is
     missing."""
-    if url.partition("://")[0] not in RABBITMQ_SCHEMES:
-        raise SetupError(
-            f"broker {masked_url(url)!r} is neither the store nor a RabbitMQ (amqp://HOST:PORT/VHOST, amqps:// for "
-            "TLS); leave --broker out, and the store carries the jobs"
-        )
+    scheme = url.partition("://")[0]
     try:
-        from forebay.brokers.rabbitmq import RabbitMq
+        if scheme in RABBITMQ_SCHEMES:
+            from forebay.brokers.rabbitmq import RabbitMq
+
+            return RabbitMq(url)
+        if scheme in KAFKA_SCHEMES:
+            from forebay.brokers.kafka import Kafka
+
+            return Kafka(url)
     except ModuleNotFoundError as error:
+        extra = "rabbitmq" if scheme in RABBITMQ_SCHEMES else "kafka"
         raise SetupError(
-            f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[rabbitmq]'"
+            f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[{extra}]'"
         ) from None
-    return RabbitMq(url)
+    raise SetupError(
+        f"broker {masked_url(url)!r} is neither the store nor a RabbitMQ (amqp://HOST:PORT/VHOST, amqps:// for "
+        "TLS) nor a Kafka (kafka://HOST:PORT/PREFIX, kafkas:// for TLS); leave --broker out, and the store carries "
+        "the jobs"
+    )

@@ -100,7 +100,8 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
     broker: Annotated[
         str | None,
         Meta(
-            description="URL of a RabbitMQ that carries jobs to workers, amqp://HOST:PORT/VHOST; none: the store does."
+            description="URL of a broker that carries jobs to workers: a RabbitMQ, amqp://HOST:PORT/VHOST, or a Kafka, "
+            "kafka://HOST:PORT/PREFIX; none: the store does."
         ),
     ] = None
     durability: Annotated[

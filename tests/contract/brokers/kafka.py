@@ -12,8 +12,9 @@ from tests.contract.brokers.connections import Service
 from tests.contract.brokers.tansu import is_real, kafka_url
 
 from forebay.brokers.kafka import Kafka
+from forebay.brokers.kafka_inbox import Inbox
 from forebay.brokers.kafka_topics import Place, group_name
-from forebay.brokers.port import Broker, Delivery, Depth, Message
+from forebay.brokers.port import PRIORITY_LEVELS, Broker, Delivery, Depth, Message
 
 KINDS = {"kafka": 1, "kafka-packs": 32}
 """How many messages share one at most."""
@@ -52,6 +53,7 @@ class Attentive(Kafka):
         return await super().lease(queues, most, wait_s, lease_s)
 
     async def depth(self, queue: str) -> Depth:
+        await self._link.reach()
         if not is_real():
             # A Tansu tells of ends that are too low, but to who has published itself.
             for (topic, number), end in self._ends.known.items():
@@ -59,14 +61,17 @@ class Attentive(Kafka):
         return await super().depth(queue)
 
     async def _has_all(self, queue: str) -> bool:
-        inbox = self._inboxes.get(queue)
-        if inbox is None or not inbox.joined:
+        inboxes = [self._inboxes.get((queue, level)) for level in range(PRIORITY_LEVELS)]
+        return all([inbox is not None and await self._has_fetched(inbox) for inbox in inboxes])
+
+    async def _has_fetched(self, inbox: Inbox) -> bool:
+        if not inbox.joined:
             return False
         ends = {place: self._ends.known.get(place, 0) for place in inbox.parts.places()}
         behind = [place for place, end in ends.items() if inbox.parts.reached(place) < end]
         if not behind:
             return True
-        done = await self._link.topics.begins(group_name(self.address, queue), behind, ends)
+        done = await self._link.topics.begins(group_name(inbox.topic), behind, ends)
         return all(done[place] >= ends[place] for place in behind)
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 
 import pytest
-from tests.contract.jobs import rabbit_stores
+from tests.contract.jobs import kafka_stores, rabbit_stores
 from tests.contract.jobs.redis_servers import Servers
 from tests.contract.jobs.redis_stores import SHARDS, redis_store
 from tests.contract.jobs.stores import IMPLEMENTATIONS, Jobs, Store
@@ -19,12 +19,14 @@ def servers() -> Iterator[Servers]:
     started.close()
 
 
-@pytest.fixture(params=sorted([*IMPLEMENTATIONS, *SHARDS, *rabbit_stores.SHARDS]))
+@pytest.fixture(params=sorted([*IMPLEMENTATIONS, *SHARDS, *rabbit_stores.SHARDS, *kafka_stores.KINDS]))
 async def store(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[Store]:
     kind = request.param
     opening: AbstractAsyncContextManager[Store]
     if kind in rabbit_stores.SHARDS:
         opening = rabbit_stores.brokered_store(servers, kind)
+    elif kind in kafka_stores.KINDS:
+        opening = kafka_stores.kafka_store(servers, kind)
     else:
         opening = IMPLEMENTATIONS[kind]() if kind in IMPLEMENTATIONS else redis_store(servers, kind)
     async with opening as opened:
@@ -38,7 +40,8 @@ def jobs(store: Store) -> Jobs:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of random walks over a broker beside the store, which take long, one is enough but at full length."""
+    brokered = {*rabbit_stores.SHARDS, *kafka_stores.KINDS}
     for item in items:
         call = getattr(item, "callspec", None)
-        if call is not None and call.params.get("store") in rabbit_stores.SHARDS and call.params.get("seed", 0) > 0:
+        if call is not None and call.params.get("store") in brokered and call.params.get("seed", 0) > 0:
             item.add_marker("full")
