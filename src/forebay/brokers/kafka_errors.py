@@ -57,6 +57,8 @@ def failure(error: BaseException | KafkaError, address: KafkaAddress) -> Depende
 
 def setup_failure(error: BaseException | KafkaError, address: KafkaAddress) -> SetupError | None:
     """What an operator has to mend before anything works; None: it may pass by itself."""
+    if isinstance(error, SetupError):
+        return error
     words = setup_words(error, address)
     return None if words is None else SetupError(f"Kafka at {address.shown}: {words}")
 
@@ -79,6 +81,8 @@ def setup_words(error: BaseException | KafkaError, address: KafkaAddress) -> str
     if code == KafkaError._SSL:
         hint = "name the certificate of who signed the broker's: cafile=PATH" if address.tls else "kafkas:// is for TLS"
         return f"TLS fails ({text}); {hint}"
+    if code == KafkaError._INVALID_ARG:
+        return f"what its URL says cannot be used ({text})"
     if code in _FORBIDDEN:
         who = f"user {address.user!r}" if address.user else "this client"
         return f"{who} lacks a permission ({text}); docs/kafka.md says which are needed"

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from confluent_kafka import KafkaError
 from confluent_kafka.admin import AdminClient
 
-from forebay.brokers.kafka_errors import FAILURES, ClientLog, failure, setup_failure, unavailable
+from forebay.brokers.kafka_errors import FAILURES, ClientLog, failure, kafka_error, setup_failure, unavailable
 from forebay.brokers.kafka_sending import Sender, in_loop
 from forebay.brokers.kafka_topics import Topics, told
 from forebay.brokers.kafka_url import KafkaAddress
@@ -44,7 +44,7 @@ class KafkaLink:
         """Is set, and another put in its place, when it is reached, or not any more."""
         self._state: Literal["new", "up", "unsure", "away"] = "new"
         self._error: DependencyError | None = None
-        self._reason: KafkaError | None = None
+        self._reason: KafkaError | SetupError | None = None
         """The last that was told of a connection."""
         self._suspected = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
@@ -90,11 +90,12 @@ class KafkaLink:
 
     def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()
-        settings: dict[str, Any] = self.address.client() | {"error_cb": self.blame}
         try:
+            settings: dict[str, Any] = self.address.client() | {"error_cb": self.blame}
             self.admin = AdminClient(settings, logger=ClientLog())
             self.sender = Sender(self.address, self.blame, lambda: self.admin.poll(0))
-        except FAILURES as error:
+        except (*FAILURES, SetupError) as error:
+            self._reason = error if isinstance(error, SetupError) else kafka_error(error)
             raise failure(error, self.address) from None
         self.topics = Topics(self.admin, self.address)
         self._keeping = asyncio.create_task(self._keep(), name="kafka: connection")

@@ -19,6 +19,16 @@ log = logging.getLogger("forebay.jobs")
 CONFIRM_TIMEOUT_S: Final = 5.0
 _SEND_S = CONFIRM_TIMEOUT_S + 3.0
 _POLL_S = 0.1
+_LOST_COUNT: Final = frozenset(
+    {
+        KafkaError._FATAL,
+        KafkaError.PRODUCER_FENCED,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.UNKNOWN_PRODUCER_ID,
+        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+    }
+)
+"""The brokers, which may have forgotten, do not agree with a producer about what it has sent."""
 
 
 class Record(NamedTuple):
@@ -77,16 +87,32 @@ class Sender:
             "request.timeout.ms": round(CONFIRM_TIMEOUT_S * 1000) - 1000,
             "error_cb": self._failed,
         }
-        self._broken = self._closed = False
+        self._closed = False
         self._producer = self._made()
+        self._old: list[Producer] = []
+        self._renewing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="kafka: sender", daemon=True)
         self._thread.start()
 
     async def send(self, records: Sequence[Record]) -> Sequence[Sent]:
         """All on their way together; what became of each, in their order."""
-        if not records:
-            return []
-        sending, producer = _Sending(records), self._producer
+        producer = self._producer
+        sent = list(await self._send(producer, records)) if records else []
+        refused = [at for at, one in enumerate(sent) if one.error is not None and one.error.code() in _LOST_COUNT]
+        if refused:
+            # Nobody has these.
+            self._renew(producer)
+            for at, one in zip(refused, await self._send(self._producer, [records[at] for at in refused]), strict=True):
+                sent[at] = one
+        return sent
+
+    async def close(self) -> None:
+        """What is on its way is dropped."""
+        self._closed = True
+        await asyncio.to_thread(self._thread.join, _SEND_S)
+
+    async def _send(self, producer: Producer, records: Sequence[Record]) -> Sequence[Sent]:
+        sending = _Sending(records)
         for at, record in enumerate(records):
             report = functools.partial(sending.report, at)
             try:
@@ -98,17 +124,12 @@ class Sender:
         await asyncio.wait([sending.over], timeout=_SEND_S)
         return sending.sent
 
-    async def close(self) -> None:
-        """What is on its way is dropped."""
-        self._closed = True
-        await asyncio.to_thread(self._thread.join, _SEND_S)
-
     def _made(self) -> Producer:
         return Producer(self._settings, logger=ClientLog())
 
     def _failed(self, error: KafkaError) -> None:
-        # One that has lost count of what it sent refuses everything from then on.
-        self._broken = self._broken or error.fatal()
+        if error.fatal():
+            self._renew(self._producer)
         self._blame(error)
 
     def _run(self) -> None:
@@ -116,18 +137,25 @@ class Sender:
             try:
                 self._producer.poll(_POLL_S)
                 self._also()
-                if self._broken:
-                    self._renew()
+                while self._old:
+                    _drop(self._old.pop())
             except Exception:  # it goes on whatever happens: without it nothing would ever be confirmed
                 log.exception("what Kafka confirmed may not be heard")
-        self._producer.purge()
-        self._producer.poll(0)
+        _drop(self._producer)
 
-    def _renew(self) -> None:
-        old, self._producer, self._broken = self._producer, self._made(), False
-        log.warning("the producer has lost count of what it sent, and is made anew")
-        old.purge()
-        old.poll(0)
+    def _renew(self, producer: Producer) -> None:
+        with self._renewing:
+            if producer is not self._producer or self._closed:
+                return
+            log.warning("Kafka does not know any more what it was sent from here: begun anew")
+            self._producer = self._made()
+            self._old.append(producer)
+
+
+def _drop(producer: Producer) -> None:
+    """What is on its way with it is reported as not confirmed."""
+    producer.purge()
+    producer.poll(0)
 
 
 def in_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:

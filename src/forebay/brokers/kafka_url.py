@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -54,7 +55,10 @@ class KafkaAddress(msgspec.Struct, frozen=True, kw_only=True):
     certificates: dict[str, str] = {}
 
     def client(self) -> dict[str, Any]:
-        """What every client of librdkafka is told."""
+        """What every client of librdkafka is told. Raises `SetupError` for files that are not there."""
+        for name, path in self.certificates.items():
+            if not Path(path).is_file():
+                raise SetupError(f"{self.shown!r}: {name} names no file: {path!r}")
         found: dict[str, Any] = {
             "bootstrap.servers": ",".join(self.hosts),
             "client.id": "forebay",

@@ -12,6 +12,9 @@ from tests.contract.jobs.redis_stores import SHARDS, redis_store
 from tests.contract.jobs.stores import IMPLEMENTATIONS, Jobs, Store
 
 
+LEASING = {"test_any_order", "test_cancel", "test_finish", "test_lease", "test_submit"}
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     started = Servers()
@@ -39,9 +42,12 @@ def jobs(store: Store) -> Jobs:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of random walks over a broker beside the store, which take long, one is enough but at full length."""
+    """Of random walks over a broker beside the store, which take long, one is enough but at full length. Over a Kafka,
+    whose groups take their time, so are the tests that lease."""
     brokered = {*rabbit_stores.SHARDS, *kafka_stores.KINDS}
     for item in items:
         call = getattr(item, "callspec", None)
         if call is not None and call.params.get("store") in brokered and call.params.get("seed", 0) > 0:
+            item.add_marker("full")
+        if call is not None and call.params.get("store") in kafka_stores.KINDS and item.path.stem not in LEASING:
             item.add_marker("full")
