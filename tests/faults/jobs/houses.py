@@ -17,11 +17,12 @@ from tests.contract.jobs.redis_servers import Server, valkey
 from tests.e2e.server import COMMAND, Served, eventually, gone, model, quick
 from tests.faults.jobs import rigged
 from tests.faults.jobs.carriers import Carrier
+from tests.faults.jobs.kafka_carriers import KafkaCarrier
 from tests.models.tallied import FIRST
 
-Kind = Literal["serve", "serve on a node", "web and worker", "over RabbitMQ"]
+Kind = Literal["serve", "serve on a node", "web and worker", "over RabbitMQ", "over Kafka"]
 """serve: one process, with the store that it starts for itself. The others: with a Valkey that the test started. over
-RabbitMQ: web and worker, whose jobs a RabbitMQ carries."""
+RabbitMQ, over Kafka: web and worker, whose jobs a RabbitMQ carries, or a Kafka."""
 Part = Literal["web", "worker"]
 """Who answers HTTP and who runs the model; one process but in the last kind."""
 Role = Literal["web", "worker", "instance", "store"]
@@ -30,6 +31,9 @@ BASE = "forebay:{s0}:"
 LEASE_S = 2.0
 REPUBLISH_AFTER_S = 3.0
 """Where another broker carries the jobs."""
+GROUP_S = 20.0
+"""How long the workers of a Kafka may take to share its partitions anew after one was killed: its session of 6 s, and
+what a Tansu adds."""
 START_S = 60.0
 MODEL = [*quick(*model("tallied.py", "Tallied"), warm_up_s=0.4)]
 
@@ -54,21 +58,26 @@ class House:
         environ: Mapping[str, str] | None = None,
         lease_s: float = LEASE_S,
         rabbit: RabbitNode | None = None,
+        carrier: Carrier | KafkaCarrier | None = None,
     ) -> None:
         """`store`: a node that runs already; `worker_url`: the worker's way to it, where that is another. `rabbit`: a
         node of RabbitMQ that the test may kill; else it is one that others use too, with queues of its own.
+        `carrier`: the queues or topics of another house, to share them.
         `rig`: what goes wrong at first in the part that `rigs` names."""
         self.folder, self.kind = folder, kind
-        self.apart = kind in ("web and worker", "over RabbitMQ")
+        self.apart = kind in ("web and worker", "over RabbitMQ", "over Kafka")
         self.node = store
         self._own_node = None if store is not None or kind == "serve" else node()
         if self._own_node is not None:
             self.node = self._own_node.__enter__()
         self._worker_url = worker_url
         self._arguments = ["--jobs-lease-s", str(lease_s), *arguments]
-        self.carrier: Carrier | None = None
+        self.carrier, self._shares_carrier = carrier, carrier is not None
         if kind == "over RabbitMQ":
-            self.carrier = Carrier(rabbit.url if rabbit is not None else rabbitmq_url())
+            self.carrier = carrier or Carrier(rabbit.url if rabbit is not None else rabbitmq_url())
+        elif kind == "over Kafka":
+            self.carrier = carrier or KafkaCarrier()
+        if self.carrier is not None:
             self._arguments += ["--broker", self.carrier.url, "--jobs-republish-after-s", str(REPUBLISH_AFTER_S)]
         self._environ = dict(environ or {})
         self.values = count(int(FIRST))
@@ -257,7 +266,7 @@ class House:
             for part in reversed(self.parts):
                 if well and self._served[part].process.poll() is None:
                     self._served[part].stop()
-            if well and self.carrier is not None:
+            if well and self.carrier is not None and not self._shares_carrier:
                 assert self.carrier.left() == {}, "nothing waits, nothing is dead, nothing was not acked"
         finally:
             for served in self._served.values():
@@ -283,5 +292,7 @@ def second(found: House, name: str = "second", clock_s: float = 0.0) -> Iterator
     """Others of the same kind on the same store, whose runs stand on the same tally."""
     environ = {"FOREBAY_TEST_FOLDER": str(found.folder)}
     rig: rigged.Rig | None = {"clock_s": clock_s} if clock_s else None
-    with house(found.folder / name, found.kind, store=found.node, rig=rig, environ=environ) as other:
+    with house(
+        found.folder / name, found.kind, store=found.node, rig=rig, environ=environ, carrier=found.carrier
+    ) as other:
         yield other
