@@ -248,7 +248,7 @@ class Kafka:
         for level in range(PRIORITY_LEVELS):
             if (queue, level) not in self._inboxes:
                 self._inboxes[queue, level] = Inbox(
-                    self.address, queue, level, self._arrived, self._begin_to_bury, self._link.blame
+                    self.address, queue, level, self._arrived, self._begin_to_bury, self._link.blame, self._is_away
                 )
         return [self._inboxes[queue, level] for level in range(PRIORITY_LEVELS)]
 
@@ -291,7 +291,9 @@ class Kafka:
             if error is None:
                 self._link.topics.confirmed(record.topic, record.partition, offset)
             else:
-                self._forget([record.topic], error)
+                log.debug("a message to %s was not confirmed: %s", record.topic, error)
+                # It may be gone, which is not always told as such.
+                self._link.topics.forget(record.topic)
                 self._link.blame(error)
         return confirmed
 
@@ -313,6 +315,9 @@ class Kafka:
         """Raises `DependencyError` where this is closed, or the brokers are known to be away."""
         self._check_open()
         await self._link.reach()
+
+    def _is_away(self) -> bool:
+        return self._link.is_away() is not None
 
     def _check_open(self) -> None:
         if self._closed:

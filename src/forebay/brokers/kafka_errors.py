@@ -32,7 +32,9 @@ _NOT_CREATED: Final = frozenset(
         KafkaError.TOPIC_EXCEPTION,
     }
 )
-UNKNOWN_TOPICS: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
+UNKNOWN_TOPICS: Final = frozenset(
+    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+)
 _PLACE: Final = re.compile(r"^\S*://?\S+: |^\S+/(?:bootstrap|\d+): ")
 _AFTER: Final = re.compile(r" \(after \d+ms in state \w+.*\)$")
 

@@ -22,7 +22,7 @@ from forebay.brokers.packs import Pack, PackError, unpacked
 log = logging.getLogger("forebay.jobs")
 
 COMMIT_S: Final = 0.2
-_POLL_S = 0.1
+_POLL_S = 0.2
 _AT_ONCE = 256
 _AGAIN_S = 1.0
 _CLOSE_S = 8.0
@@ -30,12 +30,19 @@ _JOIN_S = 4.0
 _FETCHED_KIB: Final = 16 << 10
 """What librdkafka holds itself."""
 _HEARTBEAT_MS = 1000
-_PASSING: Final = frozenset({KafkaError._PARTITION_EOF, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})
+_PASSING: Final = frozenset(
+    {
+        KafkaError._PARTITION_EOF,
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._MAX_POLL_EXCEEDED,  # this process was stopped for so long
+    }
+)
 
 
 class Inbox:
     """`arrived` is called in the loop when there is news, `bury` with a message that cannot be read; `blame` is called
-    on the thread with errors of connections."""
+    on the thread with errors of connections, `is_away` to ask whether the brokers are known to be away."""
 
     def __init__(
         self,
@@ -45,6 +52,7 @@ class Inbox:
         arrived: Callable[[], None],
         bury: Callable[[Part, int, bytes], None],
         blame: Callable[[KafkaError], None],
+        is_away: Callable[[], bool],
     ) -> None:
         self.queue, self.level = queue, level
         self.topic = topic_name(address, queue, level)
@@ -54,7 +62,7 @@ class Inbox:
         self.error: KafkaError | None = None
         """Why nothing may come, until something does."""
         self._loop = asyncio.get_running_loop()
-        self._arrived, self._bury, self._blame = arrived, bury, blame
+        self._arrived, self._bury, self._blame, self._is_away = arrived, bury, blame, is_away
         self._settings: dict[str, Any] = address.client() | {
             "group.id": group_name(self.topic),
             "partition.assignment.strategy": "cooperative-sticky",
@@ -74,8 +82,6 @@ class Inbox:
         self._paused: set[Place] = set()
         self._commit_s = 0.0
         self._told = False
-        self._unreached = False
-        """The brokers seemed to be away, and the group has not met since."""
         self._ending = False
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name=f"kafka: {self.topic}", daemon=True)
@@ -108,12 +114,12 @@ class Inbox:
             while not self._ending:
                 self._take_in(consumer)
                 self._hold_back(consumer)
-                if time.monotonic() >= self._commit_s:
+                if time.monotonic() >= self._commit_s and not self._is_away():
                     self._commit_s = time.monotonic() + COMMIT_S
                     self._commit(consumer, self.parts.to_commit(), waits=False)
             # One that goes while the group takes it in cannot tell it so, and keeps partitions until its session ends.
             until_s = time.monotonic() + _JOIN_S
-            while not self.joined and not self._unreached and time.monotonic() < until_s:
+            while not self.joined and not self._is_away() and time.monotonic() < until_s:
                 self._take_in(consumer)
         finally:
             # Its partitions are revoked by that, which tells how far they are done with.
@@ -178,11 +184,13 @@ class Inbox:
 
     def _assigned(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         self.parts.given((each.topic, each.partition) for each in partitions)
-        self.joined, self.error, self._unreached = True, None, False
+        self.joined, self.error = True, None
         self._tell()
 
     def _revoked(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        self._commit(consumer, self._gone(partitions), waits=True)
+        done = self._gone(partitions)
+        if not self._is_away():
+            self._commit(consumer, done, waits=True)
 
     def _lost(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         self._gone(partitions)
@@ -226,7 +234,6 @@ class Inbox:
         if error.code() in UNKNOWN_TOPICS:
             self.error = error
             self._tell()
-        self._unreached = self._unreached or error.code() == KafkaError._ALL_BROKERS_DOWN
         self._blame(error)
 
 

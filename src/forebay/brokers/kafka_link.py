@@ -106,7 +106,7 @@ class KafkaLink:
             self._suspected.clear()
             try:
                 found = await told(self.admin.describe_cluster(request_timeout=LOOK_S))
-            except FAILURES as error:
+            except Exception as error:  # whatever it is: nobody else would ask again
                 self._set_away(self._told_reason() or failure(error, self.address))
                 assert self._error is not None
                 if self._error.message != said:

@@ -18,7 +18,7 @@ log = logging.getLogger("forebay.jobs")
 
 CONFIRM_TIMEOUT_S: Final = 5.0
 _SEND_S = CONFIRM_TIMEOUT_S + 3.0
-_POLL_S = 0.1
+_POLL_S = 0.2
 _LOST_COUNT: Final = frozenset(
     {
         KafkaError._FATAL,
@@ -90,6 +90,7 @@ class Sender:
         self._closed = False
         self._producer = self._made()
         self._old: list[Producer] = []
+        """Have messages on their way."""
         self._renewing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="kafka: sender", daemon=True)
         self._thread.start()
@@ -99,6 +100,9 @@ class Sender:
         producer = self._producer
         sent = list(await self._send(producer, records)) if records else []
         refused = [at for at, one in enumerate(sent) if one.error is not None and one.error.code() in _LOST_COUNT]
+        if any(one.error is not None and one.error.code() == KafkaError._MSG_TIMED_OUT for one in sent):
+            # It waits for an agreement with brokers that may never come.
+            self._renew(producer)
         if refused:
             # Nobody has these.
             self._renew(producer)
@@ -137,25 +141,20 @@ class Sender:
             try:
                 self._producer.poll(_POLL_S)
                 self._also()
-                while self._old:
-                    _drop(self._old.pop())
+                self._old = [producer for producer in self._old if producer.poll(0) or len(producer)]
             except Exception:  # it goes on whatever happens: without it nothing would ever be confirmed
                 log.exception("what Kafka confirmed may not be heard")
-        _drop(self._producer)
+        for producer in (self._producer, *self._old):
+            producer.purge()
+            producer.poll(0)
 
     def _renew(self, producer: Producer) -> None:
         with self._renewing:
             if producer is not self._producer or self._closed:
                 return
-            log.warning("Kafka does not know any more what it was sent from here: begun anew")
+            log.debug("the producer is made anew")
             self._producer = self._made()
             self._old.append(producer)
-
-
-def _drop(producer: Producer) -> None:
-    """What is on its way with it is reported as not confirmed."""
-    producer.purge()
-    producer.poll(0)
 
 
 def in_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:

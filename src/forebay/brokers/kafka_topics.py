@@ -23,6 +23,8 @@ LEVELS: Final = ("high", "normal", "low")
 CALL_TIMEOUT_S: Final = 6.0
 _SEEN_S: Final = 60.0
 """How long an end that a confirmation told is believed where the broker tells of one before it."""
+_KNOWN_S = 60.0
+"""An operator may give a topic more partitions."""
 _MADE_S = 5.0
 _LOOK_S = 0.05
 _SAFE: Final = re.compile(r"[A-Za-z0-9_-]{1,150}")
@@ -61,15 +63,16 @@ class Topics:
 
     def __init__(self, admin: AdminClient, address: KafkaAddress) -> None:
         self._admin, self._address = admin, address
-        self._known: dict[str, int] = {}
+        self._known: dict[str, tuple[int, float]] = {}
         self._seen: dict[Place, tuple[int, float]] = {}
 
     async def need(self, *names: str) -> list[int]:
         """How many partitions topics have that are there."""
-        missing = [name for name in dict.fromkeys(names) if name not in self._known]
-        if missing:
-            self._known |= await self._made(missing)
-        return [self._known[name] for name in names]
+        now_s = time.monotonic()
+        asked = [name for name in dict.fromkeys(names) if self._known.get(name, (0, 0.0))[1] <= now_s]
+        if asked:
+            self._known |= {name: (count, now_s + _KNOWN_S) for name, count in (await self._made(asked)).items()}
+        return [self._known[name][0] for name in names]
 
     def forget(self, name: str) -> None:
         """It may not be there any more."""

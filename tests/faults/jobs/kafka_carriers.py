@@ -25,7 +25,9 @@ class KafkaCarrier:
         self._model = model
         self._prefix = f"test-{secrets.token_hex(6)}"
         self.url = kafka_url(self._prefix)
-        self._settings = {"bootstrap.servers": self.url.partition("//")[2].partition("/")[0]}
+        self._settings: dict[str, str | int | float | bool] = {
+            "bootstrap.servers": self.url.partition("//")[2].partition("/")[0]
+        }
 
     def left(self) -> dict[str, int]:
         """What is in its topics and not done with, dead letters too, by their names; then they are deleted. Whoever
