@@ -179,14 +179,10 @@ class Kafka:
             return
         if self._idling is not None:
             self._idling.cancel()
-        try:
-            for inbox in self._inboxes.values():
-                packs = inbox.parts.begun()
-                for pack in packs:
-                    pack.give_back("kept", "held")
-                await self._send_anew(packs)
-        except DependencyError as error:
-            log.warning("what was done with in part may run again: %s", error.message)
+        packs = [pack for inbox in self._inboxes.values() for pack in inbox.parts.begun()]
+        for pack in packs:
+            pack.give_back("kept", "held")
+        await self._send_anew(packs)
         self._closed = True
         self._arrived()
         for work in self._side:

@@ -28,6 +28,15 @@ _UNSURE_S: Final = 0.5
 """How long a caller waits for the answer to whether the brokers are away."""
 _AWAY: Final = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTHENTICATION, KafkaError._SSL})
 _SILENT: Final = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._TIMED_OUT})
+_REASONS: Final = frozenset(
+    {
+        KafkaError._TRANSPORT,
+        KafkaError._RESOLVE,
+        KafkaError._SSL,
+        KafkaError._AUTHENTICATION,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+    }
+)
 
 
 class KafkaLink:
@@ -123,7 +132,7 @@ class KafkaLink:
 
     def _blamed(self, error: KafkaError) -> None:
         code = error.code()
-        if code != KafkaError._ALL_BROKERS_DOWN and code not in _SILENT:
+        if code in _REASONS:
             self._reason = error
         if code not in _AWAY and code not in _SILENT:
             return  # one of several brokers, perhaps

@@ -384,3 +384,10 @@ async def test_while_workers_come_and_go_work_goes_on_and_all_is_delivered(url: 
         await asyncio.wait([first])
         # Of each of four partitions, what was delivered within the time between two commits.
         assert again <= sent // 4
+
+
+async def test_a_message_that_is_too_large_is_refused_alone(url: str) -> None:
+    async with connected(url) as broker:
+        large = Message("large", "q", b"x" * 2_000_000)
+        assert list(await broker.publish([*messages(2), large, *messages(1, start=2)])) == [True, True, False, True]
+        await broker.ack(await leased(broker, 3))
