@@ -131,11 +131,13 @@ class Bench:
     def take_turns(
         self, workload: str, names: Sequence[str], turn: Callable[[str], Json], *, unit: str, rounds: int
     ) -> dict[str, list[Json]]:
-        """Rounds of A B C A B C ... One that fails to start is told and left out of the rounds that follow."""
+        """Rounds of A B C, B C A, C A B ..., so that nobody always follows the same one. One that fails to start is
+        told and left out of the rounds that follow."""
         taken: dict[str, list[Json]] = {name: [] for name in names}
         broken: set[str] = set()
         for round_number in range(1, rounds + 1):
-            for name in names:
+            first = (round_number - 1) % max(1, len(names))
+            for name in (*names[first:], *names[:first]):
                 if name in broken:
                     continue
                 try:

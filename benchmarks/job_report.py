@@ -12,6 +12,7 @@ def job_lines(results: Mapping[str, Any]) -> Iterator[str]:
     yield from _events(results.get("job_events"))
     yield from _queue(results.get("job_queue"))
     yield from _beside(results.get("job_beside"))
+    yield from _shared(results.get("job_workers"))
 
 
 def _throughput(found: Mapping[str, Any] | None) -> Iterator[str]:
@@ -62,3 +63,13 @@ def _beside(found: Mapping[str, Any] | None) -> Iterator[str]:
         p99s = " | ".join(f"{last[key]['latency_ms']['p99']:.2f}" for key in ("alone", "beside"))
         text = "" if ratio is None else f"{ratio['median']:.2f}x ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
         yield f"| {model} | {last['rate_per_s']:.0f} | {p99s} | {text} | {one['void_rounds']} |"
+
+
+def _shared(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if not found:
+        return
+    yield from ("", "## A backlog that two workers share: mean rows of a batch", "")
+    yield from ("| carried by | one worker | two | ratio |", "|---|--:|--:|--:|")
+    for carrier, one in found.items():
+        rows = " | ".join(f"{one[key]['median']:.2f}" for key in ("one", "two", "ratio"))
+        yield f"| {carrier} | {rows}x |"

@@ -46,6 +46,9 @@ class Plan:
     """That wait while synchronous requests are measured."""
     beside_rounds: int
     beside_s: float
+    shared_jobs: int
+    """A backlog that workers share."""
+    shared_rounds: int
     zipf_keys: int
     """Different texts under Zipf traffic. Warm-up and memory of the cache are in proportion."""
 
@@ -77,6 +80,8 @@ FULL = Plan(
     jobs_beside=10_000,
     beside_rounds=3,
     beside_s=10.0,
+    shared_jobs=4000,
+    shared_rounds=3,
     zipf_keys=100_000,
 )
 QUICK = Plan(
@@ -106,5 +111,7 @@ QUICK = Plan(
     jobs_beside=10_000,
     beside_rounds=1,
     beside_s=6.0,
+    shared_jobs=2000,
+    shared_rounds=1,
     zipf_keys=10_000,
 )

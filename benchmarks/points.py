@@ -113,9 +113,12 @@ def _rest(results: Results) -> Iterator[Point]:
 def _jobs(results: Results) -> Iterator[Point]:
     found = results.get("jobs") or {}
     ours = found.get("rates", {}).get("Forebay")
-    for name, least, aim in (("FastAPI + Celery + Redis", 10, 20), ("FastAPI + arq + Redis", 5, 10)):
+    for name, least, aim in (("FastAPI + Celery + Redis", 10.0, 20.0), ("FastAPI + arq + Redis", 5.0, 10.0)):
         if name in found.get("ratios", {}):
             yield _at_least("jobs 1", f"MLP jobs against {name}", found["ratios"][name]["median"], least, aim)
+    for name, least, aim in (("Forebay", 0.5, 0.8), ("FastAPI + Celery + RabbitMQ + Redis", 3.0, 8.0)):
+        if carried := found.get("carried", {}).get(name):
+            yield _at_least("brokers 2, 3", f"MLP jobs over RabbitMQ against {name}", carried["median"], least, aim)
     if ours:
         yield _at_least("jobs 1", "MLP jobs through the queue", ours["median"], 0, 10_000, "/s")
     if events := results.get("job_events"):
@@ -128,6 +131,9 @@ def _jobs(results: Results) -> Iterator[Point]:
         what = f"memory a job, {queue['jobs']:,} queued"
         yield _at_most("jobs 4", what, queue["bytes_a_job"] / 1e3, 1.5, 0.8, " KB")
         yield _at_least("jobs 4", "submissions then, against an empty queue", queue["submit_ratio"], 0.9, 1)
+    for carrier, rows in (results.get("job_workers") or {}).items():
+        what = f"rows a batch of two workers that share jobs, against one ({carrier})"
+        yield _at_least("brokers 4", what, rows["ratio"]["median"], 0.9, 1)
     for model, beside in (results.get("job_beside") or {}).items():
         if beside["p99_ratio"] is not None:
             what = f"{model}: synchronous p99 beside jobs, against none"

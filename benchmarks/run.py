@@ -34,6 +34,7 @@ from benchmarks.workloads import (  # noqa: E402
     job_beside,
     job_events,
     job_queue,
+    job_workers,
     jobs,
     minilm,
     mixed,
@@ -68,6 +69,7 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "job_events": job_events.run,
     "job_queue": job_queue.run,
     "job_beside": job_beside.run,
+    "job_workers": job_workers.run,
     "cache": cache.run,
     "cache_zipf": cache_zipf.run,
 }

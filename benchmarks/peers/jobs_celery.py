@@ -1,6 +1,7 @@
 """Jobs as FastAPI and Celery make them: the web application, and the application that Celery's worker runs.
 
-The small MLP at batch 1, loaded once a worker. Broker and results are databases 0 and 1 of one Redis.
+The small MLP at batch 1, loaded once a worker. Results are in database 1 of a Redis; its database 0 is the broker
+unless BROKER says otherwise.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from pydantic import BaseModel
 
 REDIS = f"redis://127.0.0.1:{setting('REDIS_PORT')}"
 
-celery = Celery("jobs", broker=f"{REDIS}/0", backend=f"{REDIS}/1")
+celery = Celery("jobs", broker=setting("BROKER", f"{REDIS}/0"), backend=f"{REDIS}/1")
 celery.conf.update(
     task_acks_late=True,
+    task_default_queue=setting("QUEUE", "celery"),
     worker_prefetch_multiplier=int(setting("PREFETCH", "16")),
     broker_connection_retry_on_startup=True,
 )

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import aio_pika
 import msgspec
 import numpy as np
-from benchmarks.bench_run import OURS, Bench, Json, throughput_result
+from benchmarks.bench_run import OURS, Bench, Json, spread, throughput_result
 from benchmarks.job_servers import JobServer, ours, peer, settle, wait_until_over
 from benchmarks.pools import mlp_inputs
 from benchmarks.turns import CHECK_SHARE, wrk_alone, wrk_and_checker
@@ -31,8 +32,10 @@ ALWAYS = "Forebay, durability always"
 CARRIED = "Forebay, carried by RabbitMQ"
 RABBITMQ_VARIABLE = "FOREBAY_BENCH_RABBITMQ"
 """The URL of a RabbitMQ, where it is not the one of this machine."""
-_QUEUES = "forebay-bench"
+QUEUES = "forebay-bench"
+_CELERY_QUEUE = "forebay-bench-celery"
 CELERY, ARQ = "FastAPI + Celery + Redis", "FastAPI + arq + Redis"
+CELERY_CARRIED = "FastAPI + Celery + RabbitMQ + Redis"
 CELERY_FLAGS = "--pool solo --without-gossip --without-mingle --without-heartbeat"
 """The fastest of one or two processes, two threads, and this: one process without any pool."""
 
@@ -54,29 +57,41 @@ def run(bench: Bench) -> Json:
     def turn(name: str) -> Json:
         return jobs_turn(bench, servers[name], expected)
 
-    with _queues_that_go() if CARRIED in names else contextlib.nullcontext():
+    with _queues_that_go() if {CARRIED, CELERY_CARRIED} & set(names) else contextlib.nullcontext():
         turns = bench.take_turns("jobs", names, turn, unit="jobs/s", rounds=bench.plan.rounds)
-    return throughput_result(turns, "jobs/s")
+    return {**throughput_result(turns, "jobs/s"), "carried": _carried(turns)}
+
+
+def _carried(turns: Mapping[str, Sequence[Json]]) -> dict[str, Json]:
+    """How many times as many jobs as each of these, in the same round, over a RabbitMQ."""
+    rates = {name: [turn["rate"] for turn in taken] for name, taken in turns.items()}
+    others = [name for name in (OURS, CELERY_CARRIED) if name in rates and CARRIED in rates]
+    return {
+        name: spread([mine / other for mine, other in zip(rates[CARRIED], rates[name], strict=True)]) for name in others
+    }
 
 
 def job_servers(bench: Bench, rows: Sequence[Sequence[float]]) -> list[JobServer]:
-    """Forebay as it is, with every job synced before it is confirmed, and over a RabbitMQ if there is one; the peers'
-    Redis syncs every second."""
+    """Forebay as it is, with every job synced before it is confirmed, and over a RabbitMQ if there is one, as Celery
+    then too; the peers' Redis syncs every second."""
     model, one = f"{MODEL}=mlp", ("--set", "mlp.instances=1")
     always = ours(bench, model, *one, "--durability", "always", rows=rows, check=None)
     others = [JobServer(replace(always.contender, name=ALWAYS), always.count)]
-    if (rabbitmq := _rabbitmq()) is not None:
-        carried = ours(bench, model, *one, "--broker", f"{rabbitmq}?prefix={_QUEUES}", rows=rows, check=None)
+    celery = functools.partial(peer, bench, kind="celery", model=MODEL, rows=rows, FLAGS=CELERY_FLAGS)
+    if (rabbitmq := rabbitmq_url()) is not None:
+        carried = ours(bench, model, *one, "--broker", f"{rabbitmq}?prefix={QUEUES}", rows=rows, check=None)
         others.append(JobServer(replace(carried.contender, name=CARRIED), carried.count))
+        others.append(celery(name=CELERY_CARRIED, BROKER=rabbitmq, QUEUE=_CELERY_QUEUE))
     return [
         ours(bench, model, *one, rows=rows, check=None),
         *others,
-        peer(bench, CELERY, "celery", MODEL, rows, FLAGS=CELERY_FLAGS),
+        celery(name=CELERY),
         peer(bench, ARQ, "arq", MODEL, rows),
     ]
 
 
-def _rabbitmq() -> str | None:
+def rabbitmq_url() -> str | None:
+    """Of a RabbitMQ that is there."""
     named = os.environ.get(RABBITMQ_VARIABLE)
     if named:
         return named
@@ -91,15 +106,18 @@ def _queues_that_go() -> Iterator[None]:
     try:
         yield
     finally:
-        asyncio.run(_delete_queues())
+        asyncio.run(delete_queues(f"mlp.{level}" for level in ("high", "normal", "low")))
 
 
-async def _delete_queues() -> None:
-    async with await aio_pika.connect(_rabbitmq()) as connection:
+async def delete_queues(names: Iterable[str]) -> None:
+    """Delete what a turn has made in the RabbitMQ; queues by their names without prefix."""
+    async with await aio_pika.connect(rabbitmq_url()) as connection:
         channel = await connection.channel()
-        for queue in ("mlp.high", "mlp.normal", "mlp.low", "dead"):
-            await channel.queue_delete(f"{_QUEUES}.{queue}")
-        await channel.exchange_delete(f"{_QUEUES}.dead")
+        for queue in (*names, "dead"):
+            await channel.queue_delete(f"{QUEUES}.{queue}")
+        await channel.queue_delete(_CELERY_QUEUE)
+        await channel.exchange_delete(_CELERY_QUEUE)
+        await channel.exchange_delete(f"{QUEUES}.dead")
 
 
 def jobs_turn(bench: Bench, under_test: JobServer, expected: Array) -> Json:
@@ -138,8 +156,3 @@ def jobs_turn(bench: Bench, under_test: JobServer, expected: Array) -> Json:
         "checked": len(ids),
         "wrong": wrong,
     }
-
-
-def against_peers(found: Json) -> dict[str, Json]:
-    """Ratios of the two peers that are targets, by name."""
-    return {name: found["ratios"][name] for name in (CELERY, ARQ) if name in found["ratios"] and OURS in found["rates"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import Final, Protocol
 
 from forebay.brokers.port import Broker
@@ -10,6 +11,9 @@ from forebay.core.store_url import masked_url
 
 RABBITMQ_SCHEMES: Final = frozenset({"amqp", "amqps"})
 KAFKA_SCHEMES: Final = frozenset({"kafka", "kafkas"})
+OWN_BROKERS: Final = "forebay.brokers"
+"""The group of entry points in which other packages name brokers of their own: the scheme of the URL, and what makes a
+client of it."""
 
 
 class Carrier(Broker, Protocol):
@@ -25,22 +29,41 @@ def carrier_of(url: str) -> Carrier:
     """The client, not connected. Raises `SetupError` for a URL of no broker that is known, or a library that is
     missing."""
     scheme = url.partition("://")[0]
+    if scheme in KAFKA_SCHEMES:
+        return _kafka(url)
+    if scheme not in RABBITMQ_SCHEMES:
+        return _own(url, scheme)
     try:
-        if scheme in RABBITMQ_SCHEMES:
-            from forebay.brokers.rabbitmq import RabbitMq
-
-            return RabbitMq(url)
-        if scheme in KAFKA_SCHEMES:
-            from forebay.brokers.kafka import Kafka
-
-            return Kafka(url)
+        from forebay.brokers.rabbitmq import RabbitMq
     except ModuleNotFoundError as error:
-        extra = "rabbitmq" if scheme in RABBITMQ_SCHEMES else "kafka"
         raise SetupError(
-            f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[{extra}]'"
+            f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[rabbitmq]'"
         ) from None
+    return RabbitMq(url)
+
+
+def _kafka(url: str) -> Carrier:
+    try:
+        from forebay.brokers.kafka import Kafka
+    except ModuleNotFoundError as error:
+        raise SetupError(
+            f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[kafka]'"
+        ) from None
+    return Kafka(url)
+
+
+def _own(url: str, scheme: str) -> Carrier:
+    for point in entry_points(group=OWN_BROKERS, name=scheme):
+        try:
+            carrier: Carrier = point.load()(url)
+        except (ImportError, AttributeError) as error:
+            named = f"{point.value}, which a package here names for it,"
+            raise SetupError(f"broker {masked_url(url)!r}: {named} cannot be loaded: {error}") from None
+        return carrier
+    others = sorted(point.name for point in entry_points(group=OWN_BROKERS))
+    installed = f", nor one of those installed here ({', '.join(others)})" if others else ""
     raise SetupError(
-        f"broker {masked_url(url)!r} is neither the store nor a RabbitMQ (amqp://HOST:PORT/VHOST, amqps:// for "
-        "TLS) nor a Kafka (kafka://HOST:PORT/PREFIX, kafkas:// for TLS); leave --broker out, and the store carries "
-        "the jobs"
+        f"broker {masked_url(url)!r} is neither the store nor a RabbitMQ (amqp://HOST:PORT/VHOST, amqps:// for TLS), "
+        f"nor a Kafka (kafka://HOST:PORT/PREFIX, kafkas:// for TLS){installed}; leave --broker out, and the store "
+        "carries the jobs"
     )

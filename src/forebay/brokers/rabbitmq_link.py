@@ -166,7 +166,7 @@ class RabbitLink:
                 raise unavailable("no answer in time", self.address) from None
 
     async def renewed(self, ended: Session, within_s: float) -> Session:
-        """The one after `ended`, where the first attempt makes it. Raises as `session`, at once if that attempt fails."""
+        """The one after `ended`, where the first attempt makes it. Raises as `session`, at once if it fails."""
         try:
             async with asyncio.timeout(within_s):
                 while self._session is ended and not self._failing and not self._closed:

@@ -9,12 +9,15 @@ import pytest
 from tests.contract.brokers.connections import CAPABILITIES, IMPLEMENTATIONS, Service
 from tests.contract.brokers.kafka import KINDS as KAFKAS
 from tests.contract.brokers.kafka import kafka
+from tests.contract.brokers.own import own_broker
 from tests.contract.brokers.rabbit import KINDS as RABBITS
 from tests.contract.brokers.rabbit import rabbitmq
 from tests.contract.brokers.redis_streams import KINDS, redis_streams
 from tests.contract.jobs.redis_servers import Servers
 
 from forebay.brokers.port import Broker, Capabilities
+
+OPENERS = {**IMPLEMENTATIONS, "own-broker": own_broker}
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +27,7 @@ def servers() -> Iterator[Servers]:
     started.close()
 
 
-@pytest.fixture(params=sorted([*IMPLEMENTATIONS, *KINDS, *RABBITS, *KAFKAS]))
+@pytest.fixture(params=sorted([*OPENERS, *KINDS, *RABBITS, *KAFKAS]))
 def kind(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -38,7 +41,7 @@ async def service(kind: str, servers: Servers) -> AsyncIterator[Service]:
     elif kind in KAFKAS:
         opening = kafka(kind)
     else:
-        opening = redis_streams(servers, kind) if kind in KINDS else IMPLEMENTATIONS[kind]()
+        opening = redis_streams(servers, kind) if kind in KINDS else OPENERS[kind]()
     async with opening as opened:
         yield opened
 

@@ -20,6 +20,7 @@ CAPABILITIES = {
     "rabbitmq-packs": Capabilities("connection", extends=False, orders=True, counts="packs"),
     "kafka": Capabilities("offset", extends=False, orders=False),
     "kafka-packs": Capabilities("offset", extends=False, orders=False, counts="packs"),
+    "own-broker": Capabilities("item", extends=True, orders=True),
 }
 
 

@@ -234,7 +234,7 @@ async def test_a_queue_that_is_deleted_is_made_anew(url: str) -> None:
 
 
 async def test_those_who_come_while_a_queue_is_being_made_are_served() -> None:
-    """RabbitMQ shows a queue to others before it works: it refuses messages then, and breaks a consumer's connection."""
+    """RabbitMQ shows a queue before it works: it refuses messages then, and breaks the connection of a consumer."""
     for _ in range(10):
         async with queues_of_its_own() as url, contextlib.AsyncExitStack() as stack:
             first, *others = [await stack.enter_async_context(connected(url)) for _ in range(4)]

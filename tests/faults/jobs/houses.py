@@ -25,7 +25,7 @@ Kind = Literal["serve", "serve on a node", "web and worker", "over RabbitMQ", "o
 RabbitMQ, over Kafka: web and worker, whose jobs a RabbitMQ carries, or a Kafka."""
 Part = Literal["web", "worker"]
 """Who answers HTTP and who runs the model; one process but in the last kind."""
-Role = Literal["web", "worker", "instance", "store"]
+Role = Literal["web", "worker", "instance", "store", "broker"]
 BASE = "forebay:{s0}:"
 """What every key of jobs begins with in the store."""
 LEASE_S = 2.0
@@ -73,6 +73,7 @@ class House:
         self._worker_url = worker_url
         self._arguments = ["--jobs-lease-s", str(lease_s), *arguments]
         self.carrier, self._shares_carrier = carrier, carrier is not None
+        self.rabbit = rabbit
         if kind == "over RabbitMQ":
             self.carrier = carrier or Carrier(rabbit.url if rabbit is not None else rabbitmq_url())
         elif kind == "over Kafka":
@@ -181,7 +182,8 @@ class House:
     @property
     def roles(self) -> Sequence[Role]:
         """Whom `kill` can kill."""
-        return (*self.parts, "instance", "store")
+        broker: tuple[Role, ...] = () if self.rabbit is None else ("broker",)
+        return (*self.parts, "instance", "store", *broker)
 
     def kill(self, role: Role) -> None:
         """SIGKILL of one process, and what an operator does then: start it again. Returns when all is ready again."""
@@ -194,6 +196,10 @@ class House:
             if self.node is not None:
                 self.node.start()
             self.wait_store()
+        elif role == "broker":
+            assert self.rabbit is not None
+            self.rabbit.kill()
+            self.rabbit.start()
         else:
             self.kill_part(role)
             self.begin(role)

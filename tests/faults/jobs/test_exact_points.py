@@ -71,7 +71,10 @@ def test_a_key_finds_the_job_whose_acceptance_was_never_told(
                 again = caller.submit(value, f"key-{value:.0f}")
                 assert (again.json()["id"], again.headers["idempotent-replayed"]) == (entry.id, "true")
             witness.settle(30)
-            assert len(tally(found.folder)[value]) == 1
+            # The process that was killed may have begun to run what it had accepted.
+            with Caller(found.port) as caller:
+                attempts = caller.show(entry.id)["attempt"]
+            assert 1 <= len(tally(found.folder)[value]) <= attempts <= (2 if when == "after" else 1)
             if number + 1 < rounds:
                 found.kill_part("web")
                 found.begin("web", rig)
