@@ -11,7 +11,6 @@ from tests.contract.jobs.redis_servers import Servers
 from tests.contract.jobs.redis_stores import SHARDS, redis_store
 from tests.contract.jobs.stores import IMPLEMENTATIONS, Jobs, Store
 
-
 LEASING = {"test_any_order", "test_cancel", "test_finish", "test_lease", "test_submit"}
 
 
