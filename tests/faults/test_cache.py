@@ -82,18 +82,24 @@ def test_a_store_in_trouble_costs_no_answer(tmp_path: Path, trouble: str) -> Non
 
 
 def _trouble_once(store: Server, served: Served, load: Load, trouble: str) -> None:
-    failed, again = _errors(served), _times_usable(served)
+    failed, alone, again = (
+        _errors(served),
+        _times(served, "left alone for a while"),
+        _times(served, "can be used again"),
+    )
     if trouble == "killed":
         store.kill()
     else:
         store.process.send_signal(signal.SIGSTOP)
-    eventually(lambda: _errors(served) > failed, "the store is missed")
+    # One call that fails is not enough for that, and only a store that was left alone is said to be used again.
+    eventually(lambda: _times(served, "left alone for a while") > alone, "the store is missed", within_s=60)
+    assert _errors(served) > failed
     load.goes_on()
     if trouble == "killed":
         store.start()
     else:
         store.process.send_signal(signal.SIGCONT)
-    eventually(lambda: _times_usable(served) > again, "the store is used again", within_s=60)
+    eventually(lambda: _times(served, "can be used again") > again, "the store is used again", within_s=60)
     load.goes_on()
 
 
@@ -102,5 +108,5 @@ def _errors(served: Served) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("forebay_cache_store_errors_total"))
 
 
-def _times_usable(served: Served) -> int:
-    return sum("can be used again" in line for line in list(served.lines))
+def _times(served: Served, words: str) -> int:
+    return sum(words in line for line in list(served.lines))
