@@ -15,11 +15,11 @@ import secrets
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from benchmarks.sqs_prices import Cost, of_a_million, of_a_month_idle
 from moto.server import ThreadedMotoServer
 
 from forebay.brokers.port import PRIORITY_LEVELS, Message
 from forebay.brokers.sqs import PACK_JOBS, Sqs
-from forebay.brokers.sqs_cost import Cost, of_a_million, of_a_month_idle
 
 LEASE_S: Final = 60.0
 MODEL: Final = "m"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import sqlite3
 import threading
@@ -51,7 +52,8 @@ class SqliteBroker:
             try:
                 found = await asyncio.shield(taking)
             except asyncio.CancelledError:
-                await self.release(await taking)
+                with contextlib.suppress(DependencyError):
+                    await self.release(await taking)
                 raise
             if found or time.monotonic() >= until:
                 return found

@@ -29,27 +29,21 @@ def carrier_of(url: str) -> Carrier:
     """The client, not connected. Raises `SetupError` for a URL of no broker that is known, or a library that is
     missing."""
     scheme = url.partition("://")[0]
-    if scheme == SQS_SCHEME:
-        return _sqs(url)
-    if scheme not in RABBITMQ_SCHEMES:
-        return _own(url, scheme)
+    extra = {**dict.fromkeys(RABBITMQ_SCHEMES, "rabbitmq"), SQS_SCHEME: "sqs"}.get(scheme)
     try:
-        from forebay.brokers.rabbitmq import RabbitMq
+        if extra == "rabbitmq":
+            from forebay.brokers.rabbitmq import RabbitMq
+
+            return RabbitMq(url)
+        if extra == "sqs":
+            from forebay.brokers.sqs import Sqs
+
+            return Sqs(url)
     except ModuleNotFoundError as error:
         raise SetupError(
-            f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[rabbitmq]'"
+            f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[{extra}]'"
         ) from None
-    return RabbitMq(url)
-
-
-def _sqs(url: str) -> Carrier:
-    try:
-        from forebay.brokers.sqs import Sqs
-    except ModuleNotFoundError as error:
-        raise SetupError(
-            f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[sqs]'"
-        ) from None
-    return Sqs(url)
+    return _own(url, scheme)
 
 
 def _own(url: str, scheme: str) -> Carrier:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from forebay.brokers.rabbitmq import RabbitMq
+from forebay.brokers.rabbitmq_link import RabbitLink
+from forebay.brokers.rabbitmq_url import parse_url
 from forebay.core.errors import DependencyError, SetupError
 
 PATIENCE_S = 20.0
@@ -78,3 +81,15 @@ async def test_a_keeper_that_died_is_replaced() -> None:
             await broker.publish(())
         assert broker._link._keeping is not keeping
         await broker.close()
+
+
+async def test_an_error_that_is_told_again_and_again_keeps_no_frames_of_earlier_times() -> None:
+    link = RabbitLink(parse_url("amqp://127.0.0.1:1/"), lambda session: None)
+    frames: list[int] = []
+    for _ in range(20):
+        with pytest.raises(DependencyError) as caught:
+            await link.session()
+        assert caught.value.code == "broker_unavailable"
+        frames.append(len(traceback.extract_tb(caught.value.__traceback__)))
+    assert frames[-1] <= frames[0]
+    await link.close()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from forebay.brokers.sqs_cost import DOLLARS_A_MILLION, FIFO_DOLLARS_A_MILLION, of_a_million, of_a_month_idle
+from benchmarks.sqs_prices import DOLLARS_A_MILLION, FIFO_DOLLARS_A_MILLION, of_a_million, of_a_month_idle
 
 
 def test_a_million_jobs_cost_as_many_calls_as_some_took() -> None:
