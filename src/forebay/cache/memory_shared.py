@@ -37,9 +37,15 @@ class MemorySharedCache:
         self._shared = shared
         self._on_news: Callable[[News], None] | None = None
 
-    async def look(self, asked: Sequence[tuple[bytes, str]]) -> Sequence[Found]:
-        """Answers, or who computes them."""
-        return [self._look(digest, claim) for digest, claim in asked]
+    async def exchange(
+        self, asked: Sequence[tuple[bytes, str]], computed: Sequence[tuple[bytes, str]] = ()
+    ) -> tuple[Sequence[Found], Collection[bytes]]:
+        """Answers, or who computes them; and who of those who are computed is waited for."""
+        waited = {digest for digest, _ in computed if digest in self._shared.waited_for}
+        for digest, claim in computed:
+            if digest not in waited:
+                self._end(digest, claim)
+        return [self._look(digest, claim) for digest, claim in asked], waited
 
     def _look(self, digest: bytes, claim: str) -> Found:
         shared, now = self._shared, self._shared.clock()
@@ -74,14 +80,6 @@ class MemorySharedCache:
         if waited:
             shared.waited_for.discard(digest)
             self._tell(News(digest))
-
-    async def settle(self, claims: Sequence[tuple[bytes, str]]) -> Collection[bytes]:
-        """End claims that nobody waits for."""
-        waited = self._shared.waited_for
-        for digest, claim in claims:
-            if digest not in waited:
-                self._end(digest, claim)
-        return {digest for digest, _ in claims if digest in waited}
 
     async def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:
         """End a claim."""

@@ -92,18 +92,21 @@ class Stats(msgspec.Struct, frozen=True):
 class SharedCache(Protocol):
     """Answers of several processes. Bounded in bytes by its maker; the least recently used go first."""
 
-    async def look(self, asked: Sequence[tuple[bytes, str]]) -> Sequence[Found]:
-        """Of each digest the answer, or else whether somebody computes it. Beside it stands what the caller's claim is
-        to be, if it is free; without one (empty), nothing is claimed, and it is always `Free`."""
+    async def exchange(
+        self, asked: Sequence[tuple[bytes, str]], computed: Sequence[tuple[bytes, str]] = ()
+    ) -> tuple[Sequence[Found], Collection[bytes]]:
+        """Look for answers, and tell of some that are computed and not to be kept, in one call.
+
+        `asked`: digests, each with what the caller's claim is to be if it is free; without one (empty), nothing is
+        claimed, and it is always `Free`. `computed`: digests and the claims on them, which end.
+
+        Returns of each that is asked for the answer, or else whether somebody computes it; and those of `computed` that
+        somebody waits for: their claims stand until `keep`. What is computed is seen to first.
+        """
         ...
 
     async def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
         """Keep an answer if it is admitted, or somebody waits for it; the claim ends, and those who wait are told."""
-        ...
-
-    async def settle(self, claims: Sequence[tuple[bytes, str]]) -> Collection[bytes]:
-        """The answers to these are computed, and are not to be kept: the claims end. Returns the digests of those that
-        somebody waits for; their claims stand until `keep`."""
         ...
 
     async def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:

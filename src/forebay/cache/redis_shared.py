@@ -25,7 +25,7 @@ from forebay.core.errors import DependencyError
 PREFIX: Final = "forebay"
 _DIGEST_BYTES: Final = 32
 _PORTION: Final = 256
-_Script = Literal["look", "keep", "settle", "fail", "renew", "drop"]
+_Script = Literal["exchange", "keep", "fail", "renew", "drop"]
 _FLAGS: Final = {"keep": ""}
 """All but this one may run where memory is full: they make room, or take next to none."""
 
@@ -53,10 +53,15 @@ class RedisSharedCache:
         self._drops = -1
         """So many drops there were when that was last asked, and heard of since; -1: it was not asked."""
 
-    async def look(self, asked: Sequence[tuple[bytes, str]]) -> Sequence[Found]:
-        """Answers, or who computes them."""
-        found = await self._call("look", _ms(CLAIM_S), *(word for one in asked for word in one)) if asked else []
-        return [_found(*one) for one in found]
+    async def exchange(
+        self, asked: Sequence[tuple[bytes, str]], computed: Sequence[tuple[bytes, str]] = ()
+    ) -> tuple[Sequence[Found], Collection[bytes]]:
+        """Answers, or who computes them; and what of `computed` is waited for."""
+        if not (asked or computed):
+            return [], ()
+        words = (word for one in (*computed, *asked) for word in one)
+        found, waited = await self._call("exchange", _ms(CLAIM_S), len(computed), *words)
+        return [_found(*one) for one in found], set(waited)
 
     async def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
         """Keep an answer."""
@@ -77,10 +82,6 @@ class RedisSharedCache:
             self._max_bytes,
             drops,
         )
-
-    async def settle(self, claims: Sequence[tuple[bytes, str]]) -> Collection[bytes]:
-        """End claims that nobody waits for."""
-        return set(await self._call("settle", *(word for claim in claims for word in claim)) if claims else ())
 
     async def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:
         """End a claim."""

@@ -23,10 +23,14 @@ MOST_WRITES: Final = 256
 """Answers on their way to the store; more are not kept there."""
 MOST_A_CALL: Final = 64
 """Answers that are looked for in one call: a store does nothing else meanwhile."""
+GATHERED_SHARE, LONGEST_GATHERED_S = 0.01, 0.002
+"""What is asked waits for more to be asked with it for so much of what an answer takes: a call of its own for each
+would cost this process more than all else that the cache does."""
 RELEASE_AFTER_S: Final = (0.2, 0.4, 0.8)
 """Until claims end by themselves."""
 T = TypeVar("T")
-_Asked = tuple[bytes, str, "asyncio.Future[Found | None]"]
+OnFound = Callable[[Found, str], None]
+_Asked = tuple[bytes, str, OnFound]
 _Computed = tuple[bytes, str, Callable[[], ToKeep]]
 OnNews = Callable[[News], None]
 
@@ -48,7 +52,8 @@ class SharedTier:
         """What this process computes, and others may wait for."""
         self._asked: list[_Asked] = []
         self._computed: list[_Computed] = []
-        """Both of this turn of the event loop, to be sent at its end."""
+        """Both of the last moment, to be sent together."""
+        self._gathering: asyncio.TimerHandle | None = None
         self._calls: set[asyncio.Task[object]] = set()
         self._works: set[asyncio.Task[None]] = set()
         self._renewing: asyncio.Task[None] | None = None
@@ -87,37 +92,68 @@ class SharedTier:
         """Note that this was asked for; whether it was before, so that its answer is worth keeping."""
         return self._sightings.again(digest)
 
-    async def look(self, digest: bytes, *, claims: bool) -> tuple[Found, str]:
-        """The answer, or who computes it, and the claim that stands now for the caller, if he is to compute it."""
+    async def look(self, digest: bytes, *, claims: bool, cost_s: float = 0.0) -> tuple[Found, str]:
+        """The answer, or who computes it, and the claim that stands now for the caller, if he is to compute it.
+        `cost_s`: what an answer takes; 0: that is not known."""
+        answered: asyncio.Future[tuple[Found, str]] = asyncio.get_running_loop().create_future()
+
+        def tell(found: Found, claim: str) -> None:
+            if not answered.done():
+                answered.set_result((found, claim))
+
+        self.ask(digest, tell, claims=claims, cost_s=cost_s)
+        return await answered
+
+    def ask(self, digest: bytes, tell: OnFound, *, claims: bool, cost_s: float = 0.0) -> None:
+        """`look`, for whoever has no task of his own. Tells later, never before this returns; and always."""
         self._number += 1
         claim = f"{self._prefix}{self._number:x}" if claims else ""
-        loop = asyncio.get_running_loop()
-        if not self._asked:
-            loop.call_soon(self._send_asked)
-        answered: asyncio.Future[Found | None] = loop.create_future()
-        self._asked.append((digest, claim, answered))
-        found = await answered
-        if not isinstance(found, Free) or not claim:
-            return found if found is not None else Free(), ""
-        self._claims[digest] = claim
-        if self._renewing is None:
-            self._renewing = asyncio.get_running_loop().create_task(self._renew())
-        return found, claim
+        self._asked.append((digest, claim, tell))
+        self._gather(cost_s)
 
-    def _send_asked(self) -> None:
-        """What was asked for in one turn of the event loop is one call: a batch's callers all ask again at once."""
+    def settle(self, digest: bytes, claim: str, answer: Callable[[], ToKeep], cost_s: float = 0.0) -> None:
+        """What was claimed is computed, and is kept only if others wait for it; nobody waits for that."""
+        self._claims.pop(digest, None)
+        self._computed.append((digest, claim, answer))
+        self._gather(cost_s)
+
+    def _gather(self, cost_s: float) -> None:
+        """What is to be told until then is one call: the callers of a batch all ask again within moments."""
+        if self._gathering is None:
+            wait_s = min(GATHERED_SHARE * cost_s, LONGEST_GATHERED_S)
+            self._gathering = asyncio.get_running_loop().call_later(wait_s, self._send)
+
+    def _send(self) -> None:
+        self._gathering = None
         asked, self._asked = self._asked, []
-        for at in range(0, len(asked), MOST_A_CALL):
-            self._later(self._ask(asked[at : at + MOST_A_CALL]))
+        computed, self._computed = self._computed, []
+        for at in range(0, max(len(asked), len(computed)), MOST_A_CALL):
+            self._later(self._exchange(asked[at : at + MOST_A_CALL], computed[at : at + MOST_A_CALL]))
 
-    async def _ask(self, asked: Sequence[_Asked]) -> None:
-        found = await self._bounded("look", lambda: self._store.look([(digest, claim) for digest, claim, _ in asked]))
-        if found is None:
-            self.work(self._release([(digest, claim) for digest, claim, _ in asked if claim]))
-        told: Sequence[Found | None] = found if found is not None else [None] * len(asked)
-        for (_, _, answered), one in zip(asked, told, strict=True):
-            if not answered.done():
-                answered.set_result(one)
+    async def _exchange(self, asked: Sequence[_Asked], computed: Sequence[_Computed]) -> None:
+        looks = [(digest, claim) for digest, claim, _ in asked]
+        claims = [(digest, claim) for digest, claim, _ in computed]
+        told = await self._bounded("exchange", lambda: self._store.exchange(looks, claims))
+        if told is None:
+            self.work(self._release([one for one in looks if one[1]]))
+        found, waited = told if told is not None else ([None] * len(asked), ())
+        for (digest, claim, tell), one in zip(asked, found, strict=True):
+            self._tell(digest, claim, tell, one)
+        for digest, claim, answer in computed if waited else ():
+            if digest in waited:
+                self._later(self._kept(digest, claim, answer()))
+
+    def _tell(self, digest: bytes, claim: str, tell: OnFound, found: Found | None) -> None:
+        if not isinstance(found, Free) or not claim:
+            claim = ""
+        else:
+            self._claims[digest] = claim
+            if self._renewing is None:
+                self._renewing = asyncio.get_running_loop().create_task(self._renew())
+        try:
+            tell(found if found is not None else Free(), claim)
+        except Exception:
+            log.exception("what the store of cached answers has could not be told")
 
     async def _release(self, claims: Sequence[tuple[bytes, str]]) -> None:
         """A call that failed here may have been done there: nobody is to wait for claims that nobody holds."""
@@ -130,27 +166,6 @@ class SharedTier:
     async def _failed(self, claim: tuple[bytes, str]) -> bool:
         await self._store.fail(*claim)
         return True
-
-    def settle(self, digest: bytes, claim: str, answer: Callable[[], ToKeep]) -> None:
-        """What was claimed is computed, and is kept only if others wait for it; nobody waits for that."""
-        self._claims.pop(digest, None)
-        if not self._computed:
-            asyncio.get_running_loop().call_soon(self._send_computed)
-        self._computed.append((digest, claim, answer))
-
-    def _send_computed(self) -> None:
-        computed, self._computed = self._computed, []
-        for at in range(0, len(computed), MOST_A_CALL):
-            self._later(self._settle(computed[at : at + MOST_A_CALL]))
-
-    async def _settle(self, computed: Sequence[_Computed]) -> None:
-        claims = [(digest, claim) for digest, claim, _ in computed]
-        waited = await self._bounded("settle", lambda: self._store.settle(claims))
-        if not waited:
-            return
-        for digest, claim, answer in computed:
-            if digest in waited:
-                self._later(self._kept(digest, claim, answer()))
 
     def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
         """Keep an answer; nobody waits for that. Without a claim it was not computed for others."""
@@ -194,6 +209,9 @@ class SharedTier:
             self._renewing.cancel()
         for running in self._works:
             running.cancel()
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._send()
         if self._calls:
             await asyncio.wait(self._calls)
         await self._store.close()

@@ -16,7 +16,7 @@ from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.entry import Entry, KeptRows
 from forebay.cache.key import digest_of
 from forebay.cache.policy import times
-from forebay.cache.port import News, Stored, Taken, ToKeep
+from forebay.cache.port import Found, News, Stored, Taken, ToKeep
 from forebay.cache.shared_tier import SharedTier
 from forebay.cache.single_flight import Flight
 from forebay.cache.value import pack, unpack
@@ -83,11 +83,26 @@ class SharedCachedEngine(CachedEngine):
         if self.rules.coalesces and ask.use == "use":
             self._flights[flight.key] = flight
         self._watch(flight)
-        self._tier.work(self._asking(flight, ask.use == "only"))
+        only, digest = ask.use == "only", digest_of(flight.key)
+        flight.admitted = self._tier.again(digest) and not only
+        claims = self.rules.coalesces and not only
 
-    async def _asking(self, flight: Flight, only: bool) -> None:
+        def told(found: Found, claim: str) -> None:
+            flight.claim = claim
+            if isinstance(found, Taken):
+                self._tier.work(self._waiting(flight, digest))
+            elif isinstance(found, Stored):
+                entry = self._taken_in(flight, found)
+                self._go(flight, missing() if only and entry is None else entry)
+            else:
+                self._go(flight, missing() if only else None)
+
+        self._tier.ask(digest, told, claims=claims, cost_s=self._cost_s)
+
+    async def _waiting(self, flight: Flight, digest: bytes) -> None:
+        """Somebody else computes it."""
         try:
-            found = await self._found(flight, digest_of(flight.key), only)
+            found = await self._found(flight, digest)
         except asyncio.CancelledError:
             self._forget(flight)
             self._refuse_all(flight, ExecutionError("the server stopped", code="instance_crashed"))
@@ -95,6 +110,10 @@ class SharedCachedEngine(CachedEngine):
         except Exception:
             log.exception("others could not be asked for an answer", extra=fields(model=self.name))
             found = None
+        self._go(flight, found)
+
+    def _go(self, flight: Flight, found: Entry | Exception | None) -> None:
+        """What is known elsewhere goes to all who wait for it; what is not (None) is computed."""
         if not flight.waited_for:
             self._forget(flight)
             self._give_up_claim(flight)
@@ -118,10 +137,9 @@ class SharedCachedEngine(CachedEngine):
             self._tier.fail(digest_of(flight.key), flight.claim)
             flight.claim = ""
 
-    async def _found(self, flight: Flight, digest: bytes, only: bool) -> Entry | Exception | None:
-        """An entry, or an error that those who wait are told; None: it is to be computed here."""
+    async def _found(self, flight: Flight, digest: bytes) -> Entry | Exception | None:
+        """What comes of it: an entry, or an error that those who wait are told; None: it is to be computed here."""
         tier = self._tier
-        flight.admitted = tier.again(digest) and not only
         while flight.waited_for:
             news: asyncio.Future[News] = asyncio.get_running_loop().create_future()
 
@@ -131,11 +149,10 @@ class SharedCachedEngine(CachedEngine):
 
             tier.wait(digest, tell)
             try:
-                found, flight.claim = await tier.look(digest, claims=self.rules.coalesces and not only)
+                # Again, now that news of it are heard: it may have been done meanwhile.
+                found, flight.claim = await tier.look(digest, claims=True, cost_s=self._cost_s)
                 if isinstance(found, Stored):
                     return self._taken_in(flight, found)
-                if only:
-                    return missing()
                 if not isinstance(found, Taken):
                     return None
                 spare_s = self._spare_s(flight)
@@ -219,7 +236,7 @@ class SharedCachedEngine(CachedEngine):
         if entry is not None and flight.admitted:
             self._tier.keep(digest, flight.claim, self._to_keep(entry, admitted=True))
         elif entry is not None:
-            self._tier.settle(digest, flight.claim, lambda: self._to_keep(entry, admitted=False))
+            self._tier.settle(digest, flight.claim, lambda: self._to_keep(entry, admitted=False), self._cost_s)
         elif flight.claim:
             error = done.error
             told = b""

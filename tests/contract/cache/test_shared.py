@@ -21,8 +21,14 @@ def answer(value: bytes = b"value", **more: Any) -> ToKeep:
 
 
 async def look(cache: SharedCache, digest: bytes, claim: str = "") -> Found:
-    (found,) = await cache.look([(digest, claim)])
+    (found,), _ = await cache.exchange([(digest, claim)])
     return found
+
+
+async def settle(cache: SharedCache, *claims: tuple[bytes, str]) -> set[bytes]:
+    found, waited = await cache.exchange([], claims)
+    assert not found
+    return set(waited)
 
 
 async def heard(news: list[News], holds: Callable[[], bool]) -> None:
@@ -100,28 +106,38 @@ async def test_several_are_looked_for_at_once(place: Place) -> None:
     third = b"3" * 32
     await place.here.keep(OTHER, "", answer(b"kept"))
     await look(place.there, third, "its")
-    one, other, taken, again = await place.here.look([(ONE, "mine"), (OTHER, "mine"), (third, "mine"), (ONE, "")])
+    asked = [(ONE, "mine"), (OTHER, "mine"), (third, "mine"), (ONE, "")]
+    (one, other, taken, again), _ = await place.here.exchange(asked)
     assert (one, again) == (Free(), Free())
     assert isinstance(other, Stored)
     assert other.value == b"kept"
     assert isinstance(taken, Taken)
-    assert list(await place.here.look([])) == []
+    assert [list(told) for told in await place.here.exchange([])] == [[], []]
 
 
 async def test_what_is_computed_and_waited_for_by_nobody_ends_its_claim(place: Place) -> None:
-    await place.here.look([(ONE, "mine"), (OTHER, "mine")])
+    await place.here.exchange([(ONE, "mine"), (OTHER, "mine")])
     await look(place.there, OTHER, "its")
-    assert set(await place.here.settle([(ONE, "mine"), (OTHER, "mine")])) == {OTHER}
+    assert await settle(place.here, (ONE, "mine"), (OTHER, "mine")) == {OTHER}
     assert await look(place.there, ONE, "its") == Free()
     assert isinstance(await look(place.there, OTHER, "again"), Taken)
     await place.here.keep(OTHER, "mine", answer(admitted=False))
     assert isinstance(await look(place.there, OTHER), Stored)
-    assert not await place.here.settle([])
+
+
+async def test_what_is_computed_is_told_in_the_call_that_asks_for_more(place: Place) -> None:
+    await place.here.exchange([(ONE, "mine"), (OTHER, "mine")])
+    await look(place.there, OTHER, "its")
+    (again, taken), waited = await place.here.exchange(
+        [(ONE, "anew"), (OTHER, "anew")], [(ONE, "mine"), (OTHER, "mine")]
+    )
+    assert (again, set(waited)) == (Free(), {OTHER})
+    assert isinstance(taken, Taken)
 
 
 async def test_nobody_settles_the_claim_of_another(place: Place) -> None:
     await look(place.here, ONE, "mine")
-    assert not await place.there.settle([(ONE, "its"), (OTHER, "its")])
+    assert not await settle(place.there, (ONE, "its"), (OTHER, "its"))
     assert isinstance(await look(place.there, ONE, "again"), Taken)
 
 

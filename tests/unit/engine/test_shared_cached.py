@@ -35,16 +35,14 @@ class Store(MemorySharedCache):
         if self.fails:
             raise DependencyError("it is down")
 
-    async def look(self, asked: Sequence[tuple[bytes, str]]) -> Sequence[Found]:
-        await self._trouble("look")
-        found = await super().look(asked)
+    async def exchange(
+        self, asked: Sequence[tuple[bytes, str]], computed: Sequence[tuple[bytes, str]] = ()
+    ) -> tuple[Sequence[Found], Collection[bytes]]:
+        await self._trouble("exchange")
+        told = await super().exchange(asked, computed)
         if self.is_late:  # done there, and given up here
             await asyncio.sleep(3600)
-        return found
-
-    async def settle(self, claims: Sequence[tuple[bytes, str]]) -> Collection[bytes]:
-        await self._trouble("settle")
-        return await super().settle(claims)
+        return told
 
     async def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
         await self._trouble("keep")
@@ -109,7 +107,7 @@ async def answered(process: Process, value: float = 3.0) -> Request:
 
 
 async def settled(*processes: Process) -> None:
-    await until(lambda: not any(one.tier._calls for one in processes))
+    await until(lambda: not any(one.tier._calls or one.tier._gathering for one in processes))
 
 
 async def test_a_thousand_equal_requests_at_two_processes_are_one_computation(shared: SharedMemory) -> None:
@@ -306,7 +304,7 @@ async def test_a_store_in_trouble_is_a_miss_and_then_left_alone(shared: SharedMe
     for value in range(10):
         assert y(await answered(here, float(value))) == 2.0 * value
     assert here.tier.breaker.open
-    assert here.store.calls.count("look") <= 5
+    assert here.store.calls.count("exchange") <= 5
     setattr(here.store, trouble, False)
     await asyncio.sleep(0.6)
     here.tier.breaker._until = 0.0
@@ -355,7 +353,7 @@ async def test_a_store_that_was_slow_is_measured_again_after_a_while(shared: Sha
     here.engine._cost_s = 0.5  # type: ignore[attr-defined]
     here.ask(3.0)
     await until(lambda: here.runs == 1)
-    assert here.store.calls == ["look"]
+    assert here.store.calls == ["exchange"]
     assert here.tier.breaker.round_trip_s < 0.1
 
 
