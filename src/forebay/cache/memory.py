@@ -128,22 +128,34 @@ class MemoryCache:
         if batch is None:
             return
         self.pending, batch.closed = None, True
-        starts = batch.starts
-        for known in (self.entries.keys(), self.rows.keys()):
-            if not known.isdisjoint(starts):
-                starts = batch.starts = {key: start for key, start in starts.items() if key not in known}
+        entries, rows, starts = self.entries, self.rows, batch.starts
+        if entries and not entries.keys().isdisjoint(starts):
+            starts = batch.starts = {key: start for key, start in starts.items() if key not in entries}
+        wanted = len(rows) + len(starts)
+        rows.update(dict.fromkeys(starts, batch))
+        if len(rows) != wanted:
+            starts = self._given_back(batch)
         if not starts:
             return
         if 2 * len(starts) * batch.row_bytes < len(batch.data):
             batch.compact()
             starts = batch.starts
-        self.rows.update(dict.fromkeys(starts, batch))
         self._uses = batch.came = self._uses + 1
         self._batches[batch.came] = batch
         batch.nbytes = len(starts) * (OVERHEAD_BYTES + batch.row_bytes) + sum(map(len, starts))
         self._nbytes += batch.nbytes
         if self._nbytes > self.max_bytes:
             self._make_room()
+
+    def _given_back(self, batch: KeptRows) -> dict[bytes, int]:
+        """Some of what this batch has just taken was another's, and is so again: rare, hence not looked for before, at
+        the price of one more search for each row. Returns what is left to it."""
+        starts = batch.starts
+        for other in self._batches.values():
+            for key in other.starts.keys() & starts.keys():
+                self.rows[key] = other
+                del starts[key]
+        return starts
 
     def _make_room(self) -> None:
         """What was used longest ago goes: an entry, or a row of a batch that came before."""

@@ -46,6 +46,8 @@ class CachedEngine(JoinedEngine):
         self._keeps_rows = 0 < self._form.row_bytes <= cache.max_entry_bytes - LONGEST_KEY_BYTES
         self._flies_alone = self._keeps_rows and rules.coalesces and rules.semantic is None
         """Whether what is begun may be lone."""
+        self._submits_alone = self._flies_alone
+        """Whether it is, without anything else to be asked first."""
         self._on_done: OnDone = self._done
 
     def statistics(self) -> EngineStatistics:
@@ -62,6 +64,8 @@ class CachedEngine(JoinedEngine):
     def submit(self, request: Request) -> None:
         """See `EngineClient.submit`. Raises `CacheMiss` where only what is kept is wanted."""
         ask = request.cache
+        if ask is USUAL_ASK and self._submits_alone and self._submitted_alone(request):
+            return
         if ask is None:
             self.inner.submit(request)
             return
@@ -94,6 +98,27 @@ class CachedEngine(JoinedEngine):
                     self._join(flight, request)
                     return
         self._begin(Flight(key, request, request.on_done, self.memory.generation, self._digest))
+
+    def _submitted_alone(self, request: Request) -> bool:
+        """What `submit` does with a request like most: one row, nothing special wanted, seen for the first time. In one
+        step, since this is what the cache costs where nothing comes twice. False: it is not such a one."""
+        memory = self.memory
+        if request.rows != 1 or request.explain or request.listener is not None:
+            return False
+        if not 0 < request.nbytes <= MOST_INPUT_BYTES:
+            return False
+        if self.inner.digest is not self._digest or not self._digest or memory.generation != self._generation:
+            return False
+        if memory.pending is not None:
+            memory.settle()
+        try:
+            key = self._keys.usual(request)
+        except (struct.error, OverflowError):
+            return False  # the engine says what is wrong
+        if key is None or key in self._kept_rows or key in self._flights or key in self._entries:
+            return False
+        self._fly_alone(key, request)
+        return True
 
     def knows(self, request: Request) -> bool:
         """Whether an answer to it is here, which it has not been given."""
@@ -156,6 +181,9 @@ class CachedEngine(JoinedEngine):
         """`_run` where nothing has to be known of the flight but the key: it has no cost beside the engine's."""
         if self._generation != self.memory.generation:
             self._none_lone()
+        self._fly_alone(key, request)
+
+    def _fly_alone(self, key: bytes, request: Request) -> None:
         on_done = request.on_done
         request.cached = key, on_done
         request.on_done = self._on_done

@@ -45,6 +45,7 @@ class SharedCachedEngine(CachedEngine):
     def __init__(self, inner: EngineClient, rules: CacheRules, cache: AnswerCache, tier: SharedTier) -> None:
         super().__init__(inner, rules, cache)
         self._tier = tier
+        self._submits_alone = False
         self._cost_s = 0.0
         """From arrival to answer where the engine ran, smoothed; 0: it is not known."""
 
