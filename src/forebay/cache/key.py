@@ -20,7 +20,7 @@ import msgspec
 from forebay.core.request import Payload, Request
 from forebay.models.signature import Signature
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of keys. Another one for whatever changes their meaning: nothing that was kept before is found then."""
 _REMEMBERED_HEADS: Final = 1024
 _SIZE: Final = struct.Struct("<Q")
@@ -138,7 +138,7 @@ class KeyMaker:
         return pack
 
     def _head_of(self, request: Request, tenant: str) -> bytes:
-        """Everything but the values, and how long it is."""
+        """The digest of everything but the values: a short key is soon compared, and there are many."""
         if request.parameters:
             return self._written(request, tenant)
         known = (tenant, request.rows, request.shapes, request.requested)
@@ -157,7 +157,7 @@ class KeyMaker:
         shapes = [request.shapes[index] for index in self._order]
         parameters = sorted((request.parameters or {}).items())
         told = self._encode((tenant, request.rows, shapes, request.requested, parameters))
-        return self._seed + _SIZE.pack(len(told)) + told
+        return _digest(self._seed, told)
 
 
 def _digest(*pieces: Payload) -> bytes:

@@ -102,12 +102,12 @@ class CachedEngine(JoinedEngine):
     def _submitted_alone(self, request: Request) -> bool:
         """What `submit` does with a request like most: one row, nothing special wanted, seen for the first time. In one
         step, since this is what the cache costs where nothing comes twice. False: it is not such a one."""
-        memory = self.memory
+        memory, inner, flights = self.memory, self.inner, self._flights
         if request.rows != 1 or request.explain or request.listener is not None:
             return False
         if not 0 < request.nbytes <= MOST_INPUT_BYTES:
             return False
-        if self.inner.digest is not self._digest or not self._digest or memory.generation != self._generation:
+        if inner.digest is not self._digest or not self._digest or memory.generation != self._generation:
             return False
         if memory.pending is not None:
             memory.settle()
@@ -115,9 +115,16 @@ class CachedEngine(JoinedEngine):
             key = self._keys.usual(request)
         except (struct.error, OverflowError):
             return False  # the engine says what is wrong
-        if key is None or key in self._kept_rows or key in self._flights or key in self._entries:
+        if key is None or key in self._kept_rows or key in flights or key in self._entries:
             return False
-        self._fly_alone(key, request)
+        request.cached = key, request.on_done
+        request.on_done = self._on_done
+        flights[key] = request
+        try:
+            inner.submit(request)
+        except BaseException:
+            self._never_flew(request)
+            raise
         return True
 
     def knows(self, request: Request) -> bool:
@@ -181,22 +188,22 @@ class CachedEngine(JoinedEngine):
         """`_run` where nothing has to be known of the flight but the key: it has no cost beside the engine's."""
         if self._generation != self.memory.generation:
             self._none_lone()
-        self._fly_alone(key, request)
-
-    def _fly_alone(self, key: bytes, request: Request) -> None:
-        on_done = request.on_done
-        request.cached = key, on_done
+        request.cached = key, request.on_done
         request.on_done = self._on_done
         self._flights[key] = request
         try:
             self.inner.submit(request)
         except BaseException:
-            flight = self._flight_of(request)
-            if flight is not None:
-                self._forget(flight)
-                request.cached = None
-                request.on_done = on_done
+            self._never_flew(request)
             raise
+
+    def _never_flew(self, request: Request) -> None:
+        """The engine has not taken what was to be lone."""
+        flight = self._flight_of(request)
+        if flight is not None and flight.on_done is not None:
+            self._forget(flight)
+            request.cached = None
+            request.on_done = flight.on_done
 
     _begin = _run
     """What is done with what is not known here."""
