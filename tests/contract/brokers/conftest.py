@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from tests.contract.brokers.connections import CAPABILITIES, IMPLEMENTATIONS, Service
+from tests.contract.brokers.kafka import KINDS as KAFKAS
+from tests.contract.brokers.kafka import kafka
 from tests.contract.brokers.own import own_broker
 from tests.contract.brokers.rabbit import KINDS as RABBITS
 from tests.contract.brokers.rabbit import rabbitmq
@@ -18,8 +20,8 @@ from tests.contract.jobs.redis_servers import Servers
 
 from forebay.brokers.port import Broker, Capabilities
 
-SQS_AT_LENGTH = {"sqs", "sqs-fifo"}
-"""Kinds of an SQS that are run with the long tests only."""
+AT_LENGTH = {"sqs", "sqs-fifo"}
+"""Kinds that are run with the long tests only."""
 OPENERS = {**IMPLEMENTATIONS, "own-broker": own_broker}
 
 
@@ -31,8 +33,8 @@ def servers() -> Iterator[Servers]:
 
 
 def _kinds() -> list[Any]:
-    names = sorted([*OPENERS, *KINDS, *RABBITS, *SQS_KINDS])
-    return [pytest.param(name, marks=[pytest.mark.full] if name in SQS_AT_LENGTH else []) for name in names]
+    names = sorted([*OPENERS, *KINDS, *RABBITS, *SQS_KINDS, *KAFKAS])
+    return [pytest.param(name, marks=[pytest.mark.full] if name in AT_LENGTH else []) for name in names]
 
 
 @pytest.fixture(params=_kinds())
@@ -48,6 +50,8 @@ async def service(kind: str, servers: Servers) -> AsyncIterator[Service]:
         opening = rabbitmq(kind)
     elif kind in SQS_KINDS:
         opening = sqs(kind)
+    elif kind in KAFKAS:
+        opening = kafka(kind)
     else:
         opening = redis_streams(servers, kind) if kind in KINDS else OPENERS[kind]()
     async with opening as opened:
