@@ -29,6 +29,7 @@ def built(tmp_path: Path) -> Iterator[House]:
         yield found
 
 
+@pytest.mark.full
 def test_one_process_with_a_broker(tmp_path: Path, broker: str) -> None:
     with serving(tmp_path, *quick(*PAUSE), "--broker", broker) as served:
         small = [submit(served, "pause", [float(number)], priority=number % 3) for number in range(20)]
@@ -59,7 +60,7 @@ def test_web_and_worker_with_a_broker(broker: str, built: House) -> None:
     assert {ended(web, id)["status"] for id in waiting} == {"succeeded"}
 
 
-@pytest.mark.parametrize("role", ["serve", "web", "worker"])
+@pytest.mark.parametrize("role", ["serve", *(pytest.param(role, marks=pytest.mark.full) for role in ("web", "worker"))])
 def test_a_broker_that_refuses_ends_the_start(tmp_path: Path, role: str) -> None:
     with Tansu("--authentication") as strict, house(tmp_path / "house") as found:
         models = quick(*PAUSE) if role != "web" else []

@@ -13,23 +13,24 @@ from tests.faults.jobs.calls import BrokenError, Caller
 from tests.faults.jobs.houses import house, second
 from tests.faults.jobs.invariants import submitted, witnessing
 from tests.faults.jobs.ledger import tally
-from tests.faults.jobs.lengths import repeated
 from tests.faults.jobs.load import Load
 
 from forebay.brokers.port import Message
 from forebay.jobs.record_store import Carried
 
 RATE_PER_S = 50.0
+GUESTS = 30
+PUBLISHED = 20
 AT_WORK_S = 2.0
 
 
-@repeated(10)
+@pytest.mark.full
 @pytest.mark.timeout(900)
-def test_workers_that_come_and_go_lose_and_double_nothing(tmp_path: Path, rounds: int) -> None:
+def test_workers_that_come_and_go_lose_and_double_nothing(tmp_path: Path) -> None:
     with house(tmp_path, "over Kafka") as found, witnessing(found) as witness:
         with Load(found.port, witness.ledger, RATE_PER_S):
             witness.more(50)
-            for number in range(3 * rounds):
+            for number in range(GUESTS):
                 with second(found, f"guest-{number}"):
                     time.sleep(AT_WORK_S)
                 time.sleep(AT_WORK_S)
@@ -40,12 +41,12 @@ def test_workers_that_come_and_go_lose_and_double_nothing(tmp_path: Path, rounds
         witness.check()
 
 
-@repeated(20)
+@pytest.mark.full
 @pytest.mark.timeout(600)
-def test_a_job_that_is_published_a_hundred_times_runs_once(tmp_path: Path, rounds: int) -> None:
+def test_a_job_that_is_published_a_hundred_times_runs_once(tmp_path: Path) -> None:
     with house(tmp_path, "over Kafka") as found, witnessing(found) as witness, Caller(found.port) as caller:
         assert found.carrier is not None
-        for _ in range(rounds):
+        for _ in range(PUBLISHED):
             with found.held():
                 entries = submitted(witness, caller, 5)
                 again = [Message(entry.id, "tallied", msgspec.msgpack.encode(Carried(entry.id))) for entry in entries]
@@ -57,7 +58,7 @@ def test_a_job_that_is_published_a_hundred_times_runs_once(tmp_path: Path, round
         witness.check()
 
 
-@pytest.mark.parametrize("call", ["create", "submit"])
+@pytest.mark.parametrize("call", ["create", pytest.param("submit", marks=pytest.mark.full)])
 @pytest.mark.timeout(600)
 def test_a_key_finds_the_job_whose_record_stands_with_its_message_and_without(tmp_path: Path, call: str) -> None:
     """`create`: there is a record and no message; `submit`: there are both, and no answer."""
