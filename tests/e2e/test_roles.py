@@ -165,7 +165,7 @@ def test_statistics_and_metrics_count_what_went_through(pair: Pair) -> None:
         (["web"], "forebay serve needs none"),
         (["worker", SLEEP], "--store redis://HOST:PORT"),
         (["web", "--store", "redis://localhost", "--broker", "amqp://u:secret@rabbit/?odd=1"], "unknown option 'odd'"),
-        (["web", "--store", "redis://localhost", "--broker", "kafka://u:secret@k"], "neither the store nor a RabbitMQ"),
+        (["web", "--store", "redis://localhost", "--broker", "nats://u:secret@k"], "neither the store nor a RabbitMQ"),
         (["worker", SLEEP, "--store", "redis://localhost", "--broker", "redis://other"], "nor a RabbitMQ"),
         (["serve", SLEEP, "--broker", "redis://other"], "neither the store nor a RabbitMQ"),
         (["web", "--store", "http://localhost"], "store cannot be 'http://localhost'"),

@@ -11,6 +11,12 @@ from forebay.core.store_url import masked_url
 
 RABBITMQ_SCHEMES: Final = frozenset({"amqp", "amqps"})
 SQS_SCHEME: Final = "sqs"
+KAFKA_SCHEMES: Final = frozenset({"kafka", "kafkas"})
+_EXTRAS: Final = {
+    **dict.fromkeys(RABBITMQ_SCHEMES, "rabbitmq"),
+    **dict.fromkeys(KAFKA_SCHEMES, "kafka"),
+    SQS_SCHEME: "sqs",
+}
 OWN_BROKERS: Final = "forebay.brokers"
 """The group of entry points in which other packages name brokers of their own: the scheme of the URL, and what makes a
 client of it."""
@@ -29,7 +35,7 @@ def carrier_of(url: str) -> Carrier:
     """The client, not connected. Raises `SetupError` for a URL of no broker that is known, or a library that is
     missing."""
     scheme = url.partition("://")[0]
-    extra = {**dict.fromkeys(RABBITMQ_SCHEMES, "rabbitmq"), SQS_SCHEME: "sqs"}.get(scheme)
+    extra = _EXTRAS.get(scheme)
     try:
         if extra == "rabbitmq":
             from forebay.brokers.rabbitmq import RabbitMq
@@ -39,6 +45,10 @@ def carrier_of(url: str) -> Carrier:
             from forebay.brokers.sqs import Sqs
 
             return Sqs(url)
+        if extra == "kafka":
+            from forebay.brokers.kafka import Kafka
+
+            return Kafka(url)
     except ModuleNotFoundError as error:
         raise SetupError(
             f"broker {masked_url(url)!r} needs a library that is not here ({error}): pip install 'forebay[{extra}]'"
@@ -58,5 +68,6 @@ def _own(url: str, scheme: str) -> Carrier:
     installed = f", nor one of those installed here ({', '.join(others)})" if others else ""
     raise SetupError(
         f"broker {masked_url(url)!r} is neither the store nor a RabbitMQ (amqp://HOST:PORT/VHOST, amqps:// for TLS), "
-        f"nor an SQS (sqs://REGION/PREFIX){installed}; leave --broker out, and the store carries the jobs"
+        f"nor an SQS (sqs://REGION/PREFIX), nor a Kafka (kafka://HOST:PORT/PREFIX, kafkas:// for TLS){installed}; "
+        "leave --broker out, and the store carries the jobs"
     )

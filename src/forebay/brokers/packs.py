@@ -127,6 +127,12 @@ class Pack:
         if confirmed and taken:
             self.whole = False
 
+    def keep(self, taken: Sequence[int]) -> None:
+        """What was taken is here again, and given to nobody."""
+        for at in taken:
+            self.states[at] = "kept"
+        self.left += len(taken)
+
 
 class Receipt(NamedTuple):
     """Where a delivered message stands in its pack."""

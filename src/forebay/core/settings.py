@@ -100,8 +100,8 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
     broker: Annotated[
         str | None,
         Meta(
-            description="URL of what carries jobs to workers: a RabbitMQ, amqp://HOST:PORT/VHOST, or an SQS, "
-            "sqs://REGION/PREFIX; none: the store does."
+            description="URL of what carries jobs to workers: a RabbitMQ, amqp://HOST:PORT/VHOST, an SQS, "
+            "sqs://REGION/PREFIX, or a Kafka, kafka://HOST:PORT/PREFIX; none: the store does."
         ),
     ] = None
     durability: Annotated[

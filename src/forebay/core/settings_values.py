@@ -151,7 +151,8 @@ def read_value(key: Key, raw: object, *, source: str, text: bool, folder: Path |
     if key.name == "broker" and value is not None and "://" not in value:
         raise SetupError(
             f"{source}: broker cannot be {masked_url(value)!r}; accepted: amqp://HOST:PORT/VHOST "
-            "(a RabbitMQ), sqs://REGION/PREFIX (an SQS), the URL of the store, or none"
+            "(a RabbitMQ), sqs://REGION/PREFIX (an SQS), kafka://HOST:PORT/PREFIX (a Kafka), the URL of the store, "
+            "or none"
         )
     if isinstance(value, Path):
         value = value.expanduser()

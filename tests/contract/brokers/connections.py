@@ -21,6 +21,8 @@ CAPABILITIES = {
     "sqs": Capabilities("item", extends=True, orders=False),
     "sqs-packs": Capabilities("item", extends=True, orders=False, counts="packs"),
     "sqs-fifo": Capabilities("item", extends=True, orders=False, counts="packs"),
+    "kafka": Capabilities("offset", extends=False, orders=False),
+    "kafka-packs": Capabilities("offset", extends=False, orders=False, counts="packs"),
     "own-broker": Capabilities("item", extends=True, orders=True),
 }
 

@@ -12,7 +12,7 @@ from forebay.brokers.port import Broker, Capabilities, Delivery, Depth, Message
 from forebay.core.errors import DependencyError
 
 LEASE_S = 60.0
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 def messages(count: int, queue: str = "q", level: int = 1, start: int = 0) -> list[Message]:
@@ -199,7 +199,8 @@ async def test_an_ack_behind_one_that_is_missing_counts_unless_positions_do(
     await broker.close()
     await service.pass_s(LEASE_S + 1)
     other = await service.connect()
-    expected = sent[1:] if can.holds == "offset" else sent[1:2]
+    # Positions count packs; of one that is done with in part, the rest is sent anew.
+    expected = sent[1:] if can.holds == "offset" and can.counts == "messages" else sent[1:2]
     await settles(other, can, "q", len(expected), 0)
     assert carried(await leased(other, len(expected))) == expected
     assert await nothing_to_lease(other)

@@ -40,7 +40,7 @@ def full_spec() -> JobSpec:
         body=bytes(range(256)),
         content_type="application/octet-stream",
         header_length="17",
-        ttl_s=1.5,
+        ttl_s=31.5,
         timeout_s=2.25,
         retention_s=77.0,
         max_attempts=5,

@@ -18,12 +18,15 @@ from tests.contract.jobs.redis_servers import Server, valkey
 from tests.e2e.server import COMMAND, Served, eventually, gone, model, quick
 from tests.faults.jobs import rigged
 from tests.faults.jobs.carriers import Carrier
+from tests.faults.jobs.kafka_carriers import KafkaCarrier
 from tests.faults.jobs.sqs_carriers import SqsCarrier
 from tests.models.tallied import FIRST
 
-Kind = Literal["serve", "serve on a node", "web and worker", "over RabbitMQ", "over SQS"]
+Kind = Literal["serve", "serve on a node", "web and worker", "over RabbitMQ", "over SQS", "over Kafka"]
 """serve: one process, with the store that it starts for itself. The others: with a Valkey that the test started. over
-RabbitMQ, over SQS: web and worker, whose jobs that carries."""
+RabbitMQ, over SQS, over Kafka: web and worker, whose jobs that carries."""
+AnyCarrier = Carrier | SqsCarrier | KafkaCarrier
+CARRIED = ("over RabbitMQ", "over SQS", "over Kafka")
 Part = Literal["web", "worker"]
 """Who answers HTTP and who runs the model; one process but in the last kind."""
 Role = Literal["web", "worker", "instance", "store", "broker"]
@@ -32,6 +35,9 @@ BASE = "forebay:{s0}:"
 LEASE_S = 2.0
 REPUBLISH_AFTER_S = 3.0
 """Where another broker carries the jobs."""
+GROUP_S = 20.0
+"""How long the workers of a Kafka may take to share its partitions anew after one was killed: its session of 6 s, and
+what a Tansu adds."""
 START_S = 60.0
 MODEL = [*quick(*model("tallied.py", "Tallied"), warm_up_s=0.4)]
 
@@ -39,6 +45,14 @@ MODEL = [*quick(*model("tallied.py", "Tallied"), warm_up_s=0.4)]
 def node(**settings: str) -> Server:
     """A Valkey that loses nothing when it is killed; not started."""
     return Server(valkey(), 0, **({"appendonly": "yes", "appendfsync": "always"} | settings))
+
+
+def _carrier(kind: Kind, rabbit: RabbitNode | None, sqs: MotoServer | None) -> AnyCarrier | None:
+    if kind == "over RabbitMQ":
+        return Carrier(rabbit.url if rabbit is not None else rabbitmq_url())
+    if kind == "over SQS":
+        return SqsCarrier(sqs)
+    return KafkaCarrier() if kind == "over Kafka" else None
 
 
 class House:
@@ -57,13 +71,14 @@ class House:
         lease_s: float = LEASE_S,
         rabbit: RabbitNode | None = None,
         sqs: MotoServer | None = None,
+        carrier: AnyCarrier | None = None,
     ) -> None:
         """`store`: a node that runs already; `worker_url`: the worker's way to it, where that is another. `rabbit`: a
         node of RabbitMQ that the test may kill; else it is one that others use too, with queues of its own. `sqs`: the
-        same of an SQS.
+        same of an SQS. `carrier`: the queues or topics of another house, to share them.
         `rig`: what goes wrong at first in the part that `rigs` names."""
         self.folder, self.kind = folder, kind
-        self.apart = kind in ("web and worker", "over RabbitMQ", "over SQS")
+        self.apart = kind in CARRIED or kind == "web and worker"
         self.node = store
         self._own_node = None if store is not None or kind == "serve" else node()
         if self._own_node is not None:
@@ -71,11 +86,8 @@ class House:
         self._worker_url = worker_url
         self._arguments = ["--jobs-lease-s", str(lease_s), *arguments]
         self.rabbit = rabbit
-        self.carrier: Carrier | SqsCarrier | None = None
-        if kind == "over RabbitMQ":
-            self.carrier = Carrier(rabbit.url if rabbit is not None else rabbitmq_url())
-        elif kind == "over SQS":
-            self.carrier = SqsCarrier(sqs)
+        self._shares_carrier = carrier is not None
+        self.carrier = carrier or _carrier(kind, rabbit, sqs)
         if self.carrier is not None:
             self._arguments += ["--broker", self.carrier.url, "--jobs-republish-after-s", str(REPUBLISH_AFTER_S)]
         self._environ = dict(environ or {})
@@ -267,13 +279,13 @@ class House:
     def close(self, *, well: bool) -> None:
         """End everything. `well`: those that run must stop well."""
         try:
-            if well and isinstance(self.carrier, SqsCarrier):
+            if well and isinstance(self.carrier, SqsCarrier) and not self._shares_carrier:
                 # What somebody held who was killed comes again when its lease has ended, and is dropped then.
                 eventually(self.carrier.is_empty, "nothing is held of what is done", START_S)
             for part in reversed(self.parts):
                 if well and self._served[part].process.poll() is None:
                     self._served[part].stop()
-            if well and self.carrier is not None:
+            if well and self.carrier is not None and not self._shares_carrier:
                 assert self.carrier.left() == {}, "nothing waits, nothing is dead, nothing was not acked"
         finally:
             for served in self._served.values():
@@ -299,5 +311,7 @@ def second(found: House, name: str = "second", clock_s: float = 0.0) -> Iterator
     """Others of the same kind on the same store, whose runs stand on the same tally."""
     environ = {"FOREBAY_TEST_FOLDER": str(found.folder)}
     rig: rigged.Rig | None = {"clock_s": clock_s} if clock_s else None
-    with house(found.folder / name, found.kind, store=found.node, rig=rig, environ=environ) as other:
+    with house(
+        found.folder / name, found.kind, store=found.node, rig=rig, environ=environ, carrier=found.carrier
+    ) as other:
         yield other

@@ -21,12 +21,15 @@ def lengths(
     carried: bool = False,
 ) -> pytest.MarkDecorator:
     """Parameters `kind` of `house` and `name`, how often or how long: `short` in `make test`; `full` with each of the
-    `kinds` in `make faults`. `carried`: in both also over a RabbitMQ and over an SQS."""
+    `kinds` in `make faults`. `carried`: in both also over a RabbitMQ and over an SQS, and in `make faults` once over a
+    Kafka."""
     shorts: list[tuple[Kind, Any]] = [short]
     if carried:
         shorts = [short, ("over RabbitMQ", short[1]), ("over SQS", short[1])]
         kinds = (*kinds, "over RabbitMQ", "over SQS")
     long = [pytest.param(kind, full, marks=pytest.mark.full) for kind in kinds]
+    if carried:
+        long.append(pytest.param("over Kafka", short[1], marks=pytest.mark.full))
     return pytest.mark.parametrize(("kind", name), [*shorts, *long])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.server import eventually
 from tests.faults.jobs.calls import Caller
-from tests.faults.jobs.houses import LEASE_S, Kind, house
+from tests.faults.jobs.houses import GROUP_S, LEASE_S, Kind, house
 from tests.faults.jobs.invariants import witnessing
 from tests.faults.jobs.ledger import at_s, tally
 from tests.faults.jobs.lengths import lengths
@@ -35,7 +35,7 @@ def test_jobs_of_a_worker_that_is_killed_run_again_once(tmp_path: Path, kind: Ki
                 entry = witness.ledger.entries[id]
                 assert entry.seen is not None, f"{id} is lost"
                 assert entry.seen["attempt"] == 2
-                assert at_s(entry.seen["started_at"]) < ready_s + LEASE_S + 2
+                assert at_s(entry.seen["started_at"]) < ready_s + LEASE_S + (GROUP_S if kind == "over Kafka" else 2)
                 assert len(runs[entry.value]) == (2 if id in begun else 1)
         witness.check()
 

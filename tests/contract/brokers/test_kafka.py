@@ -1,0 +1,409 @@
+"""What `Kafka` promises beyond the contract of brokers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from tests.contract.brokers.kafka import Attentive, Ends, topics_of_its_own
+from tests.contract.brokers.tansu import OPTIONS, Tansu
+from tests.contract.brokers.test_broker import LEASE_S, PATIENCE_S, by_id, carried, leased, messages, published
+
+from forebay.brokers.kafka import Kafka
+from forebay.brokers.kafka_parts import AHEAD_JOBS
+from forebay.brokers.port import Broker, Delivery, Message
+from forebay.core.errors import DependencyError, SetupError
+
+
+@pytest.fixture
+async def url() -> AsyncIterator[str]:
+    """Where topics are that nobody else has."""
+    async with topics_of_its_own() as found:
+        yield found
+
+
+@pytest.fixture
+def tansu() -> Iterator[Tansu]:
+    """One that the test may kill."""
+    with Tansu() as started:
+        yield started
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str, pack_jobs: int = 32) -> AsyncIterator[Kafka]:
+    broker = Kafka(url, pack_jobs=pack_jobs)
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+@contextlib.asynccontextmanager
+async def attentive(url: str, ends: Ends) -> AsyncIterator[Kafka]:
+    broker = Attentive(url, ends)
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+def host_of(url: str) -> str:
+    return url.partition("//")[2].partition("/")[0]
+
+
+def topic_of(url: str, name: str) -> str:
+    return f"{url.partition('?')[0].rpartition('/')[2]}.{name}"
+
+
+def positions(url: str, name: str) -> list[int]:
+    """How far a topic's partitions are done with; 0 where nobody has said so."""
+    topic = topic_of(url, name)
+    admin = AdminClient({"bootstrap.servers": host_of(url)})
+    count = len(admin.list_topics(topic, timeout=10).topics[topic].partitions)
+    reader = Consumer({"bootstrap.servers": host_of(url), "group.id": topic})
+    try:
+        found = reader.committed([TopicPartition(topic, number) for number in range(count)], timeout=10)
+        return [max(0, each.offset) for each in found]
+    finally:
+        reader.close()
+
+
+def read(url: str, name: str, count: int) -> list[bytes]:
+    """So many messages of a topic's first partition."""
+    reader = Consumer({"bootstrap.servers": host_of(url), "group.id": "looks", "auto.offset.reset": "earliest"})
+    try:
+        reader.assign([TopicPartition(topic_of(url, name), 0, 0)])
+        found: list[bytes] = []
+        while len(found) < count:
+            message = reader.poll(PATIENCE_S)
+            assert message is not None
+            found.append(message.value() or b"")
+        return found
+    finally:
+        reader.close()
+
+
+async def patiently(broker: Broker, count: int, *queues: str) -> list[Delivery]:
+    """So many deliveries, however often the broker is away meanwhile."""
+    found: list[Delivery] = []
+    async with asyncio.timeout(2 * PATIENCE_S):
+        while len(found) < count:
+            with contextlib.suppress(DependencyError):
+                found += await broker.lease(queues or ["q"], count - len(found), 0.5, LEASE_S)
+            await asyncio.sleep(0.01)
+    return found
+
+
+# -- setting up -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        pytest.param("PLAIN", marks=pytest.mark.full),
+        pytest.param("SCRAM-SHA-256", marks=pytest.mark.full),
+        "SCRAM-SHA-512",
+    ],
+)
+async def test_who_is_refused_is_told_what_to_mend(mechanism: str) -> None:
+    with Tansu("--authentication") as strict:
+        async with connected(f"kafka://me:s3cret@{strict.host}/?mechanism={mechanism}") as broker:
+            with pytest.raises(SetupError) as caught:
+                await broker.check()
+            assert f"it refuses user 'me', the password, or mechanism {mechanism}" in caught.value.message
+            assert "s3cret" not in caught.value.message
+            with pytest.raises(DependencyError) as refused:
+                await broker.publish(messages(1))
+            assert refused.value.code == "broker_unavailable"
+            assert "s3cret" not in refused.value.message
+
+
+async def test_certificates_that_are_not_there_are_named(tmp_path: Path) -> None:
+    async with connected(f"kafkas://me:s3cret@127.0.0.1:1/?cafile={tmp_path}/none.pem") as broker:
+        with pytest.raises(SetupError, match=r"cafile names no file: .*none\.pem") as caught:
+            await broker.check()
+        assert "s3cret" not in caught.value.message
+
+
+@pytest.mark.full
+async def test_a_topic_that_is_missing_is_named_where_none_may_be_created(url: str) -> None:
+    async with connected(f"{url}&create=no") as broker:
+        with pytest.raises(SetupError, match=r"a topic is missing \(.*\.dead\); create it as docs/kafka.md says"):
+            await broker.check()
+        with pytest.raises(DependencyError, match=r"q\.normal") as caught:
+            await broker.publish(messages(1))
+        assert caught.value.code == "broker_unavailable"
+        with pytest.raises(DependencyError, match=r"a topic is missing"):
+            await broker.lease(["q"], 1, 0.0, LEASE_S)
+    async with connected(url) as other:
+        assert (await other.check()).startswith("Kafka, cluster ")
+        await published(other, [*messages(1), *messages(1, level=0), *messages(1, level=2)])
+    async with connected(f"{url}&create=no") as broker:
+        await broker.check()
+        await published(broker, messages(1, start=1))
+        await broker.ack(await leased(broker, 4))
+
+
+async def test_a_broker_that_is_not_there_is_said_at_once() -> None:
+    async with connected("kafka://127.0.0.1:1") as broker:
+        with pytest.raises(DependencyError, match="cannot be reached") as caught:
+            await broker.check()
+        assert caught.value.code == "broker_unavailable"
+
+
+# -- its end and its return -------------------------------------------------------------------------------------------
+
+
+async def test_a_broker_that_is_killed_is_used_again_by_those_who_wait_for_it(tansu: Tansu) -> None:
+    """A Tansu has lost all that it held by then: topics, groups, and what it knew of its producers."""
+    async with connected(f"{tansu.url}?{OPTIONS}") as broker, connected(f"{tansu.url}?{OPTIONS}") as other:
+        await published(broker, messages(40))
+        held = await leased(broker, 10)
+        waiting = asyncio.create_task(broker.lease(["other"], 1, PATIENCE_S * 10, LEASE_S))
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(tansu.kill)
+        with pytest.raises(DependencyError) as caught:
+            await asyncio.wait_for(waiting, PATIENCE_S)
+        assert caught.value.code == "broker_unavailable"
+        async with asyncio.timeout(PATIENCE_S):
+            for publish in ([], messages(1)):
+                with pytest.raises(DependencyError):
+                    await broker.publish(publish)
+        # They are here again, for they could not be sent anew.
+        await broker.ack(held[:5])
+        await broker.release(held[5:])
+        tansu.begin()
+        await asyncio.to_thread(tansu.wait)
+        sent: list[Message] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while not sent:
+                with contextlib.suppress(DependencyError):
+                    batch = messages(5, start=100)
+                    sent = batch if all(await other.publish(batch)) else []
+                await asyncio.sleep(0.01)
+        wanted = {message.id for message in sent}
+        async with asyncio.timeout(2 * PATIENCE_S):
+            while wanted:
+                for delivery in await patiently(broker, 1):
+                    wanted.discard(delivery.message.id)
+                    await broker.ack([delivery])
+
+
+@pytest.mark.full
+async def test_a_silent_broker_keeps_nobody_waiting(tansu: Tansu) -> None:
+    async with connected(f"{tansu.url}?{OPTIONS}") as broker:
+        await published(broker, messages(1))
+        tansu.send(signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                with contextlib.suppress(DependencyError):
+                    assert not any(await broker.publish(messages(3, start=1)))
+                while True:
+                    try:
+                        await broker.publish(())
+                    except DependencyError:
+                        break
+                    await asyncio.sleep(0.05)
+        finally:
+            tansu.send(signal.SIGCONT)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                with contextlib.suppress(DependencyError):
+                    if all(await broker.publish(messages(1, start=9))):
+                        break
+                await asyncio.sleep(0.05)
+
+
+# -- topics and offsets -----------------------------------------------------------------------------------------------
+
+
+async def test_what_cannot_be_read_is_kept_as_a_dead_letter_and_nothing_else_is(url: str) -> None:
+    bodies = [b"\xc1nonsense", b"\x90", b'{"id": 1}']
+    async with connected(url) as broker:
+        await published(broker, messages(2))
+        sender = Producer({"bootstrap.servers": host_of(url)})
+        for body in bodies:
+            sender.produce(topic_of(url, "q.normal"), body, partition=0)
+        assert sender.flush(PATIENCE_S) == 0
+        await published(broker, messages(2, start=2))
+        await broker.ack(await leased(broker, 4))
+        assert sorted(await asyncio.to_thread(read, url, "dead", 3)) == sorted(bodies)
+        async with asyncio.timeout(PATIENCE_S):
+            while sum(await asyncio.to_thread(positions, url, "q.normal")) < 5:
+                await asyncio.sleep(0.05)
+
+
+async def test_a_slow_job_holds_the_position_and_not_those_behind_it(url: str) -> None:
+    one_after_the_other = [Message("same", "q", b"%d" % number) for number in range(30)]
+    async with connected(url, pack_jobs=1) as broker:
+        await published(broker, one_after_the_other)
+        slow, *others = await leased(broker, 30)
+        await broker.ack(others)
+        await published(broker, [Message("same", "q", b"later")])
+        [later] = await leased(broker, 1)
+        await broker.ack([later])
+        # What another's clean end would show: all of it comes again.
+        assert sum(await asyncio.to_thread(positions, url, "q.normal")) == 0
+        await broker.ack([slow])
+        async with asyncio.timeout(PATIENCE_S):
+            while sum(await asyncio.to_thread(positions, url, "q.normal")) < 31:
+                await asyncio.sleep(0.05)
+
+
+async def test_of_a_pack_some_are_done_some_given_back_and_some_still_run(url: str) -> None:
+    async with connected(url) as broker:
+        await published(broker, messages(6))
+        held = await leased(broker, 6)
+        await broker.ack(held[:2])
+        await broker.release(held[2:4])
+        again = await leased(broker, 2)
+        assert by_id(carried(again)) == by_id(carried(held[2:4]))
+        await broker.ack(held[4:])
+        await broker.ack(again)
+    assert sum(await asyncio.to_thread(positions, url, "q.normal")) == 2
+
+
+@pytest.mark.full
+async def test_what_is_given_back_after_its_partition_went_is_anybodys(url: str) -> None:
+    ends = Ends()
+    async with attentive(url, ends) as broker, attentive(url, ends) as other:
+        await published(broker, messages(40))
+        held = await leased(broker, 40)
+        # Who gets some of the partitions passes over what is there, since it runs here.
+        passed: list[Delivery] = []
+        async with asyncio.timeout(PATIENCE_S):
+            while not passed:
+                passed += await other.lease(["q"], 40, 1.0, LEASE_S)
+        while more := await other.lease(["q"], 40, 0.0, LEASE_S):
+            passed += more
+        await other.ack(passed)
+        await broker.release(held)
+        again = await patiently_both(broker, other, 40)
+        assert by_id(again) == by_id(messages(40))
+
+
+async def patiently_both(one: Broker, other: Broker, count: int) -> list[Message]:
+    """So many messages from either, each acked."""
+    found: list[Message] = []
+    async with asyncio.timeout(PATIENCE_S):
+        while len(found) < count:
+            for broker in (one, other):
+                deliveries: Sequence[Delivery] = await broker.lease(["q"], count, 0.05, LEASE_S)
+                await broker.ack(deliveries)
+                found += carried(deliveries)
+    return found
+
+
+@pytest.mark.parametrize("pack_jobs", [pytest.param(1, marks=pytest.mark.full), 32])
+async def test_any_number_may_wait_and_be_held(url: str, pack_jobs: int) -> None:
+    """More than is fetched ahead, so fetching pauses and goes on."""
+    count = 2 * AHEAD_JOBS
+    async with connected(url, pack_jobs) as broker:
+        sent = messages(count)
+        for begin in range(0, count, 4096):
+            await published(broker, sent[begin : begin + 4096])
+        held = await leased(broker, 1)
+        inbox = broker._inboxes["q", 1]
+        async with asyncio.timeout(PATIENCE_S):
+            while not inbox._paused:
+                await asyncio.sleep(0.01)
+        async with asyncio.timeout(PATIENCE_S):
+            while len(held) < count:
+                held += await broker.lease(["q"], 500, 1.0, LEASE_S)
+        assert by_id(carried(held)) == by_id(sent)
+        await broker.ack(held)
+
+
+@pytest.mark.full
+async def test_a_topic_that_is_deleted_is_made_anew(url: str) -> None:
+    """Nobody fetches from it meanwhile: to who does, a Tansu answers without the topic's id, and librdkafka 2.5 to 2.16
+    ends the whole process with SIGSEGV."""
+    async with connected(url) as broker:
+        await published(broker, messages(1))
+        admin = AdminClient({"bootstrap.servers": host_of(url)})
+        name = topic_of(url, "q.normal")
+        admin.delete_topics([name])[name].result(PATIENCE_S)
+        found: list[Delivery] = []
+        async with asyncio.timeout(2 * PATIENCE_S):
+            while not found:
+                with contextlib.suppress(DependencyError):
+                    await broker.publish(messages(1, start=1))
+                    found += await broker.lease(["q"], 1, 0.5, LEASE_S)
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.full
+async def test_names_that_no_topic_may_have_are_kept_apart(url: str) -> None:
+    names = ["ünï", "a.b", "a_b", "a-b", "x" * 300, "x" * 299 + "y"]
+    async with connected(url) as broker:
+        for name in names:
+            await published(broker, [Message(name, name, b"")])
+        for name in names:
+            found = await leased(broker, 1, name)
+            assert [each.message.id for each in found] == [name]
+            await broker.ack(found)
+
+
+# -- workers that come and go -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.full
+@pytest.mark.timeout(180)
+async def test_while_workers_come_and_go_work_goes_on_and_all_is_delivered(url: str) -> None:
+    """One stays, others join and leave every two seconds, which is before a Tansu has given them anything. What comes
+    twice was in hand when its partition went."""
+    got, again, sent = set[str](), 0, 0
+
+    async def work(broker: Broker) -> None:
+        nonlocal again
+        while True:
+            deliveries = await broker.lease(["q"], 5, 0.2, LEASE_S)
+            again += sum(each.message.id in got for each in deliveries)
+            got.update(each.message.id for each in deliveries)
+            await broker.ack(deliveries)
+
+    async def publish() -> None:
+        nonlocal sent
+        while True:
+            await published(broker, messages(8, start=sent))
+            sent += 8
+            await asyncio.sleep(0.1)
+
+    async with connected(url) as broker:
+        first = asyncio.create_task(work(broker))
+        publishing = asyncio.create_task(publish())
+        async with asyncio.timeout(PATIENCE_S):
+            while not got:
+                await asyncio.sleep(0.05)
+        for _ in range(5):
+            before = len(got)
+            async with connected(url) as guest:
+                working = asyncio.create_task(work(guest))
+                await asyncio.sleep(2.0)
+                working.cancel()
+                await asyncio.wait([working])
+            await asyncio.sleep(2.0)
+            assert len(got) > before
+        publishing.cancel()
+        await asyncio.wait([publishing])
+        async with asyncio.timeout(2 * PATIENCE_S):
+            while len(got) < sent:
+                await asyncio.sleep(0.05)
+        first.cancel()
+        await asyncio.wait([first])
+        # Of each of four partitions, what was delivered within the time between two commits.
+        assert again <= sent // 4
+
+
+@pytest.mark.full
+async def test_a_message_that_is_too_large_is_refused_alone(url: str) -> None:
+    async with connected(url) as broker:
+        large = Message("large", "q", b"x" * 2_000_000)
+        assert list(await broker.publish([*messages(2), large, *messages(1, start=2)])) == [True, True, False, True]
+        await broker.ack(await leased(broker, 3))
