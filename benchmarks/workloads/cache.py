@@ -15,7 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from benchmarks.bench_run import Bench, Contender, Json, ratios, spread
-from benchmarks.pools import SplitPool, check_against, in_two_parts, mlp_inputs, protocol_json, protocol_values, texts
+from benchmarks.pools import (
+    SplitPool,
+    check_against,
+    in_two_parts,
+    mlp_inputs,
+    protocol_json,
+    protocol_values,
+    text_rows,
+    texts,
+)
 from benchmarks.servers import free_port
 from benchmarks.turns import CHECK_SHARE, wrk_alone, wrk_and_checker
 from benchmarks.workloads import minilm, mlp
@@ -41,6 +50,8 @@ class Subject:
     arguments: tuple[str, ...]
     pool: Pool
     unique: Callable[[int], Pool]
+    sampled: Pool
+    """What the checking client sends: bodies whose answers are known."""
     check: Check
     connections: int
     seconds: float
@@ -95,7 +106,13 @@ def _turn(bench: Bench, subject: Subject, name: str, store: str) -> Json:
             warm = run_event_loop(wrk_alone(server, files[0], subject.connections, plan.warm_s))
         figures = run_event_loop(
             wrk_and_checker(
-                server, pool, files[1], subject.connections, subject.seconds, subject.check, warm.rate * CHECK_SHARE
+                server,
+                subject.sampled(server.endpoint),
+                files[1],
+                subject.connections,
+                subject.seconds,
+                subject.check,
+                warm.rate * CHECK_SHARE,
             )
         )
     return figures.as_json()
@@ -104,6 +121,9 @@ def _turn(bench: Bench, subject: Subject, name: str, store: str) -> Json:
 def _mlp(bench: Bench) -> Subject:
     inputs = mlp_inputs()
     expected = dict(enumerate(mlp.expected_rows(mlp.MODEL, inputs.astype(np.float32))))
+
+    def pool(endpoint: Endpoint) -> SplitPool:
+        return protocol_json(endpoint, "mlp", "x", "FP32", [row[None] for row in inputs])
 
     def unique(seed: int) -> Pool:
         numbers = np.random.default_rng(100 + seed).uniform(size=(2 * HALF, 8))
@@ -115,8 +135,9 @@ def _mlp(bench: Bench) -> Subject:
     return Subject(
         name="mlp",
         arguments=(str(mlp.MODEL), "--set", "mlp.instances=1"),
-        pool=lambda endpoint: protocol_json(endpoint, "mlp", "x", "FP32", [row[None] for row in inputs]),
+        pool=pool,
         unique=unique,
+        sampled=pool,
         check=check_against(expected, protocol_values),
         connections=mlp.CONNECTIONS,
         seconds=bench.plan.wrk_s,
@@ -127,7 +148,11 @@ def _mlp(bench: Bench) -> Subject:
 
 def _minilm(bench: Bench) -> Subject:
     values = texts()
-    ours = next(one for one in minilm.minilm_contenders(bench, values) if one.name == "Forebay")
+    expected = minilm.expected_embeddings(values)
+    known = [values[place] for place in expected]
+
+    def pool_of(chosen: list[str]) -> Pool:
+        return lambda endpoint: protocol_json(endpoint, "minilm", "text", "BYTES", text_rows(chosen))
 
     def unique(seed: int) -> Pool:
         start = b'{"inputs":[{"name":"text","shape":[1,1],"datatype":"BYTES","data":["'
@@ -138,9 +163,10 @@ def _minilm(bench: Bench) -> Subject:
     return Subject(
         name="minilm",
         arguments=(minilm.OURS_MODEL,),
-        pool=ours.pool,
+        pool=pool_of(values),
         unique=unique,
-        check=ours.check,
+        sampled=pool_of(known),
+        check=check_against(dict(enumerate(expected.values())), protocol_values),
         connections=minilm.CLIENTS,
         seconds=bench.plan.minilm_s,
         fill_s=90.0,
