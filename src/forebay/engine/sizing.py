@@ -30,6 +30,13 @@ LEAST_ERROR: Final = 0.01
 """Few rounds may agree by chance: no error is taken to be smaller."""
 
 
+NETWORK_S: Final = 5e-6
+"""What a request costs the machine beside the web process and the model: the kernel's part, interrupts, and whoever
+sends from the same machine. There is nothing of it where candidates are measured."""
+MOST_FOR_NETWORK: Final = 0.3
+"""Of a rate, at most so much is taken off for that."""
+
+
 class Size(NamedTuple):
     """So many instances, each of so many threads."""
 
@@ -195,6 +202,14 @@ class _Search:
                     break
                 contenders = [size for size in contenders if size == before or verdicts.get(size, True) is not False]
         return rounds, True
+
+
+def beside_network(rate: float, rows: float, size: Size, cores: int) -> float:
+    """What is left of a measured rate (rows a second, `rows` to a request) where the network needs its part of the
+    cores: it has to come from a size that takes all of them, and is free where one is left."""
+    if size.instances * size.threads < cores:
+        return rate
+    return rate * (1.0 - min(MOST_FOR_NETWORK, rate / rows * NETWORK_S / cores))
 
 
 def compare(rounds: Sequence[Mapping[Size, float]], one: Size, other: Size) -> tuple[float, float] | None:

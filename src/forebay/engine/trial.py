@@ -206,8 +206,9 @@ class Bench:
         engine.use(size.instances)
         engine.ends.clear()
         load = Load(engine, self._inputs, max(CALLERS, CALLERS_A_CORE * self._order.cores))
+        rows = sum(kept.rows for kept in self._inputs) / len(self._inputs)
         try:
-            return await self._counted(engine, load, size)
+            return sizing.beside_network(await self._counted(engine, load, size), rows, size, self._order.cores)
         finally:
             load.stop()
             while not engine.at_rest and time.monotonic() < self._end:  # noqa: ASYNC110 - an event would cost each batch

@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from forebay.engine.sizing import BUDGET_S, Finding, Size, TrialError, candidates, choose, search
+from forebay.engine.sizing import (
+    BUDGET_S,
+    Finding,
+    Size,
+    TrialError,
+    beside_network,
+    candidates,
+    choose,
+    search,
+)
 
 Speed = Callable[[Size], float]
 
@@ -188,3 +197,13 @@ def test_what_may_be_chance_changes_nothing() -> None:
     rounds = [{usual: 100.0, other: rate} for rate in (140.0, 70.0, 135.0, 80.0, 110.0)]
     assert choose(rounds, usual) == usual
     assert choose([{usual: 100.0, other: rate} for rate in (108.0, 112.0, 109.0, 95.0, 110.0)], usual) == other
+
+
+def test_a_light_model_leaves_the_network_its_part_of_the_cores() -> None:
+    light, heavy = 40_000.0, 200.0
+    assert beside_network(light, 1.0, Size(1, 1), 2) == light
+    assert beside_network(light, 1.0, Size(2, 1), 2) == pytest.approx(0.9 * light)
+    assert beside_network(light, 1.0, Size(1, 2), 2) == pytest.approx(0.9 * light)
+    assert beside_network(light, 1.0, Size(16, 1), 16) == pytest.approx(0.9875 * light)
+    assert beside_network(light, 100.0, Size(2, 1), 2) == pytest.approx(light, rel=0.002), "rows that come together"
+    assert beside_network(heavy, 1.0, Size(2, 1), 2) == pytest.approx(heavy, rel=0.001)
