@@ -129,7 +129,7 @@ class _Calls:
             told = _told(entry, id, now - entry.created, entry.stale_until - now, "memory")
             return document(told)
         if cache.tier is not None:
-            (found,) = await cache.tier.store.look([(digest, "")])
+            (found,), _ = await cache.tier.store.exchange([(digest, "")])
             if isinstance(found, Stored):
                 entry = unpack(b"", found.value)
                 if _may_see(tenant, entry):
