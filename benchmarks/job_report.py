@@ -20,6 +20,10 @@ def _throughput(found: Mapping[str, Any] | None) -> Iterator[str]:
         lost, submitted = (sum(turn[key] for turn in turns) for key in ("lost", "submitted"))
         cpu_us = sum(turn["server_cpu_us_a_job"] for turn in turns) / len(turns)
         yield f"- {name}: {submitted:,} jobs confirmed, {lost} of them not done; {cpu_us:,.0f} us of CPU a job"
+    for name, ratios in (found or {}).get("stand_ins", {}).items():
+        for other, ratio in ratios.items():
+            told = f"{ratio['median']:.2f}x ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+            yield f"- {name} against {other}, in the same rounds: {told}"
 
 
 def _events(found: Mapping[str, Any] | None) -> Iterator[str]:

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ DRAIN_S = 120.0
 """How long the jobs of a turn may take after the last submission."""
 _POLL_S = 0.02
 _QUIET_S = 0.5
+NOTHING = nullcontext()
 _FINISHED = re.compile(rb'^forebay_jobs_finished_total\{kind="succeeded",[^}]*\} (\S+)', re.MULTILINE)
 
 
@@ -50,10 +51,11 @@ class Counted(Protocol):
 
 @dataclass(frozen=True)
 class JobServer:
-    """A contender that takes jobs, and its count."""
+    """A contender that takes jobs, its count, and what runs beside it."""
 
     contender: Contender
     count: Callable[[Server], Counted]
+    beside: AbstractContextManager[object] = NOTHING
 
 
 def ask(endpoint: Endpoint, path: str, body: bytes | None = None) -> bytes:

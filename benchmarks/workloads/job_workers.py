@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench_run import Bench, Json, spread
+from benchmarks.job_carriers import QUEUES, delete_queues, rabbitmq_url
 from benchmarks.servers import free_port, running
 from benchmarks.workloads.fairness import LONG_MODEL
-from benchmarks.workloads.jobs import QUEUES, delete_queues, rabbitmq_url
 
 from forebay.api.auth import ANONYMOUS
 from forebay.bench.generator import run_event_loop

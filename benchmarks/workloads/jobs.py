@@ -9,17 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
-import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import aio_pika
 import msgspec
 import numpy as np
 from benchmarks.bench_run import OURS, Bench, Json, spread, throughput_result
-from benchmarks.job_servers import JobServer, ours, peer, settle, wait_until_over
+from benchmarks.job_carriers import (
+    CARRIED,
+    CELERY_QUEUE,
+    KAFKA,
+    QUEUES,
+    RABBITMQ_VARIABLE,
+    SQS,
+    delete_queues,
+    rabbitmq_url,
+    stand_ins,
+)
+from benchmarks.job_servers import NOTHING, JobServer, ours, peer, settle, wait_until_over
 from benchmarks.pools import mlp_inputs
 from benchmarks.turns import CHECK_SHARE, wrk_alone, wrk_and_checker
 from benchmarks.workloads.mlp import CONNECTIONS, MODEL, expected_rows
@@ -29,11 +37,6 @@ from forebay.bench.generator import run_event_loop
 from forebay.core.tensors import Array
 
 ALWAYS = "Forebay, durability always"
-CARRIED = "Forebay, carried by RabbitMQ"
-RABBITMQ_VARIABLE = "FOREBAY_BENCH_RABBITMQ"
-"""The URL of a RabbitMQ, where it is not the one of this machine."""
-QUEUES = "forebay-bench"
-_CELERY_QUEUE = "forebay-bench-celery"
 CELERY, ARQ = "FastAPI + Celery + Redis", "FastAPI + arq + Redis"
 CELERY_CARRIED = "FastAPI + Celery + RabbitMQ + Redis"
 CELERY_FLAGS = "--pool solo --without-gossip --without-mingle --without-heartbeat"
@@ -59,45 +62,47 @@ def run(bench: Bench) -> Json:
 
     with _queues_that_go() if {CARRIED, CELERY_CARRIED} & set(names) else contextlib.nullcontext():
         turns = bench.take_turns("jobs", names, turn, unit="jobs/s", rounds=bench.plan.rounds)
-    return {**throughput_result(turns, "jobs/s"), "carried": _carried(turns)}
-
-
-def _carried(turns: Mapping[str, Sequence[Json]]) -> dict[str, Json]:
-    """How many times as many jobs as each of these, in the same round, over a RabbitMQ."""
-    rates = {name: [turn["rate"] for turn in taken] for name, taken in turns.items()}
-    others = [name for name in (OURS, CELERY_CARRIED) if name in rates and CARRIED in rates]
     return {
-        name: spread([mine / other for mine, other in zip(rates[CARRIED], rates[name], strict=True)]) for name in others
+        **throughput_result(turns, "jobs/s"),
+        "carried": carried(turns, CARRIED, OURS, CELERY_CARRIED),
+        "stand_ins": {name: carried(turns, name, OURS) for name in (KAFKA, SQS) if name in turns},
+    }
+
+
+def carried(turns: Mapping[str, Sequence[Json]], by: str, *others: str) -> dict[str, Json]:
+    """How many times as many jobs as each of the others, in the same round, when they are carried so."""
+    rates = {name: [turn["rate"] for turn in taken] for name, taken in turns.items()}
+    return {
+        name: spread([mine / other for mine, other in zip(rates[by], rates[name], strict=False)])
+        for name in others
+        if name in rates and by in rates
     }
 
 
 def job_servers(bench: Bench, rows: Sequence[Sequence[float]]) -> list[JobServer]:
-    """Forebay as it is, with every job synced before it is confirmed, and over a RabbitMQ if there is one, as Celery
-    then too; the peers' Redis syncs every second."""
+    """Forebay as it is, with every job synced before it is confirmed, over a RabbitMQ if there is one, as Celery then
+    too, and over stand-ins for Kafka and SQS; the peers' Redis syncs every second."""
     model, one = f"{MODEL}=mlp", ("--set", "mlp.instances=1")
     always = ours(bench, model, *one, "--durability", "always", rows=rows, check=None)
     others = [JobServer(replace(always.contender, name=ALWAYS), always.count)]
+
+    def over(name: str, url: str, beside: contextlib.AbstractContextManager[object] = NOTHING) -> JobServer:
+        carried = ours(bench, model, *one, "--broker", url, rows=rows, check=None)
+        return JobServer(replace(carried.contender, name=name), carried.count, beside)
+
     celery = functools.partial(peer, bench, kind="celery", model=MODEL, rows=rows, FLAGS=CELERY_FLAGS)
     if (rabbitmq := rabbitmq_url()) is not None:
-        carried = ours(bench, model, *one, "--broker", f"{rabbitmq}?prefix={QUEUES}", rows=rows, check=None)
-        others.append(JobServer(replace(carried.contender, name=CARRIED), carried.count))
-        others.append(celery(name=CELERY_CARRIED, BROKER=rabbitmq, QUEUE=_CELERY_QUEUE))
+        others.append(over(CARRIED, f"{rabbitmq}?prefix={QUEUES}"))
+        others.append(celery(name=CELERY_CARRIED, BROKER=rabbitmq, QUEUE=CELERY_QUEUE))
+    else:
+        bench.tell(f"jobs: {CARRIED} is left out, since there is none at port 5672; {RABBITMQ_VARIABLE} names another")
     return [
         ours(bench, model, *one, rows=rows, check=None),
         *others,
+        *(over(one.name, one.url, one.running) for one in stand_ins(bench.tell)),
         celery(name=CELERY),
         peer(bench, ARQ, "arq", MODEL, rows),
     ]
-
-
-def rabbitmq_url() -> str | None:
-    """Of a RabbitMQ that is there."""
-    named = os.environ.get(RABBITMQ_VARIABLE)
-    if named:
-        return named
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", 5672), 1.0):
-        return "amqp://127.0.0.1:5672/"
-    return None
 
 
 @contextlib.contextmanager
@@ -109,17 +114,6 @@ def _queues_that_go() -> Iterator[None]:
         asyncio.run(delete_queues(f"mlp.{level}" for level in ("high", "normal", "low")))
 
 
-async def delete_queues(names: Iterable[str]) -> None:
-    """Delete what a turn has made in the RabbitMQ; queues by their names without prefix."""
-    async with await aio_pika.connect(rabbitmq_url()) as connection:
-        channel = await connection.channel()
-        for queue in (*names, "dead"):
-            await channel.queue_delete(f"{QUEUES}.{queue}")
-        await channel.queue_delete(_CELERY_QUEUE)
-        await channel.exchange_delete(_CELERY_QUEUE)
-        await channel.exchange_delete(f"{QUEUES}.dead")
-
-
 def jobs_turn(bench: Bench, under_test: JobServer, expected: Array) -> Json:
     """Start, warm up, submit, wait for the last one, look at what came of them, stop."""
     plan = bench.plan
@@ -128,7 +122,7 @@ def jobs_turn(bench: Bench, under_test: JobServer, expected: Array) -> Json:
     def note(place: int, answer: Answer) -> None:
         ids.append((place, _confirmed(answer.body).id))
 
-    with bench.serve(under_test.contender) as (server, pool):
+    with under_test.beside, bench.serve(under_test.contender) as (server, pool):
         pool_file = pool.write(bench.scratch / "pool.bin")
         counted = under_test.count(server)
         warm = run_event_loop(wrk_alone(server, pool_file, CONNECTIONS, plan.warm_s))

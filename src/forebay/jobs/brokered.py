@@ -15,7 +15,7 @@ import msgspec
 
 from forebay.brokers.port import Broker, Delivery, Message
 from forebay.core.errors import DependencyError
-from forebay.jobs.record import JobSpec
+from forebay.jobs.record import ENVELOPE_VERSION, JobSpec
 from forebay.jobs.record_store import INLINE_BYTES, Carried, RecordStore
 from forebay.jobs.store import Bounds, Finish, LeasedJob, NewJob, Partial, QueueDepth, Reaped, Submission
 from forebay.telemetry.logs import fields
@@ -136,7 +136,7 @@ class BrokeredQueue:
         return [message.id for message, is_confirmed in zip(messages, confirmed, strict=True) if is_confirmed]
 
     def _message(self, job: Carried, spec: JobSpec) -> Message:
-        if job.without_body or len(spec.body) > self._inline_bytes:
+        if job.named or len(spec.body) > self._inline_bytes:
             job = Carried(job.id, job.created_ms)
         return Message(job.id, spec.model, self._encode(job), spec.level)
 
@@ -184,4 +184,10 @@ class BrokeredQueue:
             carried = self._decode(message.payload)
         except msgspec.MsgspecError:
             return Carried(message.id)
-        return carried if carried.id == message.id else Carried(message.id)
+        if carried.id != message.id:
+            return Carried(message.id)
+        if carried.spec is not None and carried.spec.envelope != ENVELOPE_VERSION:
+            # A record that is made of it must hold for who knows that version.
+            foreign = msgspec.msgpack.decode(message.payload)["spec"]
+            return msgspec.structs.replace(carried, foreign=foreign)
+        return carried

@@ -6,7 +6,7 @@ As for `JobQueue`: errors are `DependencyError` (store_unavailable) within a bou
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -28,14 +28,16 @@ INLINE_BYTES: Final = 200_000
 
 
 class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A job as a message carries it. `spec` is None where its body is too large for that, or what came is unreadable;
-    then its record must be there. `created_ms` is by the store's clock. `without_body`: the spec's body was left in the
-    store; so no message carries it."""
+    """A job as a message carries it. `spec` is None where its body is too large for that, where it is of a version that
+    its publisher does not know, or where what came is unreadable; then its record must be there. `created_ms` is by the
+    store's clock. Of this process only: `named`, no message carries the spec, which is not whole here; `foreign`, a
+    spec of another version as it came."""
 
     id: str
     created_ms: int = 0
     spec: JobSpec | None = None
-    without_body: bool = False
+    named: bool = False
+    foreign: dict[str, Any] | None = None
 
 
 class Due(msgspec.Struct, frozen=True):

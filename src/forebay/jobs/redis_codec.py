@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -61,6 +61,11 @@ def packed_spec(spec: JobSpec) -> bytes:
     return _encoder.encode(msgspec.structs.replace(spec, id="", body=b""))
 
 
+def packed_foreign(asked: Mapping[str, Any]) -> bytes:
+    """The envelope of a spec of another version, with what is not known here, too."""
+    return _encoder.encode({**asked, "id": "", "body": b""})
+
+
 def packed_terms(spec: JobSpec) -> bytes:
     """What the scripts must know of a job, which never changes; the same for jobs alike."""
     ttl_ms = False if spec.ttl_s is None else round(spec.ttl_s * 1000)
@@ -77,10 +82,10 @@ def spec_of(envelope: bytes, id: str, body: bytes = b"") -> JobSpec:
     return spec
 
 
-def _shown_spec(envelope: bytes, id: str, terms: bytes) -> JobSpec:
+def shown_spec(envelope: bytes, id: str, terms: bytes, body: bytes = b"") -> JobSpec:
     """As much as can be read of a spec."""
     try:
-        return spec_of(envelope, id)
+        return spec_of(envelope, id, body)
     except msgspec.DecodeError:
         model, level, tenant, _, _, attempts = _terms_decoder.decode(terms)
         most = int(str(attempts).rstrip("w"))
@@ -112,7 +117,7 @@ def look_of(id: str, fields: Any) -> Look:
         return Gone(fields.decode()) if isinstance(fields, bytes) else None
     state, terms, envelope, order, attempt, sequence, claim, end, progress, error, output, form = fields
     record = JobRecord(
-        spec=_shown_spec(envelope, id, terms),
+        spec=shown_spec(envelope, id, terms),
         state=STATES[state],
         attempt=attempt,
         sequence=sequence,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar, Final
 
@@ -11,7 +12,7 @@ import msgspec
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.errors import RequestError, SetupError
 from forebay.jobs.ids import is_id, shard_of
-from forebay.jobs.record import CANCELED, STATE_NAMES, TERMINAL, JobRecord, JobSpec, State
+from forebay.jobs.record import CANCELED, ENVELOPE_VERSION, STATE_NAMES, TERMINAL, JobRecord, JobSpec, State
 from forebay.jobs.redis_codec import LETTERS, STATES, events_of, look_of, packed_error, packed_id, spec_of, written_id
 from forebay.jobs.redis_feed import RedisFeed
 from forebay.jobs.redis_scripts import ScriptName, Scripts
@@ -119,10 +120,11 @@ class RedisReader:
         envelope, body, state = await self._link.execute("HMGET", key, "d", "b", "s")
         if envelope is None or body is None or STATES[state] in TERMINAL - {"failed"}:
             return None
-        try:
-            return spec_of(envelope, id, body)
-        except msgspec.DecodeError:
-            raise RequestError(f"job {id} was stored by a newer server; ask that one", code="unsupported") from None
+        with contextlib.suppress(msgspec.DecodeError):
+            spec = spec_of(envelope, id, body)
+            if spec.envelope == ENVELOPE_VERSION:
+                return spec
+        raise RequestError(f"job {id} was stored by a newer server; ask that one", code="unsupported")
 
     async def _indexes(self, tenant: str | None, state: str) -> Sequence[tuple[int, str | bytes]]:
         """The sorted sets that hold what is asked for, each with its shard."""

@@ -6,12 +6,18 @@ import secrets
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-import msgspec
-
 from forebay.jobs.ids import is_id
-from forebay.jobs.record import OVERDUE, SILENT
+from forebay.jobs.record import ENVELOPE_VERSION, OVERDUE, SILENT
 from forebay.jobs.record_store import INLINE_BYTES, Carried, Claimed, Due
-from forebay.jobs.redis_codec import packed_error, packed_id, packed_spec, packed_terms, spec_of, written_id
+from forebay.jobs.redis_codec import (
+    packed_error,
+    packed_foreign,
+    packed_id,
+    packed_spec,
+    packed_terms,
+    shown_spec,
+    written_id,
+)
 from forebay.jobs.redis_kept import RedisKept, leased_job, unreadable_end
 from forebay.jobs.store import Bounds, LeasedJob, NewJob, Submission
 
@@ -97,7 +103,14 @@ class RedisRecords(RedisKept):
         """Make records of what messages tell. False: there is none to be made."""
         whole = [(one, one.spec) for one in unknown if one.spec is not None]
         rows = [
-            (packed_id(one.id), one.created_ms, packed_terms(spec), packed_spec(spec), spec.body) for one, spec in whole
+            (
+                packed_id(one.id),
+                one.created_ms,
+                packed_terms(spec),
+                packed_spec(spec) if one.foreign is None else packed_foreign(one.foreign),
+                spec.body,
+            )
+            for one, spec in whole
         ]
         return any(await self._spread("revive", [], [one.id for one, _ in whole], rows))
 
@@ -125,12 +138,11 @@ class RedisRecords(RedisKept):
                 words = [_CARRIED_BYTES, INLINE_BYTES, *ids[:_CARRIED_MOST]]
                 looked, *reply = await self._scripts.call("carry", shard, words)
                 del ids[:looked]
-                for at in range(0, len(reply), 4):
-                    packed, order, envelope, body = reply[at : at + 4]
+                for at in range(0, len(reply), 5):
+                    packed, order, terms, envelope, body = reply[at : at + 5]
                     id = written_id(packed)
-                    try:
-                        spec = spec_of(envelope, id, body or b"")
-                    except msgspec.DecodeError:
-                        continue  # a newer server wrote it, and will publish it
-                    jobs.append(Carried(id, int(order) // 1000, spec, body is None))
+                    spec = shown_spec(envelope, id, terms, body or b"")
+                    # What another release asks for may be more than is read here: its message only names it.
+                    named = body is None or spec.envelope != ENVELOPE_VERSION
+                    jobs.append(Carried(id, int(order) // 1000, spec, named))
         return jobs

@@ -39,11 +39,12 @@ def jobs(store: Store) -> Jobs:
 
 
 EACH_TIME = {
-    "valkey-sqs": {"test_lease", "test_finish"},
+    "valkey-sqs": {"test_lease", "test_finish", "test_fleets"},
     "valkey-kafka": {
         "test_any_order",
         "test_a_job_that_was_given_back_is_free_at_once_and_the_attempt_does_not_count",
         "test_workers_side_by_side_never_get_the_same_job",
+        "test_another_version_is_left_to_who_knows_it_and_fails_where_nobody_does",
     },
 }
 """Files, or tests, that run over these each time: how jobs are carried is what differs there."""

@@ -111,7 +111,7 @@ async def test_what_the_reaper_freed_is_told_of_until_it_is_published(site: Site
         told = {job.id: job for job in due.jobs}
         assert set(told) == {large.id, small.id}
         assert told[small.id].spec == small
-        assert told[large.id].without_body
+        assert told[large.id].named
     due = await site.records.due(REPUBLISH_AFTER_S, [small.id])
     assert [job.id for job in due.jobs] == [large.id]
     site.lose_messages()

@@ -15,10 +15,11 @@ LEVELS = ("high", "normal", "low")
 
 
 class Carrier:
-    """Queues of one model with a prefix of their own. `url` names both."""
+    """Queues of some models with a prefix of their own. `url` names both."""
 
-    def __init__(self, url: str, model: str = "tallied") -> None:
-        self._model = model
+    def __init__(self, url: str, *models: str) -> None:
+        """Without `models`: of `tallied`."""
+        self._models = models or ("tallied",)
         self._plain_url, self._prefix = url, f"test-{secrets.token_hex(6)}"
         self.url = f"{url}?prefix={self._prefix}"
 
@@ -30,7 +31,7 @@ class Carrier:
     async def _left(self) -> dict[str, int]:
         left: dict[str, int] = {}
         async with await aio_pika.connect(self._plain_url) as connection:
-            for queue in [*(f"{self._model}.{level}" for level in LEVELS), "dead"]:
+            for queue in [*(f"{model}.{level}" for model in self._models for level in LEVELS), "dead"]:
                 channel = await connection.channel()
                 name = f"{self._prefix}.{queue}"
                 try:

