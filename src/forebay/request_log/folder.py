@@ -40,7 +40,7 @@ class Piece(NamedTuple):
 def folder_name(name: str) -> str:
     """A model or tenant as a folder: no name leads anywhere else, and no two have one folder."""
     plain = quote(name, safe="")
-    if plain == name and len(plain) <= _LONGEST_NAME and not plain.startswith(".") and "~" not in plain:
+    if plain and plain == name and len(plain) <= _LONGEST_NAME and not plain.startswith(".") and "~" not in plain:
         return plain
     return f"{plain[:_LONGEST_NAME].strip('.~')}~{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 

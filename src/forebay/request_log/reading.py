@@ -70,7 +70,7 @@ def parts_of(folder: Path, damage: Damage) -> list[Part]:
             (origin.version, origin.tenant),
             Part(origin.model, origin.version, origin.tenant, 0, 0, 0, int(piece.name.partition("-")[0]) / 1e3),
         )
-        part.rows += sum(1 for _ in segment.keys())
+        part.rows += sum(1 for _ in segment.row_keys())
         part.files += 1
         part.bytes += piece.size
     return [part for _, part in sorted(parts.items())]

@@ -67,7 +67,7 @@ class Segment:
                     continue
                 yield origin, key, row
 
-    def keys(self) -> Iterator[bytes]:
+    def row_keys(self) -> Iterator[bytes]:
         """The keys of its rows, without a look at these."""
         with self._opened() as file:
             if file is None or self._origin(file) is None:

@@ -116,7 +116,7 @@ class Store:
         damage, left = Damage(), MOST_KEYS
         found: list[tuple[str, list[bytes]]] = []
         for piece in reversed(there):
-            keys = list(islice(Segment(piece.path, damage).keys(), left))
+            keys = list(islice(Segment(piece.path, damage).row_keys(), left))
             found.append((piece.name, keys))
             left -= len(keys)
             if not left:
