@@ -70,6 +70,7 @@ class Store:
         self._keys_of: dict[str, list[bytes]] | None = None
         """By file; None: it was not looked yet what is there."""
         self._failing = False
+        self._made = 0
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Write those of these rows that are not there yet. What cannot be written is counted and told of, once."""
@@ -163,7 +164,8 @@ class Store:
                 entry.counts.drop("too_large", 1)
                 return
             self._make_room(len(head) + len(frame), there)
-            name, path, fd = folders.new_segment(self._path, entry.origin.tenant, self._clock())
+            self._made += 1
+            name, path, fd = folders.new_segment(self._path, entry.origin.tenant, self._clock(), self._made)
             one = self._open[place] = _Open(name, path, fd, 0)
             there.append(Piece(name, path, 0))
             self._write(one, head)
@@ -176,14 +178,12 @@ class Store:
         """Take the oldest files away until there is room for so many bytes more."""
         while self.held_bytes + nbytes > self.bound_bytes and there:
             oldest = there.pop(0)
-            size = oldest.size
             for one in list(self._open.values()):
                 if one.name == oldest.name:
-                    size = one.size
                     self._close(one)
             with contextlib.suppress(FileNotFoundError):
+                self.held_bytes -= oldest.path.stat().st_size  # it may have grown since it was looked at
                 oldest.path.unlink()
-            self.held_bytes -= size
             self._forget(oldest.name)
 
     def _write(self, one: _Open, data: bytes) -> None:

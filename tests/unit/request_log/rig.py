@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,7 @@ class Rig:
     ) -> None:
         self.data_dir = data_dir
         self.signature = signature
-        self._ticks = itertools.count(1_700_000_000)
-        self.logs = RequestLogs(gather_s=0.0, clock=lambda: float(next(self._ticks)))
+        self.logs = RequestLogs(gather_s=0.0)
         chosen = ModelSettings(**{"request_log": 1.0, **settings})
         opened = self.logs.open("m", version, "d" + version, signature, labels, chosen, data_dir)
         assert opened is not None
