@@ -230,7 +230,7 @@ def _request_log(found: Mapping[str, Any] | None) -> Iterator[str]:
     if not found:
         return
     yield from ("", "## The request log", "")
-    yield "| log | req/s | off, req/s | log / off, median (lowest to highest) | rows written | dropped | checked | wrong |"
+    yield "| log | req/s | off, req/s | log / off, median (lowest to highest) | written | dropped | checked | wrong |"
     yield "|---|--:|--:|--:|--:|--:|--:|--:|"
     rates, off = found["rates"], found["off_turns"]
     for name in ("1 %", "1 %, redacted"):

@@ -1,8 +1,8 @@
 """The request log: what it costs to write 1 % of all requests down, answers included.
 
-The MLP by wrk, alike but for the log. All bodies are different, so that none is passed over as one that is there already;
-the third server has a redaction function too. Turns alternate, and each ratio is of one round. A second client sends 1 %
-more, and checks its answers. Written rows are counted, so that a log that wrote nothing would show.
+The MLP by wrk, alike but for the log. All bodies are different, so that none is passed over as one that is there
+already; the third server has a redaction function too. Turns alternate, and each ratio is of one round. A second client
+sends 1 % more, and checks its answers. Written rows are counted, so that a log that wrote nothing would show.
 """
 
 from __future__ import annotations
