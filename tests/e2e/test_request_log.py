@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -176,36 +174,3 @@ def test_workers_write_what_web_processes_take(tmp_path: Path) -> None:
         written(worker, "Ragged", 2)
         assert sorted(one["x"] for one in rows_of(worker.folder, "Ragged")) == [[1, 2], [3, 4]]
         assert not (web.folder / ".forebay" / "requests").exists()
-
-
-def test_killed_under_load_it_stays_readable_and_within_its_bound(tmp_path: Path) -> None:
-    bound = 1 << 17
-    settings = [*quick(*model("plain.py", "Ragged")), *ALL, "--set", f"Ragged.request_log_bytes={bound}"]
-    sent: set[tuple[float, ...]] = set()
-    for round_number in range(3):
-        served = Served(tmp_path, *settings).wait_ready()
-        try:
-            with ThreadPoolExecutor(4) as pool:
-
-                def client(number: int, served: Served = served, round_number: int = round_number) -> None:
-                    for step in range(10_000):
-                        row = (float(round_number), float(number), float(step), *([0.5] * 60))
-                        sent.add(row)
-                        try:
-                            served.infer("Ragged", [list(row)])
-                        except Exception:
-                            return  # it is dead
-
-                clients = [pool.submit(client, number) for number in range(4)]
-                written(served, "Ragged", 150)
-                served.process.send_signal(signal.SIGKILL)
-                for one in clients:
-                    one.result()
-        finally:
-            served.close()
-        found = rows_of(tmp_path, "Ragged")
-        assert {tuple(one["x"]) for one in found} <= sent
-        assert any(one["x"][0] == round_number for one in found)
-        assert all(one["output.same"] == one["x"] for one in found)
-        files = list((tmp_path / ".forebay" / "requests").rglob("*.rows"))
-        assert sum(path.stat().st_size for path in files) <= bound
