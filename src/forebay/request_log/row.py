@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from forebay.core.tensors import Array, datatype_of, from_buffer, to_buffer
+from forebay.core.tensors import NUMPY_TYPES, Array, from_buffer, pack_bytes
 
 NO_TENANT: Final = "anonymous"
 """Whose rows these are that came without an API key. No key has this name."""
@@ -56,13 +56,15 @@ class Body(msgspec.Struct, array_like=True):
     parameters: dict[str, Any] = {}
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Body).decode
+_DATATYPES: Final = {dtype: name for name, dtype in NUMPY_TYPES.items()}
+encode: Final[Callable[[Body], bytes]] = msgspec.msgpack.Encoder().encode
+"""A row as bytes."""
+_decode: Final = msgspec.msgpack.Decoder(Body).decode
 
 
-def pack(row: Row) -> bytes:
-    """A row as bytes."""
-    return _encode(Body(row.at, _tensors(row.inputs), _tensors(row.outputs), row.parameters))
+def body_of(row: Row) -> Body:
+    """A row as it is written."""
+    return Body(row.at, _tensors(row.inputs), _tensors(row.outputs), row.parameters)
 
 
 def unpack(body: bytes) -> Row:
@@ -74,8 +76,8 @@ def unpack(body: bytes) -> Row:
 def _tensors(arrays: Mapping[str, Array]) -> list[Tensor]:
     tensors = []
     for name, array in arrays.items():
-        datatype = "BYTES" if array.dtype == object else datatype_of(array)
-        tensors.append(Tensor(name, datatype, array.shape, to_buffer(array, datatype)))
+        data = pack_bytes(array.reshape(-1).tolist()) if array.dtype == object else array.tobytes()
+        tensors.append(Tensor(name, _DATATYPES[array.dtype], array.shape, data))
     return tensors
 
 

@@ -15,10 +15,10 @@ from typing import Final
 
 from forebay.cache.key import KeyMaker, digest_of
 from forebay.core.request import Payload, Request, payload_array
-from forebay.core.tensors import Array, to_buffer
+from forebay.core.tensors import Array
 from forebay.models.signature import Signature
 from forebay.request_log.redaction import Redact, RedactionError, redacted
-from forebay.request_log.row import KEY_BYTES, NO_TENANT, Origin, Row, pack
+from forebay.request_log.row import KEY_BYTES, NO_TENANT, Body, Origin, Row, body_of, encode
 from forebay.request_log.sampler import Taken
 from forebay.request_log.store import Entry, Store
 from forebay.telemetry.logs import fields
@@ -53,6 +53,8 @@ class Destination:
         self._signature = signature
         self._redact = redact
         self._keys = KeyMaker(origin.model, origin.version, origin.digest, signature)
+        self._names_in = [spec.name for spec in signature.inputs]
+        self._names_out = [spec.name for spec in signature.outputs]
         self._origins: dict[str, Origin] = {}
         self._told = 0.0
 
@@ -85,7 +87,8 @@ class Destination:
             if allowed is None:
                 self.counts.drop("redacted", 1)
                 continue
-            yield Entry(origin, self._key(allowed, taken.tenant), pack(allowed), self.counts)
+            body = body_of(allowed)
+            yield Entry(origin, self._key(body, taken.tenant), encode(body), self.counts)
 
     def _tell(self, reason: str) -> None:
         """At most once a minute: a function that fails often fails always."""
@@ -102,8 +105,7 @@ class Destination:
         for payload, spec, shape in zip(taken.inputs, signature.inputs, taken.shapes, strict=True):
             full = (taken.rows, *shape) if signature.batched else shape
             inputs.append(payload_array(payload, spec.datatype, full))
-        names_in = [spec.name for spec in signature.inputs]
-        names_out = [spec.name for spec in signature.outputs]
+        names_in, names_out = self._names_in, self._names_out
         if not signature.batched:
             outputs = dict(zip(names_out, taken.outputs, strict=True))
             yield Row(taken.at, dict(zip(names_in, inputs, strict=True)), outputs, parameters)
@@ -116,16 +118,16 @@ class Destination:
                 parameters,
             )
 
-    def _key(self, row: Row, tenant: str) -> bytes:
+    def _key(self, body: Body, tenant: str) -> bytes:
         """The key that the answer cache has for such a row asked alone. Of what is written, never of what is not:
         from a digest of a short secret the secret is soon found."""
-        payloads: list[Payload] = []
-        shapes: list[tuple[int, ...]] = []
-        for spec in self._signature.inputs:
-            array = row.inputs.get(spec.name)
-            payloads.append(b"" if array is None else to_buffer(array, spec.datatype))
-            shapes.append((-1,) if array is None else array.shape)
-        request = Request(payloads, tuple(shapes), 1, 0, 0.0, 0.0, _nobody, parameters=row.parameters or None)
+        payloads: list[Payload] = [tensor.data for tensor in body.inputs]
+        shapes = tuple([tensor.shape for tensor in body.inputs])
+        if len(payloads) < len(self._names_in):
+            there = {tensor.name: tensor for tensor in body.inputs}
+            payloads = [there[name].data if name in there else b"" for name in self._names_in]
+            shapes = tuple([there[name].shape if name in there else (-1,) for name in self._names_in])
+        request = Request(payloads, shapes, 1, 0, 0.0, 0.0, _nobody, parameters=body.parameters or None)
         key = self._keys.of(request, "" if tenant == NO_TENANT else tenant)
         return digest_of(key)[:KEY_BYTES]
 

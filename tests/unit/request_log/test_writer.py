@@ -78,13 +78,13 @@ def test_the_thread_goes_on_whatever_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = Rig(tmp_path, TEXTS)
-    pack = writer.pack
+    encode = writer.encode
 
-    def fails_once(row: Any) -> bytes:
-        monkeypatch.setattr(writer, "pack", pack)
+    def fails_once(body: Any) -> bytes:
+        monkeypatch.setattr(writer, "encode", encode)
         raise RuntimeError("about secret things")
 
-    monkeypatch.setattr(writer, "pack", fails_once)
+    monkeypatch.setattr(writer, "encode", fails_once)
     rig.ask("secret things")
     for _ in range(1000):
         if rig.counts.dropped:
