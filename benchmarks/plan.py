@@ -51,6 +51,8 @@ class Plan:
     shared_rounds: int
     zipf_keys: int
     """Different texts under Zipf traffic. Warm-up and memory of the cache are in proportion."""
+    log_rounds: int
+    """Of the request log: more than elsewhere, since what it costs is smaller than the noise of a round."""
 
 
 FULL = Plan(
@@ -83,6 +85,7 @@ FULL = Plan(
     shared_jobs=4000,
     shared_rounds=3,
     zipf_keys=100_000,
+    log_rounds=9,
 )
 QUICK = Plan(
     rounds=2,
@@ -114,4 +117,5 @@ QUICK = Plan(
     shared_jobs=2000,
     shared_rounds=1,
     zipf_keys=10_000,
+    log_rounds=3,
 )

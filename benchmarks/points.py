@@ -29,6 +29,7 @@ def points(results: Results) -> list[Point]:
         *_rest(results),
         *_jobs(results),
         *_cache_zipf(results),
+        *_request_log(results),
         *_optimize(results),
     ]
 
@@ -153,6 +154,14 @@ def _cache_zipf(results: Results) -> Iterator[Point]:
         for size in ("answers", "bytes"):
             of_ideal = zipf["hits"]["ideals"][size]["of_ideal"]
             yield _at_least("cache 4", f"{where}: hit rate against an LRU of as many {size}", of_ideal, 0.95, 0.95)
+
+
+def _request_log(results: Results) -> Iterator[Point]:
+    for name, found in (results.get("request_log") or {}).items():
+        if name.startswith("1 %"):
+            value = found["median"]
+            what = f"MLP, request log at {name}: throughput against off"
+            yield Point("distil 5", what, f"{value:.3f}x", "0.98x", "0.995x", value >= 0.98, value >= 0.995)
 
 
 def _optimize(results: Results) -> Iterator[Point]:

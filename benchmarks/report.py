@@ -46,6 +46,7 @@ def report_lines(results: Results) -> Iterator[str]:
     yield from job_lines(results)
     yield from _cache(results.get("cache"))
     yield from _cache_zipf(results.get("cache_zipf"))
+    yield from _request_log(results.get("request_log"))
     yield from _rest(results)
     yield from _sizing(results.get("sizing"))
     yield from _tune(results.get("tune"))
@@ -223,6 +224,25 @@ def _cache(found: Mapping[str, Any] | None) -> Iterator[str]:
             checked, wrong = (sum(turn[key] for turn in turns) for key in ("checked", "wrong"))
             medians = f"{rates[on]['median']:,.0f} | {rates[off]['median']:,.0f}"
             yield f"| {model} | {on} | {medians} | {_ratio(figures[on])} | {checked} | {wrong} |"
+
+
+def _request_log(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if not found:
+        return
+    yield from ("", "## The request log", "")
+    yield "| log | req/s | off, req/s | log / off, median (lowest to highest) | written | dropped | checked | wrong |"
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|"
+    rates, off = found["rates"], found["off_turns"]
+    for name in ("1 %", "1 %, redacted"):
+        if name in found:
+            turns = found[name]["turns"]
+            written, dropped = (sum(turn[key] for turn in turns) for key in ("written", "dropped"))
+            checked, wrong = (sum(turn[key] for turn in [*off, *turns]) for key in ("checked", "wrong"))
+            medians = f"{rates[name]['median']:,.0f} | {rates['off']['median']:,.0f}"
+            counts = f"{written:,.0f} | {dropped:,.0f} | {checked} | {wrong}"
+            ratio = found[name]
+            span = f"{ratio['median']:.3f}x ({ratio['lowest']:.3f} to {ratio['highest']:.3f})"
+            yield f"| {name} | {medians} | {span} | {counts} |"
 
 
 def _cache_zipf(found: Mapping[str, Any] | None) -> Iterator[str]:

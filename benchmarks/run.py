@@ -42,6 +42,7 @@ from benchmarks.workloads import (  # noqa: E402
     one_client,
     open_loop,
     optimize,
+    request_log,
     shapes,
     sizing,
     streaming,
@@ -72,9 +73,10 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "job_workers": job_workers.run,
     "cache": cache.run,
     "cache_zipf": cache_zipf.run,
+    "request_log": request_log.run,
 }
 EXAMPLES = {
-    "mlp": {"mlp", "cache", "one_client", "mixed", "idle", "sizing", "tune", "fairness"}
+    "mlp": {"mlp", "cache", "request_log", "one_client", "mixed", "idle", "sizing", "tune", "fairness"}
     | {"jobs", "job_events", "job_beside"},
     "images": {"images", "mixed", "sizing", "fairness"},
     "minilm": {"minilm", "cache", "cache_zipf", "idle", "open_loop", "sizing", "tune", "fairness", "job_beside"}

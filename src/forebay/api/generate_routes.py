@@ -15,7 +15,7 @@ from forebay.api import openapi
 from forebay.api.cache_control import told
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.event_stream import EventStream
-from forebay.api.infer_routes import Waiting, as_wanted, ask_of, let_in, read_body
+from forebay.api.infer_routes import TENANT, Waiting, as_wanted, ask_of, let_in, read_body
 from forebay.api.inference import Inference
 from forebay.api.problems import Answer
 from forebay.api.routing import MODEL_PATHS, Operation, add
@@ -34,7 +34,7 @@ def add_generate(app: FastAPI, inference: Inference, clock: Clock) -> Mapping[by
         with let_in(http, headers, inference) as endpoint:
             body = await read_body(http, inference)
             request = endpoint.generate.read(body, arrived, waiting.end)
-            request.cache = ask_of(http, endpoint)
+            request.cache, request.tenant = ask_of(http, endpoint), http.scope[TENANT]
             waiting.submit(endpoint.engine, request)
         answered = await waiting.answer()
         if answered.error is not None:
@@ -52,7 +52,9 @@ def add_generate(app: FastAPI, inference: Inference, clock: Clock) -> Mapping[by
         with let_in(http, headers, inference) as endpoint:
             body = await read_body(http, inference)
             stream = EventStream(endpoint, http)
-            stream.submit(endpoint.generate.read(body, arrived, stream.on_done))
+            request = endpoint.generate.read(body, arrived, stream.on_done)
+            request.tenant = http.scope[TENANT]
+            stream.submit(request)
         return await stream.begin()
 
     added: dict[bytes, Operation] = {}

@@ -48,7 +48,7 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock, as_job: AsJo
             if as_job is not None and later:
                 return await as_job(http, endpoint, body, wish)
             request = await _read(endpoint, body, arrived, headers, waiting, inference.server.decode_off_loop_bytes)
-            request.cache = ask_of(http, endpoint)
+            request.cache, request.tenant = ask_of(http, endpoint), http.scope[TENANT]
             waiting.submit(endpoint.engine, request)
         return await as_wanted(endpoint.answer(await waiting.answer()), http, inference)
 

@@ -85,5 +85,6 @@ class InferenceCodec:
 def _seated(endpoint: Endpoint, spec: JobSpec, request: Request) -> Opened:
     if endpoint.recall is not None:
         request.cache = endpoint.recall.ask_of_job(spec)
+    request.tenant = spec.tenant
     request.wire = _Ride(endpoint, request.wire)
     return endpoint.engine, request

@@ -252,6 +252,8 @@ class Lane(HttpToolsProtocol):
                     endpoint.read_elsewhere(body, _now(), slot.done, *given)
                 elif endpoint.decode is not None and slot.header_length is None:
                     request = slot.request = endpoint.decode(body, _now(), slot.done)
+                    if slot.caller:
+                        request.tenant = slot.caller
                     endpoint.engine.submit(request)
                 elif endpoint.fresh is None or slot.asks or slot.caller or slot.header_length is not None:
                     slot.read()

@@ -79,6 +79,7 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
         if recall is None:
             request = endpoint.read(self.body, now, self.done, self.content_type, self.header_length)
             self.request = request
+            request.tenant = self.caller
             endpoint.engine.submit(request)
             return
         ask = recall.ask(self.headers, self.caller) if self.asks or self.caller else USUAL_ASK
@@ -98,7 +99,7 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
         else:
             request = endpoint.read(self.body, now, self.answered, self.content_type, self.header_length)
         self.request = request
-        request.cache = ask
+        request.cache, request.tenant = ask, self.caller
         endpoint.engine.submit(request)
 
     def _form(self, endpoint: Endpoint) -> Form | None:
@@ -202,6 +203,7 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
             if self.disconnected:
                 return
             self.request = read
+            read.tenant = self.caller
             if self.endpoint.recall is not None:
                 read.cache = self.endpoint.recall.ask(self.headers, self.caller)
             self.endpoint.engine.submit(read)

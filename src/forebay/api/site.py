@@ -26,6 +26,7 @@ from forebay.repository.catalog import Catalog
 from forebay.repository.plans import PlanOf
 from forebay.repository.registry import Registry
 from forebay.repository.watch import Watch
+from forebay.request_log.logs import RequestLogs
 from forebay.telemetry.metrics import Metrics
 
 
@@ -59,7 +60,9 @@ class Site:
         self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
         cores = cores_for(settings.fair_cores)
         limit_bytes = settings.memory_limit_bytes
-        self.registry = Registry(catalog, plan_of, self.inference, self.metrics, cores, limit_bytes)
+        self._logs = RequestLogs()
+        self.metrics.request_log = self._logs.metrics
+        self.registry = Registry(catalog, plan_of, self.inference, self.metrics, cores, limit_bytes, self._logs)
         if limit_bytes is not None:
             self.inference.on_demand = self.registry.on_demand
         self._jobs: JobSite | None = None
@@ -149,3 +152,4 @@ class Site:
         await self._near.close()
         await self.registry.close(max(0.0, self._drain_ends - self._clock()))
         await self._caches.close()
+        await asyncio.to_thread(self._logs.close)

@@ -31,6 +31,7 @@ SUBCOMMANDS = {
     "cache": Subcommand(
         "forebay.cli.cache", "app", "Look at cached answers, forget them; calibrate the semantic cache."
     ),
+    "log": Subcommand("forebay.cli.request_log", "app", "Look at logged requests, export them, forget them."),
     "simulate": Subcommand("forebay.cli.simulate", "simulate", "Simulate batching: arrivals in, latency out."),
     "optimize": Subcommand(
         "forebay.cli.optimize", "optimize", "Find a faster form of a model, proven to answer the same."

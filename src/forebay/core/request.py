@@ -138,6 +138,8 @@ class Request(msgspec.Struct, eq=False, weakref=False):
     """What is asked of the cache; None: it is passed by."""
     cached: Any = None
     """Belongs to the cache until the request is answered, then says what it did (`CacheNote`); None: nothing."""
+    tenant: str = ""
+    """The name of the API key that it came with; empty: none."""
     ran_on: str = ""
     """The digest of the files that answered, where that may be another than the engine's."""
     outputs: Outputs | None = None

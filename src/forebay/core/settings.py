@@ -24,7 +24,7 @@ Auto = Literal["auto"]
 DEFAULT_TIMEOUT_S = 30.0
 """Seconds that a request without a timeout gets from a model without `slo_ms`."""
 
-TRUST_KEYS = frozenset({"allow_pickle", "trusted_types"})
+TRUST_KEYS = frozenset({"allow_pickle", "trusted_types", "request_log_redact"})
 """Keys that say whose files may run code here: the operator's alone, never taken from a file beside the model."""
 
 
@@ -222,6 +222,22 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[float, Meta(gt=0, le=1)],
         Meta(description="Share of wrong ones among those compared above which near texts are not served any more."),
     ] = 0.05
+    request_log: Annotated[
+        Annotated[float, Meta(ge=0, le=1)],
+        Meta(description="Share of answered requests that are written down with their answers; 0: none."),
+    ] = 0.0
+    request_log_bytes: Annotated[
+        Annotated[int, Meta(ge=1 << 16)],
+        Meta(description="What they may take on disk, of all versions and API keys; the oldest go first."),
+    ] = 256 << 20
+    request_log_redact: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="Function that says what of a row may be written: FILE.py:NAME, or MODULE:NAME."),
+    ] = None
+    request_log_except: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...] | None,
+        Meta(description="API keys whose requests are never written; anonymous: those without a key."),
+    ] = None
     weight: Annotated[Positive, Meta(description="Share of the machine, relative to other models.")] = 1.0
     memory_bytes: Annotated[ByteCount | None, Meta(description="Memory of one instance; none: measured.")] = None
     devices: Annotated[

@@ -382,6 +382,11 @@ def _class_layer(model: str, attributes: Mapping[str, object]) -> Layer:
         if name.startswith("_") or callable(value) or hasattr(value, "__get__"):
             continue
         source = f"class attribute {name} of {model}"
+        if name == "request_log_redact":
+            raise SetupError(
+                f"{source}: it runs where the models are served, not where the class does; "
+                f"use [models.{model}] in {CONFIG_FILE} or --set {model}.{name}=..."
+            )
         if name in MODEL_KEYS:
             layers.put(model, name, value, source=source, text=False)
         elif "_" in name and did_you_mean(name, [key for key in MODEL_KEYS if "_" in key], cutoff=0.9):

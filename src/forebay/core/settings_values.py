@@ -114,6 +114,8 @@ def _accepted(name: str, shape: inspect.Type, choices: tuple[str, ...]) -> str:
             return "a path"
         case inspect.StrType() if name in ("store", "broker"):
             return "a URL"
+        case inspect.StrType() if name == "request_log_redact":
+            return "a function, such as redact.py:redact"
         case _:
             return "text"
 
@@ -154,10 +156,23 @@ def read_value(key: Key, raw: object, *, source: str, text: bool, folder: Path |
             "(a RabbitMQ), sqs://REGION/PREFIX (an SQS), kafka://HOST:PORT/PREFIX (a Kafka), the URL of the store, "
             "or none"
         )
+    if key.name == "request_log_redact" and value is not None:
+        value = _function(key, value, source, folder)
     if isinstance(value, Path):
         value = value.expanduser()
         value = folder / value if folder is not None else value
     return Setting(value, source)
+
+
+def _function(key: Key, value: str, source: str, folder: Path | None) -> str:
+    """A function as FILE.py:NAME or MODULE:NAME; a relative file is taken from the folder."""
+    where, colon, name = value.rpartition(":")
+    if not colon or not where or not name.isidentifier():
+        raise _bad_value(key, value, source)
+    if not where.endswith(".py"):
+        return value
+    file = Path(where).expanduser()
+    return f"{folder / file if folder is not None else file}:{name}"
 
 
 def _prepared(key: Key, raw: object) -> object:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from forebay.batching import Batch
 from forebay.core.errors import ForebayError
 from forebay.core.request import Outputs, Request
 from forebay.engine.flight import nobody
 from forebay.engine.record import Recorder
+from forebay.request_log.sampler import Sampler
 from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.engine")
@@ -20,6 +22,8 @@ class Answers:
 
     def __init__(self, model: str, record: Recorder) -> None:
         self.in_flight = 0
+        self.sampler: Sampler | None = None
+        """Chooses what of the answered is written down; None: nothing is."""
         self._model = model
         self._record = record
         self._none_left = asyncio.Event()
@@ -29,6 +33,8 @@ class Answers:
         items = batch.items
         arrived = [item.arrived for item in items if item.on_done is not nobody and item.pieces is None]
         self._record.answered(arrived, batch.sent_at, now)
+        if self.sampler is not None and (places := self.sampler.due(len(items))):
+            self._sample(self.sampler, items, places, outputs)
         outputs.items = items
         row = left = 0
         for item in items:
@@ -51,6 +57,8 @@ class Answers:
     def deliver_behind(self, batch: Batch[Request], outputs: Outputs, now: float, busy_s: float) -> None:
         """A batch of jobs came back. They are no part of what is told about requests that somebody waits for."""
         row = left = 0
+        if self.sampler is not None and (places := self.sampler.due(len(batch.items))):
+            self._sample(self.sampler, batch.items, places, outputs)
         for item in batch.items:
             assert item.background is not None
             item.outputs = outputs
@@ -69,6 +77,16 @@ class Answers:
         self._less(left)
 
     @staticmethod
+    def _sample(sampler: Sampler, items: Sequence[Request], places: Sequence[int], outputs: Outputs) -> None:
+        """Write down those at these places, before anybody is told. Of a split request the whole is."""
+        row = begun = 0
+        for place in places:
+            row += sum(item.rows for item in items[begun:place])
+            begun, item = place, items[place]
+            if item.on_done is not nobody and not isinstance(item.pieces, Request):
+                sampler.take(item, outputs, row)
+
+    @staticmethod
     def _tell_of_batch(batch: Batch[Request], item: Request) -> None:
         item.batch_rows, item.queue_s = batch.rows, batch.sent_at - item.arrived
         item.dispatch_reason, item.padding_waste = batch.reason.value, batch.padding_waste
@@ -83,6 +101,8 @@ class Answers:
             item.background.compute_s = now - batch.sent_at
         if item.explain or item.pieces is not None or item.background is not None:
             self._tell_of_batch(batch, item)
+        if self.sampler is not None and self.sampler.due(1):
+            self._sample(self.sampler, (item,), (0,), outputs)
         item.on_done = nobody
         counted = item.pieces is None
         if counted and item.background is None:
@@ -99,6 +119,9 @@ class Answers:
         on_done, request.on_done = request.on_done, nobody
         if request.background is None:
             self._record.answered([request.arrived], sent_at, now)
+        if self.sampler is not None and request.rows and self.sampler.due(1):
+            assert request.outputs is not None
+            self.sampler.take(request, request.outputs, 0)
         self._less(1)
         on_done(request)
 

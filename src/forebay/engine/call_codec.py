@@ -42,6 +42,7 @@ class CallHeader(msgspec.Struct, array_like=True, omit_defaults=True):
     explain: bool = False
     requested: tuple[int, ...] | None = None
     parameters: dict[str, Any] | None = None
+    tenant: str = ""
 
 
 class ErrorRecord(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -96,6 +97,7 @@ class CallCodec:
             request.explain,
             request.requested,
             request.parameters,
+            request.tenant,
         )
         return self._framed(header, buffers)
 
@@ -119,6 +121,7 @@ class CallCodec:
             parameters=header.parameters,
             requested=header.requested,
             explain=header.explain,
+            tenant=header.tenant,
         )
 
     def pack_answer(self, request: Request) -> bytes:

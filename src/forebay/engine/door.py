@@ -21,6 +21,7 @@ from forebay.engine.split import Pieces, lane_and_length, split
 from forebay.engine.streams import Streams
 from forebay.engine.supervisor import Supervisor
 from forebay.models.signature import Signature
+from forebay.request_log.sampler import Sampler
 from forebay.telemetry.metrics import ModelMetrics
 
 
@@ -58,6 +59,10 @@ class Door(ABC):
     def in_flight(self) -> int:
         """Requests that are admitted and not answered yet."""
         return self._answers.in_flight
+
+    def log_by(self, sampler: Sampler) -> None:
+        """Have this one choose what of the answered is written down."""
+        self._answers.sampler = sampler
 
     @property
     def max_batch_rows(self) -> int:

@@ -60,6 +60,7 @@ class TextVectors:
             arrived=now,
             on_done=on_done,
             cache=CacheAsk(tenant) if isinstance(engine, CachedEngine) else None,
+            tenant=tenant,
         )
         engine.submit(request)
         try:

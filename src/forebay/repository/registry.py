@@ -27,6 +27,7 @@ from forebay.repository.plans import PlanOf
 from forebay.repository.starts import Starts
 from forebay.repository.states import UNLOADED, Asked, Held, Known, Serving, State
 from forebay.repository.tuning import Tuner
+from forebay.request_log.logs import RequestLogs
 from forebay.telemetry.logs import fields
 from forebay.telemetry.metrics import Metrics
 
@@ -47,9 +48,10 @@ class Registry:
         metrics: Metrics,
         cores: Cores | None = None,
         memory_limit_bytes: int | None = None,
+        logs: RequestLogs | None = None,
     ) -> None:
         """cores: what its engines share by weight; None: the operating system sees to that. memory_limit_bytes: of all
-        models; None: no limit."""
+        models; None: no limit. logs: where answered requests are written down; who gives them closes them."""
         self._catalog = catalog
         self._plan_of = plan_of
         self._serving = serving
@@ -69,7 +71,7 @@ class Registry:
                 lambda: list(self._endings),
                 self._park,
             )
-        self._starts = Starts(cores, self._memory)
+        self._starts = Starts(cores, self._memory, logs or RequestLogs())
         self._draining = False
         self._started_all = False
         self._tuner = Tuner(self._resize, lambda: self.engines, self._is_loading)

@@ -14,15 +14,20 @@ from forebay.engine.setup import start_engine
 from forebay.engine.sizing import Finding
 from forebay.models.repository import Stamp, stamp_of
 from forebay.repository.memory import MemoryLimit
+from forebay.request_log.logs import RequestLogs
+from forebay.request_log.writer import Destination
 
 
 class Starts:
     """Starts engines and ends them. Whatever goes wrong in a start, the engine is closed before it is told."""
 
-    def __init__(self, cores: Cores | None, memory: MemoryLimit | None) -> None:
-        """cores: what engines share by weight; None: the operating system sees to that. memory: of all models."""
+    def __init__(self, cores: Cores | None, memory: MemoryLimit | None, logs: RequestLogs) -> None:
+        """cores: what engines share by weight; None: the operating system sees to that. memory: of all models. logs:
+        where answered requests are written down, for models that want that."""
         self._cores = cores
         self._memory = memory
+        self._logs = logs
+        self._logged: dict[Engine, Destination] = {}
 
     async def start(self, engine: Engine, files: Sequence[Path], stamp: Stamp) -> None:
         """Start an engine of files that nobody writes to meanwhile, which the stamp tells.
@@ -43,6 +48,7 @@ class Starts:
                 )
             if self._memory is not None:
                 await self._memory.after(engine)
+            await self._log(engine)
         except BaseException:
             await engine.close(0.0)
             raise
@@ -63,11 +69,20 @@ class Starts:
                 )
             if self._memory is not None:
                 await self._memory.after(sized)
+            await self._log(sized)
         except BaseException:
             await sized.close(0.0)
             raise
         self._share(sized)
         return sized
+
+    async def _log(self, engine: Engine) -> None:
+        plan = engine.plan
+        about = (engine.name, engine.version, engine.digest, engine.signature, engine.labels)
+        opened = await asyncio.to_thread(self._logs.open, *about, plan.settings, plan.data_dir)
+        if opened is not None:
+            sampler, self._logged[engine] = opened
+            engine.log_by(sampler)
 
     def _share(self, engine: Engine) -> None:
         settings = engine.plan.settings
@@ -79,5 +94,8 @@ class Starts:
         try:
             await engine.close(grace_s)
         finally:
+            destination = self._logged.pop(engine, None)
+            if destination is not None:
+                self._logs.leave(destination)
             if self._cores is not None:
                 self._cores.leave(engine)

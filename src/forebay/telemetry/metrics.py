@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from forebay.telemetry.cache_metrics import CacheMetrics
 from forebay.telemetry.job_metrics import JobMetrics
+from forebay.telemetry.request_log_metrics import RequestLogMetrics
 from forebay.telemetry.semantic_metrics import SemanticMetrics
 
 K = TypeVar("K")
@@ -139,6 +140,8 @@ class Metrics(Collector):
         """Set where answers may be kept."""
         self.semantic: SemanticMetrics | None = None
         """Set where near texts may be answered alike."""
+        self.request_log: RequestLogMetrics | None = None
+        """Set where answered requests may be written down."""
         self._models: list[ModelMetrics] = []
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -185,6 +188,8 @@ class Metrics(Collector):
             yield from self.cache.collect()
         if self.semantic is not None and self.semantic.models:
             yield from self.semantic.collect()
+        if self.request_log is not None and self.request_log.models:
+            yield from self.request_log.collect()
 
 
 def _by_key(table: dict[str, int]) -> list[tuple[tuple[str, ...], float]]:

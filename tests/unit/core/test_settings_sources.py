@@ -349,7 +349,7 @@ def test_default_timeout() -> None:
     assert ModelSettings(slo_ms=250.0).default_timeout_s == 0.25
 
 
-@pytest.mark.parametrize("line", ["allow_pickle = true", "trusted_types = ['a.B']"])
+@pytest.mark.parametrize("line", ["allow_pickle = true", "trusted_types = ['a.B']", "request_log_redact = 'a.py:f'"])
 def test_a_model_cannot_vouch_for_itself(tmp_path: Path, line: str) -> None:
     sidecar = tmp_path / "m.toml"
     sidecar.write_text(line)
@@ -359,3 +359,23 @@ def test_a_model_cannot_vouch_for_itself(tmp_path: Path, line: str) -> None:
     assert caught.value.code == "config_error"
     assert load(tmp_path, sets=["m.allow_pickle=true"]).model("m", {}, None).allow_pickle
     assert load(tmp_path, sets=["m.trusted_types=a.B,c.D"]).model("m", {}, None).trusted_types == ("a.B", "c.D")
+
+
+def test_a_class_does_not_choose_what_runs_in_the_server(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"class attribute request_log_redact of m: it runs where .*\[models\.m\]"):
+        load(tmp_path).model("m", {"request_log_redact": "a.py:f"}, None)
+
+
+@pytest.mark.parametrize("text", ["a.py", "a.py:", ":f", "a.py:f()", "f"])
+def test_a_function_has_a_file_or_module_and_a_name(tmp_path: Path, text: str) -> None:
+    with pytest.raises(
+        SetupError, match=r"request_log_redact cannot be .*; accepted: a function, such as redact\.py:re"
+    ):
+        load(tmp_path, sets=[f"m.request_log_redact={text}"]).model("m", {}, None)
+
+
+def test_a_function_of_a_file_is_taken_from_the_settings_files_folder(tmp_path: Path) -> None:
+    (tmp_path / "forebay.toml").write_text("[models.m]\nrequest_log_redact = 'sub/a.py:f'")
+    assert load(tmp_path).model("m", {}, None).request_log_redact == f"{tmp_path / 'sub' / 'a.py'}:f"
+    for text in ("pkg.mod:f", "a.py:f"):
+        assert load(tmp_path, sets=[f"m.request_log_redact={text}"]).model("m", {}, None).request_log_redact == text

@@ -1,0 +1,139 @@
+"""The side of the log that runs on the event loop: who is chosen, and a copy of what they brought and got."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from forebay.core.request import Outputs, Payload, Request
+from forebay.core.tensors import Array
+from forebay.models.signature import Signature
+from forebay.request_log.row import NO_TENANT
+from forebay.request_log.sampling import Skips
+from forebay.telemetry.logs import fields
+from forebay.telemetry.request_log_metrics import RequestLogCounts
+
+log = logging.getLogger("forebay.request_log")
+
+MOST_BYTES: Final = 4 << 20
+"""Of one request with its answer: to copy more would hold up all others."""
+
+
+class Taken(msgspec.Struct, eq=False):
+    """A request and its answer, on their way to the disk; nothing in it is anybody else's."""
+
+    tenant: str
+    at: float
+    rows: int
+    shapes: tuple[tuple[int, ...], ...]
+    inputs: list[Payload]
+    outputs: list[Array]
+    parameters: dict[str, Any] | None
+    nbytes: int
+
+
+class Target(Protocol):
+    """Where they go."""
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether there is room for one of so many bytes. Never waits."""
+        ...
+
+    def put(self, taken: Taken) -> None:
+        """Have it written, later. Never waits."""
+        ...
+
+
+class Sampler:
+    """Of one version of a model. All calls are made on the event loop."""
+
+    def __init__(
+        self,
+        signature: Signature,
+        share: float,
+        target: Target,
+        counts: RequestLogCounts,
+        *,
+        left_out: Sequence[str] = (),
+        most_bytes: int = MOST_BYTES,
+        model: str = "",
+        seed: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`left_out`: tenants that are not written. `clock`: seconds since 1970."""
+        self._signature = signature
+        self._target = target
+        self._counts = counts
+        self._left_out = frozenset(left_out)
+        self._most_bytes = most_bytes
+        self._model = model
+        self._clock = clock
+        self._skips = Skips(share, seed)
+        self._left = self._skips.next()
+        """How many are passed over until the next one."""
+
+    def due(self, requests: int) -> Sequence[int]:
+        """Which of so many requests that are answered together are written: their places. Mostly none, and then this
+        is all that the log costs."""
+        self._left -= requests
+        if self._left >= 0:
+            return ()
+        place = requests + self._left
+        places = []
+        while place < requests:
+            places.append(place)
+            place += 1 + self._skips.next()
+        self._left = place - requests
+        return places
+
+    def take(self, request: Request, outputs: Outputs, row_start: int) -> None:
+        """Write this one, whose rows begin there in these outputs. Never raises: nobody's answer depends on it."""
+        try:
+            self._take(request, outputs, row_start)
+        except Exception as error:  # its text may hold what must not be told
+            self._counts.drop("stopped", request.rows)
+            log.error("a request could not be logged: %s", type(error).__name__, extra=fields(model=self._model))
+
+    def _take(self, request: Request, outputs: Outputs, row_start: int) -> None:
+        rows, counts = request.rows, self._counts
+        counts.sampled += rows
+        tenant = request.tenant or NO_TENANT
+        if tenant in self._left_out:
+            counts.drop("excluded", rows)
+            return
+        arrays = outputs.arrays
+        if self._signature.batched:
+            arrays = [array[row_start : row_start + rows] for array in arrays]
+        nbytes = request.nbytes + sum(map(_size, arrays))
+        if nbytes > self._most_bytes:
+            counts.drop("too_large", rows)
+        elif not self._target.has_room(nbytes):
+            counts.drop("queue_full", rows)
+        else:
+            self._target.put(
+                Taken(
+                    tenant,
+                    self._clock(),
+                    rows,
+                    request.shapes,
+                    [_own(payload) for payload in request.inputs],
+                    [array.copy() for array in arrays],
+                    request.parameters,
+                    nbytes,
+                )
+            )
+
+
+def _own(payload: Payload) -> Payload:
+    """Without what others may write to, or would have to keep."""
+    return payload if type(payload) is list or type(payload) is bytes else bytes(payload)  # type: ignore[arg-type]
+
+
+def _size(array: Array) -> int:
+    if array.dtype != object:
+        return int(array.nbytes)
+    return sum(4 + len(value) for value in array.reshape(-1).tolist())

@@ -1,0 +1,99 @@
+"""The request log of two servers that share a folder, while one of them is killed under load, again and again."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from tests.e2e.server import Served, eventually, model, quick
+from tests.e2e.test_request_log import ALL, rows_of, written
+
+BOUND = 1 << 17
+ROUNDS = 3
+WIDTH = 64
+
+
+class Load:
+    """Clients that send rows of which none comes twice, until they are told to stop or their server is dead."""
+
+    def __init__(self) -> None:
+        self.sent: set[tuple[float, ...]] = set()
+        self._number = 0
+
+    @contextmanager
+    def on(self, served: Served, server: float) -> Iterator[None]:
+        """Load on a server while the block runs. `server`: stands first in its rows."""
+        stop = threading.Event()
+
+        def client(number: float) -> None:
+            step = 0
+            while not stop.is_set():
+                step += 1
+                row = [server, number, float(step), *([0.5] * (WIDTH - 3))]
+                self.sent.add(tuple(row))
+                try:
+                    served.infer("Ragged", [row])
+                except httpx.HTTPError:
+                    return
+
+        with ThreadPoolExecutor(2) as pool:
+            self._number += 2
+            clients = [pool.submit(client, float(self._number + place)) for place in range(2)]
+            try:
+                yield
+            finally:
+                stop.set()
+            for one in clients:
+                one.result()
+
+
+def test_killed_under_load_it_is_readable_within_its_bound_and_nobody_elses_is_harmed(tmp_path: Path) -> None:
+    settings = [*quick(*model("plain.py", "Ragged")), *ALL, "--set", f"Ragged.request_log_bytes={BOUND}"]
+    settings += ["--data-dir", str(tmp_path / ".forebay")]
+    load, steady = Load(), Served(tmp_path / "steady", *settings)
+    try:
+        steady.wait_ready()
+        with load.on(steady, 0.0):
+            for number in range(1, ROUNDS + 1):
+                killed = Served(tmp_path / "killed", *settings)
+                try:
+                    killed.wait_ready()
+                    with load.on(killed, float(number)):
+                        written(killed, "Ragged", 100)
+                        killed.process.send_signal(signal.SIGKILL)
+                        killed.process.wait(30)
+                finally:
+                    killed.close()
+                _check(tmp_path, load, number)
+        before = steady.metric("forebay_request_log_written_rows_total", "Ragged")
+        steady.infer("Ragged", [[9.0, 9.0]])
+        eventually(lambda: _at_least(steady, before + 1), "the other goes on")
+        steady.stop()
+    finally:
+        steady.close()
+    assert [9.0, 9.0] in [one["x"] for one in rows_of(tmp_path, "Ragged")]
+
+
+def _at_least(served: Served, rows: float) -> bool:
+    return served.metric("forebay_request_log_written_rows_total", "Ragged") >= rows
+
+
+def _check(folder: Path, load: Load, number: int) -> None:
+    """All that is read was sent and is whole; rows of both are there; the folder is no larger than it may be."""
+    found = rows_of(folder, "Ragged")
+    assert {tuple(one["x"]) for one in found} <= load.sent
+    assert all(one["output.same"] == one["x"] for one in found)
+    assert {0.0, float(number)} <= {one["x"][0] for one in found}
+    sizes = []
+    for path in (folder / ".forebay" / "requests").rglob("*.rows"):
+        try:
+            sizes.append(path.stat().st_size)
+        except FileNotFoundError:
+            pass  # it went to make room
+    # Files that come while others are looked at may count twice.
+    assert sum(sizes) <= BOUND * 1.5

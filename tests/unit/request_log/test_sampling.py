@@ -1,0 +1,114 @@
+"""Who is chosen: each with the same chance, by a count."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.request_log.rig import NUMBERS, answered
+
+from forebay.request_log.sampler import Sampler, Taken
+from forebay.request_log.sampling import Skips
+from forebay.telemetry.request_log_metrics import RequestLogCounts
+
+
+class Kept:
+    """A target that keeps what it gets, as long as it has room."""
+
+    def __init__(self) -> None:
+        self.taken: list[Taken] = []
+        self.room = True
+
+    def has_room(self, nbytes: int) -> bool:
+        return self.room
+
+    def put(self, taken: Taken) -> None:
+        self.taken.append(taken)
+
+
+def sampler_of(share: float, target: Kept, counts: RequestLogCounts | None = None, **options: object) -> Sampler:
+    return Sampler(NUMBERS, share, target, counts or RequestLogCounts(), seed=7, **options)  # type: ignore[arg-type]
+
+
+def test_all_are_chosen_at_one() -> None:
+    skips = Skips(1.0)
+    assert [skips.next() for _ in range(100)] == [0] * 100
+    assert sampler_of(1.0, Kept()).due(3) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_the_share_is_kept_however_requests_come_together(share: float, batch: int) -> None:
+    sampler, asked = sampler_of(share, Kept()), 200_000
+    chosen = [start + place for start in range(0, asked, batch) for place in sampler.due(batch)]
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) / asked == pytest.approx(share, rel=0.1)
+
+
+def test_batches_do_not_change_who_is_chosen() -> None:
+    one, many = sampler_of(0.1, Kept()), sampler_of(0.1, Kept())
+    alone = [place for place in range(1000) if one.due(1)]
+    assert alone == [start + place for start in range(0, 1000, 50) for place in many.due(50)]
+
+
+def test_a_period_in_the_traffic_is_none_in_the_log() -> None:
+    sampler = sampler_of(0.1, Kept())
+    chosen = [place for place in range(100_000) if sampler.due(1)]
+    assert all(sum(place % 10 == digit for place in chosen) > 800 for digit in range(10))
+
+
+def test_the_smallest_share_does_not_overflow() -> None:
+    skips = Skips(5e-324, seed=1)
+    assert skips.next() > 1 << 60
+
+
+def test_what_is_taken_belongs_to_nobody_else() -> None:
+    target = Kept()
+    request, outputs = answered(NUMBERS, [1, 2], [3, 4], tenant="acme", temperature=0.5)
+    body = bytearray(b"\0" * 16)
+    request.inputs[0] = memoryview(body)
+    sampler_of(1.0, target, clock=lambda: 42.0).take(request, outputs, 0)
+    body[:] = b"\1" * 16
+    outputs.arrays[0][:] = 9.0
+    (taken,) = target.taken
+    assert (taken.tenant, taken.at, taken.rows) == ("acme", 42.0, 2)
+    assert taken.inputs == [b"\0" * 16]
+    assert taken.outputs[0].tolist() == [[1.0], [3.0]]
+    assert taken.parameters == {"temperature": 0.5}
+
+
+def test_rows_of_the_batch_that_are_anothers_are_not_taken() -> None:
+    target = Kept()
+    _, outputs = answered(NUMBERS, [1, 0], [2, 0], [3, 0])
+    mine, _ = answered(NUMBERS, [2, 0])
+    sampler_of(1.0, target).take(mine, outputs, 1)
+    assert target.taken[0].outputs[0].tolist() == [[2.0]]
+
+
+@pytest.mark.parametrize(
+    ("reason", "tenant", "most_bytes", "room"),
+    [("excluded", "secret", 1000, True), ("too_large", "", 5, True), ("queue_full", "", 1000, False)],
+)
+def test_what_is_not_taken_is_counted(reason: str, tenant: str, most_bytes: int, room: bool) -> None:
+    target, counts = Kept(), RequestLogCounts()
+    target.room = room
+    sampler = sampler_of(1.0, target, counts, left_out=("secret",), most_bytes=most_bytes)
+    request, outputs = answered(NUMBERS, [1, 2], [3, 4], tenant=tenant)
+    sampler.take(request, outputs, 0)
+    assert not target.taken
+    assert (counts.sampled, counts.dropped) == (2, {reason: 2})
+
+
+def test_without_a_key_a_caller_can_be_left_out_too() -> None:
+    target = Kept()
+    sampler = sampler_of(1.0, target, left_out=("anonymous",))
+    for tenant in ("", "anonymous", "acme"):
+        sampler.take(*answered(NUMBERS, [1, 2], tenant=tenant), 0)
+    assert [taken.tenant for taken in target.taken] == ["acme"]
+
+
+def test_a_fault_of_ours_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    counts = RequestLogCounts()
+    request, outputs = answered(NUMBERS, [1, 2])
+    request.inputs = [object()]  # type: ignore[list-item]
+    sampler_of(1.0, Kept(), counts).take(request, outputs, 0)
+    assert counts.dropped == {"stopped": 1}
+    assert "a request could not be logged: TypeError" in caplog.text
