@@ -14,7 +14,7 @@ from tests.e2e.server import Served, eventually, model, quick
 from tests.e2e.test_request_log import ALL, rows_of, written
 
 BOUND = 1 << 18
-ROUNDS = 3
+ROUNDS = 2
 WIDTH = 64
 
 
