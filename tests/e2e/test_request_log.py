@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,13 @@ def logged(tmp_path_factory: pytest.TempPathFactory, mlp: Path) -> Iterator[Serv
     (folder / "keys.txt").write_text("\n".join(lines) + "\n")
     (folder / "redact.py").write_text(REDACT)
     settings = ["--set", "mlp.cache=exact", "--set", "*.request_log_except=secret", "--api-keys", "keys.txt"]
-    settings += ["--set", "Texts.request_log_redact=redact.py:redact"]
+    settings += ["--set", "texts.request_log_redact=redact.py:redact"]
     models = [str(mlp), *model("plain.py", "Texts", "Ragged"), *model("streaming.py", "Count")]
     with serving(folder, *quick(*models), *ALL, *settings) as served:
         yield served
 
 
-def ask(served: Served, name: str, content: dict[str, Any], key: str = "acme", path: str = "infer") -> Any:
+def ask(served: Served, name: str, content: Mapping[str, Any], key: str = "acme", path: str = "infer") -> Any:
     headers = {"authorization": f"Bearer fb_{key}_0123456789012345678901"}
     answer = served.http.post(f"/v2/models/{name}/{path}", json=content, headers=headers)
     assert answer.status_code == 200, answer.text
@@ -104,9 +104,9 @@ def test_rows_answers_and_tenants(logged: Served) -> None:
 def test_planted_data_are_in_no_file(logged: Served) -> None:
     for number in range(20):
         content = {**text(f"{number} from {SECRET}"), "parameters": {"note": SECRET}}
-        (upper, _) = ask(logged, "Texts", content)["outputs"]
+        (upper, _) = ask(logged, "texts", content)["outputs"]
         assert upper["data"] == [f"{number} from {SECRET}".upper()]
-    written(logged, "Texts", 20)
+    written(logged, "texts", 20)
     raw = all_bytes(logged.folder / ".forebay").lower()
     assert b"19 from ***" in raw
     assert SECRET.encode() not in raw
@@ -117,8 +117,8 @@ def test_planted_data_are_in_no_file(logged: Served) -> None:
 def test_large_split_and_streamed_requests(logged: Served) -> None:
     data = np.arange(16 * 600, dtype=np.float32).reshape(600, 16) / 1e4
     ask(logged, "mlp", body(data.tolist()), key="other")
-    ask(logged, "Count", {"inputs": [{"name": "n", "shape": [1], "datatype": "INT64", "data": [3]}]})
-    written(logged, "Count", 1)
+    ask(logged, "count", {"inputs": [{"name": "n", "shape": [1], "datatype": "INT64", "data": [3]}]})
+    written(logged, "count", 1)
     eventually(lambda: len(rows_of(logged.folder, "mlp", "--tenant", "other")) >= 600, "all rows are there")
     found = np.array([one["x"] for one in rows_of(logged.folder, "mlp", "--tenant", "other")], np.float32)
     assert {row.tobytes() for row in data} <= {row.tobytes() for row in found}
@@ -130,20 +130,20 @@ def test_files_are_the_owners_alone(logged: Served) -> None:
 
 
 def test_the_command(logged: Served, tmp_path: Path) -> None:
-    ask(logged, "Ragged", body([[1.0, 2.0]]))
-    ask(logged, "Ragged", body([[1.0]]))
-    written(logged, "Ragged", 2)
+    ask(logged, "ragged", body([[1.0, 2.0]]))
+    ask(logged, "ragged", body([[1.0]]))
+    written(logged, "ragged", 2)
     place = ["--data-dir", str(logged.folder / ".forebay")]
-    assert "2 rows written" in log(tmp_path, "export", "Ragged", "--out", str(tmp_path / "r.npz"), *place)
+    assert "2 rows written" in log(tmp_path, "export", "ragged", "--out", str(tmp_path / "r.npz"), *place)
     with np.load(tmp_path / "r.npz", allow_pickle=False) as found:
         assert sorted(found["x"].tolist()) == [[1, 0], [1, 2]]
-    told = json.loads(log(tmp_path, "stats", "Ragged", "--json", *place))
+    told = json.loads(log(tmp_path, "stats", "ragged", "--json", *place))
     assert [(part["tenant"], part["rows"]) for part in told] == [("acme", 2)]
-    assert "Ragged 1 acme: 2 rows" in log(tmp_path, "stats", *place)
-    assert log(tmp_path, "clear", "Ragged", "--tenant", "acme", *place).startswith("forgotten: 1 files")
-    ask(logged, "Ragged", body([[1.0]]))  # it may be written again, and is
-    written(logged, "Ragged", 3)
-    assert "1 rows written" in log(tmp_path, "export", "Ragged", "--out", str(tmp_path / "r.jsonl"), *place)
+    assert "ragged 1 acme: 2 rows" in log(tmp_path, "stats", *place)
+    assert log(tmp_path, "clear", "ragged", "--tenant", "acme", *place).startswith("forgotten: 1 files")
+    ask(logged, "ragged", body([[1.0]]))  # it may be written again, and is
+    written(logged, "ragged", 3)
+    assert "1 rows written" in log(tmp_path, "export", "ragged", "--out", str(tmp_path / "r.jsonl"), *place)
     for arguments, words in (
         (("export", "mpl", "--out", "x.npz", *place), "did you mean 'mlp'?"),
         (("export", "mlp", "--out", "x.xls", *place), "its suffix says no format; there are npz, parquet, jsonl, chat"),
@@ -159,18 +159,18 @@ def test_the_command(logged: Served, tmp_path: Path) -> None:
 
 def test_a_bad_redaction_stops_the_start(tmp_path: Path) -> None:
     models = quick(*model("plain.py", "Texts"))
-    done = run_once(tmp_path, "serve", *models, *ALL, "--set", "Texts.request_log_redact=none.py:redact", "--port", "0")
+    done = run_once(tmp_path, "serve", *models, *ALL, "--set", "texts.request_log_redact=none.py:redact", "--port", "0")
     assert done.returncode == 2
     assert "request_log_redact cannot be 'none.py:redact'" in done.stderr
 
 
 def test_workers_write_what_web_processes_take(tmp_path: Path) -> None:
     with house(tmp_path) as built:
-        web = built.web()
+        web = built.web().wait_listening()
         worker = built.worker("worker", *model("plain.py", "Ragged"), *ALL)
-        announced(web, "Ragged")
-        assert web.infer("Ragged", [[1.0, 2.0]]).status_code == 200
-        assert ended(web, submit(web, "Ragged", [3.0, 4.0]))["status"] == "succeeded"
-        written(worker, "Ragged", 2)
-        assert sorted(one["x"] for one in rows_of(worker.folder, "Ragged")) == [[1, 2], [3, 4]]
+        announced(web, "ragged")
+        assert web.infer("ragged", [[1.0, 2.0]]).status_code == 200
+        assert ended(web, submit(web, "ragged", [3.0, 4.0]))["status"] == "succeeded"
+        written(worker, "ragged", 2)
+        assert sorted(one["x"] for one in rows_of(worker.folder, "ragged")) == [[1, 2], [3, 4]]
         assert not (web.folder / ".forebay" / "requests").exists()

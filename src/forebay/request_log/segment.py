@@ -52,6 +52,8 @@ class Segment:
         """`damage` is added to."""
         self.path = path
         self._damage = damage
+        self._begins = 0
+        """Where its rows do."""
 
     def rows(self) -> Iterator[tuple[Origin, bytes, Row]]:
         """Origin, key and row of each that is whole."""

@@ -37,13 +37,29 @@ class Entry(NamedTuple):
     counts: RequestLogCounts
 
 
+MOST_OPEN: Final = 64
+"""Files that are held open, those written to last: there is one a tenant and version, and there may be thousands."""
+
+
 class _Open(msgspec.Struct, eq=False):
-    """A file that is appended to."""
+    """A file that is appended to. `fd`: None while it is not held open."""
 
     name: str
     path: Path
-    fd: int
+    fd: int | None
     size: int
+
+    def held(self) -> int:
+        """Its descriptor. Raises `OSError`."""
+        if self.fd is None:
+            self.fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_CLOEXEC", 0))
+        return self.fd
+
+    def let_go(self) -> None:
+        """Hold it open no longer."""
+        fd, self.fd = self.fd, None
+        if fd is not None:
+            os.close(fd)
 
 
 _Place = tuple[str, str, str]
@@ -170,9 +186,18 @@ class Store:
             there.append(Piece(name, path, 0))
             self._write(one, head)
         self._write(one, frame)
+        self._used(place, one)
         self._know(entry.key, one.name)
         entry.counts.written += 1
         entry.counts.written_bytes += len(frame)
+
+    def _used(self, place: _Place, one: _Open) -> None:
+        """It is the last that was written to; the one that was first is held open no longer, where there are many."""
+        del self._open[place]
+        self._open[place] = one
+        if len(self._open) > MOST_OPEN:
+            for other in list(self._open.values())[:-MOST_OPEN]:
+                other.let_go()
 
     def _make_room(self, nbytes: int, there: list[Piece]) -> None:
         """Take the oldest files away until there is room for so many bytes more."""
@@ -188,19 +213,20 @@ class Store:
 
     def _write(self, one: _Open, data: bytes) -> None:
         """All of it or nothing: half a row would hide those that follow. Raises `OSError`."""
+        fd = one.held()
         try:
-            written = os.write(one.fd, data)
+            written = os.write(fd, data)
             if written < len(data):
                 raise OSError(0, f"only {written} of {len(data)} bytes could be written; is the disk full?")
         except OSError:
             with contextlib.suppress(OSError):
-                os.ftruncate(one.fd, one.size)
+                os.ftruncate(fd, one.size)
             raise
         one.size += len(data)
         self.held_bytes += len(data)
 
     def _close(self, one: _Open) -> None:
-        os.close(one.fd)
+        one.let_go()
         self._open = {place: other for place, other in self._open.items() if other is not one}
 
     def let_go(self, version: str, digest: str) -> None:

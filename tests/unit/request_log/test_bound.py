@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.unit.request_log.rig import TEXTS, Rig, entries, texts_of
 
@@ -115,3 +116,32 @@ def test_keys_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     again.close()
     assert again.counts.dropped == {"duplicate": 1}
     assert len(again.destination.store._keys) <= 20
+
+
+def test_few_files_are_held_open_however_many_tenants_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MOST_OPEN", 3)
+    rig = Rig(tmp_path, TEXTS)
+    for number in range(60):
+        rig.ask(text(number), tenant=f"t{number % 20}")
+    rig.logs.leave(rig.destination)
+    rig.close()
+    files = list(rig.folder.rglob("*.rows"))
+    assert len(files) == 20  # they are appended to again
+    assert len(rig.read()) == 60
+
+
+def test_descriptors_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MOST_OPEN", 3)
+    rig = Rig(tmp_path, TEXTS)
+    rig.destination.store.append(
+        [
+            entry._replace(origin=msgspec.structs.replace(entry.origin, tenant=f"t{number % 20}"))
+            for number, entry in enumerate(entries(rig, *map(text, range(60))))
+        ]
+    )
+    held = [one for one in rig.destination.store._open.values() if one.fd is not None]
+    assert (len(rig.destination.store._open), len(held)) == (20, 3)
+    rig.destination.store.close()
+    assert len(rig.read()) == 60

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tests.unit.request_log.rig import TEXTS, Rig, texts_of
 
-from forebay.request_log import logs, writer
+from forebay.request_log import logs
+from forebay.request_log.row import encode
 from forebay.telemetry.request_log_metrics import REQUEST_LOG_TABLE
 
 
@@ -78,13 +79,12 @@ def test_the_thread_goes_on_whatever_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = Rig(tmp_path, TEXTS)
-    encode = writer.encode
 
     def fails_once(body: Any) -> bytes:
-        monkeypatch.setattr(writer, "encode", encode)
+        monkeypatch.setattr("forebay.request_log.writer.encode", encode)
         raise RuntimeError("about secret things")
 
-    monkeypatch.setattr(writer, "encode", fails_once)
+    monkeypatch.setattr("forebay.request_log.writer.encode", fails_once)
     rig.ask("secret things")
     for _ in range(1000):
         if rig.counts.dropped:
