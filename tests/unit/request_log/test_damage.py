@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_any_byte_changed_is_never_another_row(tmp_path: Path) -> None:
 
 
 def test_a_new_process_tells_of_it_and_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="forebay.request_log")
     rig, path = written(tmp_path)
     path.write_bytes(path.read_bytes()[:-2])
     again = Rig(tmp_path, TEXTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from pathlib import Path
@@ -166,6 +167,7 @@ def test_a_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fails_is_counted_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="forebay.request_log")
     rig = Rig(tmp_path, TEXTS)
     model_folder(tmp_path, "m").rename(tmp_path / "away")
     for text in ("a", "b", "c"):

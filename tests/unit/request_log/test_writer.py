@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def test_a_function_that_hangs_keeps_nothing_from_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logs, "CLOSE_S", 0.05)
+    caplog.set_level(logging.WARNING, logger="forebay.request_log")  # whatever level others have left above it
     rig, goes_on = Rig(tmp_path, TEXTS), threading.Event()
     rig.destination._redact = lambda row: goes_on.wait(30) and None
     rig.ask("a")
