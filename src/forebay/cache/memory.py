@@ -148,8 +148,9 @@ class MemoryCache:
             self._make_room()
 
     def _given_back(self, batch: KeptRows) -> dict[bytes, int]:
-        """Some of what this batch has just taken was another's, and is so again: rare, hence not looked for before, at
-        the price of one more search for each row. Returns what is left to it."""
+        """Some of what this batch has just taken was another's, and is so again: two engines of one model have computed
+        it at once, while one takes the other's place. So rare that it is not looked for beforehand, which would cost a
+        search for each row; here all batches are looked through. Returns what is left to it."""
         starts = batch.starts
         for other in self._batches.values():
             for key in other.starts.keys() & starts.keys():

@@ -92,11 +92,13 @@ class SharedCachedEngine(CachedEngine):
             flight.claim = claim
             if isinstance(found, Taken):
                 self._tier.work(self._waiting(flight, digest))
-            elif isinstance(found, Stored):
-                entry = self._taken_in(flight, found)
-                self._go(flight, missing() if only and entry is None else entry)
             else:
-                self._go(flight, missing() if only else None)
+                entry = None
+                try:
+                    entry = self._taken_in(flight, found) if isinstance(found, Stored) else None
+                except Exception:  # whatever the store holds, those who wait get an answer
+                    log.exception("a cached answer could not be used", extra=fields(model=self.name))
+                self._go(flight, missing() if only and entry is None else entry)
 
         self._tier.ask(digest, told, claims=claims, cost_s=self._cost_s)
 

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -208,7 +208,10 @@ class Writer:
             self._ends.wait(self._gather_s)
             self._news.clear()
             last = self._ends.is_set()
-            self._drain()
+            try:
+                self._drain()
+            except Exception as error:  # without it nothing would ever be written again, and all be counted as too much
+                log.error("the request log failed: %s", type(error).__name__, exc_info=error)
             if last:
                 break
         for store in self._stores.values():
@@ -216,15 +219,19 @@ class Writer:
 
     def _drain(self) -> None:
         """Write all that is there by now."""
+        taken_out = [self._queue.popleft() for _ in range(len(self._queue))]
+        try:
+            self._write(taken_out)
+        finally:
+            self._done_bytes += sum(taken.nbytes + ROW_BYTES for _, taken in taken_out if taken is not None)
+
+    def _write(self, taken_out: Sequence[tuple[Destination, Taken | None]]) -> None:
         by_store: dict[Store, list[Entry]] = {}
-        done_bytes = 0
         parting: list[Destination] = []
-        for _ in range(len(self._queue)):
-            destination, taken = self._queue.popleft()
+        for destination, taken in taken_out:
             if taken is None:
                 parting.append(destination)
                 continue
-            done_bytes += taken.nbytes + ROW_BYTES
             entries = by_store.setdefault(destination.store, [])
             try:
                 entries += list(destination.entries(taken))  # all of them, or none
@@ -242,4 +249,3 @@ class Writer:
         for destination in parting:
             origin = destination.origin
             destination.store.let_go(origin.version, origin.digest)
-        self._done_bytes += done_bytes

@@ -15,6 +15,12 @@ from forebay.core.errors import AdmissionError, CacheMiss, ExecutionError
 from forebay.core.request import Background, Listener
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["first", "like the last one"])
+def primed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever holds of the first request of its shape holds of those that follow it."""
+    monkeypatch.setattr(Rig, "primed", request.param)
+
+
 def test_the_second_of_two_equal_requests_is_answered_at_once() -> None:
     rig = Rig()
     first = rig.ask(3.0)

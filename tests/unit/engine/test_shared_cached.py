@@ -376,3 +376,19 @@ async def test_what_is_no_answer_of_this_model_is_not_served(shared: SharedMemor
         shared.kept[digest] = (broken, since, until_)
     assert y(await answered(there)) == 6.0
     assert there.runs == 1
+
+
+async def test_what_the_store_has_and_cannot_be_used_is_computed(
+    shared: SharedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = two(shared)
+    for _ in range(2):
+        await answered(there)
+    await settled(there)
+
+    def fails(key: bytes, value: bytes) -> None:
+        raise RuntimeError("of ours")
+
+    monkeypatch.setattr("forebay.engine.shared_cached.unpack", fails)
+    assert y(await answered(here)) == 6.0
+    assert here.runs == 1

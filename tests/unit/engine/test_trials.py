@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from forebay.core.settings import ModelSettings
 from forebay.engine import setup
 from forebay.engine.kept_inputs import KeptRequest
 from forebay.engine.sizing import Finding, Size
+from forebay.engine.trial import Bench
 from forebay.engine.trial_frames import Order
 from forebay.engine.trials import order_for, run_trial
 from forebay.models.source import ModelSource
@@ -174,3 +176,18 @@ async def test_what_was_found_is_what_an_engine_starts_with(tmp_path: Path) -> N
         assert (engine.instances, engine.plan.threads) == (2, 2)
         assert engine.tuning is not None
         assert (engine.tuning.state, engine.tuning.chosen) == ("settled", "2x2")
+
+
+async def test_what_is_measured_leaves_the_network_its_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting that takes both cores is told less than was counted; one that leaves a core is told all of it."""
+    kept = KeptRequest(shapes=[[1]], payloads=[b"\x00" * 4])
+    bench = Bench(order_of(tiny(tmp_path), tmp_path, kept=[kept]), 0.0)
+    bench._engines[1] = SimpleNamespace(use=lambda instances: None, ends={}, at_rest=True)  # type: ignore[assignment]
+
+    async def counted(engine: object, load: object, size: Size) -> float:
+        return 40_000.0
+
+    monkeypatch.setattr(bench, "_counted", counted)
+    monkeypatch.setattr("forebay.engine.trial.Load", lambda *given: SimpleNamespace(stop=lambda: None))
+    assert await bench.rate(Size(1, 1)) == 40_000.0
+    assert await bench.rate(Size(2, 1)) == pytest.approx(36_000.0)

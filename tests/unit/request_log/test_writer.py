@@ -117,3 +117,21 @@ def test_metrics_are_told(tmp_path: Path) -> None:
     assert told["forebay_request_log_written_bytes"] == [(place, rig.counts.written_bytes)]
     held = sum(path.stat().st_size for path in rig.folder.rglob("*.rows"))
     assert told["forebay_request_log_bytes"] == [({"model": "m"}, held)]
+
+
+def test_what_fails_beside_the_rows_ends_neither_the_thread_nor_its_room(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, TEXTS)
+    failed = threading.Event()
+
+    def fails(version: str, digest: str) -> None:
+        failed.set()
+        raise RuntimeError("of the disk")
+
+    rig.destination.store.let_go = fails  # type: ignore[method-assign]
+    rig.ask("a")
+    rig.logs.leave(rig.destination)
+    assert failed.wait(30)
+    rig.ask("b")
+    assert sorted(texts_of(rig.close().read())) == ["a", "b"]
+    writer = rig.destination._writer
+    assert writer._put_bytes == writer._done_bytes
