@@ -22,6 +22,16 @@ COMPUTES_FROM: Final = 0.25
 """An instance that is on a core for less than this share of its time waits for something else, a device or the network:
 it takes as little as it uses. Above, it takes all its threads: it may be short of them because others run."""
 LEARN: Final = 0.1
+LEARN_OWN: Final = 0.2
+LONG_BATCH_S: Final = 0.005
+"""A model whose batches take a core for so long gives way: short turns of others cost it little, while its long ones
+would hold up the web process, and what hands over the answers of all models. Cheap models need their turns at once."""
+LONG_REQUEST_S: Final = 0.002
+"""Of such a batch, for each of its requests: it is a rush that makes a batch of many cheap ones long, and their model
+would pay for that ever after."""
+LONG_BATCHES: Final = 8
+"""So many more of its batches were long than were not: a first one that does more, or one that was held up, says
+nothing of a model, and to give way cannot be taken back."""
 SPARE_CORES: Final = 0.5
 """One more instance may run while so much of a core is free."""
 
@@ -29,7 +39,7 @@ SPARE_CORES: Final = 0.5
 class Member:
     """A model that shares the cores. `served`: core seconds it was given, over its weight."""
 
-    __slots__ = ("claims", "cores", "served", "threads", "used", "weight")
+    __slots__ = ("claims", "cores", "long_batches", "requests", "served", "threads", "used", "weight")
 
     def __init__(self, weight: float, threads: int) -> None:
         self.weight = weight
@@ -40,6 +50,10 @@ class Member:
         """What one instance of it takes."""
         self.used = float(threads)
         """Cores that one instance was seen to use while it ran, on average."""
+        self.requests = 0
+        """Answered since the process itself was charged last."""
+        self.long_batches = 0
+        """How many more of its batches were long than were not, of those in which it was ahead; 0 at least."""
 
     def saw(self, core_s: float, ran_s: float) -> None:
         """An instance used `core_s` of the cores in `ran_s` seconds in which it was not paused."""
@@ -62,9 +76,13 @@ class Claim:
 class Fairness:
     """The accounts of all models, and the choice."""
 
-    def __init__(self, cores: int) -> None:
+    def __init__(self, cores: int, *, reserves: bool = False) -> None:
+        """`reserves`: what the process itself uses is left free for it, where several models are at work."""
         self.cores = cores
+        self._reserves = reserves
         self._members: list[Member] = []
+        self.own_cores = 0.0
+        """What the process that works for all models uses: it reads requests, forms batches and writes answers."""
         self._most = 0.0
         """The highest account there has been."""
 
@@ -98,14 +116,48 @@ class Fairness:
 
     def charge(self, claim: Claim, core_s: float) -> None:
         """An instance has used so much since it was charged last."""
-        member = claim.member
+        self._charge(claim.member, core_s)
+
+    def _charge(self, member: Member, core_s: float) -> None:
         member.served += core_s / member.weight
         if member.served > self._most:
             self._most = member.served
 
+    def charge_own(self, core_s: float, elapsed_s: float) -> None:
+        """The process itself has used so much in so many seconds, since it was charged last. Each model pays for its
+        requests: a cheap one, asked ten thousand times a second, takes most of its cores there."""
+        self.own_cores += LEARN_OWN * (core_s / elapsed_s - self.own_cores)
+        requests = sum([member.requests for member in self._members])
+        for member in self._members:
+            if member.requests:
+                self._charge(member, core_s * member.requests / requests)
+                member.requests = 0
+
+    def landed(self, claim: Claim, core_s: float, ran_s: float, requests: int) -> bool:
+        """A batch of so many requests came back, for which its instance has used `core_s` of the cores in `ran_s`
+        seconds in which it was not paused. Whether instances of this model are to give way from now on."""
+        member = claim.member
+        member.requests += requests
+        member.saw(core_s, ran_s)
+        if self._is_ahead(member):
+            long = core_s >= max(LONG_BATCH_S, requests * LONG_REQUEST_S)
+            member.long_batches = max(0, member.long_batches + (1 if long else -1))
+        return member.long_batches >= LONG_BATCHES
+
+    def _is_ahead(self, member: Member) -> bool:
+        """Whether another model is at work that has had less. One that is below its share need not give way."""
+        return any(other.claims and other.served < member.served for other in self._members)
+
+    def _own_share(self) -> float:
+        """Cores that are left to the process itself; one instance at least runs beside it. A model that is at work
+        alone would slow down nobody but itself."""
+        if not self._reserves or sum([bool(member.claims) for member in self._members]) < 2:
+            return 0.0
+        return min(self.own_cores, self.cores - SPARE_CORES)
+
     def crowded(self) -> bool:
         """Whether more is asked for than there is, so that a choice is needed; if not, all claims run."""
-        wanted = 0.0
+        wanted = self._own_share()
         for member in self._members:
             wanted += member.cores * len(member.claims)
         return wanted >= self.cores + SPARE_CORES
@@ -117,7 +169,7 @@ class Fairness:
         for member in busy:
             member.served = max(member.served, least)
         waiting = [(member.served, place, member, member.claims.copy()) for place, member in enumerate(busy)]
-        placed = 0.0
+        placed = self._own_share()
         while waiting:
             account, place, member, claims = waiting.pop(waiting.index(min(waiting, key=_account)))
             claim = claims.pop(0)
@@ -129,7 +181,7 @@ class Fairness:
 
     def idles_most(self) -> bool:
         """Whether more than one core has nothing to do, as long as those that do not run are left so."""
-        running = 0.0
+        running = self._own_share()
         for member in self._members:
             for claim in member.claims:
                 running += member.cores * claim.runs

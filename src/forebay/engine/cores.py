@@ -20,13 +20,6 @@ from typing import Any, Protocol
 from forebay.batching.fairness import QUANTUM_S, Claim, Fairness, Member
 from forebay.engine.flight import Flight
 
-LONG_BATCH_S = 0.005
-"""An instance whose batch takes a core for so long gives way: short turns of others cost it little, while its long ones
-would hold up the web process, and what hands over the answers of all models. Cheap models need their turns at once."""
-LONG_REQUEST_S = 0.001
-"""Of such a batch, for each of its requests: it is a rush that makes a batch of many cheap ones long, and their model
-would pay for that ever after."""
-
 HOLD_S = 0.005
 """How long a core that was taken from others for a model stays free for it, as long as it is mostly back by then: to go
 on after each of its batches, and stop again a millisecond later, leaves none free when one is needed. It is
@@ -107,10 +100,11 @@ class Cores:
         clock: Callable[[], float] = time.monotonic,
         core_clock: CpuClock = cpu_clock,
         *,
+        own_clock: Callable[[], float] = time.process_time,
         hold_s: float = 0.0,
     ) -> None:
-        """`hold_s`: see `HOLD_S`; 0: nothing is left idle."""
-        self._fairness = Fairness(cores)
+        """`own_clock`: core seconds that this process has used. `hold_s`: see `HOLD_S`; 0: nothing is left idle."""
+        self._fairness = Fairness(cores, reserves=hold_s > 0)
         self.hold_s = hold_s
         self._hold: asyncio.TimerHandle | None = None
         self._freed_at = 0.0
@@ -119,6 +113,9 @@ class Cores:
         """Whether there was not, last time, before a hold would have ended."""
         self._clock = clock
         self._core_clock = core_clock
+        self._own_clock = own_clock
+        self._seen_at, self._seen_own_s = clock(), own_clock()
+        """When this process itself was charged last, and up to where."""
         self._members: dict[Sharer, Member] = {}
         self._turns: dict[Worker, Turn] = {}
         self._tick: asyncio.TimerHandle | None = None
@@ -178,8 +175,7 @@ class Cores:
         core_s, turn.began_core_s = turn.seen_core_s - turn.began_core_s, turn.seen_core_s
         # What it has written before it was stopped may be read only now.
         turn.paused_s += instance.resume(self._clock())
-        turn.claim.member.saw(core_s, busy_s - turn.paused_s)
-        if core_s >= max(LONG_BATCH_S, requests * LONG_REQUEST_S):
+        if self._fairness.landed(turn.claim, core_s, busy_s - turn.paused_s, requests):
             instance.give_way()
         turn.paused_s = 0.0
         self._changed = True
@@ -203,6 +199,7 @@ class Cores:
             return
         self._changed = False
         fairness = self._fairness
+        self._charge_own()
         if fairness.crowded():
             if self._freed_at:
                 self._comes_back = self._clock() - self._freed_at < self.hold_s
@@ -227,6 +224,13 @@ class Cores:
         else:
             return
         self._go_on()
+
+    def _charge_own(self) -> None:
+        now = self._clock()
+        if now - self._seen_at >= QUANTUM_S:
+            own_s = self._own_clock()
+            self._fairness.charge_own(own_s - self._seen_own_s, now - self._seen_at)
+            self._seen_at, self._seen_own_s = now, own_s
 
     def _go_on(self) -> None:
         """Pause and resume as was decided."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forebay.batching.fairness import CREDIT_S, QUANTUM_S, Claim, Fairness, Member
+from forebay.batching.fairness import CREDIT_S, LONG_BATCHES, QUANTUM_S, Claim, Fairness, Member
 
 CORES = 2
 
@@ -177,3 +177,72 @@ def test_with_enough_for_all_everybody_runs() -> None:
     assert not all(claim.runs for claim in claims)
     fairness.all_run()
     assert all(claim.runs for claim in claims)
+
+
+def answers(fairness: Fairness, member: Member, requests: int, core_s: float = 0.001, batches: int = 1) -> bool:
+    """Batches of so many requests each; whether the model is to give way after the last."""
+    for _ in range(batches - 1):
+        fairness.landed(member.claims[0], core_s, core_s, requests)
+    return fairness.landed(member.claims[0], core_s, core_s, requests)
+
+
+def test_each_model_pays_for_what_its_requests_take_of_the_process_itself() -> None:
+    fairness = Fairness(1)
+    cheap, heavy = busy(fairness, instances=1), busy(fairness, instances=1)
+    answers(fairness, cheap, requests=900)
+    answers(fairness, heavy, requests=100)
+    fairness.charge_own(1.0, elapsed_s=1.0)
+    fairness.charge_own(5.0, elapsed_s=5.0)  # nobody was answered meanwhile
+    assert [cheap.served, heavy.served] == pytest.approx([0.9, 0.1])
+    fairness.choose()
+    assert (running(cheap), running(heavy)) == (0, 1)
+
+
+@pytest.mark.parametrize(("cores", "reserves", "run"), [(2, True, 1), (2, False, 2), (1, True, 1), (4, True, 3)])
+def test_what_the_process_itself_uses_is_left_to_it_where_several_are_at_work(
+    cores: int, reserves: bool, run: int
+) -> None:
+    fairness = Fairness(cores, reserves=reserves)
+    one, two = busy(fairness, instances=cores), busy(fairness, instances=cores)
+    for _ in range(50):
+        fairness.charge_own(0.9, elapsed_s=1.0)
+    assert fairness.crowded()
+    fairness.choose()
+    assert running(one) + running(two) == run
+    for claim in list(two.claims):
+        fairness.end(claim)
+    assert not fairness.crowded()
+    fairness.choose()
+    assert running(one) == cores
+
+
+@pytest.mark.parametrize(
+    ("core_s", "requests", "gives_way"), [(0.001, 1, 0), (0.02, 1, 1), (0.02, 8, 1), (0.02, 64, 0)]
+)
+def test_a_model_with_long_batches_gives_way_unless_a_rush_made_them_long(
+    core_s: float, requests: int, gives_way: bool
+) -> None:
+    fairness = Fairness(CORES)
+    member, _ = busy(fairness), busy(fairness)
+    fairness.charge(member.claims[0], 1.0)
+    assert answers(fairness, member, requests, core_s, LONG_BATCHES) == gives_way
+
+
+def test_a_few_long_batches_say_nothing_of_a_model() -> None:
+    fairness = Fairness(CORES)
+    member, _ = busy(fairness), busy(fairness)
+    fairness.charge(member.claims[0], 1.0)
+    assert not answers(fairness, member, 1, 0.02, LONG_BATCHES - 1)
+    answers(fairness, member, 1, 0.001, LONG_BATCHES)
+    assert not answers(fairness, member, 1, 0.02, LONG_BATCHES - 1)
+    assert answers(fairness, member, 1, 0.02)
+
+
+def test_a_model_below_its_share_does_not_give_way_however_long_its_batches_are() -> None:
+    fairness = Fairness(CORES)
+    member, other = busy(fairness), busy(fairness)
+    fairness.charge(other.claims[0], 1.0)
+    assert not answers(fairness, member, 1, 0.02, 10 * LONG_BATCHES)
+    for claim in list(other.claims):
+        fairness.end(claim)
+    assert not answers(fairness, member, 1, 0.02, 10 * LONG_BATCHES)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from forebay.batching.fairness import LONG_BATCHES
 from forebay.engine.cores import HOLD_S, Cores, Turns, cores_for, cpu_clock
 
 
@@ -135,17 +136,36 @@ async def test_the_one_that_has_had_more_is_paused_until_the_other_is_done(cores
     assert heavy.paused == [False, False]
 
 
-@pytest.mark.parametrize(
-    ("core_s", "requests", "gives_way"), [(0.001, 1, False), (0.02, 1, True), (0.02, 8, True), (0.02, 64, False)]
-)
-async def test_an_instance_whose_batches_take_long_gives_way_unless_a_rush_made_them_long(
-    cores: Cores, clocks: Clocks, core_s: float, requests: int, gives_way: bool
-) -> None:
-    _, light = two(cores, clocks)
-    light.send(0)
-    light.workers[0].work(core_s)
-    light.answer(0, core_s, requests)
-    assert [worker.gave_way for worker in light.workers] == [gives_way, False]
+async def test_instances_with_long_batches_give_way_to_a_model_that_has_had_less(cores: Cores, clocks: Clocks) -> None:
+    heavy, light = two(cores, clocks)
+    for _ in range(LONG_BATCHES):
+        assert not heavy.workers[0].gave_way
+        light.send(0)
+        heavy.send(0)
+        heavy.workers[0].work(0.02)
+        heavy.answer(0, 0.02)
+        light.answer(0, 0.02)
+    assert [worker.gave_way for worker in heavy.workers] == [True, False]
+    assert not any(worker.gave_way for worker in light.workers)
+
+
+async def test_a_model_pays_for_what_its_requests_cost_this_process(clocks: Clocks) -> None:
+    used: list[float] = [0.0]
+    cores = Cores(1, clocks, clocks.core_s, own_clock=lambda: used[0], hold_s=0.005)
+    cheap, other = Engine(10, clocks), Engine(20, clocks)
+    cores.join(cheap, 1.0, 1)
+    cores.join(other, 1.0, 1)
+    cheap.send(0)
+    cheap.workers[0].work(0.01)
+    cheap.answer(0, 0.01, requests=1000)
+    other.send(0)
+    other.workers[0].work(0.02)
+    other.answer(0, 0.02)
+    clocks.now += 1.0
+    used[0] += 0.9
+    other.send(0)
+    cheap.send(0)
+    assert (cheap.paused[0], other.paused[0]) == (True, False)
 
 
 def come_back(light: Engine, clocks: Clocks, after_s: float) -> None:
