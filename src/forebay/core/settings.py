@@ -220,7 +220,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.05
     semantic_max_false_hit_rate: Annotated[
         Annotated[float, Meta(gt=0, le=1)],
-        Meta(description="Share of wrong ones among those compared above which near texts are not served any more."),
+        Meta(description="Share of wrong ones among those compared above which such hits are not served any more."),
     ] = 0.05
     request_log: Annotated[
         Annotated[float, Meta(ge=0, le=1)],

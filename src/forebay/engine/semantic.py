@@ -18,6 +18,7 @@ import msgspec
 from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.entry import Entry, OutputForm
 from forebay.cache.key import KeyMaker
+from forebay.cache.semantic.index import Way
 from forebay.cache.semantic.partition import Partition
 from forebay.cache.semantic.prompt import prompt_of_text
 from forebay.cache.semantic.shadow import Shadow, same_outputs
@@ -81,8 +82,7 @@ class SemanticEngine(ForwardedEngine):
         self._form = OutputForm(self.signature)
         self._kept: CachedEngine
         self._opened: Opened | None = None
-        self.told = "off: not checked yet"
-        """Whether near texts are answered alike, and if not why."""
+        self._told = "off: not checked yet"
         self._looking: dict[Request, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
@@ -92,16 +92,21 @@ class SemanticEngine(ForwardedEngine):
 
     def open(self, opened: Opened, told: str) -> None:
         """From now on texts are looked up."""
-        self._opened, self.told = opened, told
+        self._opened, self._told = opened, told
 
     def shut(self, reason: str) -> None:
         """From now on they are not."""
-        self._opened, self.told = None, f"off: {reason}"
+        self._opened, self._told = None, f"off: {reason}"
 
     @property
     def opened(self) -> Opened | None:
         """By what texts are looked up; None: they are not."""
         return self._opened
+
+    @property
+    def told(self) -> str:
+        """Whether near texts are answered alike, and if not why; what shadow mode has turned off since counts."""
+        return self._told if self._opened is None else self._opened.shadow.told(self._told)
 
     @property
     def facts(self) -> Mapping[str, str]:
@@ -205,8 +210,8 @@ class SemanticEngine(ForwardedEngine):
         flight.near = CacheNote("semantic", entry.told_id(), now - entry.created, near.hit.score, entry)
         if not entry.shared:
             self._work(self._kept.share(entry))
-        if opened.shadow.wants():
-            self._compare(request, opened.shadow)
+        if opened.shadow.wants(near.hit.way):
+            self._compare(request, opened.shadow, near.hit.way)
         self._give(request)
 
     def _miss(self, request: Request, flight: Flight, sought: Sought | None) -> None:
@@ -246,14 +251,14 @@ class SemanticEngine(ForwardedEngine):
         self._background.add(running)
         running.add_done_callback(self._background.discard)
 
-    def _compare(self, request: Request, shadow: Shadow) -> None:
+    def _compare(self, request: Request, shadow: Shadow, way: Way) -> None:
         """Have the model run as well, behind all that somebody waits for, and note whether it says the same."""
         batched = self.signature.batched
         served = _own_outputs(request, batched)
 
         def compared(again: Request) -> None:
             if again.error is None:
-                shadow.record(same_outputs(served, _own_outputs(again, batched)))
+                shadow.record(way, same_outputs(served, _own_outputs(again, batched)))
 
         now, timeout_s = self._clock(), self.inner.default_timeout_s
         again = msgspec.structs.replace(

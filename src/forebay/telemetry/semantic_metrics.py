@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 _MODEL = ("model", "version")
+_WAY = (*_MODEL, "way")
 SEMANTIC_TABLE = {
     "forebay_semantic_lookups": (
         "counter",
@@ -15,22 +16,36 @@ SEMANTIC_TABLE = {
         "too_long, off, guard_... (what the guard had against the nearest), verifier, or an error.",
         (*_MODEL, "outcome"),
     ),
-    "forebay_semantic_compared": ("counter", "Hits that also ran the model, to compare.", _MODEL),
-    "forebay_semantic_false_hits": ("counter", "Of these, hits whose answer was another one.", _MODEL),
-    "forebay_semantic_false_hit_rate": ("gauge", "Their share among the last 1,000 compared.", _MODEL),
-    "forebay_semantic_off": ("gauge", "1: the rate passed its limit and the tier turned itself off.", _MODEL),
+    "forebay_semantic_compared": (
+        "counter",
+        "Hits that also ran the model, to compare, by way: normalised (the same words) or semantic (near texts).",
+        _WAY,
+    ),
+    "forebay_semantic_false_hits": ("counter", "Of these, hits whose answer was another one.", _WAY),
+    "forebay_semantic_false_hit_rate": ("gauge", "Their share among the last 1,000 compared of a way.", _WAY),
+    "forebay_semantic_off": (
+        "gauge",
+        "1: the rate of a way passed its limit, and its hits are no longer served.",
+        _WAY,
+    ),
 }
 """Name to kind, help and labels."""
 
 
-class SemanticReading(NamedTuple):
-    """What one model tells when somebody scrapes. `false_hit_rate`: None before anything was compared."""
+class WayReading(NamedTuple):
+    """What is known of one way of finding texts. `false_hit_rate`: None before anything was compared."""
 
-    lookups: Mapping[str, int]
     compared: int
     false_hits: int
     false_hit_rate: float | None
     off: bool
+
+
+class SemanticReading(NamedTuple):
+    """What one model tells when somebody scrapes."""
+
+    lookups: Mapping[str, int]
+    ways: Mapping[str, WayReading]
 
 
 class SemanticMetrics:
@@ -50,14 +65,15 @@ class SemanticMetrics:
 
     def _values(self) -> dict[str, list[tuple[tuple[str, ...], float]]]:
         read = [(place, reading()) for place, reading in self.models.items()]
+        ways = [((*place, way), found) for place, one in read for way, found in one.ways.items()]
         return {
             "forebay_semantic_lookups": [
                 ((*place, outcome), number) for place, one in read for outcome, number in one.lookups.items()
             ],
-            "forebay_semantic_compared": [(place, one.compared) for place, one in read],
-            "forebay_semantic_false_hits": [(place, one.false_hits) for place, one in read],
+            "forebay_semantic_compared": [(key, found.compared) for key, found in ways],
+            "forebay_semantic_false_hits": [(key, found.false_hits) for key, found in ways],
             "forebay_semantic_false_hit_rate": [
-                (place, one.false_hit_rate) for place, one in read if one.false_hit_rate is not None
+                (key, found.false_hit_rate) for key, found in ways if found.false_hit_rate is not None
             ],
-            "forebay_semantic_off": [(place, one.off) for place, one in read],
+            "forebay_semantic_off": [(key, found.off) for key, found in ways],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -124,6 +125,24 @@ async def test_what_is_wrong_stops_the_start_or_is_told(
         assert house.told.startswith("off: qa: ")
         for text in (MEND, REPAIR):
             assert await house.ask(text) == ("miss", text.upper().encode())
+
+
+async def test_what_shadow_mode_turned_off_stays_told_when_things_are_looked_at_anew() -> None:
+    async with started(answering(max_false_hit_rate=0.1), seeing()) as house:
+        near = house.endpoint().near
+        assert near is not None
+        assert near.opened is not None
+        for _ in range(2):
+            near.opened.shadow.record("semantic", same=False)
+        off = "off for near texts: 2 of the last 2 compared hits were wrong, more than 0.1; on for the same words"
+        assert house.told.startswith(off)
+        house.serve(shouting("another"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert house.told.startswith(off)
+        assert (await house.ask(MEND), (await house.ask(REPAIR))[0]) == (("miss", MEND.upper().encode()), "miss")
+        text = house.metrics.text().decode()
+        assert 'forebay_semantic_off{model="qa",version="1",way="semantic"} 1.0' in text
 
 
 async def test_a_calibration_for_these_files_holds() -> None:

@@ -296,19 +296,34 @@ async def test_hits_that_are_compared_with_the_model() -> None:
     for _ in range(6):
         assert told(await rig.ask(REPAIR)) == ("semantic", b"the same")
     await soon(lambda: shadow.compared == 6)
-    assert (shadow.false_hits, rig.tier.off, rig.runs) == (0, False, 7)
+    assert (shadow.false_hits, rig.tier.off, rig.runs) == (0, set(), 7)
     assert all(one.background is not None for one in rig.qa.seen[1:])
 
 
 async def test_hits_that_are_wrong_too_often_turn_it_off() -> None:
     rig, shadow = watching()
     await rig.ask(MEND)
-    while not shadow.tripped:
+    while not shadow.tripped("semantic"):
         assert told(await rig.ask(REPAIR)) == NEAR
         await soon(lambda: shadow.compared == rig.runs - 1)
         assert shadow.compared <= 4
     assert told(await rig.ask(REPAIR)) == MISS_REPAIR
     assert shadow.false_hits == shadow.compared
+    assert rig.near.told.startswith("off for near texts: ")
+    assert told(await rig.ask(MEND.lower())) == NEAR, "the same words have not been wrong"
+
+
+async def test_the_same_words_that_are_wrong_too_often_are_turned_off_alone() -> None:
+    rig, shadow = watching()
+    rig.qa.function = lambda texts: [texts, np.ones(texts.shape, np.int64)]  # capital letters make another answer
+    await rig.ask(MEND)
+    while not shadow.tripped("normalised"):
+        assert told(await rig.ask(MEND.lower()))[0] == "semantic"
+        await soon(lambda: shadow.compared == rig.runs - 1)
+        assert shadow.compared <= 4
+    assert rig.near.facts["semantic_cache"].startswith("on; off for the same words: ")
+    assert told(await rig.ask(MEND.lower())) == ("miss", MEND.lower().encode())
+    assert told(await rig.ask(REPAIR))[0] == "semantic"
 
 
 async def test_a_row_is_compared_with_its_own_row_of_a_batch() -> None:

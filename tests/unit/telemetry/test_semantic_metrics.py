@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from forebay.telemetry.semantic_metrics import SEMANTIC_TABLE, SemanticMetrics, SemanticReading
+from forebay.telemetry.semantic_metrics import SEMANTIC_TABLE, SemanticMetrics, SemanticReading, WayReading
 
 
 def scraped(metrics: SemanticMetrics) -> list[str]:
@@ -15,17 +15,21 @@ def scraped(metrics: SemanticMetrics) -> list[str]:
 
 def test_every_figure_of_a_model_is_told() -> None:
     metrics = SemanticMetrics()
-    metrics.models["qa", "2"] = lambda: SemanticReading({"semantic": 7, "guard_numbers": 3}, 4, 1, 0.25, True)
-    metrics.models["new", "1"] = lambda: SemanticReading({}, 0, 0, None, False)
+    none = WayReading(0, 0, None, False)
+    metrics.models["qa", "2"] = lambda: SemanticReading(
+        {"semantic": 7, "guard_numbers": 3}, {"semantic": WayReading(4, 1, 0.25, True), "normalised": none}
+    )
+    metrics.models["new", "1"] = lambda: SemanticReading({}, {"semantic": none})
     lines = scraped(metrics)
     for line in (
         'forebay_semantic_lookups_total{model="qa",outcome="semantic",version="2"} 7.0',
         'forebay_semantic_lookups_total{model="qa",outcome="guard_numbers",version="2"} 3.0',
-        'forebay_semantic_compared_total{model="qa",version="2"} 4.0',
-        'forebay_semantic_false_hits_total{model="qa",version="2"} 1.0',
-        'forebay_semantic_false_hit_rate{model="qa",version="2"} 0.25',
-        'forebay_semantic_off{model="qa",version="2"} 1.0',
-        'forebay_semantic_off{model="new",version="1"} 0.0',
+        'forebay_semantic_compared_total{model="qa",version="2",way="semantic"} 4.0',
+        'forebay_semantic_false_hits_total{model="qa",version="2",way="semantic"} 1.0',
+        'forebay_semantic_false_hit_rate{model="qa",version="2",way="semantic"} 0.25',
+        'forebay_semantic_off{model="qa",version="2",way="semantic"} 1.0',
+        'forebay_semantic_off{model="qa",version="2",way="normalised"} 0.0',
+        'forebay_semantic_off{model="new",version="1",way="semantic"} 0.0',
     ):
         assert line in lines
     assert not any(line.startswith('forebay_semantic_false_hit_rate{model="new"') for line in lines)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from forebay.core.tensors import Array
+
+Way = Literal["normalised", "semantic"]
+"""How a text is found: its words are those of the kept one, or its vector is near. Each can be wrong by itself."""
 
 
 class Kept(NamedTuple):

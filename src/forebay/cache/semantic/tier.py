@@ -11,12 +11,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from forebay.cache.semantic.guard import Guard
-from forebay.cache.semantic.index import Kept, Match, SemanticIndex
+from forebay.cache.semantic.index import Kept, Match, SemanticIndex, Way
 from forebay.cache.semantic.normalise import normalised
 from forebay.cache.semantic.partition import Partition
 from forebay.cache.semantic.policy import SemanticPolicy
@@ -39,7 +39,7 @@ class Hit(NamedTuple):
     entry_id: str
     text: str
     score: float
-    way: Literal["normalised", "semantic"]
+    way: Way
 
 
 class Found(NamedTuple):
@@ -62,12 +62,13 @@ class SemanticTier:
         self._policy = policy
         self._verifier = verifier
         self.counts: Counter[str] = Counter()
-        self.off = False
+        self.off: set[Way] = set()
+        """The ways by which nothing is served any more."""
         self._quiet_until = 0.0
 
     def wants(self, text: str) -> bool:
-        """Whether a text is one to be embedded and looked up: the tier is on and the text is short enough."""
-        if self.off:
+        """Whether a text is one to be embedded and looked up: near texts are served, and the text is short enough."""
+        if "semantic" in self.off:
             self.counts["off"] += 1
         elif len(text.encode()) > self._policy.max_text_bytes:
             self.counts["too_long"] += 1
@@ -89,6 +90,8 @@ class SemanticTier:
 
     async def same_words(self, partition: Partition, text: str) -> Hit | None:
         """A text that is the same but for case, spaces and what ends it."""
+        if "normalised" in self.off:
+            return None
         try:
             found = await self._index.same(partition.key(), normalised(text))
         except DependencyError as error:
@@ -117,7 +120,8 @@ class SemanticTier:
             return None
         reasons = []
         for match in near:
-            reason = self._objection(text, match.text) or await self._refusal(text, match)
+            reason = self._turned_off(text, match) or self._objection(text, match.text)
+            reason = reason or await self._refusal(text, match)
             if reason is None:
                 self.counts["semantic"] += 1
                 return Hit(match.entry_id, match.text, match.score, "semantic")
@@ -135,9 +139,10 @@ class SemanticTier:
         except DependencyError as error:
             self._missed("index_error", error)
 
-    def turn_off(self) -> None:
-        """No more near texts, only the same words: what shadow mode does when hits are wrong too often."""
-        self.off = True
+    def turn_off(self, way: Way) -> None:
+        """Nothing more is served that was found this way: what shadow mode does when such hits are wrong too often.
+        Without near texts nothing is embedded, so that no text is stored either."""
+        self.off.add(way)
 
     async def forget(self, partition: Partition, entry_id: str) -> None:
         """The answer is no longer kept, or was a wrong one."""
@@ -145,6 +150,11 @@ class SemanticTier:
             await self._index.remove(partition.key(), entry_id)
         except DependencyError as error:
             self._missed("index_error", error)
+
+    def _turned_off(self, text: str, match: Match) -> str | None:
+        """The same words have the nearest vectors too: what was turned off must not come in by that door."""
+        same = "normalised" in self.off and normalised(text) == normalised(match.text)
+        return "off" if same else None
 
     def _objection(self, text: str, kept: str) -> str | None:
         objection = self._guard.compare(text, kept)

@@ -157,9 +157,22 @@ async def test_long_texts_are_neither_kept_nor_looked_up(guard: Guard) -> None:
 async def test_a_tier_that_is_off_serves_nothing_near(guard: Guard) -> None:
     tier = tier_of(guard)
     await tier.store(HERE, "e1", "How do I mend a tyre?", NORTH)
-    tier.turn_off()
+    tier.turn_off("semantic")
     assert await tier.lookup(HERE, "How do I repair a tyre?", NORTH) is None
     assert tier.counts == {"off": 1}
+    assert await tier.same_words(HERE, "how do i mend a tyre") is not None
+
+
+async def test_the_same_words_that_are_off_are_not_found_by_their_vectors_either(guard: Guard) -> None:
+    tier = tier_of(guard)
+    await tier.store(HERE, "e1", "How do I mend a tyre?", NORTH)
+    tier.turn_off("normalised")
+    assert await tier.same_words(HERE, "how do i mend a tyre") is None
+    assert await tier.lookup(HERE, "how do i mend a tyre", NORTH) is None
+    assert tier.counts == {"off": 1}
+    hit = await tier.lookup(HERE, "How do I repair a tyre?", NORTH)
+    assert hit is not None
+    assert hit.way == "semantic"
 
 
 @pytest.mark.parametrize("bad", [[0.0, 0.0, 0.0], [np.nan, 0.0, 1.0], [np.inf, 0.0, 1.0]])

@@ -38,8 +38,8 @@ class Service:
     async def answer(self, text: str) -> bytes:
         found = await self.tier.find(HERE, text, embed)
         served = self.run(text) if found.hit is None else self.answers[found.hit.entry_id]
-        if found.hit is not None and self.shadow.wants():
-            self.shadow.record(same_outputs(served, self.run(text)))
+        if found.hit is not None and self.shadow.wants(found.hit.way):
+            self.shadow.record(found.hit.way, same_outputs(served, self.run(text)))
         if found.hit is None and found.vector is not None:
             entry_id = f"e{len(self.answers)}"
             self.answers[entry_id] = served
@@ -61,7 +61,7 @@ async def test_a_tier_whose_hits_are_right_goes_on() -> None:
     service = Service(lambda text: "the answer")
     for number in range(40):
         assert await service.answer(f"Please {'mend' if number % 2 else 'repair'} a tyre") == b"the answer"
-    assert (service.shadow.compared, service.shadow.false_hits, service.tier.off) == (20, 0, False)
+    assert (service.shadow.compared, service.shadow.false_hits, service.tier.off) == (20, 0, set())
     assert service.runs == 1 + 20
 
 
@@ -71,9 +71,9 @@ async def test_a_tier_whose_hits_are_wrong_turns_itself_off_and_tells() -> None:
     texts = ["Mend a tyre", *(f"Mend a tyre {'soft ' * count}" for count in range(1, 30))]
     answers = [await service.answer(text) for text in texts]
     assert answers[1] == answers[0]
-    assert service.tier.off
+    assert service.tier.off == {"semantic"}
     told = reading(service.tier.counts, service.shadow)
-    assert (told.compared, told.false_hits, told.false_hit_rate, told.off) == (3, 3, 1.0, True)
+    assert told.ways == {"semantic": (3, 3, 1.0, True), "normalised": (0, 0, None, False)}
     assert told.lookups["semantic"] == 5
     assert told.lookups["off"] > 20
     assert answers[-1] == f"{len(texts[-1])}".encode()
