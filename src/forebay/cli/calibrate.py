@@ -21,6 +21,7 @@ from forebay.cache.semantic.calibrate import (
     choose,
     curve,
 )
+from forebay.cache.semantic.embedder import unit_vectors
 from forebay.cache.semantic.guard import Guard
 from forebay.cache.semantic.lexicon import load_lexicon
 from forebay.cache.semantic.normalise import normalised
@@ -36,11 +37,12 @@ _NO: Final = frozenset(("0", "false", "no", "n", "different"))
 
 
 class TextPair(NamedTuple):
-    """Two texts, and whether one answer serves both."""
+    """Two texts, and whether one answer serves both. `line`: where it stands in its file."""
 
     one: str
     other: str
     same: bool
+    line: int = 0
 
 
 def calibrate(
@@ -54,7 +56,8 @@ def calibrate(
     """Find the lowest threshold whose false hits are within a budget, with 95 % confidence.
 
     The pairs should be of your own traffic and hard: questions that lie near each other and want different answers. Too
-    few of them for the budget is an error that names how many it takes. The guard is part of what is measured.
+    few of them for the budget is an error that names how many it takes. Rows that repeat a pair, either way round,
+    count once. The guard is part of what is measured.
 
     Examples:
 
@@ -67,13 +70,15 @@ def calibrate(
     if plot is not None:
         _pyplot()  # say that it is missing before the work, not after
     vectors, digest = asyncio.run(embed_all(embedder, list(dict.fromkeys(t for p in texts for t in p[:2]))))
-    found = curve(score(texts, vectors, Guard(load_lexicon())))
+    scored = distinct(texts, score(texts, vectors, Guard(load_lexicon())))
+    repeats = len(texts) - len(scored)
+    found = curve(scored)
     if plot is not None:
         _plot(found, limit, plot)
     try:
         chosen = choose(found, limit)
     except (TooFewPairsError, NoThresholdError) as error:
-        raise SetupError(f"{pairs}: {error}") from None
+        raise SetupError(f"{pairs}: {error}{f'; {_repeats_told(repeats)}' if repeats else ''}") from None
     calibration = Calibration(
         threshold=chosen.threshold,
         budget=limit,
@@ -93,7 +98,7 @@ def calibrate(
     if as_json:
         typer.echo(document, nl=False)
     else:
-        _print(calibration)
+        _print(calibration, repeats)
 
 
 def parse_budget(text: str) -> float:
@@ -120,7 +125,25 @@ def read_pairs(path: Path) -> list[TextPair]:
         raise SetupError(f"--pairs {path}: {error}") from None
     if not pairs:
         raise SetupError(f"{path}: has no pairs")
+    _check_labels(path, pairs)
     return pairs
+
+
+def _check_labels(path: Path, pairs: Sequence[TextPair]) -> None:
+    """Capital letters within a text may make another pair of it (it and IT), so only the first one is passed over."""
+    first: dict[frozenset[str], TextPair] = {}
+    for pair in pairs:
+        before = first.setdefault(frozenset(map(_as_written, pair[:2])), pair)
+        if before.same != pair.same:
+            raise SetupError(
+                f"{path}, lines {before.line} and {pair.line}: the same pair, and same is "
+                f"{'yes' if before.same else 'no'} in one and {'yes' if pair.same else 'no'} in the other"
+            )
+
+
+def _as_written(text: str) -> str:
+    words = " ".join(text.split()).rstrip(" .?!…")
+    return words[:1].lower() + words[1:]
 
 
 def _pair(path: Path, line: int, row: dict[str, str | None]) -> TextPair:
@@ -129,7 +152,7 @@ def _pair(path: Path, line: int, row: dict[str, str | None]) -> TextPair:
         raise SetupError(f"{path}, line {line}: a and b must be texts")
     if label not in _YES | _NO:
         raise SetupError(f"{path}, line {line}: same must be yes or no, not {row['same']!r}")
-    return TextPair(one, other, label in _YES)
+    return TextPair(one, other, label in _YES, line)
 
 
 def score(pairs: Sequence[TextPair], vectors: dict[str, Array], guard: Guard) -> list[ScoredPair]:
@@ -144,10 +167,26 @@ def score(pairs: Sequence[TextPair], vectors: dict[str, Array], guard: Guard) ->
     ]
 
 
+def distinct(pairs: Sequence[TextPair], scored: Sequence[ScoredPair]) -> list[ScoredPair]:
+    """One of each pair, whichever way round, in the tier's normalised form: the bound is of independent pairs, and a
+    copy is no further evidence. Of copies that fare differently the one counts that speaks most against the cache."""
+    found: dict[tuple[frozenset[str], bool], ScoredPair] = {}
+    for pair, one in zip(pairs, scored, strict=True):
+        key = frozenset((normalised(pair.one), normalised(pair.other))), pair.same
+        worst = min if pair.same else max
+        found[key] = worst(found.get(key, one), one, key=lambda copy: (copy.passed, copy.score))
+    return list(found.values())
+
+
 async def embed_all(embedder: str, texts: Sequence[str]) -> tuple[dict[str, Array], str]:
     """Unit vectors by text, and the embedder's digest. Raises `SetupError`."""
     async with open_engine(embedder) as engine:
         rows = [await embed(engine, texts[begin : begin + _ROWS]) for begin in range(0, len(texts), _ROWS)]
+        widths = sorted({part.shape[1] for part in rows})
+        if len(widths) > 1:
+            raise SetupError(
+                f"{engine.models[0]} is no embedder: its vectors have {widths[0]} numbers, and {widths[1]}"
+            )
         return dict(zip(texts, np.concatenate(rows), strict=True)), engine.digest()
 
 
@@ -159,11 +198,14 @@ async def embed(engine: EmbeddedEngine, texts: Sequence[str]) -> Array:
     shape = (len(texts), *(1 for _ in signature.inputs[0].row_shape))
     rows = np.array([text.encode() for text in texts], dtype=object).reshape(shape)
     outputs = await engine.infer({signature.inputs[0].name: rows})
-    vectors = np.asarray(outputs[signature.outputs[0].name], np.float64).reshape(len(texts), -1)
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    return unit_vectors(outputs[signature.outputs[0].name].reshape(len(texts), -1), texts)
 
 
-def _print(calibration: Calibration) -> None:
+def _repeats_told(repeats: int) -> str:
+    return f"{repeats} of the rows repeat a pair, which counts once"
+
+
+def _print(calibration: Calibration, repeats: int) -> None:
     console = Console(highlight=False, soft_wrap=True)
     found = calibration
     console.print(
@@ -178,6 +220,8 @@ def _print(calibration: Calibration) -> None:
         f"true hits       {found.true_hits} of {found.same_pairs} pairs with one answer "
         f"({found.true_hits / max(1, found.same_pairs):.0%})"
     )
+    if repeats:
+        console.print(f"repeats         {_repeats_told(repeats)}")
 
 
 def _pyplot() -> Any:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from forebay.cache.semantic.calibrate import ScoredPair
+from forebay.cli.calibrate import TextPair, distinct, read_pairs
 from forebay.cli.main import main
 
 LETTERS = Path(__file__).resolve().parents[2] / "models" / "letters.py"
@@ -38,8 +40,10 @@ def calibrate(monkeypatch: pytest.MonkeyPatch, pairs: Path, budget: str, *words:
 
 
 def trap(number: int) -> Row:
-    """Nearly the same letters, and another answer: one the guard refuses, one it does not."""
-    return ("Open gate four", "Open gate five", "no") if number % 2 else (f"gate w{number}", "the zoo", "No")
+    """Another answer: one of nearly the same letters, which the guard refuses, one that it does not."""
+    if number % 2:
+        return f"Open gate {number}", f"Open gate {number + 1}", "no"
+    return f"gate w{number}", "the zoo", "No"
 
 
 SAME = [("Open the gate", "Please open the gate!", "yes"), ("Mend a tyre", "Repair a tyre", "1")]
@@ -48,7 +52,7 @@ SAME = [("Open the gate", "Please open the gate!", "yes"), ("Mend a tyre", "Repa
 def test_threshold_file_and_picture(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pairs = write(folder, [*SAME, *map(trap, range(80))])
+    pairs = write(folder, [*SAME, *map(trap, range(80)), *SAME, *map(trap, range(9))])
     assert calibrate(monkeypatch, pairs, "5%", "--out", "c.json", "--plot", "c.png", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((folder / "c.json").read_text())
@@ -60,6 +64,49 @@ def test_threshold_file_and_picture(
     text = capsys.readouterr().out
     assert f"threshold       {told['threshold']:.4f} (cosine)" in text
     assert "false hits      0 of 80 pairs with different answers (0.0%); at most 4.5% with 95 % confidence" in text
+    assert "11 of the rows repeat a pair, which counts once" in text
+
+
+def test_a_pair_that_is_repeated_counts_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copies: list[Row] = [("gate w1", "the zoo", "no"), ("the zoo", "Gate  w1", "no"), ("The zoo?", "gate w1", "no")]
+    pairs = write(folder, [*SAME, *copies * 30])
+    assert calibrate(monkeypatch, pairs, "5%", "--out", "c.json") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert (
+        "at least 72 pairs with different answers, none of them a false hit; there are 1; 89 of the rows repeat" in told
+    )
+    assert not (folder / "c.json").exists()
+
+
+def test_of_copies_the_one_counts_that_speaks_most_against_the_cache() -> None:
+    texts = [("a", "b"), ("B", "a"), ("a", "b.")]
+    scored = [(0.5, True), (0.99, False), (0.9, True)]
+    for same, score in ((False, (0.9, True)), (True, (0.99, False))):
+        pairs = [TextPair(*both, same) for both in texts]
+        assert distinct(pairs, [ScoredPair(*one, same) for one in scored]) == [ScoredPair(*score, same)]
+
+
+def test_labels_that_differ_by_capital_letters_only_may_both_be_right(folder: Path) -> None:
+    rows: list[Row] = [("Who is in IT?", "Who is in it?", "no"), ("Who is in IT?", "who is in IT", "yes")]
+    pairs = read_pairs(write(folder, rows))
+    assert [(pair.same, pair.line) for pair in pairs] == [(False, 2), (True, 3)]
+
+
+@pytest.mark.parametrize(("number", "shown"), [("0", "0"), ("float('nan')", "nan")])
+def test_a_vector_without_direction_is_refused_and_its_text_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: str, shown: str
+) -> None:
+    text = LETTERS.read_text()
+    spoilt = text.replace("        return np", f"        counts[-1] = [{number}] * 27\n        return np")
+    assert spoilt != text
+    (folder / "spoilt.py").write_text(spoilt)
+    pairs = write(folder, [("Open the gate", "Mend a tyre", "yes")])
+    assert calibrate(monkeypatch, pairs, "5%", "--embedder", "spoilt.py:Letters", "--out", "c.json") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"vectors that have no direction: 'Mend a tyre' has length {shown}" in told
+    assert not (folder / "c.json").exists()
 
 
 def test_too_few_pairs_are_refused_and_nothing_is_written(
@@ -81,6 +128,12 @@ def test_too_few_pairs_are_refused_and_nothing_is_written(
         ([("x", "y", "perhaps")], ("a", "b", "same"), "5%", "line 2: same must be yes or no, not 'perhaps'"),
         ([*SAME, ("x", "", "no")], ("a", "b", "same"), "5%", "line 4: a and b must be texts"),
         ([], ("a", "b", "same"), "5%", "has no pairs"),
+        (
+            [*SAME, (" repair a  tyre", "Mend a tyre?", "no")],
+            ("a", "b", "same"),
+            "5%",
+            "lines 3 and 4: the same pair, and same is yes in one and no in the other",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(

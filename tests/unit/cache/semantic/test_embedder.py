@@ -52,7 +52,7 @@ async def test_a_text_that_is_not_read_to_its_end_is_refused() -> None:
     [
         (lambda rows: rows[:, 0], "has shape"),
         (lambda rows: rows[:1], "has shape"),
-        (lambda rows: rows * 0, "no direction"),
+        (lambda rows: rows * 0, "no direction: 'Where is my parcel\\?' has length 0"),
         (lambda rows: rows * np.nan, "no direction"),
         (lambda rows: rows[:, : 8 * min(2, len(rows))], "8 numbers alone and 16 in a batch"),
     ],
