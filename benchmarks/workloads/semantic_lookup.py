@@ -46,7 +46,8 @@ async def opened(kind: str, entries: int, url: str | None) -> AsyncIterator[Sema
     if kind == "redis":
         assert url is not None
         link = RedisLink(url)
-        index = RedisIndex(link, prefix=f"bench-{secrets.token_hex(4)}", max_entries=entries, ttl_s=600.0)
+        prefix = f"bench-{secrets.token_hex(4)}"
+        index = RedisIndex(link, prefix=prefix, max_entries=entries, max_bytes=entries << 14, ttl_s=600.0)
         await index.check()
         yield index
         await index.drop(WHERE.key())

@@ -201,6 +201,11 @@ def test_two_servers_that_share_answers_and_texts(tmp_path: Path) -> None:
                 return found(ask(two, text.lower())) == ("semantic", text.upper())
 
             eventually(crosses, "what one has answered the other finds")
+            assert store.ask("KEYS", "*{semantic}:t:*")
+            assert two.http.delete("/v1/cache?model=answers").json()["store"] > 0
+            assert not store.ask("KEYS", "*{semantic}:?:*"), "texts go with their answers"
+            assert found(ask(one, RESET)) == ("miss", RESET.upper())
+            eventually(crosses, "and they come again")
             store.kill()
             for number in range(20):
                 assert found(ask(one, f"Is gate {number} open?"))[0] == "miss"

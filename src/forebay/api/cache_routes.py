@@ -181,6 +181,8 @@ async def _drop(cache: AnswerCache, tenant: str | None, match: Match) -> Dropped
         memory += cache.forget(mine)
         if cache.tier is not None:
             store = (store or 0) + await cache.tier.store.drop(mine)
+        if cache.texts is not None:
+            await cache.texts.clear(mine)
     return Dropped(memory, store)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from forebay.brokers.redis_link import RedisLink
 from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.redis_shared import RedisSharedCache
+from forebay.cache.semantic.redis_index import RedisIndex
 from forebay.cache.shared_tier import SharedTier
 from forebay.core.settings import CacheSettings
 from forebay.telemetry.metrics import Metrics
@@ -21,11 +22,9 @@ class Caches:
         self._settings = settings
         self._url = (settings.store or jobs_store) if settings.shared == "auto" else None
         self._link: RedisLink | None = None
-
-    @property
-    def link(self) -> RedisLink | None:
-        """The way to the store, once it is started; None: there is none."""
-        return self._link
+        self.texts: RedisIndex | None = None
+        """The texts of semantic caches in the store, once it is started; None: there is none. It is there whether a
+        model of this process uses it or not: answers of others may be forgotten here too."""
 
     def start(self) -> None:
         """Before the first model is published."""
@@ -36,6 +35,7 @@ class Caches:
         store = RedisSharedCache(self._link, settings.store_bytes)
         answers.tier = SharedTier(store, settings.store_timeout_ms / 1e3, answers.clock, answers.metrics)
         answers.tier.start(answers.forget)
+        answers.texts = self.texts = RedisIndex(self._link)
 
     async def close(self) -> None:
         """Finish what is on its way to the store."""

@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 from forebay.api.caches import Caches
 from forebay.api.inference import Endpoint, Inference
+from forebay.cache.port import Match
 from forebay.cache.semantic.embedder import check_embedder
 from forebay.cache.semantic.guard import Guard
 from forebay.cache.semantic.index import SemanticIndex
 from forebay.cache.semantic.lexicon import load_lexicon
 from forebay.cache.semantic.local_index import LocalIndex
 from forebay.cache.semantic.policy import SemanticPolicy, check_embedder_of
-from forebay.cache.semantic.redis_index import RedisIndex
 from forebay.cache.semantic.shadow import Shadow, reading
 from forebay.cache.semantic.tier import SemanticTier
 from forebay.cache.semantic.usearch_vectors import UsearchVectors
@@ -68,9 +68,16 @@ class SemanticTiers:
         self._checked: set[tuple[str, str, str, bool, int]] = set()
         """Embedders that will do: name, version, digest, whether it batches, longest text."""
         inference.on_route.append(self._noticed)
+        caches.answers.on_forget.append(self._forget)
 
     def _noticed(self, path: bytes, endpoint: Endpoint | None) -> None:
         self._news.set()
+
+    def _forget(self, which: Match) -> None:
+        """Texts of answers that are forgotten; those in the store are left to whoever forgets the answers there."""
+        for index in self._indexes.values():
+            if isinstance(index, LocalIndex):
+                index.clear_now(which)
 
     async def start(self, must: Callable[[str], bool] = lambda model: False) -> None:
         """Open what can be opened, and see to the rest as models come and go.
@@ -191,13 +198,12 @@ class SemanticTiers:
         return index
 
     async def _store_index(self, model: str) -> SemanticIndex:
-        link = self._caches.link
-        if link is None:
+        index = self._caches.texts
+        if index is None:
             raise SetupError(
                 f'{model}: semantic_index = "store" needs a store of cached answers: --cache-store redis://HOST:PORT '
                 "(Redis from 8.0)"
             )
-        index = RedisIndex(link)
         await index.check()
         return index
 

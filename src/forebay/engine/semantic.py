@@ -17,8 +17,8 @@ import msgspec
 
 from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.entry import Entry, OutputForm
-from forebay.cache.key import KeyMaker
-from forebay.cache.semantic.index import Way
+from forebay.cache.key import KeyMaker, digest_of
+from forebay.cache.semantic.index import Origin, Way
 from forebay.cache.semantic.partition import Partition
 from forebay.cache.semantic.prompt import prompt_of_text
 from forebay.cache.semantic.shadow import Shadow, same_outputs
@@ -77,6 +77,7 @@ class SemanticEngine(ForwardedEngine):
         self._shared = rules.shared
         self._stale_s = rules.stale_s
         self._clock = cache.clock
+        self._memory = cache.memory
         self._digest = inner.digest
         self._keys = KeyMaker(self.name, self.version, self._digest, self.signature)
         self._form = OutputForm(self.signature)
@@ -237,14 +238,17 @@ class SemanticEngine(ForwardedEngine):
 
     def _learn(self, sought: Sought, entry: Entry) -> None:
         """The answer to a text is kept: it can be found from now on."""
-        self._work(self._remember(sought, entry))
+        self._work(self._remember(sought, entry, self._memory.generation))
 
-    async def _remember(self, sought: Sought, entry: Entry) -> None:
+    async def _remember(self, sought: Sought, entry: Entry, generation: int) -> None:
         vector = sought.vector
         assert vector is not None
         if self.semantic.index == "store":  # others find the text, and then want the answer
             await self._kept.share(entry)
-        await sought.opened.tier.store(sought.partition, entry.key.hex(), sought.text, vector)
+        if self._memory.generation != generation:
+            return  # answers were forgotten since, perhaps this one
+        origin = Origin(entry.tenant, entry.place, entry.tags, digest_of(entry.key))
+        await sought.opened.tier.store(sought.partition, entry.key.hex(), sought.text, vector, origin)
 
     def _work(self, work: Coroutine[Any, Any, None]) -> None:
         running = asyncio.get_running_loop().create_task(work)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tests.contract.semantic.conftest import MAX_ENTRIES
 
-from forebay.cache.semantic.index import Kept, SemanticIndex
+from forebay.cache import port
+from forebay.cache.semantic.index import Kept, Origin, SemanticIndex
 from forebay.core.tensors import Array
 
 DIMENSION = 48
@@ -109,13 +110,51 @@ async def test_what_was_removed_is_not_found(index: SemanticIndex) -> None:
     assert await index.same("p", "text e5 of two lines") is None
 
 
-async def test_a_partition_is_bounded_and_keeps_the_newest(index: SemanticIndex) -> None:
+async def test_a_partition_is_bounded_and_the_oldest_leave_it(index: SemanticIndex) -> None:
     drawn = await fill(index, "p", MAX_ENTRIES + 40)
     assert await index.count("p") == MAX_ENTRIES
-    [newest] = await index.near("p", drawn[-1], 0.99, 3)
-    assert newest.entry_id == f"e{MAX_ENTRIES + 39}"
-    still_there = sum([len(await index.near("p", vector, 0.99, 3)) for vector in drawn])
-    assert still_there == MAX_ENTRIES
+    found = [[match.entry_id for match in await index.near("p", vector, 0.99, 3)] for vector in drawn]
+    assert found == [[]] * 40 + [[f"e{number}"] for number in range(40, MAX_ENTRIES + 40)]
+
+
+def of(name: str, vector: Array, tenant: str, place: tuple[str, str], *tags: str) -> Kept:
+    return kept(name, vector)._replace(origin=Origin(tenant, place, tags, name.encode() * 16))
+
+
+@pytest.mark.parametrize(
+    ("which", "left"),
+    [
+        (port.Match(), []),
+        (port.Match(tenant="alice"), ["d", "e"]),
+        (port.Match(tenant=""), ["a", "b", "c", "d"]),
+        (port.Match(model="qa"), ["d", "e"]),
+        (port.Match(model="qa", version="2"), ["a", "b", "d", "e"]),
+        (port.Match(tag="prices"), ["b", "c", "e"]),
+        (port.Match(tag="price"), ["a", "b", "c", "d", "e"]),
+        (port.Match(tenant="alice", tag="prices"), ["b", "c", "d", "e"]),
+        (port.Match(digest=b"b" * 16), ["a", "c", "d", "e"]),
+        (port.Match(tenant="bob", digest=b"b" * 16), ["a", "b", "c", "d", "e"]),
+    ],
+    ids=lambda value: "" if isinstance(value, list) else repr(value)[6:-1],
+)
+async def test_texts_go_with_the_answers_that_are_forgotten(
+    index: SemanticIndex, which: port.Match, left: list[str]
+) -> None:
+    [vector] = vectors(1)
+    texts = {
+        "p": [of("a", vector, "alice", ("qa", "1"), "prices", "uk"), of("b", vector, "alice", ("qa", "1"))],
+        "q": [of("c", vector, "alice", ("qa", "2"), "uk")],
+        "r": [of("d", vector, "bob", ("other", "1"), "prices")],
+        "s": [of("e", vector, "", ("other", "1"))],
+    }
+    for partition, several in texts.items():
+        for one in several:
+            await index.add(partition, one)
+    await index.clear(which)
+    found = [(await index.near(partition, vector, 0.9, 9), several) for partition, several in texts.items()]
+    assert sorted(match.entry_id for matches, _ in found for match in matches) == left
+    same = [await index.same(partition, one.normal) for partition, several in texts.items() for one in several]
+    assert [match.entry_id for match in same if match is not None] == left
 
 
 async def test_an_empty_partition_finds_nothing(index: SemanticIndex) -> None:

@@ -18,6 +18,7 @@ from forebay.api.auth import Gate, Keys, Quota
 from forebay.api.caches import Caches
 from forebay.api.inference import Endpoint, Inference
 from forebay.api.semantic import SemanticTiers
+from forebay.cache.port import Match
 from forebay.core.caching import USUAL_ASK, CacheRules
 from forebay.core.errors import SetupError
 from forebay.core.request import Request, output_array
@@ -161,6 +162,20 @@ async def test_an_embedder_that_mixes_its_batch_must_run_alone() -> None:
     alone.max_batch_rows = 0
     async with started(answering(), alone) as house:
         assert house.told == ON
+
+
+async def test_texts_go_with_the_answers_that_are_forgotten() -> None:
+    async with started(answering(), seeing()) as house:
+        assert house.inference.cache is not None
+        await house.ask(MEND)
+        house.inference.cache.forget(Match(model="another"))
+        assert (await house.ask(MEND.lower()))[0] == "semantic"
+        house.inference.cache.forget(Match(model="qa"))
+        assert (await house.ask(REPAIR))[0] == "miss"
+        near = house.endpoint().near
+        assert near is not None
+        assert near.opened is not None
+        assert near.opened.tier.counts == {"normalised": 1, "none_near": 2}
 
 
 async def test_versions_are_apart() -> None:

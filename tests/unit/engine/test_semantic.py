@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.unit.engine.semantic_rig import MEND, REPAIR, Rig, soon, told
 
+from forebay.cache.port import Match
 from forebay.cache.semantic.shadow import Shadow
 from forebay.core.caching import CacheAsk
 from forebay.core.errors import AdmissionError, CacheMiss, ExecutionError
@@ -115,6 +116,23 @@ async def test_a_text_whose_answer_is_gone_is_forgotten() -> None:
     assert told(await rig.ask(MEND + ".")) == ("miss", (MEND + ".").upper().encode())
     assert told(await rig.ask(MEND.lower())) == ("semantic", (MEND + ".").upper().encode())
     assert rig.runs == 2
+
+
+async def test_a_text_whose_answer_is_forgotten_while_it_is_learnt_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig()
+    ended: list[Request] = []
+
+    def end(request: Request) -> None:
+        rig.cache.forget(Match())
+        ended.append(request)
+
+    monkeypatch.setattr(rig, "_end", end)
+    rig.submit(MEND)
+    await soon(lambda: ended)
+    await asyncio.sleep(0.01)
+    assert rig.index.nbytes == 0
 
 
 async def test_an_old_answer_is_not_served_to_near_texts_while_it_is_stale() -> None:

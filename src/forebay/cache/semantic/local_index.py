@@ -6,12 +6,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from forebay.cache.semantic.index import Kept, Match
+from forebay.cache import port
+from forebay.cache.semantic.index import Kept, Match, Origin
 from forebay.cache.semantic.vectors import NumpyVectors, Vectors
 from forebay.core.tensors import Array
 
 MakeVectors = Callable[[int], Vectors]
-_TEXT_BYTES: Final = 300
+_TEXT_BYTES: Final = 450
 """What the bookkeeping of one text costs beside its characters."""
 
 
@@ -20,8 +21,8 @@ class _Partition:
 
     def __init__(self, vectors: Vectors) -> None:
         self.vectors = vectors
-        self.kept: dict[int, tuple[str, str, str]] = {}
-        """By number: id, text and normalised form."""
+        self.kept: dict[int, tuple[str, str, str, Origin]] = {}
+        """By number: id, text, normalised form and where its answer comes from."""
         self.numbers: dict[str, int] = {}
         self.normals: dict[str, int] = {}
         self.next_number = 0
@@ -37,20 +38,20 @@ class _Partition:
             self.forget(number)
         number, self.next_number = self.next_number, self.next_number + 1
         self.vectors.put(number, kept.vector)
-        self.kept[number] = (kept.entry_id, kept.text, kept.normal)
+        self.kept[number] = (kept.entry_id, kept.text, kept.normal, kept.origin)
         self.numbers[kept.entry_id] = self.normals[kept.normal] = number
         self.text_bytes += _cost(kept.text, kept.normal)
 
     def forget(self, number: int | None) -> None:
         if number is None:
             return
-        entry_id, text, normal = self.kept.pop(number)
+        entry_id, text, normal, _ = self.kept.pop(number)
         self.vectors.take_out(number)
         del self.numbers[entry_id], self.normals[normal]
         self.text_bytes -= _cost(text, normal)
 
     def match(self, number: int, score: float) -> Match:
-        entry_id, text, _ = self.kept[number]
+        entry_id, text, _, _ = self.kept[number]
         return Match(entry_id, text, score)
 
 
@@ -91,6 +92,11 @@ class LocalIndex:
         self._nbytes += here.nbytes
         while self._nbytes > self._max_bytes and len(self._partitions) > 1:
             self._nbytes -= self._partitions.popitem(last=False)[1].nbytes
+        if self._nbytes > self._max_bytes and len(here.kept) > 1:
+            # It is alone and grows no more. Only one goes: what vectors hold does not shrink with every one.
+            self._nbytes -= here.nbytes
+            here.forget(next(iter(here.kept)))
+            self._nbytes += here.nbytes
 
     async def same(self, partition: str, normal: str) -> Match | None:
         """The text with this normalised form."""
@@ -117,6 +123,21 @@ class LocalIndex:
         """Forget a partition."""
         here = self._partitions.pop(partition, None)
         self._nbytes -= 0 if here is None else here.nbytes
+
+    async def clear(self, which: port.Match) -> None:
+        """Forget the texts of these answers, in all partitions."""
+        self.clear_now(which)
+
+    def clear_now(self, which: port.Match) -> None:
+        """The same, for whoever cannot wait."""
+        for name, here in list(self._partitions.items()):
+            self._nbytes -= here.nbytes
+            for number in [number for number, kept in here.kept.items() if kept[3].meant(which)]:
+                here.forget(number)
+            if here.kept:
+                self._nbytes += here.nbytes
+            else:
+                del self._partitions[name]
 
     async def count(self, partition: str) -> int:
         """How many texts a partition has."""

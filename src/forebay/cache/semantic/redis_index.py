@@ -10,21 +10,26 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from redis.exceptions import NoScriptError
 
-from forebay.brokers.redis_link import RedisLink
+from forebay.brokers.redis_link import CALL_TIMEOUT_S, RedisLink
+from forebay.cache import port
 from forebay.cache.semantic.index import Kept, Match
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
 
-ScriptName = Literal["add", "near", "same", "remove"]
+ScriptName = Literal["add", "near", "same", "remove", "drop", "clear"]
 _SEARCH_EFFORT: Final = 200
 """How many vectors a search looks at (EF): of 10,000 random ones it then overlooks next to none."""
+_PORTION: Final = 64
+"""Partitions that one call looks at while answers are forgotten: a store does nothing else meanwhile."""
+_FLAGS: Final = {"add": ""}
+"""All but this one may run where memory is full: they make room, or take next to none."""
 
 
 class RedisIndex:
     """Shared by all processes with one prefix. `link` is its caller's to close.
 
-    A partition is three keys of one slot: a vector set by entry id, and hashes from id to text and from normalised form
-    to id. They expire together when nothing is added for `ttl_s`. A full partition loses an entry chosen by chance.
+    All keys are in one slot of a cluster, as those of cached answers are, so that all partitions have one bound; what
+    every key holds stands in `lua/common.lua`. What a partition has expires when nothing is added to it for `ttl_s`.
     Vectors are kept as they come (FP32, NOQUANT), so that scores are exact; the search itself is approximate, and may
     overlook a text.
     """
@@ -34,22 +39,28 @@ class RedisIndex:
         link: RedisLink,
         *,
         prefix: str = "forebay",
-        max_entries: int = 100_000,
+        max_entries: int = 10_000,
+        max_bytes: int = 256 << 20,
         ttl_s: float = 86_400.0,
         timeout_s: float = 0.25,
     ) -> None:
-        """`timeout_s`: of a whole call. What takes longer is a miss to whoever asks."""
+        """`max_entries`: of a partition; `max_bytes`: of all, about. `timeout_s`: of a whole call of a request. What
+        takes longer is a miss to whoever asks."""
         self._link = link
-        self._prefix = prefix
+        self._base = f"{prefix}:{{semantic}}:"
         self._max_entries = max_entries
+        self._max_bytes = max_bytes
         self._ttl_ms = round(ttl_s * 1e3)
         self._timeout_s = timeout_s
         folder = files("forebay.cache.semantic") / "lua"
-        self._sources = {name: (folder / f"{name}.lua").read_text("utf-8") for name in get_args(ScriptName)}
-        self._digests = {
-            name: hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-            for name, source in self._sources.items()
-        }
+        common = (folder / "common.lua").read_text("utf-8")
+        self._sources: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
+        for name in get_args(ScriptName):
+            text = (folder / f"{name}.lua").read_text("utf-8")
+            source = f"#!lua flags={_FLAGS.get(name, 'allow-oom')}\n{common}\n{text}"
+            self._sources[name] = source
+            self._digests[name] = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     async def check(self) -> None:
         """Raises `SetupError` where the server has no vector sets, `DependencyError` where it cannot be asked."""
@@ -61,8 +72,21 @@ class RedisIndex:
 
     async def add(self, partition: str, kept: Kept) -> None:
         """Keep a text. One with the same id, or the same normalised form, gives way."""
-        arguments = (kept.entry_id, kept.text, kept.normal, _packed(kept.vector), self._max_entries, self._ttl_ms)
-        await self._call("add", partition, *arguments)
+        origin = kept.origin
+        await self._call(
+            "add",
+            partition,
+            kept.entry_id,
+            kept.text,
+            kept.normal,
+            _packed(kept.vector),
+            origin.digest.hex(),
+            "".join(map(_tag, origin.tags)),
+            "\n".join((origin.tenant, *origin.place)),
+            self._max_entries,
+            self._max_bytes,
+            self._ttl_ms,
+        )
 
     async def same(self, partition: str, normal: str) -> Match | None:
         """The text with this normalised form."""
@@ -82,25 +106,45 @@ class RedisIndex:
 
     async def drop(self, partition: str) -> None:
         """Forget a partition."""
-        await self._link.execute("UNLINK", *self._keys(partition), timeout_s=self._timeout_s)
+        await self._call("drop", partition)
+
+    async def clear(self, which: port.Match) -> None:
+        """Forget the texts of these answers, in all partitions, a portion after the other. As nobody's answer waits for
+        it, it may take the time that it takes."""
+        partitions = await self._link.execute("ZRANGE", self._base + "used", 0, -1)
+        wanted = (
+            int(which.tenant is not None),
+            which.tenant or "",
+            which.model,
+            which.version,
+            _tag(which.tag) if which.tag else "",
+            which.digest.hex(),
+        )
+        for at in range(0, len(partitions), _PORTION):
+            await self._call("clear", *wanted, *partitions[at : at + _PORTION], timeout_s=CALL_TIMEOUT_S)
 
     async def count(self, partition: str) -> int:
         """How many texts a partition has."""
-        return int(await self._link.execute("HLEN", self._keys(partition)[1], timeout_s=self._timeout_s))
+        return int(await self._link.execute("HLEN", f"{self._base}t:{partition}", timeout_s=self._timeout_s))
+
+    async def nbytes(self) -> int:
+        """Memory held there, about; what has ended by time is counted until it is come upon."""
+        return int(await self._link.execute("GET", self._base + "bytes", timeout_s=self._timeout_s) or 0)
 
     async def close(self) -> None:
         """Nothing is held here."""
 
-    def _keys(self, partition: str) -> tuple[str, str, str]:
-        base = f"{self._prefix}:semantic:{{{partition}}}:"
-        return f"{base}vectors", f"{base}texts", f"{base}normals"
-
-    async def _call(self, name: ScriptName, partition: str, *arguments: Any) -> Any:
-        words = (3, *self._keys(partition), *arguments)
+    async def _call(self, name: ScriptName, *arguments: Any, timeout_s: float | None = None) -> Any:
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        words = (1, self._base, *arguments)
         try:
-            return await self._link.execute("EVALSHA", self._digests[name], *words, timeout_s=self._timeout_s)
+            return await self._link.execute("EVALSHA", self._digests[name], *words, timeout_s=limit_s)
         except NoScriptError:
-            return await self._link.execute("EVAL", self._sources[name], *words, timeout_s=self._timeout_s)
+            return await self._link.execute("EVAL", self._sources[name], *words, timeout_s=limit_s)
+
+
+def _tag(tag: str) -> str:
+    return f"\x00{tag}\x00"
 
 
 def _packed(vector: Array) -> bytes:

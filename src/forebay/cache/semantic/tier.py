@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from forebay.cache.semantic.guard import Guard
-from forebay.cache.semantic.index import Kept, Match, SemanticIndex, Way
+from forebay.cache.semantic.index import UNKNOWN, Kept, Match, Origin, SemanticIndex, Way
 from forebay.cache.semantic.normalise import normalised
 from forebay.cache.semantic.partition import Partition
 from forebay.cache.semantic.policy import SemanticPolicy
@@ -129,13 +129,15 @@ class SemanticTier:
         self._missed(reasons[0])
         return None
 
-    async def store(self, partition: Partition, entry_id: str, text: str, vector: Array) -> None:
+    async def store(
+        self, partition: Partition, entry_id: str, text: str, vector: Array, origin: Origin = UNKNOWN
+    ) -> None:
         """Keep a text whose answer is kept under `entry_id`. What cannot be kept is left out."""
         unit = unit_vector(vector)
         if unit is None or not self.wants(text):
             return
         try:
-            await self._index.add(partition.key(), Kept(entry_id, text, normalised(text), unit))
+            await self._index.add(partition.key(), Kept(entry_id, text, normalised(text), unit, origin))
         except DependencyError as error:
             self._missed("index_error", error)
 

@@ -34,6 +34,17 @@ async def test_beyond_its_bytes_the_partition_used_least_recently_goes() -> None
     assert index.nbytes <= 2 * one_partition + 100
 
 
+async def test_beyond_its_bytes_the_only_partition_grows_no_more() -> None:
+    index = LocalIndex(max_bytes=20_000)
+    drawn = spread(400)
+    for number, vector in enumerate(drawn):
+        await index.add("a", kept(number, vector))
+    assert 20 < await index.count("a") < 60
+    assert index.nbytes < 21_000
+    assert [match.entry_id for match in await index.near("a", drawn[-1], 0.9, 1)] == ["e399"]
+    assert await index.same("a", "text 0") is None
+
+
 async def test_bytes_are_counted_to_nothing() -> None:
     index = LocalIndex(max_entries=50)
     for number, vector in enumerate(spread(80)):

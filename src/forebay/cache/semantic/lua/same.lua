@@ -1,5 +1,8 @@
--- The text with a normalised form: id and text. ARGV: normalised form.
-local id = redis.call('HGET', KEYS[3], ARGV[1])
-local kept = id and redis.call('HGET', KEYS[2], id)
+-- The text with a normalised form: id and text. ARGV: partition, normalised form.
+local partition = ARGV[1]
+if not used(partition) then return {} end
+local id = redis.call('HGET', base .. 'n:' .. partition, ARGV[2])
+local kept = id and redis.call('HGET', base .. 't:' .. partition, id)
 if not kept then return {} end
-return { id, string.sub(kept, string.find(kept, '\n', 1, true) + 1) }
+local _, _, _, _, text = read(kept)
+return { id, text }
