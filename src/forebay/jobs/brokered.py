@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -103,18 +104,33 @@ class BrokeredQueue:
         return done
 
     async def reap(self) -> Reaped:
-        """One round: the store's, then messages for what needs them. What is not confirmed comes round again."""
+        """One round: the store's, then messages for what needs them. What is not confirmed comes round again; why some
+        was not even sent is told beside what the store's half has done, which is done all the same."""
         due = await self._store.due(self._republish_after_s, self._published)
         self._published.clear()
         if not due.reaped.leader:
             return due.reaped
-        for begin in range(0, len(due.jobs), _DUE_AT_ONCE):
-            self._published += await self._publish(due.jobs[begin : begin + _DUE_AT_ONCE])
-        republished = 0
+        # Model by model: one whose queue the broker refuses keeps no other's jobs back.
+        unsent = ""
+        for jobs in _by_model(due.jobs):
+            try:
+                self._published += await self._publish(jobs)
+            except DependencyError as error:
+                unsent = unsent or error.message
+        republished = due.reaped.republished
         for model in due.models:
-            empty = (await self._broker.depth(model)).waiting == 0
-            republished += len(await self._publish(await self._store.lost(model, self._republish_after_s, empty)))
-        return msgspec.structs.replace(due.reaped, republished=republished)
+            try:
+                republished += await self._republish(model)
+            except DependencyError as error:
+                unsent = unsent or error.message
+                if error.code != "broker_unavailable":
+                    break  # it is the store, which no other model's call would fare better with
+        return msgspec.structs.replace(due.reaped, republished=republished, unsent=unsent)
+
+    async def _republish(self, model: str) -> int:
+        """Messages for jobs of a model that have lost theirs."""
+        empty = (await self._broker.depth(model)).waiting == 0
+        return len(await self._publish(await self._store.lost(model, self._republish_after_s, empty)))
 
     async def depth(self, model: str) -> QueueDepth:
         """By the records."""
@@ -191,3 +207,14 @@ class BrokeredQueue:
             foreign = msgspec.msgpack.decode(message.payload)["spec"]
             return msgspec.structs.replace(carried, foreign=foreign)
         return carried
+
+
+def _by_model(jobs: Iterable[Carried]) -> Iterator[list[Carried]]:
+    """Portions of one model each, in their order."""
+    portions: defaultdict[str, list[Carried]] = defaultdict(list)
+    for job in jobs:
+        if job.spec is not None:
+            portions[job.spec.model].append(job)
+    for own in portions.values():
+        for begin in range(0, len(own), _DUE_AT_ONCE):
+            yield own[begin : begin + _DUE_AT_ONCE]

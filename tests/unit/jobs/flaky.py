@@ -49,12 +49,14 @@ class FlakyStore(MemoryStore):
 
 
 class LossyBroker(MemoryBroker):
-    """Confirms nothing that it loses; is away while `away`; takes no more for the queue that is `full`."""
+    """Confirms nothing that it loses; is away while `away`; takes no more for the queue that is `full`; refuses all that
+    is asked of the queue that is `barred`."""
 
     loses, away = False, False
-    full = ""
+    full, barred = "", ""
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+        self._look_at(*(message.queue for message in messages))
         if self.loses:
             return [False] * len(messages)
         await super().publish([message for message in messages if message.queue != self.full])
@@ -64,6 +66,14 @@ class LossyBroker(MemoryBroker):
         if self.away:
             raise DependencyError("the broker is away", code="broker_unavailable")
         await super().ack(deliveries)  # type: ignore[arg-type]
+
+    async def depth(self, queue: str) -> Depth:
+        self._look_at(queue)
+        return await super().depth(queue)
+
+    def _look_at(self, *queues: str) -> None:
+        if self.barred in queues:
+            raise DependencyError(f"queue {self.barred} is refused", code="broker_unavailable")
 
 
 class Site:

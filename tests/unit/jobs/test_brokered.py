@@ -337,6 +337,40 @@ async def test_only_who_leads_publishes(site: Site) -> None:
     assert (await site.carries()).waiting == 0
 
 
+async def jobs_of(site: Site, *models: str) -> list[JobSpec]:
+    specs = [JobSpec(id=IDS.new(), model=model, tenant="t") for model in models]
+    await site.queue.submit([NewJob(spec) for spec in specs], AMPLE)
+    return specs
+
+
+async def test_a_model_whose_queue_is_refused_keeps_no_other_models_lost_jobs_back(site: Site) -> None:
+    await jobs_of(site, "barred", "m", "n")
+    for model in ("barred", "m", "n"):
+        site.queues._waiting[model, 1].clear()
+    site.broker.barred = "barred"
+    site.clock.advance(60.0)
+    reaped = await site.queue.reap()
+    assert (reaped.republished, reaped.unsent) == (2, "queue barred is refused")
+    assert site.queues.depth("n").waiting == 1
+    site.broker.barred = ""
+    reaped = await site.queue.reap()
+    assert (reaped.republished, reaped.unsent) == (1, "")
+
+
+async def test_a_model_whose_queue_is_refused_keeps_no_other_models_silent_workers_jobs_back(site: Site) -> None:
+    await jobs_of(site, "barred", "m", "barred", "m")
+    jobs = await site.queue.lease(["barred", "m"], 10, 0.0, LEASE_S)
+    await site.broker.ack([job.receipt for job in jobs])
+    site.broker.barred = "barred"
+    site.clock.advance(LEASE_S + 1)
+    reaped = await site.queue.reap()
+    assert (reaped.requeued, reaped.unsent) == (4, "queue barred is refused")
+    assert site.queues.depth("m").waiting == 2
+    site.broker.barred = ""
+    assert (await site.queue.reap()).unsent == ""
+    assert (site.queues.depth("m").waiting, site.queues.depth("barred").waiting) == (2, 2)
+
+
 async def test_leases_are_prolonged_at_the_broker_too(site: Site) -> None:
     await site.submit()
     [job] = await site.lease()
