@@ -30,8 +30,8 @@ class Reaper:
         self._running: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin. The two go on apart: how many jobs wait is told by the records, while it is the broker that may be away,
-        or silent for long."""
+        """Begin. The two go on apart: how many jobs wait is told by the records, while it is the broker that may be
+        away, or silent for long."""
         reaping = self._again_and_again(self.once, EVERY_S, "reap", "the reaper cannot reach the store, or the broker")
         looking = self._again_and_again(self.look, LOOK_EVERY_S, "depth", "how many jobs wait cannot be told")
         self._running = [

@@ -49,8 +49,8 @@ class FlakyStore(MemoryStore):
 
 
 class LossyBroker(MemoryBroker):
-    """Confirms nothing that it loses; is away while `away`; takes no more for the queue that is `full`; refuses all that
-    is asked of the queue that is `barred`."""
+    """Confirms nothing that it loses; is away while `away`; takes no more for the queue that is `full`; refuses all
+    that is asked of the queue that is `barred`."""
 
     loses, away = False, False
     full, barred = "", ""
