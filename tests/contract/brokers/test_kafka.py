@@ -142,6 +142,11 @@ async def test_a_topic_that_is_missing_is_named_where_none_may_be_created(url: s
         with pytest.raises(DependencyError, match=r"a topic is missing"):
             await broker.lease(["q"], 1, 0.0, LEASE_S)
     async with connected(url) as other:
+        await published(other, [message for level in range(3) for message in messages(1, "good", level=level)])
+    async with connected(f"{url}&create=no") as broker:
+        assert list(await broker.publish([*messages(1), *messages(1, "good")])) == [False, True]
+        await broker.ack(await leased(broker, 4, "q", "good"))
+    async with connected(url) as other:
         assert (await other.check()).startswith("Kafka, cluster ")
         await published(other, [*messages(1), *messages(1, level=0), *messages(1, level=2)])
     async with connected(f"{url}&create=no") as broker:

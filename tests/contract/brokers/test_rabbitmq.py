@@ -55,6 +55,10 @@ async def by_hand(url: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
         yield await connection.channel()
 
 
+async def passed_over(message: object) -> None:
+    """What comes stays where it is."""
+
+
 def prefix_of(url: str) -> str:
     return url.partition("prefix=")[2]
 
@@ -231,6 +235,28 @@ async def test_a_queue_that_is_deleted_is_made_anew(url: str) -> None:
                     await broker.publish(messages(1))
                     found += await broker.lease(["q"], 1, 0.1, LEASE_S)
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["locked", "taken"])
+async def test_a_queue_that_is_refused_holds_up_no_other(url: str, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One that is another connection's, and one that only another may consume from, which costs the connection."""
+    async with connected(url) as broker, by_hand(url) as channel:
+        refused = await channel.declare_queue(f"{prefix_of(url)}.b.normal", durable=True, exclusive=how == "locked")
+        if how == "taken":
+            await refused.consume(passed_over, exclusive=True)
+        confirmed = await broker.publish([*messages(2, "a"), *messages(1, "b")])
+        assert list(confirmed) == [True, True, how == "taken"]
+        await broker.ack(await leased(broker, 2, "b", "a"))
+        for _ in range(3):
+            assert not await broker.lease(["b", "a"], 1, 0.0, LEASE_S)
+        await published(broker, messages(1, "a"))
+        await broker.ack(await leased(broker, 1, "b", "a"))
+        said = [record for record in caplog.records if "b.normal are taken; it is tried again" in record.message]
+        assert len(said) == 1
+        assert said[0].levelname == "ERROR"
+        if how == "taken":
+            with pytest.raises(DependencyError, match="lacks a permission"):
+                await broker.lease(["b"], 1, 0.0, LEASE_S)
 
 
 async def test_those_who_come_while_a_queue_is_being_made_are_served() -> None:
