@@ -93,16 +93,20 @@ class Sqs:
         if not names or most < 1:
             return []
         self._enter(names)
+        places, alone = _places(names, *range(PRIORITY_LEVELS)), self._inbox.alone
         try:
             await self._look(names, most, lease_s)
             while True:
                 self._check_open()
                 await self._inbox.freshen(names, lease_s)
                 found = self._inbox.take(names, most)
-                left_s = until_s - time.monotonic()
-                if found or left_s <= 0:
+                if found:
                     return found
-                places = [place for level in range(PRIORITY_LEVELS) for place in _places(names, level)]
+                if not alone.to_ask(places):
+                    raise DependencyError(alone.why(places), code="broker_unavailable")
+                left_s = until_s - time.monotonic()
+                if left_s <= 0:
+                    return found
                 await self._inbox.arrives(self._inbox.watch(places, most, lease_s), left_s)
         finally:
             self._leave(names)
