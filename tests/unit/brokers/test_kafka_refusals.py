@@ -81,11 +81,11 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> Kafka:
 
 
 def cluster_of(broker: Kafka) -> Cluster:
-    return cast(Any, broker._link)
+    return cast(Cluster, broker._link)
 
 
 def inbox_of(broker: Kafka, queue: str) -> Still:
-    return cast(Any, broker._inboxes[queue, 1])
+    return cast(Still, broker._inboxes[queue, 1])
 
 
 @pytest.mark.parametrize("code", [KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED])
