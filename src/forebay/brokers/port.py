@@ -70,7 +70,7 @@ class Broker(Protocol):
 
     async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:
         """Up to `most` messages, the higher levels first, waiting up to `wait_s` for the first. Canceling it loses
-        nothing."""
+        nothing. A queue that the broker refuses is said and holds up no other: raises only where all are refused."""
         ...
 
     async def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> None:
