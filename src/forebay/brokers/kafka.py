@@ -19,7 +19,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError
 
 from forebay.brokers.kafka_errors import FAILURES, UNKNOWN_TOPICS, failure, is_refusal, setup_failure
-from forebay.brokers.kafka_inbox import Inbox
+from forebay.brokers.kafka_inbox import Inbox, taken
 from forebay.brokers.kafka_link import KafkaLink
 from forebay.brokers.kafka_parts import Part
 from forebay.brokers.kafka_sending import Record
@@ -125,7 +125,7 @@ class Kafka:
             inboxes = await self._listen(names)
             while True:
                 arrival, changed = self._arrival, self._link.changed
-                found = _taken(inboxes, most)
+                found = taken(inboxes, most)
                 if found:
                     return found
                 left_s = until_s - time.monotonic()
@@ -184,6 +184,19 @@ class Kafka:
             self._forget(topics, error)
             raise failure(error, self.address) from None
         return Depth(waiting)
+
+    async def bury(self, messages: Sequence[Message]) -> Sequence[bool]:
+        """To the topic of dead letters; its key is the topic that it came in."""
+        await self._open()
+        name = dead_name(self.address)
+        try:
+            await self._link.topics.need(name)
+        except FAILURES as error:
+            raise failure(error, self.address) from None
+        topics = [topic_name(self.address, message.queue, message.level) for message in messages]
+        return await self._send(
+            [Record(name, 0, packed([one]), topic) for one, topic in zip(messages, topics, strict=True)]
+        )
 
     async def close(self) -> None:
         """Tell how far all is done with, and leave the groups."""
@@ -381,16 +394,6 @@ class Kafka:
         doing = asyncio.ensure_future(work)
         self._side.add(doing)
         doing.add_done_callback(self._side.discard)
-
-
-def _taken(inboxes: Sequence[Sequence[Inbox]], most: int) -> list[Delivery]:
-    """The higher levels first."""
-    found: list[Delivery] = []
-    for level in range(PRIORITY_LEVELS):
-        for levels in inboxes:
-            if len(found) < most:
-                found += levels[level].parts.take(most - len(found))
-    return found
 
 
 async def _either(one: asyncio.Event, other: asyncio.Event, within_s: float) -> None:

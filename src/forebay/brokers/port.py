@@ -7,7 +7,7 @@ record decides (`forebay.jobs`), so nothing here promises more than that a confi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -91,4 +91,14 @@ class Broker(Protocol):
 
     async def close(self) -> None:
         """End the connection. What is leased and not acked goes to others, at the latest when its lease ends."""
+        ...
+
+
+@runtime_checkable
+class Burying(Protocol):
+    """What a broker has, too, that can keep dead letters."""
+
+    async def bury(self, messages: Sequence[Message]) -> Sequence[bool]:
+        """Keep messages that are no jobs where an operator looks for them; for each, whether that was confirmed. Raises
+        as the calls of `Broker`."""
         ...

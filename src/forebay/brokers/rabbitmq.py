@@ -18,7 +18,7 @@ from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Delivery, Depth,
 from forebay.brokers.rabbitmq_errors import FAILURES, failure, setup_failure, unavailable
 from forebay.brokers.rabbitmq_inbox import Inbox, Place
 from forebay.brokers.rabbitmq_link import RabbitLink, Session
-from forebay.brokers.rabbitmq_sending import send
+from forebay.brokers.rabbitmq_sending import bury, send
 from forebay.brokers.rabbitmq_url import RabbitAddress, parse_url
 from forebay.brokers.refusals import Refusals
 from forebay.core.errors import DependencyError
@@ -130,6 +130,11 @@ class RabbitMq:
         inbox = await self._open()
         counts = [await self._told(inbox.queues.count(queue, level)) for level in range(PRIORITY_LEVELS)]
         return Depth(sum(counts) + inbox.kept_of(queue))
+
+    async def bury(self, messages: Sequence[Message]) -> Sequence[bool]:
+        """To the queue of dead letters."""
+        inbox = await self._open()
+        return await self._told(inbox.session.call(bury(inbox.queues, inbox.session, messages), _SEND_S))
 
     async def close(self) -> None:
         """Give back what can be, then end the connection."""

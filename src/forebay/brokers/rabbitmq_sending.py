@@ -14,7 +14,7 @@ from forebay.brokers.packs import CONTENT_TYPE, packed
 from forebay.brokers.port import Message
 from forebay.brokers.rabbitmq_errors import failure
 from forebay.brokers.rabbitmq_link import Session
-from forebay.brokers.rabbitmq_queues import REFUSALS, Queues, queue_name
+from forebay.brokers.rabbitmq_queues import REFUSALS, Queues, dead_name, queue_name
 from forebay.brokers.refusals import Refusals
 from forebay.telemetry.logs import fields
 
@@ -47,6 +47,24 @@ async def send(
         raise failed
     sending = [_send(queues, session, pack, names.get((pack[0].queue, pack[0].level), "")) for pack in packs]
     return await asyncio.gather(*sending)
+
+
+async def bury(queues: Queues, session: Session, messages: Sequence[Message]) -> list[bool]:
+    """Each by itself to the queue of dead letters; whether it was confirmed. Raises as `send`."""
+    await queues.need_dead()
+    name = dead_name(session.address)
+    return await asyncio.gather(*[_bury(session, name, packed([message])) for message in messages])
+
+
+async def _bury(session: Session, name: str, body: bytes) -> bool:
+    properties = spec.Basic.Properties(content_type=CONTENT_TYPE, delivery_mode=_KEPT_ON_DISK)
+    try:
+        answer = await session.publishing.basic_publish(
+            body, exchange=name, properties=properties, mandatory=True, timeout=CONFIRM_TIMEOUT_S, wait=False
+        )
+    except (amqp.DeliveryError, TimeoutError):
+        return False
+    return isinstance(answer, spec.Basic.Ack)
 
 
 async def _send(queues: Queues, session: Session, pack: Sequence[Message], name: str) -> bool:

@@ -58,6 +58,21 @@ async def send(link: SqsLink, queues: Queues, packs: Sequence[Sequence[Message]]
     return confirmed
 
 
+async def bury(link: SqsLink, queues: Queues, message: Message) -> bool:
+    """To the queue of dead letters; whether that was confirmed. Raises `DependencyError`."""
+    try:
+        dead = await queues.need_dead()
+        body = written(packed([message]), dead.most_bytes)
+        if body is None:
+            log.error("%s takes no message that is so large as one that is no job; it is dropped", dead.url)
+            return True
+        entry = {"Id": "0", "MessageBody": body}
+        answer = await link.call("SendMessageBatch", QueueUrl=dead.url, Entries=[entry])
+    except FAILURES as error:
+        raise failure(error, link.address) from error
+    return bool(answer.get("Successful"))
+
+
 async def _to_place(
     link: SqsLink,
     queues: Queues,

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from forebay.brokers.port import Broker, Delivery, Message
+from forebay.brokers.port import Broker, Burying, Delivery, Message
 from forebay.core.errors import DependencyError
 from forebay.jobs.record import ENVELOPE_VERSION, JobSpec
 from forebay.jobs.record_store import INLINE_BYTES, Carried, RecordStore
@@ -23,6 +23,7 @@ from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.jobs")
 
+_ID_SHOWN = 100
 _DUE_AT_ONCE = 500
 """So many are published in one call when they are due: what was confirmed before a call that fails is known."""
 
@@ -39,6 +40,7 @@ class BrokeredQueue:
         inline_bytes: int = INLINE_BYTES,
     ) -> None:
         self._store, self._broker = store, broker
+        self._burying = broker if isinstance(broker, Burying) else None
         self._republish_after_s, self._inline_bytes = republish_after_s, inline_bytes
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Carried).decode
@@ -182,17 +184,43 @@ class BrokeredQueue:
         except DependencyError:
             await self._broker.release(deliveries)
             raise
-        jobs, over = [], []
+        jobs, over, foreign = [], [], []
         for delivery, claim in zip(deliveries, claimed, strict=True):
             if isinstance(claim, LeasedJob):
                 jobs.append(msgspec.structs.replace(claim, receipt=delivery))
-                continue
-            over.append(delivery)
-            if claim == "unknown":
-                names = fields(model=delivery.message.queue, job_id=delivery.message.id)
-                log.warning("dropped a message whose job is not known, or no longer", extra=names)
+            elif claim == "unknown" and self._burying is not None and not self._is_readable(delivery.message):
+                foreign.append(delivery)
+            else:
+                over.append(delivery)
+                if claim == "unknown":
+                    log.warning("dropped a message whose job is not known, or no longer", extra=_names(delivery))
         await self._broker.ack(over)
+        if foreign and self._burying is not None:
+            await self._bury(self._burying, foreign)
         return jobs
+
+    async def _bury(self, burying: Burying, deliveries: Sequence[Delivery]) -> None:
+        """Keep with the dead letters what somebody else has written. Where that fails it is dropped: if it came again
+        at once, it would keep workers busy for nothing."""
+        buried: Sequence[bool] = [False] * len(deliveries)
+        why = "that was not confirmed"
+        try:
+            buried = await burying.bury([delivery.message for delivery in deliveries])
+        except DependencyError as error:
+            why = error.message
+        for delivery, is_kept in zip(deliveries, buried, strict=True):
+            if is_kept:
+                log.error("a message is no job; it went to the dead letters", extra=_names(delivery))
+            else:
+                log.error("dropped a message that is no job and no dead letter: %s", why, extra=_names(delivery))
+        await self._broker.ack(deliveries)
+
+    def _is_readable(self, message: Message) -> bool:
+        """Whether it is a message of ours, whatever became of its job."""
+        try:
+            return self._decode(message.payload).id == message.id
+        except msgspec.MsgspecError:
+            return False
 
     def _carried(self, message: Message) -> Carried:
         """What a message says; what cannot be read says no more than its id."""
@@ -207,6 +235,12 @@ class BrokeredQueue:
             foreign = msgspec.msgpack.decode(message.payload)["spec"]
             return msgspec.structs.replace(carried, foreign=foreign)
         return carried
+
+
+def _names(delivery: Delivery) -> dict[str, object]:
+    """Of a log line; what others have written may be of any length."""
+    id = delivery.message.id
+    return fields(model=delivery.message.queue, job_id=id if len(id) <= _ID_SHOWN else f"{id[:_ID_SHOWN]}…")
 
 
 def _by_model(jobs: Iterable[Carried]) -> Iterator[list[Carried]]:

@@ -17,6 +17,7 @@ from tests.contract.brokers.test_broker import LEASE_S, PATIENCE_S, by_id, carri
 
 from forebay.brokers.kafka import Kafka
 from forebay.brokers.kafka_parts import AHEAD_JOBS
+from forebay.brokers.packs import unpacked
 from forebay.brokers.port import Broker, Delivery, Message
 from forebay.core.errors import DependencyError, SetupError
 
@@ -239,6 +240,9 @@ async def test_what_cannot_be_read_is_kept_as_a_dead_letter_and_nothing_else_is(
         await published(broker, messages(2, start=2))
         await broker.ack(await leased(broker, 4))
         assert sorted(await asyncio.to_thread(read, url, "dead", 3)) == sorted(bodies)
+        # What looks like a job, and turns out to be none, is kept by who leases it.
+        assert list(await broker.bury(messages(1))) == [True]
+        assert unpacked((await asyncio.to_thread(read, url, "dead", 4))[3], "q", 1) == messages(1)
         async with asyncio.timeout(PATIENCE_S):
             while sum(await asyncio.to_thread(positions, url, "q.normal")) < 5:
                 await asyncio.sleep(0.05)

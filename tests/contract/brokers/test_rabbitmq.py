@@ -13,6 +13,7 @@ from tests.contract.brokers.rabbit import queues_of_its_own
 from tests.contract.brokers.rabbit_nodes import RabbitNode
 from tests.contract.brokers.test_broker import LEASE_S, PATIENCE_S, by_id, carried, leased, messages, published
 
+from forebay.brokers.packs import unpacked
 from forebay.brokers.port import Delivery, Message
 from forebay.brokers.rabbitmq import RabbitMq
 from forebay.brokers.rabbitmq_inbox import AHEAD_BYTES, MOST_SENT
@@ -210,6 +211,14 @@ async def test_what_cannot_be_read_is_kept_as_a_dead_letter_and_nothing_else_is(
         await broker.ack(await leased(broker, 4))
         await counts(url, "dead", 4)
         await counts(url, "q.normal", 0)
+
+
+async def test_what_no_job_is_found_for_can_be_made_a_dead_letter(url: str) -> None:
+    async with connected(url) as broker, by_hand(url) as channel:
+        assert list(await broker.bury(messages(2))) == [True, True]
+        await counts(url, "dead", 2)
+        dead = await channel.get_queue(f"{prefix_of(url)}.dead")
+        assert unpacked((await dead.get(no_ack=True)).body, "q", 1) == messages(1)
 
 
 async def test_what_is_given_back_again_and_again_is_not_a_dead_letter(url: str) -> None:

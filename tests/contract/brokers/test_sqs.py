@@ -100,6 +100,9 @@ async def test_what_cannot_be_read_is_kept_as_a_dead_letter_and_nothing_else_is(
         await broker.ack(await leased(broker, 4))
         await counts(url, "q-normal", 0)
         assert sorted(await bodies(url, "dead")) == sorted(nonsense)
+        # What looks like a job, and turns out to be none, is kept by who leases it.
+        assert list(await broker.bury(messages(1))) == [True]
+        await counts(url, "dead", len(nonsense) + 1)
 
 
 async def test_what_is_given_back_again_and_again_is_not_a_dead_letter(url: str) -> None:

@@ -76,14 +76,27 @@ class LossyBroker(MemoryBroker):
             raise DependencyError(f"queue {self.barred} is refused", code="broker_unavailable")
 
 
+class BuryingBroker(LossyBroker):
+    """Keeps dead letters, unless `barred` is "dead"."""
+
+    def __init__(self, queues: HeldQueues) -> None:
+        super().__init__(queues)
+        self.buried: list[Message] = []
+
+    async def bury(self, messages: Sequence[Message]) -> Sequence[bool]:
+        self._look_at("dead")
+        self.buried += messages
+        return [True] * len(messages)
+
+
 class Site:
     """One store, one broker, and a queue over them."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[LossyBroker] = LossyBroker) -> None:
         self.clock = FakeClock(1_800_000_000.0)
         self.queues = HeldQueues(True, self.clock)
         self.use(FlakyStore(self.now_ms))
-        self.broker = LossyBroker(self.queues)
+        self.broker = kind(self.queues)
         self.queue = BrokeredQueue(self.store, self.broker, republish_after_s=60.0, inline_bytes=1000)
 
     def now_ms(self) -> int:

@@ -7,7 +7,7 @@ import logging
 
 import msgspec
 import pytest
-from tests.unit.jobs.flaky import AMPLE, IDS, LEASE_S, FlakyStore, Site
+from tests.unit.jobs.flaky import AMPLE, IDS, LEASE_S, BuryingBroker, FlakyStore, Site
 
 from forebay.brokers.port import Depth, Message
 from forebay.core.errors import DependencyError
@@ -229,6 +229,43 @@ async def test_a_message_that_cannot_be_read_still_names_its_job(site: Site, pay
     [job] = await site.lease()
     assert job.spec == spec
     assert (await site.carries()) == Depth(0, 0, 1)
+
+
+def shown(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [f"{record.message} {record.__dict__}" for record in caplog.records]
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1garbage", msgspec.msgpack.encode(Carried("another"))])
+async def test_a_message_that_is_no_job_is_a_dead_letter_where_the_broker_keeps_them(
+    payload: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site(BuryingBroker)
+    assert isinstance(site.broker, BuryingBroker)
+    [spec], [late] = await site.lose(), await site.submit(retention_s=5.0)
+    await site.store.delete(late.id)
+    foreign = Message("x" * 5000, "m", payload)
+    await site.broker.publish([Message(spec.id, "m", payload), foreign])
+    with caplog.at_level(logging.WARNING, "forebay.jobs"):
+        [job] = await site.lease()
+    assert job.spec == spec
+    assert site.broker.buried == [foreign]
+    assert (await site.carries()) == Depth(0, 0, 1)
+    assert "a message is no job; it went to the dead letters" in caplog.text
+    assert all(len(line) < 2000 for line in shown(caplog)), "an id of any length is cut"
+
+
+async def test_a_message_that_is_no_job_holds_nothing_up_where_it_cannot_be_buried(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = Site(BuryingBroker)
+    assert isinstance(site.broker, BuryingBroker)
+    site.broker.barred = "dead"
+    [spec] = await site.submit()
+    await site.broker.publish([Message("none", "m", b"junk")])
+    with caplog.at_level(logging.WARNING, "forebay.jobs"):
+        assert [job.spec for job in await site.lease()] == [spec]
+    assert (await site.carries()) == Depth(0, 0, 1)
+    assert "dropped a message that is no job and no dead letter: queue dead is refused" in caplog.text
 
 
 async def test_no_message_is_acked_before_its_end_is_kept(site: Site) -> None:
