@@ -87,7 +87,10 @@ async def _send(queues: Queues, session: Session, pack: Sequence[Message], name:
             queues.forget(name)
             if is_last:
                 return False
-            await queues.need(pack[0].queue, pack[0].level)
+            try:
+                await queues.need(pack[0].queue, pack[0].level)
+            except REFUSALS:
+                return False  # the next call says why; others of this one may be confirmed
         except amqp.DeliveryError:
             if is_last or not queues.is_new(name):
                 return False  # the queue is full
