@@ -13,11 +13,13 @@ import random
 import time
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from forebay.brokers.kafka_errors import FAILURES, UNKNOWN_TOPICS, failure, setup_failure
-from forebay.brokers.kafka_inbox import Inbox
+from confluent_kafka import KafkaError
+
+from forebay.brokers.kafka_errors import FAILURES, UNKNOWN_TOPICS, failure, is_refusal, setup_failure
+from forebay.brokers.kafka_inbox import Inbox, taken
 from forebay.brokers.kafka_link import KafkaLink
 from forebay.brokers.kafka_parts import Part
 from forebay.brokers.kafka_sending import Record
@@ -25,7 +27,9 @@ from forebay.brokers.kafka_topics import dead_name, group_name, topic_name
 from forebay.brokers.kafka_url import KafkaAddress, parse_url
 from forebay.brokers.packs import Pack, packed, portions
 from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Delivery, Depth, Message
+from forebay.brokers.refusals import Refusals
 from forebay.core.errors import DependencyError
+from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.jobs")
 
@@ -54,6 +58,8 @@ class Kafka:
         self._turn = random.randrange(1 << 16)
         """Which partition is next."""
         self._arrival = asyncio.Event()
+        self._alone, self._unsent = Refusals[str](), Refusals[str]()
+        """Queues that nothing is taken from, and topics that nothing can be sent to, while others can be used."""
         self._leases = Counter[str]()
         """Calls of `lease` that are under way, by queue."""
         self._left_s: dict[str, float] = {}
@@ -87,13 +93,14 @@ class Kafka:
             (message.queue, message.level): topic_name(self.address, message.queue, message.level)
             for message in messages
         }
-        try:
-            partitions = dict(zip(places.values(), await self._link.topics.need(*places.values()), strict=True))
-        except FAILURES as error:
-            raise failure(error, self.address) from None
+        partitions = await self._partitions_of(places)
         # Each partition gets some of a burst: it may be another worker's.
         share = max(SPREAD_JOBS, -(-len(messages) // max(partitions.values())))
-        packs = list(portions(messages, min(self._pack_jobs, share), self._pack_bytes))
+        sendable = [at for at, message in enumerate(messages) if places[message.queue, message.level] in partitions]
+        packs = [
+            [sendable[at] for at in positions]
+            for positions in portions([messages[at] for at in sendable], min(self._pack_jobs, share), self._pack_bytes)
+        ]
         records = []
         for positions in packs:
             first = messages[positions[0]]
@@ -115,14 +122,19 @@ class Kafka:
             return []
         self._leases.update(names)
         try:
-            inboxes = [await self._listen(name) for name in names]
+            inboxes = await self._listen(names)
             while True:
                 arrival, changed = self._arrival, self._link.changed
-                found = _taken(inboxes, most)
-                left_s = until_s - time.monotonic()
-                if found or left_s <= 0:
+                found = taken(inboxes, most)
+                if found:
                     return found
-                self._look_for_errors(inboxes)
+                left_s = until_s - time.monotonic()
+                if left_s > 0:
+                    self._look_for_errors(inboxes)
+                if not self._alone.to_ask(names):
+                    raise DependencyError(self._alone.why(names), code="broker_unavailable")
+                if left_s <= 0:
+                    return found
                 await _either(arrival, changed, left_s)
                 self._check_open()
                 if (error := self._link.is_away()) is not None:
@@ -172,6 +184,19 @@ class Kafka:
             self._forget(topics, error)
             raise failure(error, self.address) from None
         return Depth(waiting)
+
+    async def bury(self, messages: Sequence[Message]) -> Sequence[bool]:
+        """To the topic of dead letters; its key is the topic that it came in."""
+        await self._open()
+        name = dead_name(self.address)
+        try:
+            await self._link.topics.need(name)
+        except FAILURES as error:
+            raise failure(error, self.address) from None
+        topics = [topic_name(self.address, message.queue, message.level) for message in messages]
+        return await self._send(
+            [Record(name, 0, packed([one]), topic) for one, topic in zip(messages, topics, strict=True)]
+        )
 
     async def close(self) -> None:
         """Tell how far all is done with, and leave the groups."""
@@ -233,20 +258,38 @@ class Kafka:
 
     # -- consumers ----------------------------------------------------------------------------------------------------
 
-    async def _listen(self, queue: str) -> list[Inbox]:
-        """The consumers of a queue, whose topics are there, by level."""
-        topics = [topic_name(self.address, queue, level) for level in range(PRIORITY_LEVELS)]
-        try:
-            await self._link.topics.need(*topics)
-        except FAILURES as error:
-            raise failure(error, self.address) from None
-        self._check_open()
+    async def _listen(self, queues: Sequence[str]) -> list[list[Inbox]]:
+        """The consumers of queues, by level. Of those that are refused only what came before is given out."""
+        for queue in self._alone.to_ask(queues):
+            topics = [topic_name(self.address, queue, level) for level in range(PRIORITY_LEVELS)]
+            try:
+                await self._link.topics.need(*topics)
+            except FAILURES as error:
+                if not is_refusal(error):
+                    raise failure(error, self.address) from None
+                self._leave_alone(queue, error)
+                continue
+            self._check_open()
+            self._consume(queue)
+        return [
+            [self._inboxes[queue, level] for level in range(PRIORITY_LEVELS)]
+            for queue in queues
+            if (queue, 0) in self._inboxes
+        ]
+
+    def _consume(self, queue: str) -> None:
+        """From all levels of a queue, whose topics are there."""
         for level in range(PRIORITY_LEVELS):
             if (queue, level) not in self._inboxes:
                 self._inboxes[queue, level] = Inbox(
                     self.address, queue, level, self._arrived, self._begin_to_bury, self._link.blame, self._is_away
                 )
-        return [self._inboxes[queue, level] for level in range(PRIORITY_LEVELS)]
+
+    def _leave_alone(self, queue: str, error: BaseException | KafkaError) -> None:
+        words = failure(error, self.address).message
+        if self._alone.note(queue, words):
+            names = fields(model=queue)
+            log.error("no jobs of %s are taken; it is tried again, others go on: %s", queue, words, extra=names)
 
     def _begin_to_bury(self, part: Part, offset: int, body: bytes) -> None:
         self._aside(self._bury(part, offset, body))
@@ -272,13 +315,36 @@ class Kafka:
             self._idling = asyncio.get_running_loop().call_later(IDLE_S / 2, self._look_what_is_idle)
 
     def _look_for_errors(self, inboxes: Sequence[Sequence[Inbox]]) -> None:
+        """A queue that has one is left alone, and what it brings all the same is given out."""
         for inbox in [inbox for levels in inboxes for inbox in levels]:
             if (error := inbox.error) is not None:
                 inbox.error = None
                 self._forget([inbox.topic], error)
-                raise failure(error, self.address)
+                self._leave_alone(inbox.queue, error)
 
     # -- calls --------------------------------------------------------------------------------------------------------
+
+    async def _partitions_of(self, places: Mapping[tuple[str, int], str]) -> dict[str, int]:
+        """How many each topic has. Those that are refused are left out, unless all are, which is raised."""
+        try:
+            return dict(zip(places.values(), await self._link.topics.need(*places.values()), strict=True))
+        except FAILURES as error:
+            failed = failure(error, self.address)
+            if len(places) == 1 or not is_refusal(error):
+                raise failed from None
+        found: dict[str, int] = {}
+        for (queue, _), topic in places.items():
+            try:
+                [found[topic]] = await self._link.topics.need(topic)
+            except FAILURES as error:
+                failed = failure(error, self.address)
+                if not is_refusal(error):
+                    raise failed from None
+                if self._unsent.note(topic, failed.message):
+                    log.error("jobs for topic %s are not sent: %s", topic, failed.message, extra=fields(model=queue))
+        if not found:
+            raise failed
+        return found
 
     async def _send(self, records: Sequence[Record]) -> list[bool]:
         confirmed = []
@@ -328,16 +394,6 @@ class Kafka:
         doing = asyncio.ensure_future(work)
         self._side.add(doing)
         doing.add_done_callback(self._side.discard)
-
-
-def _taken(inboxes: Sequence[Sequence[Inbox]], most: int) -> list[Delivery]:
-    """The higher levels first."""
-    found: list[Delivery] = []
-    for level in range(PRIORITY_LEVELS):
-        for levels in inboxes:
-            if len(found) < most:
-                found += levels[level].parts.take(most - len(found))
-    return found
 
 
 async def _either(one: asyncio.Event, other: asyncio.Event, within_s: float) -> None:

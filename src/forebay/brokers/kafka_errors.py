@@ -97,6 +97,14 @@ def setup_words(error: BaseException | KafkaError, address: KafkaAddress) -> str
     return None
 
 
+def is_refusal(error: BaseException | KafkaError) -> bool:
+    """Whether brokers that answer refuse a topic or its group, which says nothing of others."""
+    told = kafka_error(error)
+    if told is None or told.code() in _REFUSED or told.code() == KafkaError.REQUEST_TIMED_OUT:
+        return False
+    return told.code() in UNKNOWN_TOPICS or told.code() > 0  # below it is the client that speaks
+
+
 def kafka_error(error: BaseException | KafkaError) -> KafkaError | None:
     """What librdkafka says, out of what was raised."""
     if isinstance(error, KafkaError):

@@ -18,6 +18,7 @@ from forebay.brokers.kafka_sending import in_loop
 from forebay.brokers.kafka_topics import group_name, topic_name
 from forebay.brokers.kafka_url import KafkaAddress
 from forebay.brokers.packs import Pack, PackError, unpacked
+from forebay.brokers.port import PRIORITY_LEVELS, Delivery
 
 log = logging.getLogger("forebay.jobs")
 
@@ -235,6 +236,16 @@ class Inbox:
             self.error = error
             self._tell()
         self._blame(error)
+
+
+def taken(inboxes: Sequence[Sequence[Inbox]], most: int) -> list[Delivery]:
+    """Up to `most` of what inboxes, by queue and level, have; the higher levels first."""
+    found: list[Delivery] = []
+    for level in range(PRIORITY_LEVELS):
+        for levels in inboxes:
+            if len(found) < most:
+                found += levels[level].parts.take(most - len(found))
+    return found
 
 
 def _partitions(places: set[Place]) -> list[TopicPartition]:

@@ -7,7 +7,7 @@ record decides (`forebay.jobs`), so nothing here promises more than that a confi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -70,7 +70,7 @@ class Broker(Protocol):
 
     async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:
         """Up to `most` messages, the higher levels first, waiting up to `wait_s` for the first. Canceling it loses
-        nothing."""
+        nothing. A queue that the broker refuses is said and holds up no other: raises only where all are refused."""
         ...
 
     async def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> None:
@@ -91,4 +91,14 @@ class Broker(Protocol):
 
     async def close(self) -> None:
         """End the connection. What is leased and not acked goes to others, at the latest when its lease ends."""
+        ...
+
+
+@runtime_checkable
+class Burying(Protocol):
+    """What a broker has, too, that can keep dead letters."""
+
+    async def bury(self, messages: Sequence[Message]) -> Sequence[bool]:
+        """Keep messages that are no jobs where an operator looks for them; for each, whether that was confirmed. Raises
+        as the calls of `Broker`."""
         ...

@@ -18,8 +18,9 @@ from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Delivery, Depth,
 from forebay.brokers.rabbitmq_errors import FAILURES, failure, setup_failure, unavailable
 from forebay.brokers.rabbitmq_inbox import Inbox, Place
 from forebay.brokers.rabbitmq_link import RabbitLink, Session
-from forebay.brokers.rabbitmq_sending import send
+from forebay.brokers.rabbitmq_sending import bury, send
 from forebay.brokers.rabbitmq_url import RabbitAddress, parse_url
+from forebay.brokers.refusals import Refusals
 from forebay.core.errors import DependencyError
 
 log = logging.getLogger("forebay.jobs")
@@ -51,7 +52,8 @@ class RabbitMq:
         self._pack_jobs, self._pack_bytes = pack_jobs, pack_bytes
         self._link = RabbitLink(self.address, self._begin)
         self._inbox: Inbox | None = None
-        self._dumb: dict[Place, float] = {}
+        self._alone, self._unsent = Refusals[Place](), Refusals[Place]()
+        """Queues of which nothing is sent here, or can be sent there, while others can be used."""
         self._leases = Counter[str]()
         """Calls of `lease` that are under way, by queue."""
         self._left_s: dict[str, float] = {}
@@ -128,6 +130,11 @@ class RabbitMq:
         inbox = await self._open()
         counts = [await self._told(inbox.queues.count(queue, level)) for level in range(PRIORITY_LEVELS)]
         return Depth(sum(counts) + inbox.kept_of(queue))
+
+    async def bury(self, messages: Sequence[Message]) -> Sequence[bool]:
+        """To the queue of dead letters."""
+        inbox = await self._open()
+        return await self._told(inbox.session.call(bury(inbox.queues, inbox.session, messages), _SEND_S))
 
     async def close(self) -> None:
         """Give back what can be, then end the connection."""
@@ -228,7 +235,7 @@ class RabbitMq:
     async def _send(self, inbox: Inbox, packs: Sequence[Sequence[Message]]) -> list[bool]:
         session, confirmed = inbox.session, list[bool]()
         for begin in range(0, len(packs), _AT_ONCE):
-            sending = send(inbox.queues, session, packs[begin : begin + _AT_ONCE])
+            sending = send(inbox.queues, session, packs[begin : begin + _AT_ONCE], self._unsent)
             confirmed += await self._told(session.call(sending, _SEND_S))
         return confirmed
 
@@ -256,7 +263,7 @@ class RabbitMq:
         return self._inbox
 
     def _begin(self, session: Session) -> None:
-        self._inbox = Inbox(session, self._dumb)
+        self._inbox = Inbox(session, self._alone)
 
     async def _wait(self, session: Session, arrival: asyncio.Event, within_s: float) -> None:
         arriving = asyncio.ensure_future(arrival.wait())

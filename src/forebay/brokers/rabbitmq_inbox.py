@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,12 @@ from aiormq.abc import DeliveredMessage
 
 from forebay.brokers.packs import Pack, PackError, unpacked
 from forebay.brokers.port import PRIORITY_LEVELS, Delivery
+from forebay.brokers.rabbitmq_errors import failure
 from forebay.brokers.rabbitmq_link import Session
-from forebay.brokers.rabbitmq_queues import Queues, queue_name
+from forebay.brokers.rabbitmq_queues import REFUSALS, Queues, queue_name
+from forebay.brokers.refusals import Refusals
+from forebay.core.errors import DependencyError
+from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.jobs")
 
@@ -33,7 +36,9 @@ AHEAD_BYTES: Final = 32 << 20
 _LEARN: Final = 0.1
 """Weight of a new message in the means of how many jobs and bytes one has."""
 DUMB_S: Final = 120.0
-"""How long a queue is left alone that does not answer while its broker does: its members may be down, or lost."""
+"""How long a queue is left alone that does not answer while its broker does: its members may be down, or lost; or one
+that may not be consumed from: finding that out again costs the connection."""
+_LEVELS: Final = range(PRIORITY_LEVELS)
 _ENDED_KEPT: Final = 64
 """Consumers that have ended and still take what was on its way to them."""
 
@@ -67,10 +72,10 @@ class _Callbacks(dict[str, Any]):
 class Inbox:
     """Of one session. `arrival` is set when something has come, and another put in its place."""
 
-    def __init__(self, session: Session, dumb: dict[Place, float]) -> None:
-        """`dumb`: queues that did not answer in this session or an earlier one, with when to try them again."""
+    def __init__(self, session: Session, alone: Refusals[Place]) -> None:
+        """`alone`: queues that were refused, or did not answer, in this session or an earlier one."""
         self.session = session
-        self._dumb = dumb
+        self._alone = alone
         self.queues = Queues(session)
         self.arrival = asyncio.Event()
         self.packs: dict[int, Pack] = {}
@@ -91,23 +96,52 @@ class Inbox:
         return self.session.ended.done()
 
     async def listen(self, names: Sequence[str], most: int) -> None:
-        """Have the messages of these queues sent, so that `most` jobs can come. Raises what aiormq does, and
-        `DependencyError`."""
+        """Have the messages of these queues sent, so that `most` jobs can come; of those that are refused none will.
+        Raises what aiormq does, and `DependencyError`, also where all are refused."""
         wanted = max(FEWEST_SENT // 2, min(self._most_sent() // 2, round(most / self._jobs_a_message)))
-        now_s = time.monotonic()
-        places = [(name, level) for level in range(PRIORITY_LEVELS) for name in names]
-        places = [place for place in places if self._dumb.get(place, 0.0) <= now_s]
-        if all(self._is_sent_enough(place, wanted) for place in places):
-            return
+        all_places = [(name, level) for level in _LEVELS for name in names]
+        places = self._alone.to_ask(all_places)
+        if places:
+            if all(self._is_sent_enough(place, wanted) for place in places):
+                return
+            places = await self._listen(places, wanted)
+        if not places:
+            raise DependencyError(self._alone.why(all_places), code="broker_unavailable")
+
+    async def _listen(self, places: Sequence[Place], wanted: int) -> list[Place]:
+        """Those that are listened to then. Raises as `listen`."""
         async with self._changing:
             await self.session.call(self.session.consuming.basic_qos(prefetch_count=2 * wanted))
-            for place in places:
-                await self.queues.need(*place)
+            found = await self._there(places)
             # The last one that was made is the likeliest not to answer; it must not hold up what others have sent.
-            for place in reversed(places):
+            for place in reversed(found):
                 if not self._is_sent_enough(place, wanted):
                     await self._end(place)
                     await self._begin(place, 2 * wanted)
+        return found
+
+    async def _there(self, places: Sequence[Place]) -> list[Place]:
+        """Those of these queues that are there, or could be made; others are left alone. Raises as `listen`."""
+        found = []
+        for place in places:
+            await self.queues.need_dead()
+            try:
+                await self.queues.need(*place)
+            except REFUSALS as error:
+                self._leave_alone([place], error)
+            else:
+                found.append(place)
+        return found
+
+    def _leave_alone(self, places: Sequence[Place], error: BaseException, pause_s: float | None = None) -> None:
+        address = self.session.address
+        for place in places:
+            words = failure(error, address).message
+            if self._alone.note(place, words, pause_s):
+                name, names = queue_name(address, *place), fields(model=place[0])
+                log.error(
+                    "no jobs of queue %s are taken; it is tried again, others go on: %s", name, words, extra=names
+                )
 
     def take(self, names: Sequence[str], most: int) -> list[Delivery]:
         """Up to `most` of what is here, the higher levels first."""
@@ -179,8 +213,15 @@ class Inbox:
         except TimeoutError:
             # The channel is of no use any more. Is it the broker that is silent, or this queue?
             if await self.session.answers():
-                self._dumb[place] = time.monotonic() + DUMB_S
-                log.error("queue %s does not answer; others go on. docs/rabbitmq.md says what to do", name)
+                words = f"queue {name} does not answer; others go on. docs/rabbitmq.md says what to do"
+                self._alone.note(place, words, DUMB_S)
+                log.error("%s", words)
+            self.session.end()
+            raise
+        except (amqp.ChannelAccessRefused, amqp.ChannelLockedResource) as error:
+            # It has cost the channel, and so all that was sent on it. What holds for one of a model's queues most
+            # likely holds for all.
+            self._leave_alone([(place[0], level) for level in _LEVELS], error, DUMB_S)
             self.session.end()
             raise
         except amqp.ChannelNotFoundEntity:

@@ -232,6 +232,8 @@ class RabbitLink:
         for host, port in self.address.hosts:
             try:
                 return await _apart(self._connect_to(host, port))
+            except StopAsyncIteration:  # aiormq's word for a connection that ends between two frames
+                error = amqp.AMQPConnectionError("the connection broke")
             except Exception as failed:
                 error = failed
         raise error

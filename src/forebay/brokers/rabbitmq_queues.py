@@ -36,6 +36,10 @@ def dead_name(address: RabbitAddress) -> str:
     return f"{address.prefix}.dead"
 
 
+REFUSALS: Final = (amqp.ChannelAccessRefused, amqp.ChannelLockedResource, amqp.ChannelPreconditionFailed)
+"""Why a queue can be neither found nor made, while others can."""
+
+
 class Queues:
     """Makes sure of queues, once a session."""
 
@@ -100,7 +104,10 @@ class Queues:
             return await self._session.ask(ask)
         except amqp.ChannelPreconditionFailed as error:
             # It was made with other words: by an operator, or with another URL. It does, but says what it holds to.
-            waiting = await self._session.ask(look)
+            try:
+                waiting = await self._session.ask(look)
+            except amqp.ChannelNotFoundEntity:
+                raise error from None  # there is none, and none may be made: the vhost may have its limit of them
             if name not in self._known:
                 log.warning("queue %s was made otherwise than Forebay would, and is used as it is: %s", name, error)
             return waiting

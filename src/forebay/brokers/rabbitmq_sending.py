@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,23 +12,64 @@ from aiormq import spec
 
 from forebay.brokers.packs import CONTENT_TYPE, packed
 from forebay.brokers.port import Message
+from forebay.brokers.rabbitmq_errors import failure
 from forebay.brokers.rabbitmq_link import Session
-from forebay.brokers.rabbitmq_queues import Queues
+from forebay.brokers.rabbitmq_queues import REFUSALS, Queues, dead_name, queue_name
+from forebay.brokers.refusals import Refusals
+from forebay.telemetry.logs import fields
+
+log = logging.getLogger("forebay.jobs")
 
 CONFIRM_TIMEOUT_S: Final = 5.0
 _AGAIN_S: Final = 0.1
 _KEPT_ON_DISK: Final = 2
 
 
-async def send(queues: Queues, session: Session, packs: Sequence[Sequence[Message]]) -> list[bool]:
-    """All on their way together; whether each was confirmed. Raises what aiormq does, and `DependencyError`."""
-    places = dict.fromkeys((pack[0].queue, pack[0].level) for pack in packs)
-    names = {place: await queues.need(*place) for place in places}
-    sending = [_send(queues, session, pack, names[pack[0].queue, pack[0].level]) for pack in packs]
+async def send(
+    queues: Queues, session: Session, packs: Sequence[Sequence[Message]], refused: Refusals[tuple[str, int]]
+) -> list[bool]:
+    """All on their way together; whether each was confirmed. Raises what aiormq does, and `DependencyError`; where a
+    queue is `refused`, only if no other is asked for."""
+    names: dict[tuple[str, int], str] = {}
+    failed: BaseException | None = None
+    for place in dict.fromkeys((pack[0].queue, pack[0].level) for pack in packs):
+        await queues.need_dead()
+        try:
+            names[place] = await queues.need(*place)
+        except REFUSALS as error:
+            failed, words = error, failure(error, session.address).message
+            if refused.note(place, words):
+                names_of = fields(model=place[0])
+                log.error(
+                    "jobs for queue %s are not sent: %s", queue_name(session.address, *place), words, extra=names_of
+                )
+    if failed is not None and not names:
+        raise failed
+    sending = [_send(queues, session, pack, names.get((pack[0].queue, pack[0].level), "")) for pack in packs]
     return await asyncio.gather(*sending)
 
 
+async def bury(queues: Queues, session: Session, messages: Sequence[Message]) -> list[bool]:
+    """Each by itself to the queue of dead letters; whether it was confirmed. Raises as `send`."""
+    await queues.need_dead()
+    name = dead_name(session.address)
+    return await asyncio.gather(*[_bury(session, name, packed([message])) for message in messages])
+
+
+async def _bury(session: Session, name: str, body: bytes) -> bool:
+    properties = spec.Basic.Properties(content_type=CONTENT_TYPE, delivery_mode=_KEPT_ON_DISK)
+    try:
+        answer = await session.publishing.basic_publish(
+            body, exchange=name, properties=properties, mandatory=True, timeout=CONFIRM_TIMEOUT_S, wait=False
+        )
+    except (amqp.DeliveryError, TimeoutError):
+        return False
+    return isinstance(answer, spec.Basic.Ack)
+
+
 async def _send(queues: Queues, session: Session, pack: Sequence[Message], name: str) -> bool:
+    if not name:
+        return False
     body = packed(pack)
     for is_last in (False, True):
         try:
@@ -45,7 +87,10 @@ async def _send(queues: Queues, session: Session, pack: Sequence[Message], name:
             queues.forget(name)
             if is_last:
                 return False
-            await queues.need(pack[0].queue, pack[0].level)
+            try:
+                await queues.need(pack[0].queue, pack[0].level)
+            except REFUSALS:
+                return False  # the next call says why; others of this one may be confirmed
         except amqp.DeliveryError:
             if is_last or not queues.is_new(name):
                 return False  # the queue is full

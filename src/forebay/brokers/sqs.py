@@ -20,7 +20,7 @@ from forebay.brokers.sqs_holding import delete, hold, show
 from forebay.brokers.sqs_inbox import Inbox
 from forebay.brokers.sqs_link import CALL_TIMEOUT_S, SqsLink
 from forebay.brokers.sqs_queues import Place, Queues
-from forebay.brokers.sqs_sending import send
+from forebay.brokers.sqs_sending import bury, send
 from forebay.brokers.sqs_url import SqsAddress, parse_url
 from forebay.core.errors import DependencyError
 
@@ -93,16 +93,20 @@ class Sqs:
         if not names or most < 1:
             return []
         self._enter(names)
+        places, alone = _places(names, *range(PRIORITY_LEVELS)), self._inbox.alone
         try:
             await self._look(names, most, lease_s)
             while True:
                 self._check_open()
                 await self._inbox.freshen(names, lease_s)
                 found = self._inbox.take(names, most)
-                left_s = until_s - time.monotonic()
-                if found or left_s <= 0:
+                if found:
                     return found
-                places = [place for level in range(PRIORITY_LEVELS) for place in _places(names, level)]
+                if not alone.to_ask(places):
+                    raise DependencyError(alone.why(places), code="broker_unavailable")
+                left_s = until_s - time.monotonic()
+                if left_s <= 0:
+                    return found
                 await self._inbox.arrives(self._inbox.watch(places, most, lease_s), left_s)
         finally:
             self._leave(names)
@@ -135,6 +139,12 @@ class Sqs:
         here = sum(map(self._inbox.kept_of, places))
         waiting, leased = (sum(column) for column in zip(*counts, strict=True))
         return Depth(waiting + here, leased=max(0, leased - here) if self._pack_jobs == 1 else -1)
+
+    async def bury(self, messages: Sequence[Message]) -> Sequence[bool]:
+        """To the queue of dead letters."""
+        self._check_open()
+        await self.link.ready()
+        return await asyncio.gather(*[bury(self.link, self._queues, message) for message in messages])
 
     async def close(self) -> None:
         """Wait for what still receives, then give back what is here."""

@@ -16,13 +16,15 @@ from typing import Any, Final
 
 from forebay.brokers.packs import Pack, PackError, unpacked
 from forebay.brokers.port import PRIORITY_LEVELS, Delivery
-from forebay.brokers.sqs_errors import FAILURES, code_of, failure, is_missing
+from forebay.brokers.refusals import Refusals
+from forebay.brokers.sqs_errors import FAILURES, code_of, failure, is_away, is_missing
 from forebay.brokers.sqs_holding import Hold, delete, hold, visibility_s
 from forebay.brokers.sqs_link import CALL_TIMEOUT_S, SqsLink
-from forebay.brokers.sqs_queues import Place, Queue, Queues, dead_name
+from forebay.brokers.sqs_queues import Place, Queue, Queues, dead_name, queue_name
 from forebay.brokers.sqs_sending import ENTRIES
 from forebay.brokers.sqs_text import read
 from forebay.core.errors import DependencyError
+from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.jobs")
 
@@ -57,6 +59,8 @@ class Inbox:
         """All that was received and is neither done with nor given back, in order."""
         self._kept: defaultdict[Place, deque[Pack]] = defaultdict(deque)
         self._views: defaultdict[Place, View] = defaultdict(View)
+        self.alone = Refusals[Place](clock)
+        """Queues that are refused, and not asked for a while."""
         self._jobs_a_message = 1.0
         self._received = 0
         self._arrival = asyncio.Event()
@@ -65,10 +69,10 @@ class Inbox:
     # -- receiving ----------------------------------------------------------------------------------------------------
 
     async def look(self, places: Iterable[Place], most: int, lease_s: float) -> None:
-        """Have what is there now, about `most` jobs of each, unless it is known to be empty. Raises `DependencyError`
-        where no call came through."""
+        """Have what is there now, about `most` jobs of each, unless it is known to be empty, or left alone. Raises
+        `DependencyError` where no call came through."""
         looking = []
-        for place in places:
+        for place in self.alone.to_ask(places):
             if not self._is_empty(place):
                 view, wanted = self._views[place], self._messages(most)
                 for begin in range(0, min(wanted, ENTRIES * view.width), ENTRIES):
@@ -84,7 +88,7 @@ class Inbox:
     def watch(self, places: Iterable[Place], most: int, lease_s: float) -> list[asyncio.Task[bool]]:
         """Have what comes; the calls that bring it."""
         watches = []
-        for place in places:
+        for place in self.alone.to_ask(places):
             view = self._views[place]
             if view.watch is None or view.watch.done():
                 count, poll_s = min(ENTRIES, self._messages(most)), self._link.address.poll_s
@@ -136,7 +140,10 @@ class Inbox:
                 self._queues.forget(place)  # the next one makes it
                 return False
             if code_of(error) != "OverLimit":
-                raise failure(error, self._link.address) from error
+                if is_away(error):
+                    raise failure(error, self._link.address) from error
+                self._leave_alone(place, error)
+                return False
             self._tell_of_limit(queue)
             await asyncio.sleep(min(wait_s, EMPTY_S))  # it was refused at once, whatever it would have waited for
             answer = {}
@@ -152,6 +159,13 @@ class Inbox:
             self.wake()
             self._on_arrival(place[0])
         return bool(messages)
+
+    def _leave_alone(self, place: Place, error: BaseException) -> None:
+        """It is this queue that is refused, which is to hold up no other."""
+        words = failure(error, self._link.address).message
+        if self.alone.note(place, words):
+            name, names = queue_name(self._link.address, place), fields(model=place[0])
+            log.error("no jobs of queue %s are taken; it is tried again, others go on: %s", name, words, extra=names)
 
     def _take_in(self, place: Place, queue: Queue, message: Mapping[str, Any], until_s: float) -> None:
         held, text = Hold(place, queue.url, message["ReceiptHandle"], until_s), message.get("Body", "")

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from forebay.brokers.refusals import Refusals
 from forebay.brokers.sqs_errors import code_of, is_missing
 from forebay.brokers.sqs_link import SqsLink
 from forebay.brokers.sqs_url import SqsAddress
@@ -64,6 +65,8 @@ class Queues:
         self._link, self._address = link, link.address
         self._known: dict[str, Queue] = {}
         self._asking: dict[str, asyncio.Task[Queue]] = {}
+        self.unsent = Refusals[Place]()
+        """Those that nothing could be sent to while others took what they were sent."""
 
     async def need(self, place: Place) -> Queue:
         """One that is there. Raises as `SqsLink.call`."""

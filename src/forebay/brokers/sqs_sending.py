@@ -13,9 +13,10 @@ from forebay.brokers.packs import packed
 from forebay.brokers.port import Message
 from forebay.brokers.sqs_errors import FAILURES, failure, is_missing
 from forebay.brokers.sqs_link import SqsLink
-from forebay.brokers.sqs_queues import Place, Queues
+from forebay.brokers.sqs_queues import Place, Queues, queue_name
 from forebay.brokers.sqs_text import written
 from forebay.core.errors import DependencyError
+from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.jobs")
 
@@ -38,18 +39,38 @@ async def send(link: SqsLink, queues: Queues, packs: Sequence[Sequence[Message]]
     turns = asyncio.Semaphore(_AT_ONCE)
     sending = [_to_place(link, queues, place, [(at, packs[at]) for at in own], turns) for place, own in places.items()]
     confirmed = [False] * len(packs)
-    failed: DependencyError | None = None
+    failures: dict[Place, DependencyError] = {}
     came_through = False
-    for answer in [one for several in await asyncio.gather(*sending) for one in several]:
-        if isinstance(answer, DependencyError):
-            failed = answer
-            continue
-        came_through = True
-        for at in answer:
-            confirmed[at] = True
-    if failed is not None and not came_through:
-        raise failed
+    for place, answers in zip(places, await asyncio.gather(*sending), strict=True):
+        for answer in answers:
+            if isinstance(answer, DependencyError):
+                failures[place] = answer
+                continue
+            came_through = True
+            for at in answer:
+                confirmed[at] = True
+    if failures and not came_through:
+        raise next(iter(failures.values()))
+    for place, error in failures.items():
+        if queues.unsent.note(place, error.message):
+            name, names = queue_name(link.address, place), fields(model=place[0])
+            log.error("jobs for queue %s are not sent: %s", name, error.message, extra=names)
     return confirmed
+
+
+async def bury(link: SqsLink, queues: Queues, message: Message) -> bool:
+    """To the queue of dead letters; whether that was confirmed. Raises `DependencyError`."""
+    try:
+        dead = await queues.need_dead()
+        body = written(packed([message]), dead.most_bytes)
+        if body is None:
+            log.error("%s takes no message that is so large as one that is no job; it is dropped", dead.url)
+            return True
+        entry = {"Id": "0", "MessageBody": body}
+        answer = await link.call("SendMessageBatch", QueueUrl=dead.url, Entries=[entry])
+    except FAILURES as error:
+        raise failure(error, link.address) from error
+    return bool(answer.get("Successful"))
 
 
 async def _to_place(

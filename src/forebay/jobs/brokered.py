@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from forebay.brokers.port import Broker, Delivery, Message
+from forebay.brokers.port import Broker, Burying, Delivery, Message
 from forebay.core.errors import DependencyError
 from forebay.jobs.record import ENVELOPE_VERSION, JobSpec
 from forebay.jobs.record_store import INLINE_BYTES, Carried, RecordStore
@@ -22,6 +23,7 @@ from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.jobs")
 
+_ID_SHOWN = 100
 _DUE_AT_ONCE = 500
 """So many are published in one call when they are due: what was confirmed before a call that fails is known."""
 
@@ -38,6 +40,7 @@ class BrokeredQueue:
         inline_bytes: int = INLINE_BYTES,
     ) -> None:
         self._store, self._broker = store, broker
+        self._burying = broker if isinstance(broker, Burying) else None
         self._republish_after_s, self._inline_bytes = republish_after_s, inline_bytes
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Carried).decode
@@ -103,18 +106,33 @@ class BrokeredQueue:
         return done
 
     async def reap(self) -> Reaped:
-        """One round: the store's, then messages for what needs them. What is not confirmed comes round again."""
+        """One round: the store's, then messages for what needs them. What is not confirmed comes round again; why some
+        was not even sent is told beside what the store's half has done, which is done all the same."""
         due = await self._store.due(self._republish_after_s, self._published)
         self._published.clear()
         if not due.reaped.leader:
             return due.reaped
-        for begin in range(0, len(due.jobs), _DUE_AT_ONCE):
-            self._published += await self._publish(due.jobs[begin : begin + _DUE_AT_ONCE])
-        republished = 0
+        # Model by model: one whose queue the broker refuses keeps no other's jobs back.
+        unsent = ""
+        for jobs in _by_model(due.jobs):
+            try:
+                self._published += await self._publish(jobs)
+            except DependencyError as error:
+                unsent = unsent or error.message
+        republished = due.reaped.republished
         for model in due.models:
-            empty = (await self._broker.depth(model)).waiting == 0
-            republished += len(await self._publish(await self._store.lost(model, self._republish_after_s, empty)))
-        return msgspec.structs.replace(due.reaped, republished=republished)
+            try:
+                republished += await self._republish(model)
+            except DependencyError as error:
+                unsent = unsent or error.message
+                if error.code != "broker_unavailable":
+                    break  # it is the store, which no other model's call would fare better with
+        return msgspec.structs.replace(due.reaped, republished=republished, unsent=unsent)
+
+    async def _republish(self, model: str) -> int:
+        """Messages for jobs of a model that have lost theirs."""
+        empty = (await self._broker.depth(model)).waiting == 0
+        return len(await self._publish(await self._store.lost(model, self._republish_after_s, empty)))
 
     async def depth(self, model: str) -> QueueDepth:
         """By the records."""
@@ -166,17 +184,43 @@ class BrokeredQueue:
         except DependencyError:
             await self._broker.release(deliveries)
             raise
-        jobs, over = [], []
+        jobs, over, foreign = [], [], []
         for delivery, claim in zip(deliveries, claimed, strict=True):
             if isinstance(claim, LeasedJob):
                 jobs.append(msgspec.structs.replace(claim, receipt=delivery))
-                continue
-            over.append(delivery)
-            if claim == "unknown":
-                names = fields(model=delivery.message.queue, job_id=delivery.message.id)
-                log.warning("dropped a message whose job is not known, or no longer", extra=names)
+            elif claim == "unknown" and self._burying is not None and not self._is_readable(delivery.message):
+                foreign.append(delivery)
+            else:
+                over.append(delivery)
+                if claim == "unknown":
+                    log.warning("dropped a message whose job is not known, or no longer", extra=_names(delivery))
         await self._broker.ack(over)
+        if foreign and self._burying is not None:
+            await self._bury(self._burying, foreign)
         return jobs
+
+    async def _bury(self, burying: Burying, deliveries: Sequence[Delivery]) -> None:
+        """Keep with the dead letters what somebody else has written. Where that fails it is dropped: if it came again
+        at once, it would keep workers busy for nothing."""
+        buried: Sequence[bool] = [False] * len(deliveries)
+        why = "that was not confirmed"
+        try:
+            buried = await burying.bury([delivery.message for delivery in deliveries])
+        except DependencyError as error:
+            why = error.message
+        for delivery, is_kept in zip(deliveries, buried, strict=True):
+            if is_kept:
+                log.error("a message is no job; it went to the dead letters", extra=_names(delivery))
+            else:
+                log.error("dropped a message that is no job and no dead letter: %s", why, extra=_names(delivery))
+        await self._broker.ack(deliveries)
+
+    def _is_readable(self, message: Message) -> bool:
+        """Whether it is a message of ours, whatever became of its job."""
+        try:
+            return self._decode(message.payload).id == message.id
+        except msgspec.MsgspecError:
+            return False
 
     def _carried(self, message: Message) -> Carried:
         """What a message says; what cannot be read says no more than its id."""
@@ -191,3 +235,20 @@ class BrokeredQueue:
             foreign = msgspec.msgpack.decode(message.payload)["spec"]
             return msgspec.structs.replace(carried, foreign=foreign)
         return carried
+
+
+def _names(delivery: Delivery) -> dict[str, object]:
+    """Of a log line; what others have written may be of any length."""
+    id = delivery.message.id
+    return fields(model=delivery.message.queue, job_id=id if len(id) <= _ID_SHOWN else f"{id[:_ID_SHOWN]}…")
+
+
+def _by_model(jobs: Iterable[Carried]) -> Iterator[list[Carried]]:
+    """Portions of one model each, in their order."""
+    portions: defaultdict[str, list[Carried]] = defaultdict(list)
+    for job in jobs:
+        if job.spec is not None:
+            portions[job.spec.model].append(job)
+    for own in portions.values():
+        for begin in range(0, len(own), _DUE_AT_ONCE):
+            yield own[begin : begin + _DUE_AT_ONCE]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import heapq
 import secrets
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -283,7 +283,7 @@ class MemoryRecords:
 
     def reap(self) -> Reaped:
         """Look at all jobs that asked for it by now."""
-        now, counts = self.now_ms(), {"requeued": 0, "failed": 0, "released": 0, "expired": 0, "forgotten": 0}
+        now, counts = self.now_ms(), Counter[str]()
         while self._alarms and self._alarms[0][0] <= now:
             id = heapq.heappop(self._alarms)[1]
             entry = self._entries.get(id)
@@ -294,7 +294,14 @@ class MemoryRecords:
             done = self._look_at(entry, now)
             if done is not None:
                 counts[done] += 1
-        return Reaped(leader=True, **counts)
+        return Reaped(
+            leader=True,
+            requeued=counts["requeued"],
+            failed=counts["failed"],
+            released=counts["released"],
+            expired=counts["expired"],
+            forgotten=counts["forgotten"],
+        )
 
     def _look_at(self, entry: Entry, now: int) -> str | None:
         record = entry.record

@@ -99,7 +99,9 @@ class Reaped(msgspec.Struct, frozen=True):
     """What one round of the reaper did: jobs taken from workers that fell silent (`requeued`, or `failed` where no
     attempt was left), delayed ones that are due (`released`), `expired` ones, queued ones whose message was lost
     (`republished`), records past their retention (`forgotten`). `leader`: whether this process held the lock at all.
-    `stores_lost`: the store is not the one of the last round, and has none of its jobs; of shards, how many."""
+    `stores_lost`: the store is not the one of the last round, and has none of its jobs; of shards, how many. `unsent`:
+    why some jobs that need a message were published by no call to the broker that carries them; they come round again.
+    Empty: there were none."""
 
     leader: bool
     requeued: int = 0
@@ -109,10 +111,12 @@ class Reaped(msgspec.Struct, frozen=True):
     republished: int = 0
     forgotten: int = 0
     stores_lost: int = 0
+    unsent: str = ""
 
 
 class QueueDepth(msgspec.Struct, frozen=True):
-    """Of one model: jobs that wait, their bytes, how many run, how long the oldest has waited."""
+    """Of one model: jobs that wait, their bytes, how many run, how long the oldest has waited: where another broker
+    carries the jobs, since it was last queued, or published again."""
 
     waiting: int
     waiting_bytes: int

@@ -31,9 +31,18 @@ JOB_TABLE = {
     ),
     "forebay_jobs_held": ("gauge", "Jobs that are leased here.", ()),
     "forebay_jobs_results_held": ("gauge", "Of these, done and not committed yet.", ()),
-    "forebay_jobs_waiting": ("gauge", "Jobs that wait in the store.", ("model",)),
-    "forebay_jobs_running": ("gauge", "Jobs that somebody runs.", ("model",)),
-    "forebay_jobs_oldest_seconds": ("gauge", "How long the oldest job has waited.", ("model",)),
+    "forebay_jobs_waiting": (
+        "gauge",
+        "Jobs that wait in the store. Every process tells the same: take the maximum, not the sum.",
+        ("model",),
+    ),
+    "forebay_jobs_running": ("gauge", "Jobs that somebody runs, told as those that wait.", ("model",)),
+    "forebay_jobs_oldest_seconds": (
+        "gauge",
+        "How long the oldest job has waited; where another broker than the store carries the jobs, since it was last "
+        "queued or published again. Every process tells the same: take the maximum, not the sum.",
+        ("model",),
+    ),
 }
 """Name to kind, help and labels."""
 

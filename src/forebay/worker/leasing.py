@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 
 from forebay.core.clock import Clock
 from forebay.core.errors import DependencyError
 from forebay.jobs.store import JobQueue, LeasedJob
 from forebay.telemetry.job_metrics import JobMetrics
+from forebay.telemetry.logs import fields
 from forebay.telemetry.metrics import count
 from forebay.worker.holding import Holding
+
+log = logging.getLogger("forebay.worker")
 
 MOST = 128
 """Jobs a call: a store's client unpacks them in one go, and nothing else runs meanwhile."""
@@ -28,6 +32,9 @@ HELD_BYTES = 256 << 20
 """Bodies that are held at most, apart from one call's."""
 RESULTS_MOST = 4 * MOST
 """With so many results that are not committed, no more jobs are leased."""
+TOLD_S = 30.0
+"""Why a lease failed is said again only when it was not the reason for so long: some calls may fail between others that
+do not, since a call asks for some models only."""
 
 
 class Leasing:
@@ -45,6 +52,8 @@ class Leasing:
         self._call: asyncio.Task[Sequence[LeasedJob]] | None = None
         self._asked: Mapping[str, int] = {}
         self._glance_at = 0.0
+        self._told: dict[str, float] = {}
+        """Why calls failed lately, and when the last did."""
         self._stopped = False
         self.resting = asyncio.Event()
         """Set while no call is on its way, and none will be."""
@@ -100,8 +109,8 @@ class Leasing:
             self._holding.commits.most = PACED_MOST if self._paced else MOST
             try:
                 await self._once(self.wanted())
-            except DependencyError:
-                count(self._metrics.store_errors, "lease")
+            except DependencyError as error:
+                self._failed(error)
                 self._hot.clear()
                 await asyncio.sleep(LOOK_S)
 
@@ -115,12 +124,26 @@ class Leasing:
             return
         if cold and self._clock() >= self._glance_at:
             self._glance_at = self._clock() + GLANCE_S
-            await self._lease(cold, 0.0)
+            try:
+                await self._lease(cold, 0.0)
+            except DependencyError as error:
+                # Perhaps the broker refuses the queues of these alone: that must not slow down those that have jobs.
+                self._failed(error)
+                self._glance_at = self._clock() + LOOK_S
         hot = wanted.keys() & self._hot
         for model in hot:
             await self._lease({model: wanted[model]}, 0.0)
         if not hot:
             await self._rest(GLANCE_S if cold else LOOK_S)
+
+    def _failed(self, error: DependencyError) -> None:
+        """One line for each reason."""
+        count(self._metrics.store_errors, "lease")
+        now = self._clock()
+        self._told = {words: at for words, at in self._told.items() if now - at < TOLD_S}
+        if error.message not in self._told:
+            log.warning("no jobs could be leased; it is tried again: %s", error.message, extra=fields(code=error.code))
+        self._told[error.message] = now
 
     async def _lease(self, wanted: Mapping[str, int], wait_s: float) -> None:
         """One call; it is canceled where `wake` finds a model with room that was not asked for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
@@ -16,8 +16,8 @@ from forebay.telemetry.metrics import count
 log = logging.getLogger("forebay.worker")
 
 EVERY_S = 1.0
-DEPTH_EVERY = 5
-"""Rounds between two looks at the queues."""
+LOOK_EVERY_S = 5.0
+"""Between two looks at the queues."""
 
 
 class Reaper:
@@ -27,51 +27,63 @@ class Reaper:
         self._queue = queue
         self._models = models
         self._metrics = metrics
-        self._failing = False
-        self._running: asyncio.Task[None] | None = None
+        self._running: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin."""
-        self._running = asyncio.create_task(self._run(), name="forebay reaper")
+        """Begin. The two go on apart: how many jobs wait is told by the records, while it is the broker that may be
+        away, or silent for long."""
+        reaping = self._again_and_again(self.once, EVERY_S, "reap", "the reaper cannot reach the store, or the broker")
+        looking = self._again_and_again(self.look, LOOK_EVERY_S, "depth", "how many jobs wait cannot be told")
+        self._running = [
+            asyncio.create_task(reaping, name="forebay reaper"),
+            asyncio.create_task(looking, name="forebay reaper: depths"),
+        ]
 
     async def close(self) -> None:
         """End."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
+        for running in self._running:
+            running.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
 
-    async def _run(self) -> None:
-        rounds = 0
+    async def _again_and_again(
+        self, once: Callable[[], Awaitable[None]], every_s: float, call: str, failing: str
+    ) -> None:
+        """One line each time that it begins to fail, or fails for another reason."""
+        said = ""
         while True:
+            words = ""
             try:
-                await self.once(look=rounds % DEPTH_EVERY == 0)
-                self._failing = False
+                await once()
             except DependencyError as error:
-                self._fails("the reaper cannot reach the store: %s", error)
+                words = f"{failing}: {error.message}"
             except Exception as error:  # it goes on whatever happens: without it no lost job would ever come back
-                self._fails("the reaper failed: %r", error)
-            rounds += 1
-            await asyncio.sleep(EVERY_S)
+                words = f"the reaper failed: {error!r}"
+            if words:
+                count(self._metrics.store_errors, call)
+            if words and words != said:
+                log.warning("%s", words)
+            said = words
+            await asyncio.sleep(every_s)
 
-    def _fails(self, text: str, error: Exception) -> None:
-        """One line for each time that it begins to fail."""
-        count(self._metrics.store_errors, "reap")
-        if not self._failing:
-            log.warning(text, error)
-        self._failing = True
+    async def once(self) -> None:
+        """One round. Raises `DependencyError`, also where only some of it was done."""
+        reaped = await self._queue.reap()
+        self._note(reaped)
+        if reaped.unsent:
+            raise DependencyError(reaped.unsent, code="broker_unavailable")
 
-    async def once(self, *, look: bool = True) -> None:
-        """One round. `look`: at the queues, too."""
-        self._note(await self._queue.reap())
-        if look:
-            depths: dict[str, tuple[int, int, float]] = {}
-            for model in list(self._models()):
-                depth = await self._queue.depth(model)
-                depths[model] = depth.waiting, depth.running, depth.oldest_s
-            self._metrics.depths = depths
+    async def look(self) -> None:
+        """One look at the queues. Raises `DependencyError`."""
+        depths: dict[str, tuple[int, int, float]] = {}
+        for model in list(self._models()):
+            depth = await self._queue.depth(model)
+            depths[model] = depth.waiting, depth.running, depth.oldest_s
+        self._metrics.depths = depths
 
     def _note(self, reaped: Reaped) -> None:
-        done = {kind: number for kind, number in msgspec.structs.asdict(reaped).items() if kind != "leader" and number}
+        told = msgspec.structs.asdict(reaped)
+        done = {kind: number for kind, number in told.items() if kind not in ("leader", "unsent") and number}
         if lost_stores := done.pop("stores_lost", 0):
             self._metrics.stores_lost += lost_stores
             log.error("the store of jobs was emptied, or is another one: jobs that were accepted before are lost")

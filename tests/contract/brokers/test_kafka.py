@@ -17,6 +17,7 @@ from tests.contract.brokers.test_broker import LEASE_S, PATIENCE_S, by_id, carri
 
 from forebay.brokers.kafka import Kafka
 from forebay.brokers.kafka_parts import AHEAD_JOBS
+from forebay.brokers.packs import unpacked
 from forebay.brokers.port import Broker, Delivery, Message
 from forebay.core.errors import DependencyError, SetupError
 
@@ -142,6 +143,11 @@ async def test_a_topic_that_is_missing_is_named_where_none_may_be_created(url: s
         with pytest.raises(DependencyError, match=r"a topic is missing"):
             await broker.lease(["q"], 1, 0.0, LEASE_S)
     async with connected(url) as other:
+        await published(other, [message for level in range(3) for message in messages(1, "good", level=level)])
+    async with connected(f"{url}&create=no") as broker:
+        assert list(await broker.publish([*messages(1), *messages(1, "good")])) == [False, True]
+        await broker.ack(await leased(broker, 4, "q", "good"))
+    async with connected(url) as other:
         assert (await other.check()).startswith("Kafka, cluster ")
         await published(other, [*messages(1), *messages(1, level=0), *messages(1, level=2)])
     async with connected(f"{url}&create=no") as broker:
@@ -234,6 +240,9 @@ async def test_what_cannot_be_read_is_kept_as_a_dead_letter_and_nothing_else_is(
         await published(broker, messages(2, start=2))
         await broker.ack(await leased(broker, 4))
         assert sorted(await asyncio.to_thread(read, url, "dead", 3)) == sorted(bodies)
+        # What looks like a job, and turns out to be none, is kept by who leases it.
+        assert list(await broker.bury(messages(1))) == [True]
+        assert unpacked((await asyncio.to_thread(read, url, "dead", 4))[3], "q", 1) == messages(1)
         async with asyncio.timeout(PATIENCE_S):
             while sum(await asyncio.to_thread(positions, url, "q.normal")) < 5:
                 await asyncio.sleep(0.05)

@@ -13,6 +13,7 @@ from tests.contract.brokers.rabbit import queues_of_its_own
 from tests.contract.brokers.rabbit_nodes import RabbitNode
 from tests.contract.brokers.test_broker import LEASE_S, PATIENCE_S, by_id, carried, leased, messages, published
 
+from forebay.brokers.packs import unpacked
 from forebay.brokers.port import Delivery, Message
 from forebay.brokers.rabbitmq import RabbitMq
 from forebay.brokers.rabbitmq_inbox import AHEAD_BYTES, MOST_SENT
@@ -53,6 +54,10 @@ async def by_hand(url: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
     """A channel of an operator's."""
     async with await aio_pika.connect(url.partition("?")[0]) as connection:
         yield await connection.channel()
+
+
+async def passed_over(message: object) -> None:
+    """What comes stays where it is."""
 
 
 def prefix_of(url: str) -> str:
@@ -208,6 +213,14 @@ async def test_what_cannot_be_read_is_kept_as_a_dead_letter_and_nothing_else_is(
         await counts(url, "q.normal", 0)
 
 
+async def test_what_no_job_is_found_for_can_be_made_a_dead_letter(url: str) -> None:
+    async with connected(url) as broker, by_hand(url) as channel:
+        assert list(await broker.bury(messages(2))) == [True, True]
+        await counts(url, "dead", 2)
+        dead = await channel.get_queue(f"{prefix_of(url)}.dead")
+        assert unpacked((await dead.get(no_ack=True)).body, "q", 1) == messages(1)
+
+
 async def test_what_is_given_back_again_and_again_is_not_a_dead_letter(url: str) -> None:
     async with connected(url) as broker:
         await published(broker, messages(1))
@@ -231,6 +244,28 @@ async def test_a_queue_that_is_deleted_is_made_anew(url: str) -> None:
                     await broker.publish(messages(1))
                     found += await broker.lease(["q"], 1, 0.1, LEASE_S)
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["locked", "taken"])
+async def test_a_queue_that_is_refused_holds_up_no_other(url: str, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One that is another connection's, and one that only another may consume from, which costs the connection."""
+    async with connected(url) as broker, by_hand(url) as channel:
+        refused = await channel.declare_queue(f"{prefix_of(url)}.b.normal", durable=True, exclusive=how == "locked")
+        if how == "taken":
+            await refused.consume(passed_over, exclusive=True)
+        confirmed = await broker.publish([*messages(2, "a"), *messages(1, "b")])
+        assert list(confirmed) == [True, True, how == "taken"]
+        await broker.ack(await leased(broker, 2, "b", "a"))
+        for _ in range(3):
+            assert not await broker.lease(["b", "a"], 1, 0.0, LEASE_S)
+        await published(broker, messages(1, "a"))
+        await broker.ack(await leased(broker, 1, "b", "a"))
+        said = [record for record in caplog.records if "b.normal are taken; it is tried again" in record.message]
+        assert len(said) == 1
+        assert said[0].levelname == "ERROR"
+        if how == "taken":
+            with pytest.raises(DependencyError, match="lacks a permission"):
+                await broker.lease(["b"], 1, 0.0, LEASE_S)
 
 
 async def test_those_who_come_while_a_queue_is_being_made_are_served() -> None:

@@ -70,6 +70,25 @@ async def test_queues_are_not_made_where_that_is_not_wanted(url: str) -> None:
         assert len(await leased(broker, 1)) == 1
 
 
+async def test_a_queue_that_is_refused_holds_up_no_other(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with connected(f"{url}&create=no") as broker, by_hand(url) as client:
+        for name in ("dead", "q-high", "q-normal", "q-low"):
+            await client.create_queue(QueueName=f"{parse_url(url).prefix}-{name}")
+        assert list(await broker.publish([*messages(1, "bad"), *messages(2)])) == [False, True, True]
+        await broker.ack(await leased(broker, 2, "bad", "q"))
+        for wait_s in (0.0, 0.1, 0.1):
+            # What is known to be empty is not looked at again: then it is the one that is refused which is asked alone.
+            assert not await broker.lease(["bad", "q"], 1, wait_s, LEASE_S)
+        waiting = asyncio.create_task(broker.lease(["bad", "q"], 1, PATIENCE_S, LEASE_S))
+        await asyncio.sleep(0.05)
+        await published(broker, messages(1))
+        await broker.ack(await waiting)
+        for said in ("bad-normal are taken; it is tried again, others go on", "bad-normal are not sent"):
+            assert caplog.text.count(said) == 1
+        with pytest.raises(DependencyError, match="a queue is missing"):
+            await broker.lease(["bad"], 1, PATIENCE_S, LEASE_S)
+
+
 async def test_what_cannot_be_read_is_kept_as_a_dead_letter_and_nothing_else_is(url: str) -> None:
     async with connected(url) as broker, by_hand(url) as client:
         await published(broker, messages(2))
@@ -81,6 +100,9 @@ async def test_what_cannot_be_read_is_kept_as_a_dead_letter_and_nothing_else_is(
         await broker.ack(await leased(broker, 4))
         await counts(url, "q-normal", 0)
         assert sorted(await bodies(url, "dead")) == sorted(nonsense)
+        # What looks like a job, and turns out to be none, is kept by who leases it.
+        assert list(await broker.bury(messages(1))) == [True]
+        await counts(url, "dead", len(nonsense) + 1)
 
 
 async def test_what_is_given_back_again_and_again_is_not_a_dead_letter(url: str) -> None:

@@ -68,6 +68,16 @@ async def test_what_ends_in_the_handshake_is_tried_again(words: bytes) -> None:
         await is_refused_and_tried_again(f"amqp://127.0.0.1:{port}/", "RabbitMQ at amqp://127.0.0.1")
 
 
+async def test_a_connection_that_ends_between_two_frames_is_said_to_have_broken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ends(**options: object) -> None:
+        raise StopAsyncIteration
+
+    monkeypatch.setattr("aio_pika.connect", ends)
+    await is_refused_and_tried_again("amqp://127.0.0.1:1/", "cannot be reached, or the connection broke")
+
+
 async def test_a_keeper_that_died_is_replaced() -> None:
     async with speaking(b"") as port:
         broker = RabbitMq(f"amqp://127.0.0.1:{port}/")

@@ -49,12 +49,14 @@ class FlakyStore(MemoryStore):
 
 
 class LossyBroker(MemoryBroker):
-    """Confirms nothing that it loses; is away while `away`; takes no more for the queue that is `full`."""
+    """Confirms nothing that it loses; is away while `away`; takes no more for the queue that is `full`; refuses all
+    that is asked of the queue that is `barred`."""
 
     loses, away = False, False
-    full = ""
+    full, barred = "", ""
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+        self._look_at(*(message.queue for message in messages))
         if self.loses:
             return [False] * len(messages)
         await super().publish([message for message in messages if message.queue != self.full])
@@ -65,15 +67,36 @@ class LossyBroker(MemoryBroker):
             raise DependencyError("the broker is away", code="broker_unavailable")
         await super().ack(deliveries)  # type: ignore[arg-type]
 
+    async def depth(self, queue: str) -> Depth:
+        self._look_at(queue)
+        return await super().depth(queue)
+
+    def _look_at(self, *queues: str) -> None:
+        if self.barred in queues:
+            raise DependencyError(f"queue {self.barred} is refused", code="broker_unavailable")
+
+
+class BuryingBroker(LossyBroker):
+    """Keeps dead letters, unless `barred` is "dead"."""
+
+    def __init__(self, queues: HeldQueues) -> None:
+        super().__init__(queues)
+        self.buried: list[Message] = []
+
+    async def bury(self, messages: Sequence[Message]) -> Sequence[bool]:
+        self._look_at("dead")
+        self.buried += messages
+        return [True] * len(messages)
+
 
 class Site:
     """One store, one broker, and a queue over them."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[LossyBroker] = LossyBroker) -> None:
         self.clock = FakeClock(1_800_000_000.0)
         self.queues = HeldQueues(True, self.clock)
         self.use(FlakyStore(self.now_ms))
-        self.broker = LossyBroker(self.queues)
+        self.broker = kind(self.queues)
         self.queue = BrokeredQueue(self.store, self.broker, republish_after_s=60.0, inline_bytes=1000)
 
     def now_ms(self) -> int:

@@ -7,7 +7,7 @@ import logging
 
 import msgspec
 import pytest
-from tests.unit.jobs.flaky import AMPLE, IDS, LEASE_S, FlakyStore, Site
+from tests.unit.jobs.flaky import AMPLE, IDS, LEASE_S, BuryingBroker, FlakyStore, Site
 
 from forebay.brokers.port import Depth, Message
 from forebay.core.errors import DependencyError
@@ -231,6 +231,43 @@ async def test_a_message_that_cannot_be_read_still_names_its_job(site: Site, pay
     assert (await site.carries()) == Depth(0, 0, 1)
 
 
+def shown(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [f"{record.message} {record.__dict__}" for record in caplog.records]
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1garbage", msgspec.msgpack.encode(Carried("another"))])
+async def test_a_message_that_is_no_job_is_a_dead_letter_where_the_broker_keeps_them(
+    payload: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site(BuryingBroker)
+    assert isinstance(site.broker, BuryingBroker)
+    [spec], [late] = await site.lose(), await site.submit(retention_s=5.0)
+    await site.store.delete(late.id)
+    foreign = Message("x" * 5000, "m", payload)
+    await site.broker.publish([Message(spec.id, "m", payload), foreign])
+    with caplog.at_level(logging.WARNING, "forebay.jobs"):
+        [job] = await site.lease()
+    assert job.spec == spec
+    assert site.broker.buried == [foreign]
+    assert (await site.carries()) == Depth(0, 0, 1)
+    assert "a message is no job; it went to the dead letters" in caplog.text
+    assert all(len(line) < 2000 for line in shown(caplog)), "an id of any length is cut"
+
+
+async def test_a_message_that_is_no_job_holds_nothing_up_where_it_cannot_be_buried(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = Site(BuryingBroker)
+    assert isinstance(site.broker, BuryingBroker)
+    site.broker.barred = "dead"
+    [spec] = await site.submit()
+    await site.broker.publish([Message("none", "m", b"junk")])
+    with caplog.at_level(logging.WARNING, "forebay.jobs"):
+        assert [job.spec for job in await site.lease()] == [spec]
+    assert (await site.carries()) == Depth(0, 0, 1)
+    assert "dropped a message that is no job and no dead letter: queue dead is refused" in caplog.text
+
+
 async def test_no_message_is_acked_before_its_end_is_kept(site: Site) -> None:
     await site.submit()
     [job] = await site.lease()
@@ -335,6 +372,40 @@ async def test_only_who_leads_publishes(site: Site) -> None:
     reaped = await site.queue.reap()
     assert (reaped.leader, reaped.republished) == (False, 0)
     assert (await site.carries()).waiting == 0
+
+
+async def jobs_of(site: Site, *models: str) -> list[JobSpec]:
+    specs = [JobSpec(id=IDS.new(), model=model, tenant="t") for model in models]
+    await site.queue.submit([NewJob(spec) for spec in specs], AMPLE)
+    return specs
+
+
+async def test_a_model_whose_queue_is_refused_keeps_no_other_models_lost_jobs_back(site: Site) -> None:
+    await jobs_of(site, "barred", "m", "n")
+    for model in ("barred", "m", "n"):
+        site.queues._waiting[model, 1].clear()
+    site.broker.barred = "barred"
+    site.clock.advance(60.0)
+    reaped = await site.queue.reap()
+    assert (reaped.republished, reaped.unsent) == (2, "queue barred is refused")
+    assert site.queues.depth("n").waiting == 1
+    site.broker.barred = ""
+    reaped = await site.queue.reap()
+    assert (reaped.republished, reaped.unsent) == (1, "")
+
+
+async def test_a_model_whose_queue_is_refused_keeps_no_other_models_silent_workers_jobs_back(site: Site) -> None:
+    await jobs_of(site, "barred", "m", "barred", "m")
+    jobs = await site.queue.lease(["barred", "m"], 10, 0.0, LEASE_S)
+    await site.broker.ack([job.receipt for job in jobs])
+    site.broker.barred = "barred"
+    site.clock.advance(LEASE_S + 1)
+    reaped = await site.queue.reap()
+    assert (reaped.requeued, reaped.unsent) == (4, "queue barred is refused")
+    assert site.queues.depth("m").waiting == 2
+    site.broker.barred = ""
+    assert (await site.queue.reap()).unsent == ""
+    assert (site.queues.depth("m").waiting, site.queues.depth("barred").waiting) == (2, 2)
 
 
 async def test_leases_are_prolonged_at_the_broker_too(site: Site) -> None:

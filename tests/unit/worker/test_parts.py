@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -117,8 +118,11 @@ class Told(MemoryJobs):
     def __init__(self) -> None:
         super().__init__()
         self.answers: list[Reaped | Exception] = []
+        self.silent = False
 
     async def reap(self) -> Reaped:
+        if self.silent:
+            await asyncio.Event().wait()
         answer = self.answers.pop(0) if self.answers else Reaped(True)
         if isinstance(answer, Exception):
             raise answer
@@ -144,6 +148,7 @@ async def test_the_reaper_counts_and_logs_what_it_did(rounds: Any, caplog: pytes
     jobs.answers = [Reaped(True, requeued=2, forgotten=1), Reaped(True, requeued=3)]
     await one.once()
     await one.once()
+    await one.look()
     assert metrics.reaped == {"requeued": 5, "forgotten": 1}
     assert metrics.depths == {"m": (7, 3, 1.5)}
     assert "2 requeued" in caplog.text
@@ -156,4 +161,28 @@ async def test_the_reaper_goes_on_whatever_happens(rounds: Any, caplog: pytest.L
     await eventually(lambda: metrics.reaped == {"expired": 1})
     await one.close()
     assert metrics.store_errors == {"reap": 3}
-    assert caplog.text.count("away") == 1, "one line for each time that it begins to fail"
+    assert caplog.text.count("away") == 1, "one line for each time that it begins to fail, or for another reason"
+    assert caplog.text.count("bug") == 1
+
+
+async def test_how_many_jobs_wait_is_told_while_the_broker_is_silent(rounds: Any) -> None:
+    jobs, one, metrics = rounds()
+    jobs.silent = True
+    one.start()
+    await eventually(lambda: metrics.depths == {"m": (7, 3, 1.5)})
+    await one.close()
+
+
+async def test_what_the_store_did_counts_though_the_broker_took_no_message(
+    rounds: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs, one, metrics = rounds()
+    jobs.answers = [Reaped(True, requeued=2, unsent="the broker is away")]
+    with pytest.raises(DependencyError, match="the broker is away"):
+        await one.once()
+    assert metrics.reaped == {"requeued": 2}
+    jobs.answers = [Reaped(True, expired=1, unsent="the broker is away")]
+    one.start()
+    await eventually(lambda: metrics.store_errors == {"reap": 1} and metrics.reaped == {"requeued": 2, "expired": 1})
+    await one.close()
+    assert "the reaper cannot reach the store, or the broker: the broker is away" in caplog.text
