@@ -40,7 +40,7 @@ def test_every_command_of_the_page_does_what_it_is_there_for(page: str) -> None:
     with ExitStack() as servers:
         port: int | None = None
         for command in commands(page):
-            if command.startswith('pip install "forebay['):
+            if command.startswith('pip install ".['):
                 continue  # that is what runs here
             if command.startswith("forebay serve "):
                 served = servers.enter_context(serving(ROOT, *command.split()[2:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import joblib
@@ -80,3 +81,11 @@ def test_what_is_not_trusted_stops_the_start_with_the_setting_that_trusts_it(tmp
     with serving(tmp_path, *quick(str(tmp_path / "m.joblib")), "--set", "m.allow_pickle=true") as served:
         label = served.http.post("/v2/models/m/infer", json=ask(x[:50])).json()["outputs"][0]
         assert label["data"] == estimator.predict(x[:50].astype(np.float64)).tolist()
+        holed = x[:3].copy()
+        holed[1, 4] = np.nan
+        refused = served.http.post("/v2/models/m/infer", content=json.dumps(ask(holed)))
+        assert refused.status_code == 400
+        assert refused.json() == {
+            "error": "input 'input': the value at [1, 4] is NaN, which this model does not take",
+            "code": "invalid_request",
+        }

@@ -139,8 +139,8 @@ class EngineClient(Protocol):
         ...
 
     def submit(self, request: Request) -> None:
-        """Queue it. Raises `AdmissionError`; else `request.on_done(request)` is called once, later (from
-        the cache, perhaps before this returns).
+        """Queue it. Raises `AdmissionError`, and `RequestError` for a value that the model refuses; else
+        `request.on_done(request)` is called once, later (from the cache, perhaps before this returns).
 
         With `request.background` set it waits behind all others, and its deadline is set when it begins.
         """

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from forebay.batching import Batcher
 from forebay.core.caching import CacheRules, SemanticRules
@@ -51,6 +52,7 @@ class Door(ABC):
         self._batcher: Batcher[Request]
         self._streams = Streams(self.name, self._answers, self._record, time.monotonic)
         self._fixed = False
+        self._check: Callable[[Request], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic  # uvloop's own clock counts whole milliseconds
         self._pump_due = False
@@ -117,6 +119,8 @@ class Door(ABC):
         """Queue a request; see `EngineClient.submit`."""
         if self.state != "ready":
             self._refuse(request)
+        if self._check is not None:
+            self._check(request)
         if request.background is not None:
             self._submit_behind(request, request.background)
         elif self._fixed and request.rows == 1:

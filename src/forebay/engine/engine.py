@@ -18,6 +18,7 @@ from forebay.engine import assemble, frames
 from forebay.engine.cores import Turns
 from forebay.engine.costs_file import ChoiceFile, CostsFile
 from forebay.engine.door import Door
+from forebay.engine.finite import finite_check
 from forebay.engine.flight import Flight, begin
 from forebay.engine.instance import Instance
 from forebay.engine.isolate import Group
@@ -196,6 +197,7 @@ class Engine(Door):
             if instance.ready:
                 batcher.add_instance(number, self._clock())
         self._fixed = is_fixed(self.signature)
+        self._check = finite_check(self.signature)
         self._suspects.learn(self.signature, self.batchable)
         self._streams.learn(self.signature)
         self.state, self.reason = "ready", ""

@@ -154,7 +154,7 @@ def _difference(spec: TensorSpec, batch: Array, alone: Array) -> str:
 def unbatched(signature: Signature) -> Signature:
     """The same signature with the leading axis as an ordinary variable axis, for a model whose outputs have no rows."""
     return Signature(
-        tuple(TensorSpec(s.name, s.datatype, (-1, *s.row_shape)) for s in signature.inputs),
+        tuple(TensorSpec(s.name, s.datatype, (-1, *s.row_shape), s.refuses) for s in signature.inputs),
         tuple(TensorSpec(s.name, s.datatype, (-1, *s.row_shape)) for s in signature.outputs),
         batched=False,
     )

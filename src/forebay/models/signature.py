@@ -10,12 +10,17 @@ from forebay.core.errors import SetupError
 from forebay.core.tensors import NUMPY_TYPES
 
 
-class TensorSpec(msgspec.Struct, frozen=True):
-    """One input or output. `row_shape` is the shape of one row, without the batch axis; -1 is a variable axis."""
+class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One input or output. `row_shape` is the shape of one row, without the batch axis; -1 is a variable axis.
+
+    `refuses`: of "nan" and "inf" those that the model takes nowhere in this input. A request that holds one is refused
+    by itself, before it is in a batch with others.
+    """
 
     name: str
     datatype: str
     row_shape: tuple[int, ...]
+    refuses: tuple[str, ...] = ()
 
     @property
     def variable(self) -> bool:

@@ -5,14 +5,16 @@
     regressor, anything else with predict    prediction [rows] or [rows, outputs]
     transformer                      output FP32 [rows, columns]
 
-`label` is INT64 where the classes are whole numbers, else BYTES. The columns of `probabilities` are in the order of the
-estimator's `classes_`.
+`label` is INT64 where the classes are whole numbers, as floats too, or True and False; else BYTES. The columns of
+`probabilities` are in the order of the estimator's `classes_`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,11 @@ from forebay.models.signature import TensorSpec
 from forebay.models.source import LoadOptions, ModelSource
 from forebay.runtimes import forms, tabular
 from forebay.runtimes.ensemble import NotConvertibleError
+from forebay.runtimes.limits import Limits, find_limits, scatter
 from forebay.runtimes.port import load_error, missing_library
+
+_EXACT = 2.0**53
+"""Up to here a float64 is each whole number."""
 
 
 class SklearnRuntime(tabular.TabularRuntime):
@@ -36,20 +42,17 @@ class SklearnRuntime(tabular.TabularRuntime):
     def __init__(self, source: ModelSource, device: str, threads: int, options: LoadOptions) -> None:
         super().__init__(source, device)
         estimator = load_estimator(source, options)
-        rows, specs, run = _understood(source, estimator)
-        features = rows.shape[1]
-
-        def native(x: Array) -> list[Array]:
-            # As in a notebook, where numbers are float64; some estimators take nothing else.
-            return run(x.astype(np.float64))
-
+        found = _understood(source, estimator)
+        features = found.rows.shape[1]
         self._settle(
-            specs,
-            native,
-            lambda: forms.Graph(_convert(estimator, features, specs), features),
-            rows,
+            found.specs,
+            found.run,
+            lambda: forms.Graph(_convert(estimator, features, found.specs), features),
+            found.rows,
             threads,
             options,
+            refuses=found.limits.refused,
+            doubtful=found.limits.doubtful,
         )
 
 
@@ -58,24 +61,32 @@ def to_graph(source: ModelSource, options: LoadOptions) -> bytes:
     where skl2onnx cannot say it.
     """
     estimator = load_estimator(source, options)
-    rows, specs, _ = _understood(source, estimator)
+    found = _understood(source, estimator)
     try:
-        return _convert(estimator, rows.shape[1], specs)
+        return _convert(estimator, found.rows.shape[1], found.specs)
     except Exception as error:  # skl2onnx has errors of many kinds
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NotConvertibleError(f"{type(error).__name__}: {line}") from error
 
 
-def _understood(source: ModelSource, estimator: Any) -> tuple[Array, list[TensorSpec], forms.Run]:
-    """Rows to compare on, float32 [n, features], outputs, and how to get them. Raises `SetupError`."""
+@dataclass(frozen=True)
+class _Understood:
+    """An estimator as it is run. `rows`: to compare on, float32 [n, features]. `run` takes float32 rows."""
+
+    rows: Array
+    specs: list[TensorSpec]
+    run: forms.Run
+    limits: Limits
+
+
+def _understood(source: ModelSource, estimator: Any) -> _Understood:
+    """Outputs and how to get them, found by running it. Raises `SetupError`."""
     features = getattr(estimator, "n_features_in_", None)
     if not isinstance(features, int | np.integer):
-        raise load_error(
-            source, f"{source.path} holds a {type(estimator).__name__} without n_features_in_; fit it before saving"
-        )
+        raise load_error(source, f"{source.path} holds a {type(estimator).__name__}{_without_features(estimator)}")
     rows = _rows(estimator, tabular.COMPARED_ROWS, int(features))
     try:
-        specs, run = _native(estimator, rows.astype(np.float64))
+        specs, run = _runnable(estimator, rows)
     except SetupError as error:
         raise load_error(source, error.message) from error
     except Exception as error:
@@ -84,7 +95,48 @@ def _understood(source: ModelSource, estimator: Any) -> tuple[Array, list[Tensor
             f"{type(estimator).__name__} does not run on rows of {features} numbers: "
             f"{type(error).__name__}: {error}; fit it on an array rather than a table with named columns",
         ) from error
-    return rows, specs, run
+    limits = find_limits(run, rows)
+    scatter(rows, limits.taken)
+    return _Understood(rows, specs, run, limits)
+
+
+def _without_features(estimator: Any) -> str:
+    """Why something does not say how many numbers it takes, and what to do."""
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import check_is_fitted
+
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError:
+        return " that is not fitted; fit it before saving"
+    except TypeError:
+        return ", which is no scikit-learn estimator"
+    call = getattr(estimator, "predict", None) or getattr(estimator, "transform", None)
+    with contextlib.suppress(Exception):  # whatever else it takes: the last answer stands
+        if call is not None:
+            call(["some text"])
+            return " that takes text, not numbers; serve it as a Python model"
+    return ", which does not say of how many numbers a row is (n_features_in_); serve it as a Python model"
+
+
+def _runnable(estimator: Any, rows: Array) -> tuple[list[TensorSpec], forms.Run]:
+    """Outputs, and how to get them from float32 rows.
+
+    As in a notebook, where numbers are float64: some estimators take nothing else. Some that were fitted on float32
+    take only that. Raises what the first attempt raises.
+    """
+    failure: Exception | None = None
+    for dtype in (np.float64, np.float32):
+        try:
+            specs, run = _native(estimator, rows.astype(dtype))
+        except SetupError:
+            raise
+        except Exception as error:
+            failure = failure or error
+        else:
+            return specs, lambda x, dtype=dtype, run=run: run(x.astype(dtype, copy=False))
+    assert failure is not None
+    raise failure
 
 
 def load_estimator(source: ModelSource, options: LoadOptions) -> Any:
@@ -130,7 +182,7 @@ def _from_skops(source: ModelSource, path: Path, options: LoadOptions) -> Any:
 
 
 def _rows(estimator: Any, count: int, features: int) -> Array:
-    """Rows to compare on, at several scales; with missing values where the estimator says that it takes them."""
+    """Rows to compare on, at several scales."""
     random = np.random.default_rng(0)
     rows = random.standard_normal((count, features)) * random.choice([0.3, 1.0, 5.0, 50.0], (count, 1))
     rows[::3] = np.abs(rows[::3])
@@ -138,18 +190,7 @@ def _rows(estimator: Any, count: int, features: int) -> Array:
     for column, points in _thresholds(estimator, features).items():
         chosen = random.random(count) < 0.7
         rows[chosen, column] = random.choice(points, count)[chosen]
-    if _takes_nan(estimator):
-        rows[(random.random(rows.shape) < 0.1) & (np.arange(count) % 4 == 0)[:, None]] = np.nan
     return rows
-
-
-def _takes_nan(estimator: Any) -> bool:
-    try:
-        from sklearn.utils import get_tags
-
-        return bool(get_tags(estimator).input_tags.allow_nan)
-    except Exception:  # an estimator of a third party without tags
-        return False
 
 
 def _thresholds(estimator: Any, features: int) -> dict[int, Array]:
@@ -197,8 +238,8 @@ def _classifier(estimator: Any, few: Array) -> tuple[list[TensorSpec], forms.Run
     if classes is None or isinstance(classes, list) or np.ndim(classes) != 1:
         raise SetupError(f"this {type(estimator).__name__} has several outputs; serve one estimator for each")
     classes = np.asarray(classes)
-    whole = classes.dtype.kind in "iu"
-    classes = classes.astype(np.int64) if whole else np.array([str(value) for value in classes], object)
+    whole = _are_whole(classes)
+    classes = _labels(classes, whole)
     label = TensorSpec(tabular.LABEL, "INT64" if whole else "BYTES", ())
     if not hasattr(estimator, "predict_proba"):
         return [label], lambda x: [_labels(estimator.predict(x), whole)]
@@ -217,6 +258,13 @@ def _classifier(estimator: Any, few: Array) -> tuple[list[TensorSpec], forms.Run
 
     specs = [label, TensorSpec(tabular.PROBABILITIES, "FP32", (len(classes),))]
     return specs, run if _decides_by_probability(estimator) else run_both
+
+
+def _are_whole(classes: Array) -> bool:
+    """Whether classes are whole numbers, whatever their type: a target column that had gaps is one of floats."""
+    if classes.dtype.kind == "f":
+        return bool(np.all(np.abs(classes) < _EXACT) and np.all(classes == np.floor(classes)))
+    return classes.dtype.kind in "iub"
 
 
 def _decides_by_probability(estimator: Any) -> bool:

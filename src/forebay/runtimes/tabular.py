@@ -37,6 +37,8 @@ class TabularRuntime:
         self.note = ""
         self.choice = forms.Choice([1], [forms.Form("none", lambda x: [])])
         self._examples: list[dict[str, Array]] = []
+        self._native: forms.Run | None = None
+        self._doubtful: Callable[[Array], bool] | None = None
 
     def _settle(
         self,
@@ -46,9 +48,17 @@ class TabularRuntime:
         rows: Array,
         threads: int,
         options: LoadOptions,
+        *,
+        refuses: tuple[str, ...] = (),
+        doubtful: Callable[[Array], bool] | None = None,
     ) -> None:
-        """Fix the signature, convert, compare on `rows` [n, features], time, and choose."""
-        self.signature = Signature((TensorSpec(INPUT, "FP32", (rows.shape[1],)),), tuple(specs))
+        """Fix the signature, convert, compare on `rows` [n, features], time, and choose.
+
+        refuses: see `TensorSpec`. doubtful: which batches are none that `rows` stand for, so that the library has to
+        say itself what comes of them.
+        """
+        self._native, self._doubtful = native, doubtful
+        self.signature = Signature((TensorSpec(INPUT, "FP32", (rows.shape[1],), refuses),), tuple(specs))
         self._examples = [{INPUT: row} for row in rows[:64]]
         own = forms.Form(self.platform, native)
         try:
@@ -72,7 +82,10 @@ class TabularRuntime:
     def run(self, inputs: dict[str, Array], rows: int) -> list[Array]:
         """See `Runtime.run`."""
         try:
-            return self.choice.run(inputs[INPUT], rows)
+            x = inputs[INPUT]
+            if self._doubtful is not None and self._native is not None and self._doubtful(x):
+                return self._native(x)
+            return self.choice.run(x, rows)
         except Exception as error:
             code = "out_of_memory" if is_out_of_memory(error) else "model_error"
             raise ExecutionError(f"{type(error).__name__}: {error}", code=code) from error

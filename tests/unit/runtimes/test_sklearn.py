@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
     ExtraTreesClassifier,
     GradientBoostingRegressor,
@@ -20,6 +21,9 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
@@ -28,13 +32,13 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from tests.contract.tabular import TREE, cancer, diabetes, digits, dump, holes, load
 
-from forebay.core.errors import SetupError
+from forebay.core.errors import ExecutionError, SetupError
 from forebay.models.source import open_source
 from forebay.runtimes.port import load_runtime
 
 HISTOGRAM = "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"
 CALIBRATED = ("sklearn.calibration._CalibratedClassifier", "sklearn.calibration._SigmoidCalibration")
-TRUSTED = (TREE, HISTOGRAM, *CALIBRATED)
+TRUSTED = (TREE, HISTOGRAM, *CALIBRATED, "numpy.dtype")
 
 CLASSIFIERS = [
     (make_pipeline(StandardScaler(), LogisticRegression()), "both forms agree"),
@@ -61,6 +65,61 @@ def test_classifiers(tmp_path: Path, estimator: Any, note: str, words: bool) -> 
         assert label.tolist() == estimator.predict(x[:rows].astype(np.float64)).tolist()
         wanted = estimator.predict_proba(x[:rows].astype(np.float64))
         np.testing.assert_allclose(probabilities, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.bool_, np.uint8])
+@pytest.mark.parametrize("estimator", [make_pipeline(StandardScaler(), LogisticRegression()), LinearSVC()])
+def test_classes_that_are_whole_numbers_of_any_type_are_numbers_in_both_forms(
+    tmp_path: Path, estimator: Any, dtype: type[Any]
+) -> None:
+    x, y = cancer()
+    x = np.round(x / x.std(axis=0), 2)
+    estimator = dump(tmp_path / "m.skops", estimator.fit(x, y.astype(dtype)))
+    runtime = load(tmp_path / "m.skops")
+    assert "both forms agree" in runtime.note
+    assert runtime.signature.outputs[0].datatype == "INT64"
+    for rows in (1, len(x)):
+        label = runtime.run({"input": x[:rows]}, rows)[0]
+        assert label.dtype == np.int64
+        assert label.tolist() == estimator.predict(x[:rows].astype(np.float64)).astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "refuses"),
+    [
+        (make_pipeline(StandardScaler(), LogisticRegression()), ("nan", "inf")),
+        (Ridge(), ("nan", "inf")),
+        (make_pipeline(SimpleImputer(), LogisticRegression()), ("inf",)),
+        (DecisionTreeClassifier(max_depth=3, random_state=0), ("inf",)),
+        (HistGradientBoostingClassifier(max_iter=3), ()),
+    ],
+)
+def test_what_an_estimator_takes_in_no_column_stands_in_the_signature(
+    tmp_path: Path, estimator: Any, refuses: tuple[str, ...]
+) -> None:
+    x, y = cancer()
+    estimator = dump(tmp_path / "m.skops", estimator.fit(x / x.std(axis=0), y))
+    runtime = load(tmp_path / "m.skops", trusted_types=TRUSTED)
+    assert runtime.signature.inputs[0].refuses == refuses
+    if "nan" not in refuses:
+        rows = holes(x / x.std(axis=0))
+        wanted = estimator.predict_proba(rows.astype(np.float64))
+        np.testing.assert_allclose(runtime.run({"input": rows}, len(rows))[1], wanted, atol=1e-5)
+
+
+def test_where_only_some_columns_may_be_missing_the_estimator_judges_the_row(tmp_path: Path) -> None:
+    x, y = diabetes()
+    filled = ColumnTransformer([("fill", SimpleImputer(), [0, 1])], remainder="passthrough")
+    estimator = dump(tmp_path / "m.skops", make_pipeline(filled, Ridge()).fit(x, y))
+    runtime = load(tmp_path / "m.skops", trusted_types=TRUSTED)
+    assert "ONNX" in runtime.note
+    assert runtime.signature.inputs[0].refuses == ("inf",)
+    row = x[:1].copy()
+    row[0, 1] = np.nan
+    np.testing.assert_allclose(runtime.run({"input": row}, 1)[0], estimator.predict(row), rtol=1e-4)
+    row[0, 5] = np.nan
+    with pytest.raises(ExecutionError, match="contains NaN"):
+        runtime.run({"input": row}, 1)
 
 
 @pytest.mark.parametrize("form", [RandomForestClassifier, DecisionTreeClassifier])
@@ -102,6 +161,14 @@ def test_several_targets_and_clusters(tmp_path: Path) -> None:
     clusters = dump(tmp_path / "k.skops", KMeans(3, random_state=0, n_init=1).fit(x.astype(np.float64)))
     runtime = load(tmp_path / "k.skops")
     assert runtime.signature.outputs[0].datatype == "INT64"
+    assert runtime.run({"input": x}, len(x))[0].tolist() == clusters.labels_.tolist()
+
+
+def test_an_estimator_that_takes_only_the_float32_that_it_was_fitted_on(tmp_path: Path) -> None:
+    x, _ = diabetes()
+    assert x.dtype == np.float32
+    clusters = dump(tmp_path / "k.skops", KMeans(3, random_state=0, n_init=1).fit(x))
+    runtime = load(tmp_path / "k.skops")
     assert runtime.run({"input": x}, len(x))[0].tolist() == clusters.labels_.tolist()
 
 
@@ -163,11 +230,18 @@ def test_an_allowed_pickle_is_served(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"a": 1}, "holds a dict without n_features_in_; fit it before saving"),
-        (Ridge(), "holds a Ridge without n_features_in_"),
+        ({"a": 1}, "holds a dict, which is no scikit-learn estimator"),
+        (Ridge(), "holds a Ridge that is not fitted; fit it before saving"),
+        (make_pipeline(TfidfVectorizer(), LogisticRegression()), "holds a Pipeline that is not fitted"),
+        (
+            make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(["good", "bad"], [1, 0]),
+            "holds a Pipeline that takes text, not numbers; serve it as a Python model",
+        ),
+        (TfidfVectorizer().fit(["good", "bad"]), "holds a TfidfVectorizer that takes text, not numbers"),
+        (DictVectorizer().fit([{"a": 1}]), "does not say of how many numbers a row is.*serve it as a Python model"),
     ],
 )
-def test_what_is_no_fitted_estimator(tmp_path: Path, content: Any, message: str) -> None:
+def test_what_is_not_fitted_on_rows_of_numbers(tmp_path: Path, content: Any, message: str) -> None:
     dump(tmp_path / "m.skops", content)
     with pytest.raises(SetupError, match=message):
         load(tmp_path / "m.skops")
