@@ -112,6 +112,14 @@ def test_cache_control(cached: Served) -> None:
     again = found(ask(cached, value, "no-cache"))
     assert (again[0], again[2] != first[2]) == ("miss", True)
     assert found(ask(cached, value)) == ("exact", *again[1:])
+    assert found(ask(cached, value, "only-if-cached, no-store")) == ("exact", *again[1:])
+    unknown = FIRST + 0.5
+    for control in ("only-if-cached, no-store", "only-if-cached, no-cache"):
+        assert ask(cached, unknown, control).status_code == 504
+    url, only = "/v2/models/tallied/generate_stream", {"cache-control": "only-if-cached"}
+    pieces = cached.http.post(url, json={"x": value}, headers=only)
+    assert (pieces.status_code, pieces.json()["code"]) == (504, "cache_miss")
+    assert runs(cached, unknown) == 0
 
 
 def test_bad_tags_are_refused(cached: Served) -> None:
@@ -187,6 +195,8 @@ def test_forgetting_answers(cached: Served) -> None:
     assert cached.http.delete("/v1/cache", params={"model": "tallied", "version": "2"}).json()["memory"] == 0
     assert cached.http.delete("/v1/cache", params={"model": "tallied", "version": "1"}).json()["memory"] >= 1
     assert kept() == [False, False, False]
+    cached.http.post(url, json=row(values[0]), headers={"cache-tag": "prix-é".encode()})
+    assert cached.http.delete("/v1/cache", params={"tag": "prix-é"}).json()["memory"] == 1
     assert cached.http.get("/v1/cache").json()["memory"] == {"entries": 0, "bytes": 0}
 
 

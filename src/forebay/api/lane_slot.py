@@ -142,7 +142,7 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
             return
         lines = b"".join(b"\r\n%b: %b" % pair for pair in told(note))
         lane.transport.write(b"%b%d%b\r\n\r\n%b" % (head, len(body), lines, body))
-        if endpoint.recall is not None:
+        if endpoint.recall is not None and (request.cache is None or request.cache.keeps):
             endpoint.recall.keep(self.body, self._form(endpoint), note, body)
 
     def done(self, request: Request) -> None:

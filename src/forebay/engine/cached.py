@@ -230,10 +230,12 @@ class CachedEngine(JoinedEngine):
         counts.hit_s += took_s
 
     def _refresh(self, entry: Entry, request: Request, now: float) -> None:
-        """Compute an answer anew that is served meanwhile."""
-        entry.refresh_at = min(now + max(REFRESH_AGAIN_S, entry.compute_s), entry.stale_until)
+        """Compute an answer anew that is served meanwhile, unless it is served to one for whom nothing may be run."""
         ask = request.cache
         assert ask is not None
+        if ask.use == "only":
+            return
+        entry.refresh_at = min(now + max(REFRESH_AGAIN_S, entry.compute_s), entry.stale_until)
         anew = msgspec.structs.replace(
             request,
             arrived=now,
