@@ -284,6 +284,9 @@ def test_a_job_whose_answer_is_kept_is_done_at_once(tmp_path: Path) -> None:
         assert hit.status_code == 200, hit.text
         assert (hit.json()["status"], hit.json()["cached"], hit.json()["metrics"]) == ("succeeded", True, {})
         assert hit.json()["output"]["output"] == {"y": [2 * FIRST + 1], "run": [run]}
+        entry = ask(served, FIRST).headers["x-cache-entry"]
+        assert (hit.headers["x-cache"], hit.headers["x-cache-entry"]) == ("exact", entry)
+        assert 0 <= int(hit.headers["age"]) < 60
         assert served.http.get(f"/v1/jobs/{hit.json()['id']}").json() == hit.json()
         for word in ("off", "refresh"):
             answer = submit(cache=word)
@@ -296,3 +299,40 @@ def test_a_job_whose_answer_is_kept_is_done_at_once(tmp_path: Path) -> None:
         assert other.status_code == 202
         eventually(lambda: served.http.get(other.headers["location"]).json()["status"] == "succeeded", "it ends")
         assert found(ask(served, FIRST + 1))[0] == "exact"  # what a job has computed is kept too
+        jobs_heed_cache_control(served)
+
+
+def jobs_heed_cache_control(served: Served) -> None:
+    """Whichever way a job is asked for, by the express lane or past it."""
+    jobs, infer, known, unknown = "/v1/models/tallied/jobs", "/v2/models/tallied/infer", FIRST, FIRST + 2
+    ways = ((jobs, {}), (jobs, {"prefer": "wait=0"}), (infer, {"prefer": "respond-async"}))
+
+    def post(way: tuple[str, dict[str, str]], value: float, control: str, **more: Any) -> httpx.Response:
+        path, headers = way
+        return served.http.post(path, json={**row(value), **more}, headers={**headers, "cache-control": control})
+
+    for way in ways:
+        ask(served, known)
+        missing = post(way, unknown, "only-if-cached")
+        assert (missing.status_code, missing.json()["code"]) == (504, "cache_miss")
+        for control in ("only-if-cached", "max-age=600"):
+            hit = post(way, known, control)
+            assert (hit.status_code, hit.headers["x-cache"]) == (200, "exact"), hit.text
+            assert len(hit.headers["x-cache-entry"]) == 43
+        for control in ("no-cache", "no-store", "max-age=0"):
+            before = runs(served, known)
+            ran = post(way, known, control)
+            assert (ran.status_code, "x-cache" in ran.headers) == (202, False)
+            done = served.http.get(ran.headers["location"], headers={"prefer": "wait=20"}).json()
+            assert (done["status"], done["cached"], runs(served, known)) == ("succeeded", False, before + 1)
+    assert runs(served, unknown) == 0
+    assert post(ways[0], known, "no-cache", cache="use").status_code == 200  # the job's own word goes before
+    many = {"jobs": [row(known), row(unknown), {**row(known), "cache": "off"}]}
+    batch = served.http.post(f"{jobs}/batch", json=many, headers={"cache-control": "only-if-cached"}).json()["jobs"]
+    assert (batch[0]["cached"], batch[1]["code"], batch[2]["cached"]) == (True, "cache_miss", False)
+    tagged = served.http.post(jobs, json=row(unknown), headers={"cache-tag": "mine"})
+    served.http.get(tagged.headers["location"], headers={"prefer": "wait=20"})
+    assert ask(served, unknown, "only-if-cached").status_code == 200
+    assert served.http.delete("/v1/cache", params={"tag": "mine"}).json()["memory"] == 1
+    refused = served.http.post(jobs, json=row(unknown), headers={"cache-tag": "x" * 200})
+    assert (refused.status_code, refused.headers["content-type"]) == (400, "application/problem+json")

@@ -13,6 +13,7 @@ from forebay.api.codings import coded
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.inference import Endpoint, in_turns
 from forebay.api.job_answers import Accepted, accepted
+from forebay.api.jobs import Asked
 from forebay.api.lane_heads import CACHE_HEADERS
 from forebay.api.problems import Answer, detailed_of
 from forebay.api.recall import Form, Memo
@@ -177,6 +178,11 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
             self.lane.fail(answer)
         elif not self.disconnected:
             self.finish(answer)
+
+    def asked(self, tenant: str) -> Asked:
+        """The job that is asked for, whose body is here."""
+        headers = self.headers if self.asks else ()
+        return Asked(tenant, bytes(self.body), self.content_type, self.header_length, headers=headers)
 
     def accepted(self, found: Accepted | Exception) -> None:
         """A job is in the store, or is not."""

@@ -130,8 +130,11 @@ class CachedEngine(JoinedEngine):
     def knows(self, request: Request) -> bool:
         """Whether an answer to it is here, which it has not been given."""
         ask = request.cache
-        key = self._key(request, ask) if ask is not None and ask.use == "use" else None
-        return key is not None and self.memory.get(key, self.clock()) is not None
+        if ask is None or ask.use not in ("use", "only") or (key := self._key(request, ask)) is None:
+            return False
+        now = self.clock()
+        entry = self.memory.get(key, now)
+        return entry is not None and (ask.max_age_s is None or now - entry.created <= ask.max_age_s)
 
     def _key(self, request: Request, ask: CacheAsk) -> bytes | None:
         """None: this request is not for the cache."""
