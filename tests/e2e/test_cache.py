@@ -195,7 +195,7 @@ def test_forgetting_answers(cached: Served) -> None:
     assert cached.http.delete("/v1/cache", params={"model": "tallied", "version": "2"}).json()["memory"] == 0
     assert cached.http.delete("/v1/cache", params={"model": "tallied", "version": "1"}).json()["memory"] >= 1
     assert kept() == [False, False, False]
-    cached.http.post(url, json=row(values[0]), headers={"cache-tag": "prix-é".encode()})
+    cached.http.post(url, json=row(values[0]), headers=[(b"cache-tag", "prix-é".encode())])
     assert cached.http.delete("/v1/cache", params={"tag": "prix-é"}).json()["memory"] == 1
     assert cached.http.get("/v1/cache").json()["memory"] == {"entries": 0, "bytes": 0}
 
@@ -205,6 +205,9 @@ def test_what_to_forget_must_be_clear(cached: Served, query: dict[str, str]) -> 
     ask(cached, FIRST + 30)
     answer = cached.http.delete("/v1/cache", params=query)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    hit = ask(cached, FIRST + 30, "only-if-cached")
+    beside = cached.http.delete(f"/v1/cache/{hit.headers['x-cache-entry']}", params=query)
+    assert (beside.status_code, beside.json()["code"]) == (400, "invalid_request")
     assert ask(cached, FIRST + 30, "only-if-cached").status_code == 200
 
 
@@ -302,12 +305,16 @@ def test_a_job_whose_answer_is_kept_is_done_at_once(tmp_path: Path) -> None:
         jobs_heed_cache_control(served)
 
 
+Way = tuple[str, dict[str, str]]
+"""A path, and headers."""
+
+
 def jobs_heed_cache_control(served: Served) -> None:
     """Whichever way a job is asked for, by the express lane or past it."""
     jobs, infer, known, unknown = "/v1/models/tallied/jobs", "/v2/models/tallied/infer", FIRST, FIRST + 2
-    ways = ((jobs, {}), (jobs, {"prefer": "wait=0"}), (infer, {"prefer": "respond-async"}))
+    ways: list[Way] = [(jobs, {}), (jobs, {"prefer": "wait=0"}), (infer, {"prefer": "respond-async"})]
 
-    def post(way: tuple[str, dict[str, str]], value: float, control: str, **more: Any) -> httpx.Response:
+    def post(way: Way, value: float, control: str, **more: Any) -> httpx.Response:
         path, headers = way
         return served.http.post(path, json={**row(value), **more}, headers={**headers, "cache-control": control})
 
