@@ -112,6 +112,14 @@ def test_cache_control(cached: Served) -> None:
     again = found(ask(cached, value, "no-cache"))
     assert (again[0], again[2] != first[2]) == ("miss", True)
     assert found(ask(cached, value)) == ("exact", *again[1:])
+    assert found(ask(cached, value, "only-if-cached, no-store")) == ("exact", *again[1:])
+    unknown = FIRST + 0.5
+    for control in ("only-if-cached, no-store", "only-if-cached, no-cache"):
+        assert ask(cached, unknown, control).status_code == 504
+    url, only = "/v2/models/tallied/generate_stream", {"cache-control": "only-if-cached"}
+    pieces = cached.http.post(url, json={"x": value}, headers=only)
+    assert (pieces.status_code, pieces.json()["code"]) == (504, "cache_miss")
+    assert runs(cached, unknown) == 0
 
 
 def test_bad_tags_are_refused(cached: Served) -> None:
@@ -187,6 +195,8 @@ def test_forgetting_answers(cached: Served) -> None:
     assert cached.http.delete("/v1/cache", params={"model": "tallied", "version": "2"}).json()["memory"] == 0
     assert cached.http.delete("/v1/cache", params={"model": "tallied", "version": "1"}).json()["memory"] >= 1
     assert kept() == [False, False, False]
+    cached.http.post(url, json=row(values[0]), headers=[(b"cache-tag", "prix-é".encode())])
+    assert cached.http.delete("/v1/cache", params={"tag": "prix-é"}).json()["memory"] == 1
     assert cached.http.get("/v1/cache").json()["memory"] == {"entries": 0, "bytes": 0}
 
 
@@ -195,6 +205,9 @@ def test_what_to_forget_must_be_clear(cached: Served, query: dict[str, str]) -> 
     ask(cached, FIRST + 30)
     answer = cached.http.delete("/v1/cache", params=query)
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")
+    hit = ask(cached, FIRST + 30, "only-if-cached")
+    beside = cached.http.delete(f"/v1/cache/{hit.headers['x-cache-entry']}", params=query)
+    assert (beside.status_code, beside.json()["code"]) == (400, "invalid_request")
     assert ask(cached, FIRST + 30, "only-if-cached").status_code == 200
 
 
@@ -274,6 +287,9 @@ def test_a_job_whose_answer_is_kept_is_done_at_once(tmp_path: Path) -> None:
         assert hit.status_code == 200, hit.text
         assert (hit.json()["status"], hit.json()["cached"], hit.json()["metrics"]) == ("succeeded", True, {})
         assert hit.json()["output"]["output"] == {"y": [2 * FIRST + 1], "run": [run]}
+        entry = ask(served, FIRST).headers["x-cache-entry"]
+        assert (hit.headers["x-cache"], hit.headers["x-cache-entry"]) == ("exact", entry)
+        assert 0 <= int(hit.headers["age"]) < 60
         assert served.http.get(f"/v1/jobs/{hit.json()['id']}").json() == hit.json()
         for word in ("off", "refresh"):
             answer = submit(cache=word)
@@ -286,3 +302,44 @@ def test_a_job_whose_answer_is_kept_is_done_at_once(tmp_path: Path) -> None:
         assert other.status_code == 202
         eventually(lambda: served.http.get(other.headers["location"]).json()["status"] == "succeeded", "it ends")
         assert found(ask(served, FIRST + 1))[0] == "exact"  # what a job has computed is kept too
+        jobs_heed_cache_control(served)
+
+
+Way = tuple[str, dict[str, str]]
+"""A path, and headers."""
+
+
+def jobs_heed_cache_control(served: Served) -> None:
+    """Whichever way a job is asked for, by the express lane or past it."""
+    jobs, infer, known, unknown = "/v1/models/tallied/jobs", "/v2/models/tallied/infer", FIRST, FIRST + 2
+    ways: list[Way] = [(jobs, {}), (jobs, {"prefer": "wait=0"}), (infer, {"prefer": "respond-async"})]
+
+    def post(way: Way, value: float, control: str, **more: Any) -> httpx.Response:
+        path, headers = way
+        return served.http.post(path, json={**row(value), **more}, headers={**headers, "cache-control": control})
+
+    for way in ways:
+        ask(served, known)
+        missing = post(way, unknown, "only-if-cached")
+        assert (missing.status_code, missing.json()["code"]) == (504, "cache_miss")
+        for control in ("only-if-cached", "max-age=600"):
+            hit = post(way, known, control)
+            assert (hit.status_code, hit.headers["x-cache"]) == (200, "exact"), hit.text
+            assert len(hit.headers["x-cache-entry"]) == 43
+        for control in ("no-cache", "no-store", "max-age=0"):
+            before = runs(served, known)
+            ran = post(way, known, control)
+            assert (ran.status_code, "x-cache" in ran.headers) == (202, False)
+            done = served.http.get(ran.headers["location"], headers={"prefer": "wait=20"}).json()
+            assert (done["status"], done["cached"], runs(served, known)) == ("succeeded", False, before + 1)
+    assert runs(served, unknown) == 0
+    assert post(ways[0], known, "no-cache", cache="use").status_code == 200  # the job's own word goes before
+    many = {"jobs": [row(known), row(unknown), {**row(known), "cache": "off"}]}
+    batch = served.http.post(f"{jobs}/batch", json=many, headers={"cache-control": "only-if-cached"}).json()["jobs"]
+    assert (batch[0]["cached"], batch[1]["code"], batch[2]["cached"]) == (True, "cache_miss", False)
+    tagged = served.http.post(jobs, json=row(unknown), headers={"cache-tag": "mine"})
+    served.http.get(tagged.headers["location"], headers={"prefer": "wait=20"})
+    assert ask(served, unknown, "only-if-cached").status_code == 200
+    assert served.http.delete("/v1/cache", params={"tag": "mine"}).json()["memory"] == 1
+    refused = served.http.post(jobs, json=row(unknown), headers={"cache-tag": "x" * 200})
+    assert (refused.status_code, refused.headers["content-type"]) == (400, "application/problem+json")

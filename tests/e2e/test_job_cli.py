@@ -138,6 +138,7 @@ def test_errors_name_the_mend(served: Served, tmp_path: Path) -> None:
         (("watch", UNKNOWN, "--model", "pause"), "give either the ID of a job or --model"),
         (("dead", "replay"), "give either IDs of failed jobs or --all"),
         (("dead", "purge", UNKNOWN, "--all"), "give either IDs of failed jobs or --all"),
+        (("dead", "purge", "--all", "--yes", "--model", ""), "--model is empty; leave it away where all are meant"),
         (("dead", "purge", UNKNOWN, "--model", "m"), "--model goes with --all; an ID says which job it is"),
     ):
         done = jobs(served, *arguments)

@@ -9,8 +9,9 @@ from forebay.core.caching import USUAL_ASK, CacheAsk, CacheNote, Use
 from forebay.core.errors import RequestError
 
 MOST_TAGS, LONGEST_TAG = 16, 128
-_USES: dict[str, Use] = {"no-store": "off", "only-if-cached": "only", "no-cache": "refresh"}
-"""Directives of Cache-Control (RFC 9111, 5.2.1), the strongest first."""
+_USES: dict[str, Use] = {"only-if-cached": "only", "no-store": "off", "no-cache": "refresh"}
+"""Directives of Cache-Control (RFC 9111, 5.2.1), the strongest first: whoever says only-if-cached wants nothing run,
+whatever else is said."""
 
 
 def ask_of(headers: Iterable[tuple[bytes, bytes]], tenant: str) -> CacheAsk:
@@ -24,7 +25,7 @@ def ask_of(headers: Iterable[tuple[bytes, bytes]], tenant: str) -> CacheAsk:
         if name == b"cache-control":
             control += value.decode("latin-1").lower().split(",")
         elif name == b"cache-tag":
-            tags += value.decode("latin-1").split(",")
+            tags += _text(value).split(",")
     if not control and not tags:
         return USUAL_ASK if not tenant else CacheAsk(tenant)
     directives = {word.strip() for word in control}
@@ -32,7 +33,17 @@ def ask_of(headers: Iterable[tuple[bytes, bytes]], tenant: str) -> CacheAsk:
     max_age_s = min((_seconds(word) for word in directives if word.startswith("max-age=")), default=None)
     if use == "only" and "no-cache" in directives:
         max_age_s = -1.0  # nothing that is kept will do, and nothing may be run (RFC 9111, 5.2.1.4)
-    return CacheAsk(tenant, use, max_age_s, read_tags(tags))
+    keeps = use != "only" or "no-store" not in directives
+    return CacheAsk(tenant, use, max_age_s, read_tags(tags), keeps)
+
+
+def _text(tags: bytes) -> str:
+    """Tags as text. Headers have no encoding of their own; queries and command lines, which name the tags again, are
+    UTF-8, and another reading of the same bytes would never be found."""
+    try:
+        return tags.decode()
+    except UnicodeDecodeError:
+        raise RequestError("Cache-Tag is not valid UTF-8") from None
 
 
 def _seconds(directive: str) -> float:

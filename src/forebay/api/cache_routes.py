@@ -98,7 +98,7 @@ def add_cache(app: FastAPI, inference: Inference) -> None:
         ("/v1/cache", "GET", calls.stats, "The answer cache", operation(), ()),
         ("/v1/cache", "DELETE", calls.clear, "Forget cached answers", operation(parameters=some), (400,)),
         (one, "GET", calls.inspect, "A cached answer", operation("entry"), (404,)),
-        (one, "DELETE", calls.drop, "Forget a cached answer", operation("entry"), (404,)),
+        (one, "DELETE", calls.drop, "Forget a cached answer", operation("entry"), (400, 404)),
     ):
         described: dict[int | str, Any] = {200: {"description": summary + ".", **plain}, **problems(*errors)}
         add(app, path, operate, described, summary, "cache", method=method, extra=extra, refuse=detailed_of)
@@ -138,6 +138,8 @@ class _Calls:
 
     async def drop(self, http: HttpRequest) -> Answer:
         tenant, cache = self._enter(http)
+        if http.query_params:
+            raise RequestError("an entry is one answer: name no model, version or tag beside it")
         id, digest = self._digest(http)
         dropped = await _drop(cache, tenant, Match(digest=digest))
         if not dropped.memory and not dropped.store:

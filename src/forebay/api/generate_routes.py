@@ -53,7 +53,8 @@ def add_generate(app: FastAPI, inference: Inference, clock: Clock) -> Mapping[by
             body = await read_body(http, inference)
             stream = EventStream(endpoint, http)
             request = endpoint.generate.read(body, arrived, stream.on_done)
-            request.tenant = http.scope[TENANT]
+            # Pieces are never kept; whoever wants only what is kept has to be told.
+            request.cache, request.tenant = ask_of(http, endpoint), http.scope[TENANT]
             stream.submit(request)
         return await stream.begin()
 

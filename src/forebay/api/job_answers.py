@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from forebay.api.cache_control import told
 from forebay.api.encode import JSON_HEADERS, HeaderPairs
 from forebay.api.idempotency import REPLAYED
 from forebay.api.job_documents import encoded_job, job_path
 from forebay.api.problems import STATUSES, Answer, problem
+from forebay.core.caching import CacheNote
 from forebay.core.errors import RequestError
 from forebay.jobs.record import TERMINAL, JobError, JobRecord
 
@@ -27,12 +29,22 @@ class Accepted(NamedTuple):
 def accepted(job: Accepted, base: str = "", more: HeaderPairs = ()) -> Answer:
     """The answer to a submission: 202, or 200 where the job is done. `more`: further headers."""
     record = job.record
-    headers = [*JSON_HEADERS, (b"location", job_path(record.spec.id, base).encode()), *more]
+    headers = [*JSON_HEADERS, (b"location", job_path(record.spec.id, base).encode()), *more, *from_cache(job)]
     if job.replayed:
         headers.append(REPLAYED)
     if record.state not in TERMINAL:
         headers.append(RETRY_AFTER)
     return Answer(200 if record.state in TERMINAL else 202, headers, encoded_job(record, base))
+
+
+def from_cache(job: Accepted) -> HeaderPairs:
+    """What the cache did, as headers, where the job's answer came from there. Not of a job of an earlier request, whose
+    answer has grown older meanwhile."""
+    metrics = job.record.metrics or {}
+    outcome = metrics.get("cached")
+    if job.replayed or outcome not in ("exact", "semantic"):
+        return ()
+    return told(CacheNote(outcome, metrics.get("entry", ""), metrics.get("age_s", 0.0), metrics.get("score")))
 
 
 def shown(record: JobRecord, base: str = "", more: HeaderPairs = ()) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forebay.api.job_options import CACHE_WORDS, MOST_SECONDS
-from forebay.api.openapi import CONTENT_ENCODING, EVENT_STREAM, Schema, operation, ref
+from forebay.api.openapi import CONTENT_ENCODING, EVENT_STREAM, FROM_CACHE, OF_CACHE, Schema, operation, ref
 from forebay.api.parameters import MAX_INTEGER
 from forebay.api.prefer import MOST_WAIT_S
 from forebay.api.problems import STATUSES
@@ -31,7 +31,8 @@ _REASONS = {
     500: "The model failed on this job, or the server did.",
     501: "The request asks for something that is not supported.",
     503: "Refused now: queue full, store not reached, not ready, draining. Try again after `Retry-After` seconds.",
-    504: "The job did not start within its `ttl_s`, or ran longer than its `timeout_s`; `stage` says which.",
+    504: "The job did not start within its `ttl_s`, or ran longer than its `timeout_s`; `stage` says which. Or "
+    "`cache_miss`: only what is cached was asked for, and it is not.",
 }
 _TEXT: Schema = {"type": "string"}
 _TIME: Schema = {"type": "string", "format": "date-time"}
@@ -61,7 +62,8 @@ _OPTIONS: Schema = {
     ),
     "cache": _option(
         {"type": "string", "enum": list(CACHE_WORDS)},
-        "use: its answer may come from the cache; refresh: it runs, and its answer is kept; off: neither.",
+        "use: its answer may come from the cache; refresh: it runs, and its answer is kept; off: neither. Goes before "
+        "Cache-Control.",
     ),
     "webhook": _option({"type": "string", "format": "uri"}, "http or https URL that is told when the job has ended."),
     "metadata": _option({"type": "object"}, "Kept with the job and shown in it; at most 16 KiB of JSON."),
@@ -148,7 +150,7 @@ WAIT = _header("Prefer", _TEXT, f"`wait=N`: answer when the job has ended, or af
 RESPOND_ASYNC = _header(
     "Prefer",
     _TEXT,
-    "`respond-async`: answer at once with 202 and a job, whose options (`ttl_s`, `timeout_s`, `retention_s`, "
+    "`respond-async`: answer at once with 202 and a job, whose options (`ttl_s`, `timeout_s`, `retention_s`, `cache`, "
     "`webhook`, `metadata`) then stand in `parameters`; with `wait=N` only if it is not done within N seconds.",
 )
 KEY = _header("Idempotency-Key", _TEXT, "Sent again with the same request, it is answered with the same job.")
@@ -177,6 +179,7 @@ _HEADERS: Schema = {
     "WWW-Authenticate": _TEXT,
     "Accept-Encoding": _TEXT,
     "Inference-Header-Content-Length": {"type": "integer"},
+    **{name: header["schema"] for name, header in FROM_CACHE.items()},
 }
 _ERROR_HEADERS = {401: "WWW-Authenticate", 415: "Accept-Encoding", 429: "Retry-After", 503: "Retry-After"}
 
@@ -218,13 +221,17 @@ def _body(schema: Schema, *, binary: bool) -> Schema:
 def operations() -> dict[str, Described]:
     """Every operation by the name of its function."""
     job = _response(ref("Job"), "The job as it is now.", "Retry-After", "Preference-Applied")
-    done = _response(ref("Job"), "Done already.", "Location", "Preference-Applied", "Idempotent-Replayed")
+    done = _response(ref("Job"), "Done already.", "Location", "Preference-Applied", "Idempotent-Replayed", *FROM_CACHE)
     refused = problems(400, 404, 408, 410, 413, 415, 422)
     looked = problems(400, 404, 410)
     either: Schema = {"oneOf": [ref("JobRequest"), ref("OneRowJobRequest")]}
-    one = operation("model", parameters=[WAIT, KEY, _LENGTH, CONTENT_ENCODING], requestBody=_body(either, binary=True))
+    one = operation(
+        "model", parameters=[WAIT, KEY, _LENGTH, CONTENT_ENCODING, *OF_CACHE], requestBody=_body(either, binary=True)
+    )
     batch = operation(
-        "model", parameters=[KEY, CONTENT_ENCODING], requestBody=_body(ref("JobBatchRequest"), binary=False)
+        "model",
+        parameters=[KEY, CONTENT_ENCODING, *OF_CACHE],
+        requestBody=_body(ref("JobBatchRequest"), binary=False),
     )
     many = _response(ref("JobBatch"), "For each a job or a problem, in their order.", "Idempotent-Replayed")
     page = _response(ref("JobPage"), "Jobs of the caller, the newest first. A page may be short and yet not the last.")
@@ -240,7 +247,7 @@ def operations() -> dict[str, Described]:
     replayed = {200: done, 202: _accepted(), **problems(400, 404, 409, 410)}
     results = {200: _result(), 202: _accepted(), **problems(400, 404, 409, 410, 413, 504)}
     return {
-        "submit": ("POST", JOBS, "Submit a job", {200: done, 202: _accepted(), **refused}, one),
+        "submit": ("POST", JOBS, "Submit a job", {200: done, 202: _accepted(), **refused, **problems(504)}, one),
         "submit_batch": ("POST", f"{JOBS}/batch", "Submit many jobs", {202: many, **refused}, batch),
         "list": ("GET", "/v1/jobs", "List jobs", {200: page, **problems(400)}, listed),
         "show": ("GET", JOB, "Look at a job, or wait for it", {200: job, **looked}, waited),

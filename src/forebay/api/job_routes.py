@@ -17,7 +17,7 @@ from forebay.api.encode import JSON_HEADERS
 from forebay.api.idempotency import REPLAYED, read_key
 from forebay.api.infer_routes import AsJob, as_wanted, let_in, read_body, unless_gone
 from forebay.api.inference import Endpoint, Inference
-from forebay.api.job_answers import Accepted, accepted, result, shown, unknown
+from forebay.api.job_answers import Accepted, accepted, from_cache, result, shown, unknown
 from forebay.api.job_batch import submit_batch
 from forebay.api.job_documents import encoded_job, job_path, page_of
 from forebay.api.job_streams import record_of
@@ -165,6 +165,7 @@ def as_job(inference: Inference, jobs: Jobs) -> AsJob:
         if job.record.state not in TERMINAL:
             return accepted(job, base, applied(wish.wait_s, respond_async=True))
         more = [(b"content-location", f"{job_path(job.record.spec.id, base)}/result".encode()), *applied(wish.wait_s)]
+        more += from_cache(job)
         if job.replayed:
             more.append(REPLAYED)
         return await as_wanted(result(job.record, base, more), http, inference)
@@ -184,9 +185,11 @@ async def _waited(http: HttpRequest, jobs: Jobs, job: Accepted, wish: Preference
 
 
 def _asked(http: HttpRequest, inference: Inference, body: bytes, key: str) -> Asked:
-    headers = dict(http.scope["headers"])
+    given = http.scope["headers"]
+    headers = dict(given)
     tenant = inference.gate.tenant(headers.get(b"authorization"))
-    return Asked(tenant, body, headers.get(b"content-type"), headers.get(b"inference-header-content-length"), key)
+    length = headers.get(b"inference-header-content-length")
+    return Asked(tenant, body, headers.get(b"content-type"), length, key, headers=given)
 
 
 def _authorization(http: HttpRequest) -> bytes | None:

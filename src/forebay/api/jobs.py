@@ -7,7 +7,7 @@ Body -> `Jobs.read` -> `Jobs.submit` -> `job_answers.accepted`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -18,9 +18,11 @@ from forebay.api.inference import Endpoint, in_turns
 from forebay.api.job_answers import Accepted, gone
 from forebay.api.job_options import NO_OPTIONS, JobBody, OptionLimits, level_of, read_job_body
 from forebay.api.job_submit import CARRIED_JOBS, MOST_JOBS, Outcome, Sending, Submitter
-from forebay.core.errors import AdmissionError, DependencyError, RequestError
+from forebay.core.caching import USUAL_ASK, CacheAsk
+from forebay.core.errors import AdmissionError, CacheMiss, DependencyError, RequestError
 from forebay.core.request import Request
 from forebay.core.settings import JobSettings, ServerSettings
+from forebay.engine.cached import missing
 from forebay.jobs.ids import JobIds, shard_bits_of
 from forebay.jobs.record import JobRecord, JobSpec
 from forebay.jobs.store import Bounds, JobQueue, JobReader, Look, NewJob, Submission
@@ -47,6 +49,7 @@ class Asked(NamedTuple):
     """A request for a job. The header values are as they came, or None; `key`: its Idempotency-Key, or empty.
 
     version: empty for the one that is served when it runs. in_parameters: the options stand among the parameters.
+    headers: those that may say what is wanted of the cache.
     """
 
     tenant: str
@@ -56,6 +59,7 @@ class Asked(NamedTuple):
     key: str = ""
     version: str = ""
     in_parameters: bool = False
+    headers: Iterable[tuple[bytes, bytes]] = ()
 
 
 class Jobs:
@@ -95,7 +99,7 @@ class Jobs:
     # -- from a body to a job -----------------------------------------------------------------------------------------
 
     def read(self, endpoint: Endpoint, asked: Asked) -> NewJob:
-        """A small body as a job. It is checked as `/infer` checks it. Raises `RequestError`."""
+        """A small body as a job. It is checked as `/infer` checks it. Raises `RequestError` and `CacheMiss`."""
         found = self._options(endpoint, asked)
         request = endpoint.read(found.body, 0.0, _never, asked.content_type, found.header_length)
         return self._job(endpoint, asked, found, request)
@@ -115,7 +119,7 @@ class Jobs:
     def _job(self, endpoint: Endpoint, asked: Asked, found: JobBody, request: Request) -> NewJob:
         options, key, model = found.options, asked.key, endpoint.engine.name
         image = asked.header_length is None and endpoint.is_image(asked.content_type)
-        settings = self.settings
+        settings, ask = self.settings, _wanted(endpoint, asked, options.cache)
         spec = JobSpec(
             id=self._ids.new(shard_bits_of(asked.tenant, key) if key else None),
             model=model,
@@ -131,12 +135,16 @@ class Jobs:
             max_attempts=settings.max_attempts,
             webhook=options.webhook,
             metadata=options.metadata,
-            cache=options.cache or "",
+            cache=options.cache or ("" if ask.use == "use" else ask.use),
+            max_age_s=ask.max_age_s,
+            tags=ask.tags,
         )
         known = False
         if endpoint.recall is not None:
             request.cache = endpoint.recall.ask_of_job(spec)
             known = endpoint.recall.knows(request)
+            if request.cache.use == "only" and not known:
+                raise missing()
         elif options.cache not in (None, "off"):
             raise RequestError(
                 f"cache is not supported: model {model!r} has none (its setting cache)", code="unsupported"
@@ -228,15 +236,17 @@ class Jobs:
 
     async def _at_once(self, record: JobRecord, then: Then) -> None:
         """A job that is in the store, when it is done, which takes no computing; or else as it was accepted."""
-        found = record
+        found: Accepted | Exception = Accepted(record)
         try:
             look = await self.hub.until_final(record.spec.id, AT_ONCE_S)
             if isinstance(look, JobRecord):
-                found = look
+                # Known here, but the answer went before the job came to it, or whoever ran it has none.
+                lost = look.error is not None and look.error.code == CacheMiss.code
+                found = missing() if lost else Accepted(look)
         except DependencyError:
             pass  # it is accepted, whatever happens to the store now
         finally:
-            then(Accepted(found))
+            then(found)
 
     async def _replay(self, outcome: Submission, then: Then) -> None:
         """The job of an earlier request, as it is now."""
@@ -259,6 +269,15 @@ class Jobs:
 
 _IMAGE = "image/*"
 """All that decoding must know of a content type."""
+
+
+def _wanted(endpoint: Endpoint, asked: Asked, said: str | None) -> CacheAsk:
+    """What the headers want of the cache. `said`: the job's own word, which goes before Cache-Control. A model without
+    a cache passes them over, as it does at `/infer`. Raises `RequestError`."""
+    if endpoint.recall is None:
+        return USUAL_ASK
+    ask = endpoint.recall.ask(asked.headers, asked.tenant)
+    return ask if said is None else CacheAsk(tags=ask.tags)
 
 
 def _settle(done: asyncio.Future[Accepted], found: Accepted | Exception) -> None:

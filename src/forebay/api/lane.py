@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from forebay.api.auth import ANONYMOUS
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.inference import LEAVING, Endpoint, Inference, Leaving
-from forebay.api.jobs import Asked, Jobs
+from forebay.api.jobs import Jobs
 from forebay.api.lane_heads import MOST_HEAD_BYTES, WATCHED, ResponseHeads, answering, origin_form, unasked
 from forebay.api.lane_slot import Slot
 from forebay.api.lane_socket import becomes_socket
@@ -245,8 +245,7 @@ class Lane(HttpToolsProtocol):
             try:
                 if slot.tenant is not None:
                     assert self.jobs is not None
-                    asked = Asked(slot.tenant, bytes(body), slot.content_type, slot.header_length)
-                    self.jobs.post(endpoint, asked, slot.accepted)
+                    self.jobs.post(endpoint, slot.asked(slot.tenant), slot.accepted)
                 elif len(body) > self.settings.decode_off_loop_bytes and endpoint.slow_to_decode(slot.header_length):
                     given = (slot.content_type, slot.header_length, slot.submit)
                     endpoint.read_elsewhere(body, _now(), slot.done, *given)

@@ -13,6 +13,7 @@ from forebay.api.codings import coded
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.inference import Endpoint, in_turns
 from forebay.api.job_answers import Accepted, accepted
+from forebay.api.jobs import Asked
 from forebay.api.lane_heads import CACHE_HEADERS
 from forebay.api.problems import Answer, detailed_of
 from forebay.api.recall import Form, Memo
@@ -142,7 +143,7 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
             return
         lines = b"".join(b"\r\n%b: %b" % pair for pair in told(note))
         lane.transport.write(b"%b%d%b\r\n\r\n%b" % (head, len(body), lines, body))
-        if endpoint.recall is not None:
+        if endpoint.recall is not None and (request.cache is None or request.cache.keeps):
             endpoint.recall.keep(self.body, self._form(endpoint), note, body)
 
     def done(self, request: Request) -> None:
@@ -177,6 +178,11 @@ class Slot(msgspec.Struct, eq=False, weakref=False):
             self.lane.fail(answer)
         elif not self.disconnected:
             self.finish(answer)
+
+    def asked(self, tenant: str) -> Asked:
+        """The job that is asked for, whose body is here."""
+        headers = self.headers if self.asks else ()
+        return Asked(tenant, bytes(self.body), self.content_type, self.header_length, headers=headers)
 
     def accepted(self, found: Accepted | Exception) -> None:
         """A job is in the store, or is not."""

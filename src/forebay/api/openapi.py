@@ -37,7 +37,7 @@ _REASONS = {
     500: "The model failed on this request, or the server did.",
     501: "The request asks for something that is not supported.",
     503: "Refused now: queue full, deadline out of reach, not ready, draining. Try again after `Retry-After` seconds.",
-    504: "The deadline passed; `stage` says where.",
+    504: "The deadline passed; `stage` says where. Or `cache_miss`: only what is cached was asked for, and it is not.",
     507: "A model is larger than `server.memory_limit_bytes`.",
 }
 _OF_REQUESTS = tuple(status for status in _REASONS if status not in {403, 507})
@@ -283,6 +283,7 @@ def inference_responses() -> dict[int | str, Schema]:
             "schema": {"type": "string", "enum": ["gzip", "deflate"]},
         },
         "Vary": {"description": "Of a large answer.", "schema": {"type": "string"}},
+        **FROM_CACHE,
     }
     return described
 
@@ -290,12 +291,14 @@ def inference_responses() -> dict[int | str, Schema]:
 def generate_operation(*path_names: str) -> Schema:
     """The parameters and body of both operations of the generate extension."""
     body = {"required": True, "content": {"application/json": {"schema": ref("GenerateRequest")}}}
-    return operation(*path_names, requestBody=body)
+    return operation(*path_names, parameters=OF_CACHE, requestBody=body)
 
 
 def generate_responses() -> dict[int | str, Schema]:
     """Every answer of `generate`."""
-    return responses(ref("GenerateResponse"), *_OF_REQUESTS, description="The outputs.")
+    described = responses(ref("GenerateResponse"), *_OF_REQUESTS, description="The outputs.")
+    described[200]["headers"] = {**FROM_CACHE}
+    return described
 
 
 EVENT_STREAM: Schema = {"text/event-stream": {"schema": {}}}
@@ -321,6 +324,29 @@ def operation(*path_names: str, secured: bool = True, **members: Any) -> Schema:
         extra["security"] = [{"key": []}, {}]
     return extra
 
+
+OF_CACHE: list[Schema] = [
+    {"name": name, "in": "header", "required": False, "description": description, "schema": {"type": "string"}}
+    for name, description in (
+        (
+            "Cache-Control",
+            "Of a model that has a cache. no-cache: run it, and keep the answer; no-store: neither look nor keep; "
+            "only-if-cached: run nothing, which is 504 `cache_miss` where nothing is kept; max-age=N: no older answer.",
+        ),
+        ("Cache-Tag", "Tags, split by commas, by which the answer can be forgotten, if it is computed and kept."),
+    )
+]
+"""What a caller can say of the cache."""
+FROM_CACHE: Schema = {
+    "X-Cache": {
+        "description": "What the cache did, where it was asked.",
+        "schema": {"type": "string", "enum": ["exact", "coalesced", "semantic", "miss"]},
+    },
+    "X-Cache-Entry": {"description": "Of a kept answer: its id.", "schema": {"type": "string"}},
+    "X-Cache-Score": {"description": "Of a near text: its cosine.", "schema": {"type": "number"}},
+    "Age": {"description": "Of a kept answer: seconds.", "schema": {"type": "integer"}},
+}
+"""What the cache says of an answer."""
 
 CONTENT_ENCODING: Schema = {
     "name": "Content-Encoding",
@@ -357,4 +383,5 @@ def inference_operation(*path_names: str) -> Schema:
             "image/*": binary,
         },
     }
-    return operation(*path_names, parameters=[header, CONTENT_ENCODING, _ACCEPT_ENCODING], requestBody=body)
+    parameters = [header, CONTENT_ENCODING, _ACCEPT_ENCODING, *OF_CACHE]
+    return operation(*path_names, parameters=parameters, requestBody=body)

@@ -19,6 +19,7 @@ from forebay.jobs.record import JobSpec
 MEMO_BYTES = 500
 """Of what is remembered beside the two bodies, roughly."""
 _MOST_FORMS = 64
+_USES: dict[str, Use] = {"refresh": "refresh", "off": "off", "only": "only"}
 
 Form = tuple[str, bytes | None, bytes | None]
 """On what the meaning of a body depends beside its model: tenant, content type, header length."""
@@ -60,8 +61,8 @@ class Recall:
 
     def ask_of_job(self, spec: JobSpec) -> CacheAsk:
         """What a job wants of the cache."""
-        use: Use = "refresh" if spec.cache == "refresh" else "off" if spec.cache == "off" else "use"
-        return CacheAsk("" if spec.tenant == ANONYMOUS else spec.tenant, use)
+        use = _USES.get(spec.cache, "use")
+        return CacheAsk("" if spec.tenant == ANONYMOUS else spec.tenant, use, spec.max_age_s, spec.tags)
 
     def knows(self, request: Request) -> bool:
         """Whether an answer is here that it will be given."""

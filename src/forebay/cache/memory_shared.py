@@ -6,7 +6,19 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 
-from forebay.cache.port import CLAIM_S, WAITED_FOR_S, Found, Free, Match, News, Stats, Stored, Taken, ToKeep
+from forebay.cache.port import (
+    CLAIM_S,
+    OVERHEAD_BYTES,
+    WAITED_FOR_S,
+    Found,
+    Free,
+    Match,
+    News,
+    Stats,
+    Stored,
+    Taken,
+    ToKeep,
+)
 from forebay.core.clock import Clock
 
 _Kept = tuple[ToKeep, float, float]
@@ -27,7 +39,7 @@ class SharedMemory:
     @property
     def nbytes(self) -> int:
         """Of all that is kept."""
-        return sum(len(answer.value) for answer, _, _ in self.kept.values())
+        return sum(len(answer.value) + OVERHEAD_BYTES for answer, _, _ in self.kept.values())
 
 
 class MemorySharedCache:

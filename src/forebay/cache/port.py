@@ -14,6 +14,9 @@ import msgspec
 CLAIM_S: Final = 3.0
 """How long a claim stands that is not renewed."""
 RENEW_EVERY_S: Final = 1.0
+OVERHEAD_BYTES: Final = 1000
+"""What an answer counts for in the store beside its value, which is most of a small one: its hash, its key, its place
+in the order. Measured: 940 to 990 bytes in Redis 8.0, 640 in Valkey; about half where the value has up to 64."""
 WAITED_FOR_S: Final = 10.0
 """How long an answer is kept that others wait for, and that is not to be kept otherwise."""
 
@@ -83,7 +86,7 @@ class News(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """What is kept, as far as it is counted."""
+    """What is kept, as far as it is counted. `nbytes`: of the values, and `OVERHEAD_BYTES` of each."""
 
     entries: int
     nbytes: int

@@ -1,8 +1,9 @@
 """`RedisSharedCache`: a `SharedCache` in Redis or Valkey, beside the jobs or on a server of its own.
 
 All keys are in one slot of a cluster. What every key holds: `e:D` the answer with digest D, `c:D` the claim on it,
-`w:D` that somebody waits, `order` digests by their last use, `sizes` their bytes, `bytes` the sum, `drops` a number
-that grows whenever answers are dropped. It begins anywhere: a store that lost it does not come to the same one again.
+`w:D` that somebody waits, `order` digests by their last use, `sizes` what they count for, `bytes` the sum, `drops` a
+number that grows whenever answers are dropped. It begins anywhere: a store that lost it does not come to the same one
+again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,19 @@ from redis.exceptions import NoScriptError
 
 from forebay.brokers.redis_link import RedisLink
 from forebay.brokers.redis_listener import RedisListener
-from forebay.cache.port import CLAIM_S, WAITED_FOR_S, Found, Free, Match, News, Stats, Stored, Taken, ToKeep
+from forebay.cache.port import (
+    CLAIM_S,
+    OVERHEAD_BYTES,
+    WAITED_FOR_S,
+    Found,
+    Free,
+    Match,
+    News,
+    Stats,
+    Stored,
+    Taken,
+    ToKeep,
+)
 from forebay.core.errors import DependencyError
 
 PREFIX: Final = "forebay"
@@ -81,6 +94,7 @@ class RedisSharedCache:
             _ms(WAITED_FOR_S),
             self._max_bytes,
             drops,
+            OVERHEAD_BYTES,
         )
 
     async def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:

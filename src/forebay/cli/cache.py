@@ -8,10 +8,13 @@ from urllib.parse import quote
 import httpx
 import msgspec
 import typer
+from typer.core import TyperCommand
 
+from forebay.cache.key import digest_of_id
 from forebay.cli.calibrate import calibrate
-from forebay.cli.remote import DEFAULT_URL, ApiKey, AsJson, Url, telling
+from forebay.cli.remote import DEFAULT_URL, ApiKey, AsJson, Url, refuse_empty, telling
 from forebay.client.errors import UnreachableError, error_of
+from forebay.core.errors import SetupError
 
 TIMEOUT_S = 30.0
 
@@ -23,6 +26,27 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+class EntryCommand(TyperCommand):
+    """A command that takes the id of an entry. One in 64 begins with a dash and would be read as an option; whoever
+    copies it from an answer cannot know that."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """typer's own, with ids behind a `--`. What an option takes as its value stays where it is."""
+        end = args.index("--") if "--" in args else len(args)
+        takes = {name for param in self.params if not getattr(param, "is_flag", True) for name in param.opts}
+        ids = [
+            at
+            for at in range(end)
+            if args[at].startswith("-") and digest_of_id(args[at]) and (at == 0 or args[at - 1] not in takes)
+        ]
+        if ids:
+            others = [word for at, word in enumerate(args[:end]) if at not in ids]
+            args = [*others, "--", *(args[at] for at in ids), *args[end + 1 :]]
+        return super().parse_args(ctx, args)
+
+
 Entry = Annotated[str, typer.Argument(metavar="ENTRY", help="The id, as X-Cache-Entry of an answer says it.")]
 
 
@@ -62,7 +86,7 @@ def stats(url: Url = DEFAULT_URL, api_key: ApiKey = None, json_: AsJson = False)
         )
 
 
-@app.command("inspect")
+@app.command("inspect", cls=EntryCommand)
 def inspect(entry: Entry, url: Url = DEFAULT_URL, api_key: ApiKey = None, json_: AsJson = False) -> None:
     """Show one cached answer, without its values.
 
@@ -70,6 +94,8 @@ def inspect(entry: Entry, url: Url = DEFAULT_URL, api_key: ApiKey = None, json_:
 
       forebay cache inspect yx2Z6l0XkKD9n3bGAPpQXQZQZ0c4CA3Qkz3H4p0AkaM
     """
+    if not entry:
+        raise SetupError("ENTRY is empty; give the id, as X-Cache-Entry of an answer says it")
     found = _call("GET", "/" + quote(entry, safe=""), {}, url, api_key)
     if json_:
         typer.echo(msgspec.json.encode(found).decode())
@@ -78,7 +104,7 @@ def inspect(entry: Entry, url: Url = DEFAULT_URL, api_key: ApiKey = None, json_:
         typer.echo(f"{name:12} {value}")
 
 
-@app.command("clear")
+@app.command("clear", cls=EntryCommand)
 def clear(
     entry: Annotated[str | None, typer.Argument(metavar="[ENTRY]", help="Only this one.", show_default=False)] = None,
     model: Annotated[str | None, typer.Option("--model", help="Only of this model.", show_default=False)] = None,
@@ -98,8 +124,12 @@ def clear(
 
       forebay cache clear yx2Z6l0XkKD9n3bGAPpQXQZQZ0c4CA3Qkz3H4p0AkaM
     """
-    wanted = {name: value for name, value in (("model", model), ("version", version), ("tag", tag)) if value}
-    found = _call("DELETE", f"/{quote(entry, safe='')}" if entry else "", wanted, url, api_key)
+    given = {"model": model, "version": version, "tag": tag}
+    refuse_empty(ENTRY=entry, **{f"--{name}": value for name, value in given.items()})
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if entry is not None and wanted:
+        raise SetupError(f"give either ENTRY or --{', --'.join(wanted)}: an entry is one answer of one model")
+    found = _call("DELETE", "" if entry is None else f"/{quote(entry, safe='')}", wanted, url, api_key)
     store = f", {found['store']} in the store" if found["store"] is not None else ""
     typer.echo(f"forgotten: {found['memory']} in memory{store}")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from forebay.cli.remote import DEFAULT_URL, ApiKey, AsJson, Url, as_json, talking
+from forebay.cli.remote import DEFAULT_URL, ApiKey, AsJson, Url, as_json, refuse_empty, talking
 from forebay.client import Client, Job
 from forebay.core.errors import RequestError, SetupError
 
@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, help=_HELP, add_completion=False, pretty
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids of failed jobs.", show_default=False)]
 All = Annotated[bool, typer.Option("--all", help="All failed jobs, of --model where that is given.")]
-OfModel = Annotated[str, typer.Option("--model", help="Only of this model.", show_default=False)]
+OfModel = Annotated[str | None, typer.Option("--model", help="Only of this model.", show_default=False)]
 
 
 @app.callback(help=_HELP)
@@ -28,7 +28,7 @@ def dead() -> None:
 
 @app.command("list")
 def list_(
-    model: OfModel = "",
+    model: OfModel = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Most jobs.")] = 50,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -42,8 +42,9 @@ def list_(
 
       forebay jobs dead list --model mlp --json | jq -r .error.code | sort | uniq -c
     """
+    refuse_empty(**{"--model": model})
     with talking(url, api_key) as client:
-        found = list(islice(client.jobs(model=model, status="failed"), limit))
+        found = list(islice(client.jobs(model=model or "", status="failed"), limit))
     for job in found:
         typer.echo(as_json(job) if json_ else f"{job.id} {job.model} {_reason(job)}")
 
@@ -52,7 +53,7 @@ def list_(
 def replay(
     ids: Ids = None,
     all_: All = False,
-    model: OfModel = "",
+    model: OfModel = None,
     purge_: Annotated[bool, typer.Option("--purge", help="Forget each failed job once its replay is queued.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -79,7 +80,7 @@ def replay(
 def purge(
     ids: Ids = None,
     all_: All = False,
-    model: OfModel = "",
+    model: OfModel = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -101,13 +102,14 @@ def purge(
             typer.echo(f"{job.id} purged")
 
 
-def _chosen(client: Client, ids: list[str], all_: bool, model: str) -> Iterator[Job]:
+def _chosen(client: Client, ids: list[str], all_: bool, model: str | None) -> Iterator[Job]:
     """The failed jobs that are meant. Raises `SetupError`; and `RequestError` for one that has not failed."""
+    refuse_empty(**{"--model": model})
     if bool(ids) == all_:
         raise SetupError("give either IDs of failed jobs or --all")
     if model and not all_:
         raise SetupError("--model goes with --all; an ID says which job it is")
-    return client.jobs(model=model, status="failed") if all_ else _failed(client, ids)
+    return client.jobs(model=model or "", status="failed") if all_ else _failed(client, ids)
 
 
 def _failed(client: Client, ids: list[str]) -> Iterator[Job]:

@@ -31,6 +31,14 @@ _MENDS = {
 }
 
 
+def refuse_empty(**given: str | None) -> None:
+    """Of what narrows a command down, an empty one is mostly a variable of the shell that is not set: then it would be
+    done to all. Raises `SetupError`."""
+    for name, value in given.items():
+        if value == "":
+            raise SetupError(f"{name} is empty; leave it away where all are meant")
+
+
 @contextlib.contextmanager
 def talking(url: str, api_key: str | None) -> Iterator[Client]:
     """A client of the server. What it is refused becomes a line on stderr and exit code 1."""

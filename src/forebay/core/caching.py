@@ -41,12 +41,14 @@ class CacheRules(msgspec.Struct, frozen=True):
 
 
 class CacheAsk(msgspec.Struct, frozen=True):
-    """What one caller wants. `max_age_s`: no older answer; None: any that is served. `tags`: of what is kept."""
+    """What one caller wants. `max_age_s`: no older answer; None: any that is served. `tags`: of what is kept. `keeps`:
+    whether what is found elsewhere may be kept here, as may the body that asked for it."""
 
     tenant: str = ""
     use: Use = "use"
     max_age_s: float | None = None
     tags: tuple[str, ...] = ()
+    keeps: bool = True
 
     @property
     def plain(self) -> bool:

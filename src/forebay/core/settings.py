@@ -147,7 +147,10 @@ class CacheSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     store_bytes: Annotated[
         ByteCount,
-        Meta(description="Answers kept in the store, of all that share it; the least recently used go first."),
+        Meta(
+            description="Answers kept in the store, of all that share it, each with 1000 bytes for what it takes "
+            "there beside its value; the least recently used go first."
+        ),
     ] = 256 << 20
     store_timeout_ms: Annotated[
         Positive, Meta(description="Longest time for a call to the store; then it is as if nothing was there.")

@@ -130,8 +130,11 @@ class CachedEngine(JoinedEngine):
     def knows(self, request: Request) -> bool:
         """Whether an answer to it is here, which it has not been given."""
         ask = request.cache
-        key = self._key(request, ask) if ask is not None and ask.use == "use" else None
-        return key is not None and self.memory.get(key, self.clock()) is not None
+        if ask is None or ask.use not in ("use", "only") or (key := self._key(request, ask)) is None:
+            return False
+        now = self.clock()
+        entry = self.memory.get(key, now)
+        return entry is not None and (ask.max_age_s is None or now - entry.created <= ask.max_age_s)
 
     def _key(self, request: Request, ask: CacheAsk) -> bytes | None:
         """None: this request is not for the cache."""
@@ -230,10 +233,12 @@ class CachedEngine(JoinedEngine):
         counts.hit_s += took_s
 
     def _refresh(self, entry: Entry, request: Request, now: float) -> None:
-        """Compute an answer anew that is served meanwhile."""
-        entry.refresh_at = min(now + max(REFRESH_AGAIN_S, entry.compute_s), entry.stale_until)
+        """Compute an answer anew that is served meanwhile, unless it is served to one for whom nothing may be run."""
         ask = request.cache
         assert ask is not None
+        if ask.use == "only":
+            return
+        entry.refresh_at = min(now + max(REFRESH_AGAIN_S, entry.compute_s), entry.stale_until)
         anew = msgspec.structs.replace(
             request,
             arrived=now,

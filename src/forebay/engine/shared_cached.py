@@ -194,7 +194,7 @@ class SharedCachedEngine(CachedEngine):
         entry.stale_until = now + found.left_s
         entry.refresh_at = min(entry.refresh_at, entry.stale_until)
         entry.shared = True
-        if flight.generation == self.memory.generation:
+        if flight.generation == self.memory.generation and ask.keeps:
             self.memory.put(entry)
         self.counts.shared += 1
         return entry
@@ -212,7 +212,9 @@ class SharedCachedEngine(CachedEngine):
 
     def _serve(self, entry: Entry, request: Request, now: float) -> None:
         super()._serve(entry, request, now)
-        if not entry.shared and self._tier.pays(self._cost_s):  # asked for a second time
+        if entry.shared or (request.cache is not None and not request.cache.keeps):
+            return
+        if self._tier.pays(self._cost_s):  # asked for a second time
             entry.shared = True
             self._tier.keep(digest_of(entry.key), "", self._to_keep(entry, admitted=True))
 

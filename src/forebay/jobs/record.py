@@ -59,7 +59,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_attempts: int = 3
     webhook: str = ""
     cache: str = ""
-    """Whether its answer may come from the cache (use, refresh, off); empty: use."""
+    """Whether its answer may come from the cache (use, refresh, off, only); empty: use."""
+    max_age_s: float | None = None
+    """No older answer from there; None: any that is served."""
+    tags: tuple[str, ...] = ()
+    """By which its answer can be found again, where one is kept."""
     replay_of: str = ""
     """Id of the failed job that this one repeats; empty: none."""
     metadata: dict[str, Any] | None = None
@@ -107,7 +111,8 @@ class JobRecord(msgspec.Struct, kw_only=True):
     error: JobError | None = None
     metrics: dict[str, Any] | None = None
     """What the engine told of its batch: batch_rows, queue_ms, compute_ms, dispatch_reason; or
-    `cached`: its answer came from the cache."""
+    `cached`, how its answer came from the cache (True: an earlier release did not say), with `entry`, `age_s` and, of a
+    near text, `score`."""
 
 
 def transition(record: JobRecord, state: State) -> None:

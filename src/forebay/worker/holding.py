@@ -287,7 +287,9 @@ def _metrics(request: Request) -> dict[str, Any]:
     background = request.background
     compute_s = background.compute_s if background is not None else 0.0
     if isinstance(request.cached, CacheNote) and request.cached.outcome in ("exact", "semantic"):
-        return {"cached": True}
+        note = request.cached
+        told = {"cached": note.outcome, "entry": note.entry, "age_s": note.age_s}
+        return told if note.score is None else {**told, "score": note.score}
     return {
         "batch_rows": request.batch_rows,
         "queue_ms": int(request.queue_s * 1e6) / 1e3,

@@ -16,7 +16,7 @@ from forebay.cache.memory_shared import MemorySharedCache, SharedMemory
 from forebay.cache.port import SharedCache
 from forebay.cache.redis_shared import RedisSharedCache
 
-MOST_BYTES = 1000
+MOST_BYTES = 4000
 
 
 @dataclass(frozen=True)

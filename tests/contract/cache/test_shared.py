@@ -10,8 +10,23 @@ import pytest
 from tests.contract.cache.conftest import MOST_BYTES, Place
 
 from forebay.cache.memory_shared import MemorySharedCache
-from forebay.cache.port import CLAIM_S, WAITED_FOR_S, Found, Free, Match, News, SharedCache, Stored, Taken, ToKeep
+from forebay.cache.port import (
+    CLAIM_S,
+    OVERHEAD_BYTES,
+    WAITED_FOR_S,
+    Found,
+    Free,
+    Match,
+    News,
+    SharedCache,
+    Stats,
+    Stored,
+    Taken,
+    ToKeep,
+)
 
+THIRD = MOST_BYTES // 3 - OVERHEAD_BYTES
+"""The size of an answer of which three may be kept."""
 ONE, OTHER = b"\x00" * 31 + b"1", b"\xff" * 31 + b"2"
 
 
@@ -76,7 +91,7 @@ async def test_an_answer_takes_the_place_of_another(place: Place) -> None:
     assert isinstance(found, Stored)
     assert found.value == b"new"
     stats = await place.here.stats()
-    assert (stats.entries, stats.nbytes) == (1, 3)
+    assert (stats.entries, stats.nbytes) == (1, 3 + OVERHEAD_BYTES)
 
 
 async def test_time_ends_an_answer(place: Place) -> None:
@@ -202,14 +217,24 @@ async def test_a_claim_is_renewed(place: Place) -> None:
 async def test_bytes_are_bounded_and_the_last_used_stay(place: Place) -> None:
     digests = [bytes([number]) * 32 for number in range(4)]
     for digest in digests[:3]:
-        await place.here.keep(digest, "", answer(b"x" * (MOST_BYTES // 3)))
+        await place.here.keep(digest, "", answer(b"x" * THIRD))
         await asyncio.sleep(0.005)
     await look(place.there, digests[0])
     await asyncio.sleep(0.005)
-    await place.here.keep(digests[3], "", answer(b"x" * (MOST_BYTES // 3)))
+    await place.here.keep(digests[3], "", answer(b"x" * THIRD))
     there = [isinstance(await look(place.here, digest), Stored) for digest in digests]
     assert there == [True, False, True, True]
-    assert (await place.here.stats()).nbytes == 3 * (MOST_BYTES // 3)
+    assert (await place.here.stats()).nbytes == 3 * (THIRD + OVERHEAD_BYTES)
+
+
+async def test_small_answers_count_with_what_they_take_beside_their_values(place: Place) -> None:
+    """Else many of them would take a store many times what they may."""
+    for number in range(20):
+        await place.here.keep(bytes([number]) * 32, "", answer(b"x" * 20))
+    stats = await place.here.stats()
+    assert (stats.entries, stats.nbytes) == (3, 3 * (20 + OVERHEAD_BYTES))
+    await place.here.drop(Match())
+    assert await place.here.stats() == Stats(0, 0)
 
 
 async def test_one_that_is_larger_than_all_together_is_not_kept(place: Place) -> None:

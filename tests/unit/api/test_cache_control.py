@@ -19,6 +19,7 @@ from forebay.core.errors import RequestError
         (b"no-cache, no-store", CacheAsk(use="off")),
         (b"only-if-cached , max-age=60", CacheAsk(use="only", max_age_s=60.0)),
         (b"no-cache, only-if-cached", CacheAsk(use="only", max_age_s=-1.0)),
+        (b"no-store, only-if-cached", CacheAsk(use="only", keeps=False)),
         (b'max-age="5"', CacheAsk(max_age_s=5.0)),
         (b"max-age=5, max-age=7", CacheAsk(max_age_s=5.0)),
         (b"max-age=soon", CacheAsk(max_age_s=0.0)),
@@ -43,6 +44,12 @@ def test_who_says_nothing_is_usual() -> None:
 
 def test_tags() -> None:
     assert ask_of([(b"cache-tag", b"b, a,"), (b"cache-tag", b"a")], "").tags == ("a", "b")
+
+
+def test_a_tag_is_the_text_that_a_query_names() -> None:
+    assert ask_of([(b"cache-tag", "prix-é, 価格".encode())], "").tags == ("prix-é", "価格")
+    with pytest.raises(RequestError, match="UTF-8"):
+        ask_of([(b"cache-tag", "prix-é".encode("latin-1"))], "")
 
 
 @pytest.mark.parametrize(

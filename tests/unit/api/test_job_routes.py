@@ -288,6 +288,11 @@ async def test_the_document_tells_of_jobs(http: httpx.AsyncClient) -> None:
     assert {"200", "202", "409", "410", "504"} <= set(paths["/v1/jobs/{id}/result"]["get"]["responses"])
     answers = paths[INFER.replace("mlp", "{model}")]["post"]["responses"]
     assert "202" in answers
+    submitting = paths["/v1/models/{model}/jobs"]["post"]
+    for operation in (submitting, paths[INFER.replace("mlp", "{model}")]["post"]):
+        assert {"Cache-Control", "Cache-Tag"} <= {one["name"] for one in operation["parameters"]}
+        assert {"X-Cache", "X-Cache-Entry", "Age"} <= set(operation["responses"]["200"]["headers"])
+        assert "504" in operation["responses"]
     assert {"Content-Location", "Preference-Applied", "Idempotent-Replayed"} <= set(answers["200"]["headers"])
     names = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
     assert names <= set(document["components"]["schemas"])

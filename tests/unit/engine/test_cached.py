@@ -283,6 +283,20 @@ def test_a_stale_answer_is_served_while_it_is_computed_anew() -> None:
     assert rig.runs == 3
 
 
+@pytest.mark.parametrize("after_s", [55.0, 70.0], ids=["early", "stale"])
+def test_only_if_cached_has_nothing_computed_anew(after_s: float) -> None:
+    rig = Rig(stale_s=30.0)
+    rig.engine._throws = repeat(Throw(jitter=1.0, early=0.7))
+    rig.ask(3.0)
+    rig.run(10.0)
+    rig.now += after_s
+    for _ in range(2):
+        assert rig.told(rig.ask(3.0, CacheAsk(use="only"))) == "exact"
+    assert rig.runs == 1
+    rig.ask(3.0)  # whoever may have it run does, at once
+    assert rig.runs == 2
+
+
 def test_what_takes_long_is_computed_anew_before_its_end() -> None:
     rig = Rig()
     rig.engine._throws = repeat(Throw(jitter=1.0, early=0.7))

@@ -279,6 +279,20 @@ async def test_only_if_cached_asks_others_and_runs_nothing(shared: SharedMemory)
     assert (y(found), there.runs) == (6.0, 0)
 
 
+async def test_what_is_found_for_one_who_wants_nothing_kept_is_not_kept(shared: SharedMemory) -> None:
+    here, there = two(shared)
+    await answered(here)
+    unkept = CacheAsk(use="only", keeps=False)
+    assert here.told(here.ask(3.0, unkept)) == "exact"
+    await settled(here)
+    assert not shared.kept  # it did not count as asked for again
+    await answered(here)
+    await settled(here)
+    found = there.ask(3.0, unkept)
+    await until(lambda: there.ended)
+    assert (y(found), len(there.cache.memory)) == (6.0, 0)
+
+
 async def test_a_job_is_answered_from_the_store(shared: SharedMemory) -> None:
     here, there = two(shared)
     await answered(here)

@@ -1,6 +1,6 @@
 -- KEYS[1] base; digest, claim, admitted (0 or 1), value, model, version, tenant, tags (each between two NUL), fresh ms,
 -- ms that it lives, ms that it lives where it is only waited for, most bytes of all, the number of drops that is known
--- (empty: none is). An answer from before a drop that its sender has not heard of is not kept.
+-- (empty: none is), what an answer counts for beside its value. An answer from before a drop that its sender has not heard of is not kept.
 local base, digest = KEYS[1], ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -40,8 +40,9 @@ redis.call('HSET', base .. 'e:' .. digest, 'v', ARGV[4], 'since', now, 'fresh', 
   'm', ARGV[5], 'n', ARGV[6], 't', ARGV[7], 'g', ARGV[8])
 redis.call('PEXPIRE', base .. 'e:' .. digest, life)
 redis.call('ZADD', order, now, digest)
-redis.call('HSET', sizes, digest, #ARGV[4])
-local total = redis.call('INCRBY', base .. 'bytes', #ARGV[4])
+local size = #ARGV[4] + tonumber(ARGV[14])
+redis.call('HSET', sizes, digest, size)
+local total = redis.call('INCRBY', base .. 'bytes', size)
 -- Those whose time is over still stand in the order: a few of the oldest are looked at each time.
 for _, old in ipairs(redis.call('ZRANGE', order, 0, 1)) do
   if old ~= digest and redis.call('EXISTS', base .. 'e:' .. old) == 0 then
