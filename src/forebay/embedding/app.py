@@ -15,6 +15,7 @@ from forebay.embedding.classes import in_instance
 from forebay.embedding.composition import ModelArgument, catalog_of, run, settings_of, site_of
 from forebay.embedding.engine import EmbeddedEngine
 from forebay.embedding.keywords import python_words
+from forebay.embedding.leaving import LastResort
 
 
 def create_app(
@@ -109,5 +110,9 @@ def serve(
 
     Call it under `if __name__ == "__main__":` where the class is in the same file. Raises `SetupError`.
     """
-    with python_words():
-        run(settings_of(settings, model_settings, config, environ), catalog_of(models, name))
+    last_resort = LastResort()
+    try:
+        with python_words():
+            run(settings_of(settings, model_settings, config, environ), catalog_of(models, name), last_resort)
+    finally:
+        last_resort.cancel()  # what the script does now is its own affair
