@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -239,8 +240,9 @@ def started(folder: Path, arguments: list[str], port: int) -> Iterator[subproces
         process.wait()
 
 
-@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("server", ["hypercorn", "granian"])
 def test_an_app_under_any_asgi_server(tmp_path: Path, server: str) -> None:
+    """uvicorn runs the next one."""
     pytest.importorskip(server)
     source = f"import forebay\napp = forebay.create_app({str(MODELS / 'plain.py') + ':Centred'!r}, warm_up_s=0.1)\n"
     (tmp_path / "app.py").write_text(source)
@@ -252,6 +254,37 @@ def test_an_app_under_any_asgi_server(tmp_path: Path, server: str) -> None:
             assert answer.status_code == 200, answer.text
             assert answer.json()["outputs"][0]["data"] == [-1.0, 1.0]
         assert http.post("/v2/models/none/infer", json={}).status_code == 404
+
+
+def test_an_app_in_the_file_of_its_class(tmp_path: Path) -> None:
+    """An instance imports the whole file: the app, and what is taken from it."""
+    lines = ["models = forebay.create_app(Mine, warm_up_s=0.1)", "engine = models.state.engine"]
+    lines += ["app = FastAPI(lifespan=forebay.lifespan_of(models))", 'app.mount("", models)']
+    (tmp_path / "app.py").write_text("from fastapi import FastAPI\n" + SCRIPT + "\n".join(lines))
+    port = free_port()
+    with started(tmp_path, SERVERS["uvicorn"], port), httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+        for value in range(20):
+            answer = http.post("/v2/models/mine/infer", json={"input": {"x": [value]}})
+            assert answer.json()["output"] == {"y": [value + 1]}, answer.text
+        assert http.post("/v2/models/none/infer", json={}).status_code == 404
+        assert "logging" not in http.get("/v2").json()["extensions"], "the log is the program's, and /v2/logging is 501"
+        assert http.get("/v2/logging").status_code == 501
+
+
+def test_the_app_of_an_instance_serves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", importlib.util.find_spec("forebay.engine.child"))
+    app = forebay.create_app(Centred)
+    with pytest.raises(SetupError, match="that of an instance"):
+        _ = app.state.engine.models
+
+    async def start() -> None:
+        async with forebay.lifespan_of(app)(app):
+            pass
+
+    with pytest.raises(SetupError, match="that of an instance"):
+        asyncio.run(start())
+    with pytest.raises(SetupError, match="__main__"):
+        forebay.serve(Centred)
 
 
 # -- a script ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from tests.e2e import repository
 from tests.e2e.repository import ask, control, index, put, settings
-from tests.e2e.server import Served, eventually, serving
+from tests.e2e.server import Served, body, eventually, serving
 
 MIB = 1 << 20
 HOLDS = "self.ballast = np.ones({mib} << 17)"
@@ -70,7 +70,30 @@ def test_metadata_and_readiness_say_what_is_so_without_loading(models: Path, tmp
             assert (answer.status_code, answer.json()["code"]) == (503, "model_not_ready")
             assert answer.headers["retry-after"]
         assert served.ready()
-        assert loaded(served) == {"first", "second"}
+        for path in ("infer", "generate"):
+            answer = served.http.post(f"/v2/models/third/versions/9/{path}", json=body([1.0]))
+            assert (answer.status_code, answer.json()["code"]) == (404, "model_not_found")
+            assert "no version '9'; it has 3" in answer.json()["error"]
+        assert loaded(served) == {"first", "second"}, "for what is not there nobody must go"
+
+
+def test_a_model_that_cannot_be_loaded_again_is_tried_again_later(models: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, *arguments(models)) as served:
+        put(models, 3, name="third", load=repository.RAISES)
+        for path in ("/v2/models/third/infer", "/v2/models/third/versions/3/infer"):
+            answer = served.http.post(path, json=body([1.0]))
+            assert (answer.status_code, answer.json()["code"]) == (503, "model_not_ready"), answer.text
+            assert "cannot be loaded again" in answer.json()["error"]
+            assert "no weights here" in answer.json()["error"]
+            assert answer.headers["retry-after"] == "1"
+        assert "no weights here" in served.http.get("/v2/models/third").json()["error"]
+        elsewhere = models.rename(tmp_path / "elsewhere")
+        eventually(lambda: served.infer("third", [1.0]).status_code == 404, "it is gone")
+        assert served.infer("third", [1.0]).json()["error"] == "there is no model 'third' to load"
+        assert served.http.get("/v2/models/third").status_code == 404
+        elsewhere.rename(models)
+        put(models, 3, name="third")
+        eventually(lambda: served.infer("third", [1.0]).status_code == 200, "it is there again")
 
 
 def test_many_requests_at_once_load_a_model_once(models: Path, tmp_path: Path) -> None:

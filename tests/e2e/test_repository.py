@@ -166,6 +166,7 @@ def test_a_stock_client_loads_unloads_and_reads_the_index(served: Served, models
 
 def test_a_load_of_unchanged_files_loads_nothing(served: Served, models: Path) -> None:
     before = served.instances()
+    os.mkfifo(models / "told" / "1" / "pipe")  # nobody writes to it, and nobody may wait for that
     assert control(served, "load").status_code == 200
     assert served.instances() == before
     file = models / "told" / "1" / "model.py"
@@ -210,6 +211,17 @@ def test_a_failed_load_leaves_the_old_version_and_tells_why(models: Path, tmp_pa
         put(models, 2)
         assert control(served, "load").status_code == 200
         assert ask(served) == 2
+
+
+def test_a_load_of_a_model_that_is_gone_tells_why(served: Served, models: Path) -> None:
+    elsewhere = (models / "told").rename(models.parent / "elsewhere")
+    answer = control(served, "load")
+    assert (answer.status_code, answer.json()["code"]) == (404, "model_not_found")
+    assert index(served) == {"1": ("READY", "there is no model 'told' to load")}
+    assert ask(served) == 1
+    elsewhere.rename(models / "told")
+    assert control(served, "load").status_code == 200
+    assert index(served) == {"1": ("READY", "")}
 
 
 def test_an_instance_that_is_killed_during_a_load_fails_that_load_only(served: Served, models: Path) -> None:

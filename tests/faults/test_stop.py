@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+from tests.e2e import repository
+from tests.e2e.repository import ask, control, put
 from tests.e2e.server import ROOT, Served, body, eventually, gone, model, quick, serving, values
 from tests.e2e.wire import request, wire
 
@@ -111,6 +114,44 @@ def test_ctrl_c_ends_like_sigterm(tmp_path: Path) -> None:
         served.process.send_signal(signal.SIGINT)
         assert served.process.wait(30) == 0
         assert "Traceback" not in served.output
+
+
+HANGING = """
+import os, threading
+from forebay.cli.main import main
+from forebay.embedding import composition
+from forebay.repository import registry
+
+digest_of_files = registry.digest_of_files
+
+def hangs(files):
+    if os.path.exists("hang"):
+        open("hangs", "w").close()
+        threading.Event().wait()
+    return digest_of_files(files)
+
+composition.LEFT_S = 0.2
+registry.digest_of_files = hangs
+main()
+"""
+"""The command, on a file system that hangs once there is a file called hang."""
+
+
+def test_a_thread_that_hangs_does_not_hold_the_server(tmp_path: Path) -> None:
+    put(tmp_path / "models", 1)
+    served = Served(tmp_path, *repository.arguments(tmp_path / "models"), root=[sys.executable, "-c", HANGING])
+    try:
+        served.wait_ready()
+        (tmp_path / "hang").touch()
+        with ThreadPoolExecutor(1) as pool:
+            load = pool.submit(control, served, "load")
+            eventually((tmp_path / "hangs").exists, "a thread hangs")
+            assert ask(served) == 1
+            served.stop()
+            assert (load.result().status_code, load.result().json()["code"]) == (503, "draining")
+        assert served.logged("Event.wait < hangs"), served.output
+    finally:
+        served.close()
 
 
 def test_a_server_that_starts_again_takes_the_same_port(tmp_path: Path) -> None:

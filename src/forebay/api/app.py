@@ -30,7 +30,7 @@ from forebay.api.problems import Answer, detailed, problem, problem_of
 from forebay.api.repository_routes import ModelControl, add_control, add_no_control
 from forebay.api.routing import Operation, plain, response_of
 from forebay.api.setting_routes import add_settings
-from forebay.api.torchserve_routes import add_torchserve
+from forebay.api.torchserve_routes import add_torchserve, is_torchserve, prediction
 from forebay.core.clock import Clock
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -78,7 +78,7 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    _add_errors(app)
+    _add_errors(app, torchserve=inference.server.torchserve_api)
     infer = add_inference(app, inference, clock, as_job(inference, jobs) if jobs is not None else None)
     quick = {b"/infer": infer, **add_generate(app, inference, clock)}
     submit = add_jobs(app, inference, jobs)
@@ -127,27 +127,29 @@ def _router(
     return route
 
 
-def _add_errors(app: FastAPI) -> None:
+def _add_errors(app: FastAPI, *, torchserve: bool) -> None:
     async def unrouted(request: HttpRequest, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         codes = {404: "not_found", 405: "method_not_allowed"}
         message = f"{request.method} is not allowed here" if error.status_code == 405 else "there is nothing here"
         answer = problem(codes.get(error.status_code, "invalid_request"), message)
-        response = response_of(_as_its_neighbours(answer, request.scope))
+        response = response_of(_as_its_neighbours(answer, request.scope, torchserve))
         if error.status_code == 405:
             response.raw_headers.append((b"allow", ", ".join(_allowed(app, request.scope)).encode()))
         return response
 
     async def unforeseen(request: HttpRequest, error: Exception) -> Response:
-        return response_of(_as_its_neighbours(problem_of(error), request.scope))
+        return response_of(_as_its_neighbours(problem_of(error), request.scope, torchserve))
 
     app.add_exception_handler(HTTPException, unrouted)
     app.add_exception_handler(Exception, unforeseen)
 
 
-def _as_its_neighbours(answer: Answer, scope: Scope) -> Answer:
+def _as_its_neighbours(answer: Answer, scope: Scope, torchserve: bool) -> Answer:
     """An error of a path that leads nowhere, in the form of those beside it."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
+    if torchserve and is_torchserve(path):
+        return prediction(answer)
     return detailed(answer) if path.startswith("/v1/") else answer
 
 

@@ -16,6 +16,7 @@ from forebay.api.problems import Answer
 from forebay.api.repository_routes import ModelControl, add_index
 from forebay.api.routing import MODEL_PATHS, Operation, add, document
 from forebay.engine.client import EngineClient
+from forebay.telemetry.logs import log_switch
 
 
 def add_documents(app: FastAPI, inference: Inference, control: ModelControl | None) -> None:
@@ -47,9 +48,12 @@ def add_documents(app: FastAPI, inference: Inference, control: ModelControl | No
         policy = control.registry.policy(engine.name) if control is not None else None
         return documents.model_config(engine, policy)
 
-    server = documents.ServerMetadata("forebay", __version__)
+    def server() -> documents.ServerMetadata:
+        offered = documents.extensions(own_log=log_switch() is not None)
+        return documents.ServerMetadata("forebay", __version__, offered)
+
     every = openapi.responses(openapi.ref("ServerMetadata"), 401, 429, 500)
-    add(app, "/v2", of_server(lambda: server), every, "The server", "metadata", extra=openapi.operation())
+    add(app, "/v2", of_server(server), every, "The server", "metadata", extra=openapi.operation())
     described = openapi.responses(openapi.ref("StatisticsDocument"), 401, 429, 500)
     of_all = of_server(lambda: documents.statistics_document(all_engines()))
     summary = "Statistics of all models"

@@ -41,6 +41,11 @@ class ServerMetadata(msgspec.Struct):
     extensions: Sequence[str] = EXTENSIONS
 
 
+def extensions(*, own_log: bool) -> Sequence[str]:
+    """What is told in the metadata. own_log: the log is Forebay's; of another program's nothing can be turned."""
+    return EXTENSIONS if own_log else [name for name in EXTENSIONS if name != "logging"]
+
+
 class TensorMetadata(msgspec.Struct):
     """One input or output; -1 in `shape` is a variable axis, the batch axis included."""
 

@@ -15,7 +15,7 @@ from forebay.api import openapi
 from forebay.api.cache_control import told
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.event_stream import EventStream
-from forebay.api.infer_routes import TENANT, Waiting, as_wanted, ask_of, let_in, read_body
+from forebay.api.infer_routes import TENANT, Waiting, as_wanted, ask_of, awake, let_in, read_body
 from forebay.api.inference import Inference
 from forebay.api.problems import Answer
 from forebay.api.routing import MODEL_PATHS, Operation, add
@@ -30,7 +30,7 @@ def add_generate(app: FastAPI, inference: Inference, clock: Clock) -> Mapping[by
         arrived = clock()
         waiting = Waiting(http)
         headers = dict(http.scope["headers"])
-        await inference.awake(http.path_params["model"], headers.get(b"authorization"))
+        await awake(http, headers, inference)
         with let_in(http, headers, inference) as endpoint:
             body = await read_body(http, inference)
             request = endpoint.generate.read(body, arrived, waiting.end)
@@ -48,7 +48,7 @@ def add_generate(app: FastAPI, inference: Inference, clock: Clock) -> Mapping[by
         if http.scope.get("http_version") == "1.0":
             raise RequestError("generate_stream needs HTTP/1.1", code="unsupported")
         headers = dict(http.scope["headers"])
-        await inference.awake(http.path_params["model"], headers.get(b"authorization"))
+        await awake(http, headers, inference)
         with let_in(http, headers, inference) as endpoint:
             body = await read_body(http, inference)
             stream = EventStream(endpoint, http)

@@ -40,7 +40,7 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock, as_job: AsJo
         arrived = clock()
         headers = dict(http.scope["headers"])
         waiting = Waiting(http)
-        await inference.awake(http.path_params["model"], headers.get(b"authorization"))
+        await awake(http, headers, inference)
         wish = read_preferences(http.scope["headers"]) if b"prefer" in headers else NO_PREFERENCES
         later = as_job is not None and wish.respond_async
         with let_in(http, headers, inference, as_job=later) as endpoint:
@@ -68,6 +68,12 @@ def add_inference(app: FastAPI, inference: Inference, clock: Clock, as_job: AsJo
 def ask_of(http: HttpRequest, endpoint: Endpoint) -> CacheAsk | None:
     """What the caller of a request that `let_in` has let in wants of the cache; None where there is none."""
     return None if endpoint.recall is None else endpoint.recall.ask(http.scope["headers"], http.scope[TENANT])
+
+
+async def awake(http: HttpRequest, headers: Mapping[bytes, bytes], inference: Inference) -> None:
+    """`Inference.awake` of the model that a request is for."""
+    named = http.path_params
+    await inference.awake(named["model"], named.get("version"), headers.get(b"authorization"))
 
 
 @contextmanager

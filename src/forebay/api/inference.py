@@ -343,14 +343,14 @@ class Inference:
         found = self._versions.get(model, {})
         return [found[version].engine for version in sorted(found, key=_order)]
 
-    async def awake(self, model: str, authorization: bytes | None = None) -> None:
+    async def awake(self, model: str, version: str | None, authorization: bytes | None) -> None:
         """Before `find`, on ways that can wait: loads a model again that was unloaded to make room.
 
-        Raises `AdmissionError` (unauthorized, over_quota, model_not_ready).
+        Raises `AdmissionError` (unauthorized, over_quota, model_not_ready), `RequestError` (model_not_found).
         """
         if self.on_demand is not None and self.on_demand.covers(model):
             self.gate.enter(authorization)
-            await self.on_demand.wake(model)
+            await self.on_demand.wake(model, version)
 
     def find(self, model: str, version: str | None = None) -> Endpoint:
         """The endpoint of a model. Raises `RequestError` (model_not_found) for an unknown model or version, and
@@ -360,10 +360,7 @@ class Inference:
             if self.not_started:
                 raise AdmissionError(self.not_started, code="model_not_ready")
             if self.on_demand is not None and self.on_demand.covers(model):
-                raise AdmissionError(
-                    f"model {show(model)} is unloaded to make room for others; the next request for inference loads it",
-                    code="model_not_ready",
-                )
+                raise self.on_demand.refusal(model)
             raise RequestError(f"there is no model {show(model)}", code="model_not_found")
         if version is None or version == endpoint.engine.version:
             return endpoint

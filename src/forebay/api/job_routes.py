@@ -15,7 +15,7 @@ from forebay.api import job_openapi
 from forebay.api.elements import show
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.idempotency import REPLAYED, read_key
-from forebay.api.infer_routes import AsJob, as_wanted, let_in, read_body, unless_gone
+from forebay.api.infer_routes import AsJob, as_wanted, awake, let_in, read_body, unless_gone
 from forebay.api.inference import Endpoint, Inference
 from forebay.api.job_answers import Accepted, accepted, from_cache, result, shown, unknown
 from forebay.api.job_batch import submit_batch
@@ -101,7 +101,7 @@ class _Calls:
         record = await self._own(http, self._enter(http))
         new = await self._jobs.read_again(record)
         # Its body was checked when it was new; the model may have changed, and then it fails again.
-        await self._inference.awake(new.spec.model, _authorization(http))
+        await self._inference.awake(new.spec.model, new.spec.version or None, _authorization(http))
         self._inference.find(new.spec.model, new.spec.version or None)
         job = await self._jobs.submitted(new)
         return await as_wanted(accepted(job, _base(http)), http, self._inference)
@@ -130,7 +130,7 @@ class _Calls:
 
     async def _let_in(self, http: HttpRequest) -> contextlib.AbstractContextManager[Endpoint]:
         headers = dict(http.scope["headers"])
-        await self._inference.awake(http.path_params["model"], headers.get(b"authorization"))
+        await awake(http, headers, self._inference)
         return let_in(http, headers, self._inference, as_job=True)
 
     def _enter(self, http: HttpRequest) -> str:

@@ -135,8 +135,10 @@ class _HealthServer(uvicorn.Server):
 class Web:
     """One web process with what it serves."""
 
-    def __init__(self, site: Served) -> None:
+    def __init__(self, site: Served, on_stop: Callable[[], object] = bool) -> None:
+        """on_stop: called when it is told to stop."""
         self._site = site
+        self._on_stop = on_stop
         self._settings = site.settings
         self._starting: asyncio.Future[None] | None = None
         self._server: Server | None = None
@@ -161,6 +163,7 @@ class Web:
     def _stop(self, number: signal.Signals) -> None:
         """From now on it is being stopped: loading is given up, serving drains."""
         self._stopping = True
+        self._on_stop()
         if self._server is not None:
             self._server.handle_exit(number, None)
         elif self._starting is not None:

@@ -18,11 +18,11 @@ from starlette.types import Message
 from forebay.api import openapi
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.general import parse_json
-from forebay.api.infer_routes import read_body
+from forebay.api.infer_routes import awake, read_body
 from forebay.api.inference import Inference
 from forebay.api.problems import Answer, problem_of
 from forebay.api.routing import PlainOperation, add, document
-from forebay.core.errors import AdmissionError, RequestError
+from forebay.core.errors import RequestError
 from forebay.models.signature import Signature
 
 PATHS = ("/predictions/{model}", "/predictions/{model}/{version}")
@@ -47,24 +47,30 @@ def add_torchserve(
         return document({"status": "Unhealthy"}, 500) if list(ready()) else document({"status": "Healthy"})
 
     async def predict(http: HttpRequest) -> Answer:
-        authorization = http.headers.get("authorization", "").encode("latin-1") or None
-        try:
-            # Its signature is needed to read the body.
-            await inference.awake(http.path_params["model"], authorization)
-            answer = await infer(as_inference(http, inference))
-        except AdmissionError as error:
-            answer = problem_of(error)
+        # Its signature is needed to read the body.
+        await awake(http, dict(http.scope["headers"]), inference)
+        answer = await infer(as_inference(http, inference))
         assert isinstance(answer, Answer)  # inference does not stream
         return prediction(answer)
 
     described: dict[int | str, Any] = {200: {"description": "Healthy."}, 500: {"description": "Not ready."}}
-    add(app, "/ping", ping, described, "Whether the server takes requests, as TorchServe says it", "torchserve")
+    summary = "Whether the server takes requests, as TorchServe says it"
+    add(app, "/ping", ping, described, summary, "torchserve", refuse=_refused)
     described = {200: {"description": "The row's outputs by name."}, **_errors()}
     summary = "Run the model on one row, as TorchServe takes it"
     for path, names in zip(PATHS, (("model",), ("model", "version")), strict=True):
         for method in ("POST", "PUT"):
             extra = openapi.operation(*names)
-            add(app, path, predict, described, summary, "torchserve", method=method, extra=extra)
+            add(app, path, predict, described, summary, "torchserve", method=method, extra=extra, refuse=_refused)
+
+
+def _refused(error: BaseException) -> Answer:
+    return prediction(problem_of(error))
+
+
+def is_torchserve(path: str) -> bool:
+    """Whether a path lies where errors have TorchServe's form."""
+    return path == "/ping" or path.startswith("/predictions/")
 
 
 def _errors() -> dict[int | str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from forebay.core.errors import ForebayError
+
 
 class Wakes(Protocol):
     """Models that are loaded when they are asked for."""
@@ -17,6 +19,11 @@ class Wakes(Protocol):
         """Whether a request would load this model."""
         ...
 
-    async def wake(self, model: str) -> None:
-        """Wait until it is loaded. Raises `AdmissionError` (model_not_ready)."""
+    def refusal(self, model: str) -> ForebayError:
+        """What is answered about one of them where nothing is loaded for that."""
+        ...
+
+    async def wake(self, model: str, version: str | None = None) -> None:
+        """Wait until it is loaded. Raises `AdmissionError` (model_not_ready), `RequestError` (model_not_found): without
+        a load where there is no such version."""
         ...

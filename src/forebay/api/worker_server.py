@@ -7,7 +7,7 @@ import contextlib
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from forebay.api.server import bind, health_server, on_signals
 from forebay.api.worker_site import WorkerSite
@@ -17,11 +17,15 @@ log = logging.getLogger("forebay.api")
 
 
 class WorkerProcess:
-    """One worker. `address`: host and port to tell health and metrics at; None: it does not listen."""
+    """One worker. `address`: host and port to tell health and metrics at; None: it does not listen. `on_stop`: called
+    when it is told to stop."""
 
-    def __init__(self, site: WorkerSite, address: tuple[str, int] | None = None) -> None:
+    def __init__(
+        self, site: WorkerSite, address: tuple[str, int] | None = None, on_stop: Callable[[], object] = bool
+    ) -> None:
         self._site = site
         self._address = address
+        self._on_stop = on_stop
         self._told = asyncio.Event()
 
     async def serve(self) -> None:
@@ -37,6 +41,7 @@ class WorkerProcess:
                     await self._site.close()
 
     def _stop(self, number: signal.Signals) -> None:
+        self._on_stop()
         self._told.set()
 
     async def _start(self) -> bool:

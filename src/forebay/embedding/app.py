@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fastapi import FastAPI
 from starlette.applications import Starlette
 
+from forebay.core.errors import SetupError
+from forebay.embedding.classes import in_instance
 from forebay.embedding.composition import ModelArgument, catalog_of, run, settings_of, site_of
 from forebay.embedding.engine import EmbeddedEngine
 from forebay.embedding.keywords import python_words
+from forebay.embedding.leaving import LastResort
 
 
 def create_app(
@@ -28,7 +31,12 @@ def create_app(
     Any ASGI server runs it, without the express lane; `host` and `port` are that server's matter. Mounted into another
     app it needs `lifespan_of`, since Starlette runs the lifespan of the outermost app only. The arguments are those of
     `serve`. Raises `SetupError`; so does the start of the lifespan, where a model does not load.
+
+    It may stand at the top of the file that its class is in: an instance that imports the file gets an empty app.
     """
+    if in_instance():
+        # No guard could stand there: the ASGI server must find the app in the file by its name.
+        return _app_of_an_instance()
     with python_words():
         site = site_of(settings_of(settings, model_settings, config, environ), catalog_of(models, name))
 
@@ -44,6 +52,33 @@ def create_app(
     app = site.app(lifespan)
     app.state.engine = EmbeddedEngine(site)
     return app
+
+
+def _app_of_an_instance() -> FastAPI:
+    """What the rest of a file may refer to, and nobody starts."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        _refuse()
+        yield
+
+    app = FastAPI(lifespan=lifespan)
+    app.state.engine = _EngineOfAnInstance()
+    return app
+
+
+class _EngineOfAnInstance:
+    """In the place of an `EmbeddedEngine`, which a file may take from its app at once and use later."""
+
+    def __getattr__(self, name: str) -> Any:
+        _refuse()
+
+
+def _refuse() -> NoReturn:
+    raise SetupError(
+        "this app is that of an instance, which has imported the file of its model; models are served by the process "
+        "that has started the instance"
+    )
 
 
 def lifespan_of(*apps: Starlette) -> Callable[[Any], AbstractAsyncContextManager[None]]:
@@ -75,5 +110,9 @@ def serve(
 
     Call it under `if __name__ == "__main__":` where the class is in the same file. Raises `SetupError`.
     """
-    with python_words():
-        run(settings_of(settings, model_settings, config, environ), catalog_of(models, name))
+    last_resort = LastResort()
+    try:
+        with python_words():
+            run(settings_of(settings, model_settings, config, environ), catalog_of(models, name), last_resort)
+    finally:
+        last_resort.cancel()  # what the script does now is its own affair

@@ -37,10 +37,15 @@ def model_of_class(model: type[Model], name: str | None = None) -> NamedModel:
     return NamedModel(source, lambda: source)
 
 
+def in_instance() -> bool:
+    """Whether this process is an instance, which imports the file of its model and whatever else stands in it."""
+    main = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return main is not None and main.name == _INSTANCE
+
+
 def check_not_in_instance() -> None:
     """Raises `SetupError` where an instance imports a script that serves: each would start instances of its own."""
-    main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if main is not None and main.name == _INSTANCE:
+    if in_instance():
         raise SetupError(
             "the file of this model starts a server when it is imported, and each instance imports it; put that under "
             'if __name__ == "__main__":'

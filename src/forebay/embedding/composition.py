@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -26,12 +26,15 @@ from forebay.core.settings_sources import LoadedSettings, load_settings
 from forebay.core.settings_values import unknown_key
 from forebay.embedding.classes import check_not_in_instance, model_of_class
 from forebay.embedding.keywords import DOTTED, keyword_of
+from forebay.embedding.leaving import CLOSE_S, LEFT_S, LastResort
 from forebay.models.base import Model
 from forebay.repository.catalog import Catalog, NamedModel
 from forebay.repository.plans import planner
 
 log = logging.getLogger("forebay")
 
+OnStop = Callable[[], object]
+"""Called once a server is told to stop."""
 ModelArgument = str | Path | type[Model] | NamedModel
 """A class, or what the command line takes: `model.onnx`, `file.py:Class`, a repository's folder."""
 
@@ -124,15 +127,17 @@ def webhook_secrets(loaded: LoadedSettings) -> WebhookSecrets:
     return WebhookSecrets.load(loaded.webhook_secret_lines, loaded.settings.jobs.webhook_secrets)
 
 
-def run(loaded: LoadedSettings, catalog: Catalog) -> None:
-    """Serve over HTTP until told to stop. Raises `SetupError` where the start fails."""
+def run(loaded: LoadedSettings, catalog: Catalog, last_resort: LastResort | None = None) -> None:
+    """Serve over HTTP until told to stop. Raises `SetupError` where the start fails.
+
+    Once it is told to stop the process has to end soon, unless the caller gives a `last_resort` and cancels it.
+    """
     from forebay.api.server import Web
     from forebay.telemetry.logs import start_logging
 
     start_logging(loaded.settings.log)
     site = site_of(loaded, catalog, listens=True)
-    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(Web(site).serve())
+    _until_stopped(lambda on_stop: Web(site, on_stop).serve(), loaded, last_resort)
 
 
 def run_web(loaded: LoadedSettings) -> None:
@@ -151,11 +156,10 @@ def run_web(loaded: LoadedSettings) -> None:
     gate = Gate(keys, Quota(server.requests_per_s, monotonic))
     secrets = webhook_secrets(loaded)
 
-    async def serve() -> None:
-        await Web(WebSite(server, gate, settings.jobs, settings.cache, store, secrets)).serve()
+    async def serve(on_stop: OnStop) -> None:
+        await Web(WebSite(server, gate, settings.jobs, settings.cache, store, secrets), on_stop).serve()
 
-    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve())
+    _until_stopped(serve, loaded)
 
 
 def run_worker(loaded: LoadedSettings, catalog: Catalog, *, listens: bool) -> None:
@@ -172,14 +176,32 @@ def run_worker(loaded: LoadedSettings, catalog: Catalog, *, listens: bool) -> No
         check_bind(settings.server.host, keys, settings.server.insecure_no_auth)
     start_logging(settings.log)
 
-    async def work() -> None:
+    async def work(on_stop: OnStop) -> None:
         address = (settings.server.host, settings.server.port) if listens else None
         await WorkerProcess(
-            WorkerSite(site_of(loaded, catalog, webhooks=False, seeks_near=False), store), address
+            WorkerSite(site_of(loaded, catalog, webhooks=False, seeks_near=False), store), address, on_stop
         ).serve()
 
-    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(work())
+    _until_stopped(work, loaded)
+
+
+def _until_stopped(
+    serve: Callable[[OnStop], Coroutine[Any, Any, None]], loaded: LoadedSettings, last_resort: LastResort | None = None
+) -> None:
+    """Run a server, which tells when it is told to stop: from then on no thread keeps the process from ending."""
+    last = last_resort or LastResort()
+    drain_s = loaded.settings.server.drain_timeout_s
+
+    async def closed() -> None:
+        await serve(lambda: last.within(drain_s + CLOSE_S))
+        last.within(LEFT_S)
+
+    try:
+        with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(closed())
+    except BaseException:
+        last.exit_code = 1
+        raise
 
 
 def store_of(jobs: JobSettings, command: str) -> str:

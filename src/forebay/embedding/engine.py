@@ -62,7 +62,7 @@ class EmbeddedEngine:
         inference = self._site.inference
         name = self._only() if model is None else model
         if inference.on_demand is not None and inference.on_demand.covers(name):
-            await inference.on_demand.wake(name)
+            await inference.on_demand.wake(name, version)
         endpoint = inference.find(name, version)
         inference.admit(endpoint)
         engine = endpoint.engine

@@ -81,7 +81,8 @@ class ModelFolder:
         return msgspec.structs.replace(opened, version=str(version), settings_file=str(self.path / SETTINGS_FILE))
 
     def files(self, version: int) -> list[Path]:
-        """What a version is made of: every file of its folder, and the model's `model.toml`. Hidden ones are not."""
+        """What a version is made of: every file of its folder, and the model's `model.toml`. Hidden ones are not, nor
+        what is no regular file: a pipe that nobody writes to would hold whoever opens it."""
         folder = self.versions.get(version)
         own = sorted(_walk(folder)) if folder is not None else []
         return [self.path / SETTINGS_FILE, *own]
@@ -171,6 +172,8 @@ def read_model(path: Path) -> ModelFolder:
 
 def _read_settings(file: Path) -> tuple[VersionPolicy, str]:
     """The two keys of `model.toml` that are the repository's own; the settings are read when the model is loaded."""
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise SetupError(f"{file}: is no regular file")  # to read a pipe could take for ever
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
@@ -224,7 +227,8 @@ def _models_among(files: Sequence[Path], name: str) -> tuple[list[ModelSource], 
 def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] not in "._")
-        yield from (Path(parent, name) for name in files if name[0] != ".")
+        paths = (Path(parent, name) for name in files if name[0] != ".")
+        yield from (path for path in paths if path.is_file())
 
 
 def stamp_of(files: Iterable[Path]) -> Stamp:
@@ -243,6 +247,8 @@ def digest_of_files(files: Iterable[Path]) -> str:
     """SHA-256 over names and contents, as hex; a file that is not there counts as none. Reads every byte."""
     digest = hashlib.sha256()
     for file in sorted(files):
+        if not file.is_file():
+            continue
         try:
             with file.open("rb") as opened:
                 digest.update(

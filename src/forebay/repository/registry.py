@@ -62,7 +62,7 @@ class Registry:
         self._operations: set[asyncio.Task[None]] = set()
         self._endings: dict[asyncio.Task[None], Engine] = {}
         self._asked: dict[str, Asked] = {}
-        self.on_demand = OnDemand(self.load)
+        self.on_demand = OnDemand(self.load, self._chosen)
         self._memory: MemoryLimit | None = None
         if memory_limit_bytes is not None:
             self._memory = MemoryLimit(
@@ -166,6 +166,8 @@ class Registry:
             wanted = sorted(policy.choose(offer.versions), reverse=True)
             errors = [error for version in wanted if (error := await self._bring_up(offer, version, asked))]
             if errors:
+                if any(held.engine for held in self._models[name].values()):
+                    self.on_demand.forget(name)  # another version serves, and must not wait for this one
                 raise errors[0]
             for version, held in self._models[name].items():
                 if version not in wanted:
@@ -190,10 +192,19 @@ class Registry:
         if ending:
             await asyncio.wait(ending)
 
+    async def _chosen(self, name: str, asked: Asked) -> list[str]:
+        """The versions that a load would bring up; none where nothing of it can be served."""
+        offer = await self._find(name)
+        return [] if offer.problem else [str(one) for one in (asked.policy or offer.policy).choose(offer.versions)]
+
     async def _find(self, name: str) -> Offer:
         offer = await asyncio.to_thread(self._catalog.find, name)
         if offer is None:
-            raise RequestError(f"there is no model {name!r} to load", code="model_not_found")
+            gone = f"there is no model {name!r} to load"
+            for held in self._models.get(name, {}).values():
+                if held.engine is not None:
+                    held.reason = gone
+            raise RequestError(gone, code="model_not_found")
         self._see(offer)
         return offer
 

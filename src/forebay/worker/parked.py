@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
-from forebay.core.errors import AdmissionError, DependencyError
+from forebay.core.errors import DependencyError, ForebayError
 from forebay.jobs.store import JobQueue
 from forebay.telemetry.logs import fields
 
@@ -29,7 +29,7 @@ class ParkedModels:
         *,
         look_s: float = LOOK_S,
     ) -> None:
-        """`parked`: names of the models that could be loaded again. `wake`: load one; raises `AdmissionError` where
+        """`parked`: names of the models that could be loaded again. `wake`: load one; raises `ForebayError` where
         that is not possible now."""
         self._queue = queue
         self._parked = parked
@@ -54,5 +54,5 @@ class ParkedModels:
             if (await self._queue.depth(model)).waiting:
                 try:
                     await self._wake(model)
-                except AdmissionError as error:  # there is no room now, or the load takes long and goes on
+                except ForebayError as error:  # no room now, a load that takes long and goes on, or one that has failed
                     log.debug("jobs wait: %s", error.message, extra=fields(model=model, code=error.code))

@@ -14,7 +14,7 @@ import pytest
 from forebay.api.app import create_app
 from forebay.api.auth import Keys, key_line
 from forebay.api.inference import Inference
-from forebay.core.errors import AdmissionError
+from forebay.core.errors import AdmissionError, ForebayError, RequestError
 from forebay.core.tensors import Array
 
 SECRET = "fb_" + "s" * 43
@@ -109,6 +109,53 @@ async def test_errors_in_torchserves_form(
     assert answer.status_code == status
     document = json.loads(answer.text)
     assert (document["code"], document["type"], document.keys()) == (status, kind, {"code", "type", "message"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", "/predictions/mlp", 405, "MethodNotAllowedException"),
+        ("DELETE", "/predictions/mlp/1", 405, "MethodNotAllowedException"),
+        ("POST", "/ping", 405, "MethodNotAllowedException"),
+        ("POST", "/predictions/mlp/1/more", 404, "ModelNotFoundException"),
+    ],
+)
+async def test_what_leads_nowhere_is_told_in_torchserves_form(
+    client: httpx.AsyncClient, make_inference: MakeInference, method: str, path: str, status: int, kind: str
+) -> None:
+    answer = await client.request(method, path)
+    assert answer.status_code == status
+    assert (answer.json()["code"], answer.json()["type"], len(answer.json())) == (status, kind, 3)
+    assert ("allow" in answer.headers) == (status == 405)
+    async with client_of(make_inference()) as http:
+        assert (await http.request(method, path)).json()["code"] == "not_found", "it is off"
+
+
+async def test_a_failure_of_our_own_is_told_in_torchserves_form(make_inference: MakeInference) -> None:
+    inference = make_inference(torchserve_api=True)
+    inference.on_demand = Gone()
+    async with client_of(inference) as http:
+        answer = await http.post("/predictions/gone", json=[1])
+        assert (answer.status_code, answer.json()["type"]) == (404, "ModelNotFoundException")
+        answer = await http.post("/predictions/defect", json=[1])
+        assert (answer.status_code, answer.json()["type"]) == (500, "InternalServerException")
+        assert "a secret" not in answer.text
+
+
+class Gone:
+    """Models whose load fails."""
+
+    def names(self) -> list[str]:
+        return ["gone", "defect"]
+
+    def covers(self, model: str) -> bool:
+        return model in self.names()
+
+    def refusal(self, model: str) -> ForebayError:
+        return RequestError("there is no such model", code="model_not_found")
+
+    async def wake(self, model: str, version: str | None = None) -> None:
+        raise self.refusal(model) if model == "gone" else ValueError("a secret")
 
 
 async def test_forms_are_refused_by_name(client: httpx.AsyncClient) -> None:

@@ -170,6 +170,21 @@ def test_a_stamp_changes_with_anything_that_could_change_an_answer(tmp_path: Pat
     assert not changed()
 
 
+def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
+    """A pipe that nobody writes to would hold whoever opens it for ever, a device would never end."""
+    model = write(tmp_path / "m/1/model.onnx")
+    folder = read_model(tmp_path / "m")
+    stamp, digest = folder.stamp(), digest_of_files(folder.files(1))
+    os.mkfifo(tmp_path / "m/1/pipe")
+    (tmp_path / "m/1/zero").symlink_to("/dev/zero")
+    (tmp_path / "m/1/gone").symlink_to("nowhere")
+    assert folder.files(1) == [tmp_path / "m/model.toml", model]
+    assert (folder.stamp(), digest_of_files(folder.files(1))) == (stamp, digest)
+    os.mkfifo(tmp_path / "m/model.toml")
+    assert digest_of_files(folder.files(1)) == digest
+    assert "model.toml: is no regular file" in read_model(tmp_path / "m").problem
+
+
 def test_a_digest_is_of_names_and_contents(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", "one"), write(tmp_path / "b", "two")
     digest = digest_of_files([a, b])

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from tests.unit.engine.started import eventually
 
-from forebay.core.errors import AdmissionError, DependencyError
+from forebay.core.errors import AdmissionError, DependencyError, RequestError
 from forebay.jobs.ids import JobIds
 from forebay.jobs.memory import MemoryJobs
 from forebay.jobs.record import JobSpec
@@ -16,11 +16,12 @@ from forebay.worker.parked import ParkedModels
 
 
 class House:
-    """Two models without memory, and jobs; `room`: whether a model can be loaded now."""
+    """Two models without memory, and jobs; `room`: whether a model can be loaded now. `gone`: those without files."""
 
     def __init__(self, jobs: MemoryJobs) -> None:
         self.jobs = jobs
         self.room = True
+        self.gone: list[str] = []
         self.parked = ["a", "b"]
         self.asked: list[str] = []
         self.models = ParkedModels(jobs, lambda: self.parked, self.wake, look_s=0.01)
@@ -29,6 +30,8 @@ class House:
         self.asked.append(model)
         if not self.room:
             raise AdmissionError("there is no room", code="model_not_ready")
+        if model in self.gone:
+            raise RequestError("there is no such model", code="model_not_found")
         self.parked.remove(model)
 
     async def submit(self, model: str) -> None:
@@ -57,6 +60,16 @@ async def test_without_room_it_is_tried_again_and_others_are_not_held_up() -> No
     house.room = True
     await house.models.once()
     assert house.parked == []
+
+
+async def test_a_model_that_is_gone_does_not_hold_up_others(caplog: pytest.LogCaptureFixture) -> None:
+    house = House(MemoryJobs())
+    house.gone = ["a"]
+    await house.submit("a")
+    await house.submit("b")
+    await house.models.once()
+    assert (house.asked, house.parked) == (["a", "b"], ["a"])
+    assert caplog.records == []
 
 
 class Shaky(MemoryJobs):
