@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -45,6 +46,10 @@ async def together(answers: Answers, gate: Gate, *values: float) -> tuple[Reques
 
 def codes(items: list[Request]) -> list[str]:
     return [item.error.code if item.error else "ok" for item in items]
+
+
+def another_serves(engine: Engine, pid: int) -> bool:
+    return engine.supervisor.ready == 1 and instance_pid(engine) != pid
 
 
 def instance_pid(engine: Engine) -> int:
@@ -116,7 +121,7 @@ async def test_what_is_replaced_by_an_instance_of_other_files_is_not_cached_any_
             weights.write_text(content)
             before = instance_pid(engine)
             os.kill(before, signal.SIGKILL)
-            await eventually(lambda before=before: engine.supervisor.ready == 1 and instance_pid(engine) != before)
+            await eventually(functools.partial(another_serves, engine, before))
             assert (engine.digest != "", engine.caching is not None) == (caches, caches)
             await answers.all(item := answers.submit(1.0))
             assert codes([item]) == ["ok"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_where_the_repository_lies_does_not_matter(version: Path, tmp_path: Path
 def test_what_was_known_of_a_version_holds_until_its_weights_change(
     version: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_files.time, "time_ns", lambda: 1 << 62)  # what was just written counts as settled
+    monkeypatch.setattr(time, "time_ns", lambda: 1 << 62)  # what was just written counts as settled
     known = inspect(source_of(version), LoadOptions())
     assert known.holds()
     (version / "log.txt").write_text("written while it was loaded")
@@ -96,13 +97,18 @@ def test_what_was_known_of_a_version_holds_until_its_weights_change(
 def test_a_file_is_read_once_as_long_as_nobody_writes_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     plain = source_files.file_digest
-    monkeypatch.setattr(source_files, "file_digest", lambda file: (read.append(file), plain(file))[1])
+
+    def counted(file: Path) -> str:
+        read.append(file)
+        return plain(file)
+
+    monkeypatch.setattr(source_files, "file_digest", counted)
     file = tmp_path / "weights.bin"
     file.write_bytes(b"one")
     digest_once(file)
     first = digest_once(file)  # so soon after it was written it may be written again within one tick of the clock
     assert len(read) == 2
-    monkeypatch.setattr(source_files.time, "time_ns", lambda: 1 << 62)
+    monkeypatch.setattr(time, "time_ns", lambda: 1 << 62)
     assert digest_once(file) == digest_once(file) == first
     assert len(read) == 3
     before = file.stat()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,7 @@ def test_what_was_read_just_after_it_was_written_is_not_known_by_its_stamp(
     file.write_bytes(b"one")
     written_ns = file.stat().st_ctime_ns
     for passed_ns, known in ((1_000_000, False), (1_000_000_000, True)):
-        monkeypatch.setattr(read_files.time, "time_ns", lambda passed_ns=passed_ns: written_ns + passed_ns)
+        monkeypatch.setattr(time, "time_ns", lambda passed_ns=passed_ns: written_ns + passed_ns)
         read = read_by(source_in(tmp_path, "files = ['w.bin']"))
         assert bool(read.stamp) is known
         assert read.holds()
