@@ -35,10 +35,12 @@ class FileType(forebay.Model):
         found = sorted(package.glob("models/*/model.onnx"))
         if not found:
             raise FileNotFoundError(f"no model.onnx under {package / 'models'}; install magika 0.6.2 or later")
-        self.config = json.loads(found[-1].with_name("config.min.json").read_text())
+        rules, knowledge = found[-1].with_name("config.min.json"), package / "config" / "content_types_kb.min.json"
+        self.files = [found[-1], rules, knowledge]
+        self.config = json.loads(rules.read_text())
         if self.config["mid_size"] or self.config["use_inputs_at_offsets"]:
             raise ValueError(f"{found[-1].parent} reads more of a file than its two ends, which this example cannot")
-        kinds = json.loads((package / "config" / "content_types_kb.min.json").read_text())
+        kinds = json.loads(knowledge.read_text())
         self.text_labels = {label for label, kind in kinds.items() if kind["is_text"]}
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads

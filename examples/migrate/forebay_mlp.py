@@ -12,6 +12,7 @@ class Mlp(forebay.Model):
     outputs = {"y": ("FP32", [3])}
 
     def load(self, device):
+        self.files = [os.path.abspath(os.environ["MODEL"])]  # with other weights the cache begins anew
         self.session = onnxruntime.InferenceSession(os.environ["MODEL"])
 
     def predict(self, x):

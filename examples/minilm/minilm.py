@@ -44,6 +44,7 @@ class MiniLM(forebay.Model):
     def load(self, device: str) -> None:
         """Open the graph and the tokenizer. Raises `FileNotFoundError` that tells how to build them."""
         model, vocabulary = self.folder / "minilm.onnx", self.folder / "tokenizer.json"
+        self.files = [model, vocabulary]
         if not model.is_file() or not vocabulary.is_file():
             raise FileNotFoundError(f"{model} is not there; build it with: python examples/minilm/build.py")
         # Tokenising is a small part of the work, and the instance owns `threads` threads, not all cores.

@@ -28,6 +28,7 @@ class Mlp(forebay.Model):
     def load(self, device: str) -> None:
         """Read the weights. Raises `FileNotFoundError` that tells how to make them."""
         file = self.folder / "mlp.npz"
+        self.files = [file]
         if not file.is_file():
             raise FileNotFoundError(f"{file} is not there; build it with: python examples/mlp/build.py")
         with np.load(file) as weights:

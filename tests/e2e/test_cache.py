@@ -343,3 +343,48 @@ def jobs_heed_cache_control(served: Served) -> None:
     assert served.http.delete("/v1/cache", params={"tag": "mine"}).json()["memory"] == 1
     refused = served.http.post(jobs, json=row(unknown), headers={"cache-tag": "x" * 200})
     assert (refused.status_code, refused.headers["content-type"]) == (400, "application/problem+json")
+
+
+WEIGHED = """
+from pathlib import Path
+
+import forebay
+
+
+class {name}(forebay.Model):
+    inputs = {{"x": ("FP32", [1])}}
+    outputs = {{"y": ("FP32", [1])}}
+    files = {files}
+
+    def load(self, device):
+        self.weight = float(Path(__file__).with_name("weights.txt").read_text())
+
+    def predict(self, x):
+        return x * self.weight
+"""
+
+
+def test_answers_of_other_weights_are_not_served(tmp_path: Path) -> None:
+    """In a repository whatever lies in the version's folder; beside a lone file what its class declares."""
+    folders = {"kept": tmp_path / "models" / "kept" / "1", "lone": tmp_path / "lone"}
+    for name, folder in folders.items():
+        folder.mkdir(parents=True)
+        (folder / "weights.txt").write_text("2")
+        text = WEIGHED.format(name=name.capitalize(), files='["weights.txt"]' if name == "lone" else "()")
+        (folder / "model.py").write_text(text)
+    arguments = [str(tmp_path / "models"), f"{folders['lone'] / 'model.py'}:Lone"]
+    with serving(tmp_path, *quick(*arguments), "--set", "*.cache=exact") as served:
+
+        def answer(name: str) -> tuple[str, float]:
+            found = served.http.post(f"/v2/models/{name}/infer", json=row(3.0))
+            return found.headers["x-cache"], found.json()["outputs"][0]["data"][0]
+
+        for name, folder in folders.items():
+            assert [answer(name) for _ in range(2)] == [("miss", 6.0), ("exact", 6.0)]
+            (folder / "weights.txt").write_text("10")
+            assert served.http.post(f"/v2/repository/models/{name}/load").status_code == 200
+            assert [answer(name) for _ in range(2)] == [("miss", 30.0), ("exact", 30.0)], name
+        (folders["lone"] / "weights.txt").unlink()
+        refused = served.http.post("/v2/repository/models/lone/load")
+        assert (refused.status_code, refused.json().get("code")) == (500, "model_load_error"), refused.text
+        assert answer("lone") == ("exact", 30.0)  # what was loaded goes on

@@ -48,7 +48,12 @@ class TextPair(NamedTuple):
 def calibrate(
     pairs: Annotated[Path, typer.Option(help="CSV with the columns a, b and same (yes or no).")],
     budget: Annotated[str, typer.Option(help="Largest share of different-answer pairs served wrongly, such as 1%.")],
-    embedder: Annotated[str, typer.Option(help="The model that makes the vectors: FILE.py:CLASS, or a model file.")],
+    embedder: Annotated[
+        str,
+        typer.Option(
+            help="The model that makes the vectors, as served: FILE.py:CLASS, a model file, or its repository."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="Write the calibration here, for semantic_calibration.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write hits and false hits by threshold as a picture.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the calibration as JSON.")] = False,

@@ -28,6 +28,7 @@ from forebay.engine.stream_run import StreamRun
 from forebay.models.signature import Signature, TensorSpec
 from forebay.models.source import digest_of
 from forebay.runtimes.port import Runtime, load_runtime
+from forebay.runtimes.python import PythonRuntime
 from forebay.runtimes.stream import StreamingRuntime
 
 _RECEIVE_BYTES = 1 << 20
@@ -117,6 +118,9 @@ class InstanceProcess:
             known = None
         runtime = load_runtime(source, header.device, header.threads, header.options, known)
         digest = digest_of(source, header.options) if known is None else known.digest
+        read = runtime.read if isinstance(runtime, PythonRuntime) else None
+        if read is not None:
+            digest = read.added_to(digest)
         samples = measure.Samples(runtime)
         batchable, reason = measure.check_batchable(runtime, samples)
         signature = runtime.signature
@@ -140,7 +144,7 @@ class InstanceProcess:
         self._padding = Padding(signature, multiple)
         told = (runtime.platform, signature, dict(runtime.settings), digest, batchable, reason, costs)
         streams = self._streaming is not None
-        return frames.ReadyHeader(*told, streams=streams, note=runtime.note, pad_multiple=multiple)
+        return frames.ReadyHeader(*told, streams=streams, note=runtime.note, pad_multiple=multiple, read=read)
 
     def _show(self, header: frames.ShowHeader) -> None:
         """Inputs like those that the model was measured with at load."""

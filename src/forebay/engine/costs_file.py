@@ -3,7 +3,10 @@ by the model.
 
 A key inside is (runtime, CPU, threads) for costs, and (runtime, CPU, cores, what is fixed) for how many instances and
 threads were chosen, so that one file beside a model may serve several kinds of machine. The class of a Python model
-goes with its runtime: several may stand in one file, whose digest they share.
+goes with its runtime: one file beside it may hold several.
+
+The digest is that of `digest_of`, which is known before a model is loaded. Files that a Python model declares are not
+in it: with other weights it takes about as long, and live costs are learned all the time.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import msgspec
 from forebay.batching import LatencyModel
 from forebay.core.settings import ModelSettings
 from forebay.engine.sizing import Finding, Size
-from forebay.models.source import ModelSource
+from forebay.models.source import MEASURED_FILE, ModelSource
 from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.engine")
@@ -41,7 +44,7 @@ class _MeasuredFile:
 
     def __init__(self, data_dir: Path, source: ModelSource, digest: str, key: str) -> None:
         self.path = data_dir / "latency" / f"{digest}.json"
-        self._shipped = Path(source.path).with_name("latency.json")
+        self._shipped = Path(source.path).with_name(MEASURED_FILE)
         runtime = f"{source.runtime} {source.class_name}" if source.class_name else source.runtime
         self._key = f"{runtime} / {cpu_name()} / {key}"
         self._digest = digest

@@ -23,7 +23,7 @@ from forebay.engine.flight import Flight, begin
 from forebay.engine.instance import Instance
 from forebay.engine.isolate import Group
 from forebay.engine.kept_inputs import KeptInputs
-from forebay.engine.setup import Plan
+from forebay.engine.setup import Plan, compare_files
 from forebay.engine.split import is_fixed
 from forebay.engine.supervisor import Supervisor
 from forebay.engine.suspects import Suspects
@@ -177,6 +177,7 @@ class Engine(Door):
     def _instance_up(self, instance: Instance, header: frames.ReadyHeader) -> None:
         if self.state == "starting":
             return  # setup adds them once the first has told what the model is
+        compare_files(self, header)
         self.add_instance(instance.number)
 
     def instances_at_work(self) -> list[Instance]:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from forebay.models.artefact import Known
+from forebay.models.read_files import ReadFiles
 from forebay.models.signature import Signature
 from forebay.models.source import LoadOptions, ModelSource
 
@@ -138,6 +139,8 @@ class ReadyHeader(msgspec.Struct, array_like=True):
     """What else the log should say of the model."""
     pad_multiple: int = 1
     """To what the rows of a padded batch are filled up."""
+    read: ReadFiles | None = None
+    """What it reads besides its own files, where only the instance knows that. It is part of the digest."""
 
 
 class ShowHeader(msgspec.Struct, array_like=True):

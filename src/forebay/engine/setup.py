@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from forebay.batching import Batcher, LatencyModel, Policy
 from forebay.cache.semantic.policy import rules_for
 from forebay.core.errors import SetupError
@@ -86,6 +88,10 @@ class Plan:
             return self.settings.threads
         return self.found.chosen.threads if self.found is not None else 1
 
+    def reads_the_same(self) -> bool:
+        """Whether what the model has read besides its own files is still what it was. Reads files."""
+        return self.known is None or self.known.read is None or self.known.read.holds()
+
 
 async def start_engine(engine: Engine) -> None:
     """Bring an engine up. Raises `SetupError` (`model_load_error`, `config_error`)."""
@@ -95,7 +101,7 @@ async def start_engine(engine: Engine) -> None:
     settings = plan.settings
     plan.pads = bool(settings.pad) and header.batchable
     plan.pad_multiple = header.pad_multiple
-    engine.digest = _told_digest(header.digest, plan.pads, plan.pad_multiple)
+    engine.digest = _told_digest(header, plan)
     engine.labels = await asyncio.to_thread(read_labels, settings.labels, plan.source)
     engine.label_file = settings.labels.name if settings.labels is not None else ""
     engine.signature, engine.platform = header.signature, header.platform
@@ -111,7 +117,8 @@ async def start_engine(engine: Engine) -> None:
     engine.costs = costs
     wanted = await _wanted_instances(engine, plan)
     others = [engine.supervisor.start(number, _load_plan(plan, number, 0.0)) for number in range(1, wanted)]
-    await asyncio.gather(*others)
+    for other in await asyncio.gather(*others):
+        compare_files(engine, other)
     policy = _policy(settings, engine.batchable, plan.pads, streams=header.streams)
     engine.open(Batcher(policy, latency, TIMER_S))
     if plan.is_auto:
@@ -119,16 +126,31 @@ async def start_engine(engine: Engine) -> None:
     _tell(engine, header, wanted, time.monotonic() - began)
 
 
-def _told_digest(digest: str, pads: bool, multiple: int) -> str:
+def _told_digest(header: frames.ReadyHeader, plan: Plan) -> str:
     """Of the files, and of what answers depend on beside them: a row that is padded may get another one."""
-    how = f"padded to {multiple}" if multiple > 1 else "padded"
-    return hashlib.sha256(f"{how} {digest}".encode()).hexdigest() if pads else digest
+    how = f"padded to {plan.pad_multiple}" if plan.pad_multiple > 1 else "padded"
+    return hashlib.sha256(f"{how} {header.digest}".encode()).hexdigest() if plan.pads else header.digest
+
+
+def compare_files(engine: Engine, header: frames.ReadyHeader) -> None:
+    """One instance beside others. Where it was loaded from other files, as after a death once they had been replaced,
+    an answer depends on who gives it, and the engine has no digest any more: nothing is kept or found under one."""
+    if engine.digest and _told_digest(header, engine.plan) != engine.digest:
+        engine.digest = ""
+        log.warning(
+            "an instance of %s was loaded from other files than those before it; until the model is loaded again, "
+            "nothing of it is cached",
+            engine.name,
+            extra=fields(model=engine.name, digest=header.digest),
+        )
 
 
 async def _load_first(engine: Engine) -> tuple[frames.ReadyHeader, costs_file.CostsFile, LatencyModel | None]:
     """Load instance 0. A class that asks for other threads or devices than it was loaded with is loaded once more."""
     plan = engine.plan
-    plan.known = await asyncio.to_thread(inspect, plan.source, _load_options(plan.settings))
+    # A second engine of the same files: what the model has written beside them since is no part of it.
+    if plan.known is None or not await asyncio.to_thread(plan.known.holds):
+        plan.known = await asyncio.to_thread(inspect, plan.source, _load_options(plan.settings))
     digest, given = plan.known.digest, plan.found
     await _recall(engine, digest, given)
     while True:
@@ -137,6 +159,7 @@ async def _load_first(engine: Engine) -> tuple[frames.ReadyHeader, costs_file.Co
         latency = await asyncio.to_thread(costs.load, used.max_batch_rows)
         measure_s = 0.0 if latency is not None else used.warm_up_s
         header = await engine.supervisor.start(0, _load_plan(plan, 0, measure_s))
+        plan.known = msgspec.structs.replace(plan.known, read=header.read)
         plan.settings = plan.resolve(dict(header.settings))
         await _recall(engine, digest, given)
         if (plan.threads, plan.settings.devices[0]) == (threads, used.devices[0]):

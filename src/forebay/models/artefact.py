@@ -17,7 +17,8 @@ from typing import Literal
 import msgspec
 
 from forebay.core.errors import SetupError
-from forebay.models.repository import Stamp, stamp_of
+from forebay.models.read_files import ReadFiles
+from forebay.models.repository import Stamp, is_settled, stamp_of
 from forebay.models.source import LoadOptions, ModelSource, digest_of, model_files, open_source
 from forebay.models.source_files import SourceFile, file_digest
 
@@ -41,11 +42,6 @@ class ServedWith(msgspec.Struct, frozen=True, kw_only=True):
     def options(self) -> LoadOptions:
         """What they say about loading it."""
         return LoadOptions(inference_precision=self.inference_precision)
-
-
-_SETTLED_NS = 100_000_000
-"""Two writes within the tick of a file system's clock leave one time behind: what was written so lately may be written
-again unseen."""
 
 
 class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +78,8 @@ class Known(msgspec.Struct, frozen=True):
     """The source, where that is a folder; else empty."""
     stamp: Stamp
     """Empty: they had been written to just before, and may be again within one tick of the file system's clock."""
+    read: ReadFiles | None = None
+    """What the first instance has read besides them; None: none was loaded yet."""
 
     def holds(self) -> bool:
         """Whether nothing was written to since."""
@@ -94,8 +92,7 @@ def inspect(source: ModelSource, options: LoadOptions) -> Known:
     stamp, now_ns = _stamp(files, folder), time.time_ns()
     plain = _check_files(source)
     digest = plain if options.inference_precision == "fp32" else digest_of(source, options)
-    latest_ns = max((max(content_ns, entry_ns) for _, _, content_ns, entry_ns, _ in stamp), default=0)
-    settled = latest_ns < now_ns - _SETTLED_NS and stamp == _stamp(files, folder)
+    settled = is_settled(stamp, now_ns) and stamp == _stamp(files, folder)
     return Known(digest, files, folder, stamp if settled else ())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,9 +15,10 @@ class Model:
         class Mlp(forebay.Model):
             inputs = {"x": ("FP32", [16])}
             outputs = {"y": ("FP32", [3])}
+            files = ["w.npy"]                  # beside this file
 
             def load(self, device):
-                self.w = np.load("w.npy")
+                self.w = np.load(Path(__file__).with_name("w.npy"))
 
             def predict(self, x):          # x: float32 [rows, 16]
                 return x @ self.w          # float32 [rows, 3]
@@ -31,6 +33,12 @@ class Model:
     joins: ClassVar[Mapping[str, str]] = {}
     """Of a model that streams: how the pieces of an output become its whole, `"join"` or `"last"`. By default BYTES and
     outputs with a variable axis are joined, and of others the last piece counts."""
+
+    files: Sequence[str | os.PathLike[str]] = ()
+    """Files and folders that `load` reads, such as `["weights.npz"]`: relative to the folder of the model's file, in a
+    repository to that of the version. They are part of the model's digest, so that nothing is answered from what was
+    computed with other weights. `load` may set it where only then it is known. In a repository every file in the
+    version's folder counts, declared or not."""
 
     threads: int = 1
     """Threads that this instance may use (set before `load`)."""

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,12 +20,12 @@ from forebay.core.errors import SetupError
 from forebay.core.settings_values import shown
 from forebay.models.kinds import runtime_of
 from forebay.models.source import ModelSource, open_source
+from forebay.models.source_files import SETTLED_NS, digest_once, walk
 
 SETTINGS_FILE = "model.toml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _POLICIES = '{ latest = 1 }, "all", or a list of versions such as [1, 3]'
-_CHUNK_BYTES = 1 << 20
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 """Of each file: name, size, times of change of content and entry (ns), inode. Equal stamps: nothing was written."""
@@ -84,14 +84,14 @@ class ModelFolder:
         """What a version is made of: every file of its folder, and the model's `model.toml`. Hidden ones are not, nor
         what is no regular file: a pipe that nobody writes to would hold whoever opens it."""
         folder = self.versions.get(version)
-        own = sorted(_walk(folder)) if folder is not None else []
+        own = sorted(walk(folder)) if folder is not None else []
         return [self.path / SETTINGS_FILE, *own]
 
     def stamp(self) -> Stamp:
         """What tells whether any version, or the settings, may have changed."""
         files = [self.path / SETTINGS_FILE]
         for folder in self.versions.values():
-            files += _walk(folder)
+            files += walk(folder)
         # A folder's own times change when Python keeps a compiled file in it, so only its presence counts.
         return (*((str(folder), 0, 0, 0, 0) for folder in self.versions.values()), *stamp_of(files))
 
@@ -224,13 +224,6 @@ def _models_among(files: Sequence[Path], name: str) -> tuple[list[ModelSource], 
     return found, reason
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] not in "._")
-        paths = (Path(parent, name) for name in files if name[0] != ".")
-        yield from (path for path in paths if path.is_file())
-
-
 def stamp_of(files: Iterable[Path]) -> Stamp:
     """The stamp of some files; one that is not there has none."""
     found = []
@@ -243,19 +236,22 @@ def stamp_of(files: Iterable[Path]) -> Stamp:
     return tuple(sorted(found))
 
 
+def is_settled(stamp: Stamp, now_ns: int) -> bool:
+    """Whether no file was written to so shortly before now that it may be written again, unseen, within one tick."""
+    latest_ns = max((max(content_ns, entry_ns) for _, _, content_ns, entry_ns, _ in stamp), default=0)
+    return latest_ns < now_ns - SETTLED_NS
+
+
 def digest_of_files(files: Iterable[Path]) -> str:
-    """SHA-256 over names and contents, as hex; a file that is not there counts as none. Reads every byte."""
+    """SHA-256 over names and contents, as hex; a file that is not there counts as none. Each is read once, as long as
+    nobody writes to it."""
     digest = hashlib.sha256()
     for file in sorted(files):
         if not file.is_file():
             continue
         try:
-            with file.open("rb") as opened:
-                digest.update(
-                    str(file).encode(errors="surrogateescape") + b"\0%d\0" % os.fstat(opened.fileno()).st_size
-                )
-                while chunk := opened.read(_CHUNK_BYTES):
-                    digest.update(chunk)
+            content = digest_once(file)
         except OSError:
             continue
+        digest.update(str(file).encode(errors="surrogateescape") + f"\0{content}\n".encode())
     return digest.hexdigest()

@@ -19,11 +19,15 @@ import msgspec
 from forebay.core.errors import SetupError
 from forebay.models.base import Model
 from forebay.models.kinds import KNOWN, check_content, mend_for, runtime_of, weights_of
+from forebay.models.source_files import digest_once, walk
 
 _LOCATION = re.compile(rb"\x0a\x08location\x12(?:([\x01-\x7f])|([\x80-\xff])([\x01-\x1f]))", re.DOTALL)
 """The `location` entry of a tensor kept outside its ONNX file, up to the varint length of the file name that follows.
 Source: StringStringEntryProto and TensorProto.external_data in https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
+
+MEASURED_FILE = "latency.json"
+"""Beside a model: what was measured of it elsewhere (`engine.costs_file`)."""
 
 
 class ModelSource(msgspec.Struct, frozen=True):
@@ -42,6 +46,11 @@ class ModelSource(msgspec.Struct, frozen=True):
     """In a repository: where the model's `model.toml` is, or would be; nothing beside the file is read then."""
     module: str = ""
     """Of a class in a package: the name by which it is imported, so that its relative imports work."""
+
+    @property
+    def version_folder(self) -> Path | None:
+        """In a repository: the folder of the version."""
+        return Path(self.settings_file).parent / self.version if self.settings_file else None
 
     @property
     def sidecar(self) -> Path | None:
@@ -204,10 +213,18 @@ def _is_plain(value: Any) -> bool:
 
 def digest_of(source: ModelSource, options: LoadOptions = LoadOptions()) -> str:  # noqa: B008 - it is frozen
     """SHA-256 of the artefact, as hex: the model file, the files beside it that hold its weights, and what in `options`
-    changes its answers."""
+    changes its answers.
+
+    Of a Python model: its file, its class, and in a repository every file of the version's folder. What else it reads
+    only its process knows, once it is loaded: `read_files.ReadFiles`.
+    """
     digest = hashlib.sha256()
     path = Path(source.path)
     _update(digest, path)
+    if source.runtime == "python":
+        digest.update(f"\0{source.class_name}\0".encode())
+        for name, file in _version_files(source):
+            digest.update(name.encode(errors="surrogateescape") + f"\0{digest_once(file)}\n".encode())
     for name in _weight_files(source):
         beside = path.parent / name
         if beside.is_file():
@@ -216,6 +233,18 @@ def digest_of(source: ModelSource, options: LoadOptions = LoadOptions()) -> str:
     if options.inference_precision != "fp32":
         digest.update(options.inference_precision.encode())
     return digest.hexdigest()
+
+
+def _version_files(source: ModelSource) -> list[tuple[str, Path]]:
+    """Every file of a Python model's version in a repository, by the name that it has there; else none.
+
+    What was measured on some machine and shipped beside the model is no part of it, and holds the digest itself.
+    """
+    folder = source.version_folder
+    if folder is None or source.runtime != "python":
+        return []
+    found = sorted((file.relative_to(folder).as_posix(), file) for file in walk(folder))
+    return [(name, file) for name, file in found if name != MEASURED_FILE and file.is_file()]
 
 
 def _weight_files(source: ModelSource) -> list[str]:
@@ -255,6 +284,10 @@ def files_of(source: ModelSource) -> list[Path]:
 
 
 def model_files(source: ModelSource) -> list[Path]:
-    """The model file, and the files of weights that belong to it, there or not."""
+    """The model file, and the files of weights that belong to it, there or not; of a Python model in a repository all
+    files of its version."""
     path = Path(source.path)
-    return [path, *(path.parent / name for name in _weight_files(source))] if path.is_file() else [path]
+    if not path.is_file():
+        return [path]
+    version = (file for _, file in _version_files(source))
+    return [path, *(path.parent / name for name in _weight_files(source)), *version]

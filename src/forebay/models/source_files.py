@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable
+import os
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,6 +14,9 @@ import msgspec
 from forebay.core.errors import SetupError
 
 _CHUNK_BYTES = 1 << 20
+SETTLED_NS = 100_000_000
+"""Two writes within the tick of a file system's clock leave one time behind: what was written so lately may be written
+again unseen."""
 
 
 class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,3 +68,26 @@ def file_digest(file: Path) -> str:
         while chunk := opened.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def digest_once(file: Path) -> str:
+    """SHA-256 of a file, as hex: it is read again only where something was written to it since. Raises `OSError`."""
+    status = file.stat()
+    written_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+    if written_ns > time.time_ns() - SETTLED_NS:
+        return file_digest(file)
+    return _digest_as_of(str(file), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest_as_of(file: str, *_stamp: int) -> str:
+    return file_digest(Path(file))
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every regular file in a folder and beneath, but for hidden ones and what Python compiles: a pipe that nobody writes
+    to would hold whoever opens it. Folders that are symbolic links are not entered."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name[0] != "." and name != "__pycache__")
+        paths = (Path(parent, name) for name in sorted(files) if name[0] != ".")
+        yield from (path for path in paths if path.is_file())

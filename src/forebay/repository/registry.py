@@ -223,7 +223,8 @@ class Registry:
         files = await asyncio.to_thread(offer.files, version)
         stamp, digest = await asyncio.to_thread(_look, files)
         fingerprint = f"{digest} {msgspec.json.encode(asked.overrides, order='sorted').decode()}"
-        if held.engine is not None and held.engine.state == "ready" and held.fingerprint == fingerprint:
+        loaded = held.engine if held.fingerprint == fingerprint else None
+        if loaded is not None and loaded.state == "ready" and await asyncio.to_thread(loaded.plan.reads_the_same):
             held.reason = ""
             return None
         if held.engine is None:

@@ -69,7 +69,7 @@ def load_runtime(
     if source.runtime == "python":
         from forebay.runtimes.python import PythonRuntime
 
-        return PythonRuntime(source, device, threads)
+        return PythonRuntime(source, device, threads, known.read if known is not None else None)
     if source.runtime == "xgboost":
         from forebay.runtimes.xgboost import XgboostRuntime
 

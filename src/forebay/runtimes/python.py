@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from forebay.core.errors import ExecutionError, SetupError
 from forebay.core.tensors import NUMPY_TYPES, Array, stack_rows
 from forebay.models.base import Model
+from forebay.models.read_files import ReadFiles, Reading
 from forebay.models.signature import Signature, TensorSpec, spec_from_declaration
 from forebay.models.source import ModelSource, attributes_of, load_class
 from forebay.runtimes.port import is_out_of_memory
@@ -23,7 +25,8 @@ class PythonRuntime:
     platform = "python"
     note = ""
 
-    def __init__(self, source: ModelSource, device: str, threads: int) -> None:
+    def __init__(self, source: ModelSource, device: str, threads: int, earlier: ReadFiles | None = None) -> None:
+        """earlier: what another instance of it has read."""
         found = load_class(source)
         self.signature = Signature(
             spec_from_declaration("inputs", source.name, found.inputs),
@@ -32,15 +35,14 @@ class PythonRuntime:
         self.settings: Mapping[str, Any] = attributes_of(found)
         self.streams = inspect.isgeneratorfunction(found.predict)
         self._joins = joinings(source.name, self.signature, found.joins)
-        try:
+        with _telling(source, device):
             self._model: Model = found()
             self._model.threads = threads
+        reading = Reading(source, self._model.files)
+        with _telling(source, device):
             self._model.load(device)
-        except (Exception, SystemExit) as error:
-            raise SetupError(
-                f"model {source.name}: {source.class_name}.load({device!r}) failed: {type(error).__name__}: {error}",
-                code="model_load_error",
-            ) from error
+        self.read = reading.ended(self._model.files, earlier)
+        """Its files and modules besides its own file."""
 
     def run(self, inputs: dict[str, Array], rows: int) -> list[Array]:
         """See `Runtime.run`. Pieces of a generator are put together."""
@@ -104,6 +106,18 @@ class PythonRuntime:
                 f"predict returned {len(values)} outputs, declared are {names}", code="output_mismatch"
             )
         return values
+
+
+@contextlib.contextmanager
+def _telling(source: ModelSource, device: str) -> Iterator[None]:
+    """Whatever the author's code raises while it is loaded is told as that."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise SetupError(
+            f"model {source.name}: {source.class_name}.load({device!r}) failed: {type(error).__name__}: {error}",
+            code="model_load_error",
+        ) from error
 
 
 def _checked(spec: TensorSpec, value: Any, rows: int) -> Array:

@@ -52,12 +52,15 @@ def open_subject(
     attributes = source.class_attributes()
     settings = loaded.model(source.name, attributes, source.sidecar, in_repository=bool(source.settings_file))
     rows, kind = rows_of(inputs, source)
+    argument = _argument(source)
+    # The servers that are measured have it by itself, and what they have learned stands under that name and digest.
+    served = open_source(argument, source.name) if source.runtime == "python" else source
     return Subject(
         Artefact(
-            source=source,
-            digest=digest_of(source),
+            source=served,
+            digest=digest_of(served),
             settings=settings,
-            arguments=(_argument(source), "--name", source.name, *_fixed(source.name, loaded, shown)),
+            arguments=(argument, "--name", source.name, *_fixed(source.name, loaded, shown)),
             rows=None if rows is None else tuple(rows),
             kind=kind,
             tokenizer=tokenizer or _beside(Path(source.path)),

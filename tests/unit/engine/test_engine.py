@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import logging
 import weakref
@@ -19,6 +20,7 @@ from tests.unit.engine.started import MODEL, Answers, Gate, eventually, plan_of,
 from forebay.core.errors import AdmissionError, DeadlineExceeded
 from forebay.core.request import Request
 from forebay.engine.engine import Engine
+from forebay.models.repository import read_model
 
 INDEPENDENT = MODEL.replace("np.full(len(x), len(x))", "np.zeros(len(x), int)")
 """Without the output that tells a batch's rows, so that it batches."""
@@ -127,6 +129,34 @@ async def test_a_model_whose_rows_are_padded_is_another_model_to_whoever_keeps_a
         async with engine_of(tmp_path, pad=pad) as (engine, _):
             digests.append(engine.digest)
     assert digests[0] == digests[2] != digests[1]
+
+
+async def test_a_model_with_other_weights_is_another_model_to_whoever_keeps_answers(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.txt"
+    digests: list[str] = []
+    for content in ("1", "10"):
+        weights.write_text(content)
+        async with engine_of(tmp_path, 'files = ["weights.txt"]') as (engine, _):
+            digests.append(engine.digest)
+            assert engine.plan.reads_the_same()
+            weights.write_text("changed")
+            assert not engine.plan.reads_the_same()
+    assert digests[0] != digests[1]
+
+
+async def test_a_second_engine_of_the_same_files_has_their_digest_though_the_model_has_written_beside_them(
+    tmp_path: Path,
+) -> None:
+    """Else no other number of instances could take the place of the first."""
+    folder = tmp_path / "repo" / "tiny" / "1"
+    folder.mkdir(parents=True)
+    Path(tiny(folder, text=INDEPENDENT).path).rename(folder / "model.py")
+    await asyncio.sleep(0.15)  # what was written just now may be written again unseen
+    source = read_model(folder.parent).source(1)
+    async with running(plan_of(source, tmp_path / "data")) as first:
+        assert (folder / "calls").exists()
+        async with running(dataclasses.replace(first.plan)) as second:
+            assert second.digest == first.digest
 
 
 async def test_a_request_of_many_rows_is_split_and_joined_in_order(tmp_path: Path, gate: Gate) -> None:

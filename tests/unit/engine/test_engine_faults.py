@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -45,6 +46,10 @@ async def together(answers: Answers, gate: Gate, *values: float) -> tuple[Reques
 
 def codes(items: list[Request]) -> list[str]:
     return [item.error.code if item.error else "ok" for item in items]
+
+
+def another_serves(engine: Engine, pid: int) -> bool:
+    return engine.supervisor.ready == 1 and instance_pid(engine) != pid
 
 
 def instance_pid(engine: Engine) -> int:
@@ -104,6 +109,22 @@ async def test_a_killed_instance_costs_nobody_an_answer(tmp_path: Path, gate: Ga
         gate.open()
         await answers.all(first, *items)
         assert codes([first, *items]) == ["ok"] * 4
+
+
+async def test_what_is_replaced_by_an_instance_of_other_files_is_not_cached_any_more(tmp_path: Path) -> None:
+    """The model was not loaded anew, so its answers would go on to stand under the digest of the former files."""
+    weights = tmp_path / "weights.txt"
+    weights.write_text("1")
+    text = INDEPENDENT.replace("    inputs =", '    files = ["weights.txt"]\n    inputs =')
+    async with engine_of(tmp_path, text, cache="exact") as (engine, answers):
+        for content, caches in (("1", True), ("10", False)):
+            weights.write_text(content)
+            before = instance_pid(engine)
+            os.kill(before, signal.SIGKILL)
+            await eventually(functools.partial(another_serves, engine, before))
+            assert (engine.digest != "", engine.caching is not None) == (caches, caches)
+            await answers.all(item := answers.submit(1.0))
+            assert codes([item]) == ["ok"]
 
 
 async def test_an_answer_that_cannot_be_understood_costs_nobody_an_answer(tmp_path: Path, gate: Gate) -> None:

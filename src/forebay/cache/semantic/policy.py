@@ -127,7 +127,10 @@ def check_embedder_of(model: str, rules: SemanticRules, embedder: str) -> None:
 
 def _check_made_with(model: str, made_with: str, guard: int, embedder: str) -> None:
     if made_with != embedder:
-        raise SetupError(f"{model}: the calibration was made with another embedder than the one served; calibrate anew")
+        raise SetupError(
+            f"{model}: the calibration was made with another embedder than the one served; calibrate anew, with "
+            "--embedder as the server is given it"
+        )
     if guard != GUARD_VERSION:
         raise SetupError(f"{model}: the calibration was made with another version of the guard; calibrate anew")
 
