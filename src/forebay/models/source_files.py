@@ -85,8 +85,8 @@ def _digest_as_of(file: str, *_stamp: int) -> str:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Every regular file in a folder and beneath, but for hidden ones and what Python compiles: a pipe that nobody writes
-    to would hold whoever opens it. Folders that are symbolic links are not entered."""
+    """Every regular file in a folder and beneath, but for hidden ones and what Python compiles: a pipe that nobody
+    writes to would hold whoever opens it. Folders that are symbolic links are not entered."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != "." and name != "__pycache__")
         paths = (Path(parent, name) for name in sorted(files) if name[0] != ".")
