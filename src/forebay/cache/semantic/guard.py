@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from forebay.cache.semantic.facts import Facts, read_facts
 from forebay.cache.semantic.lexicon import Lexicon
+from forebay.cache.semantic.order import Roles, in_other_order, led_otherwise, turned
 from forebay.cache.semantic.prompt import turns_of
 
-GUARD_VERSION = 1
-"""Raised whenever the guard may let pass what it did not before: calibrations are made for one version."""
+GUARD_VERSION = 2
+"""Raised whenever the guard decides otherwise than before: calibrations are made for one version."""
 _SHORTEST_MISSPELT = 6
 
 
@@ -45,10 +46,14 @@ class Guard:
         """The same for facts that were read before."""
         if one.quantities.numbers != other.quantities.numbers:
             return "numbers"
-        if one.quantities.units != other.quantities.units:
+        if one.quantities.units != other.quantities.units or one.quantities.measured != other.quantities.measured:
             return "units"
         if one.quantities.dates != other.quantities.dates:
             return "dates"
+        if one.signs != other.signs:
+            return "signs"
+        if one.spelling != other.spelling:
+            return "spelling"
         if one.negations != other.negations:
             return "negation"
         if one.small != other.small:
@@ -61,8 +66,10 @@ class Guard:
             return "names"
         if self._opposed(one, other):
             return "opposites"
-        if _turned(one, other):
+        if _ordered_otherwise(one.roles, other.roles):
             return "order"
+        if led_otherwise(one.roles, other.roles):
+            return "prepositions"
         return "substitution" if self._substituted(one, other) else None
 
     def _opposed(self, one: Facts, other: Facts) -> bool:
@@ -105,18 +112,8 @@ def _one_slip(one: str, other: str) -> bool:
     return a[1:] == b or a == b[1:] or a[1:] == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])
 
 
-def _turned(one: Facts, other: Facts) -> bool:
-    """Whether two sides have changed places: `from A to B` and `from B to A`, `A than B` and `B than A`."""
-    return any(
-        word == again
-        and after != after_there
-        and (
-            (after in before_there and after_there in before) or (_follows(one, after_there) and _follows(other, after))
-        )
-        for word, before, after in one.sides
-        for again, before_there, after_there in other.sides
-    )
-
-
-def _follows(facts: Facts, content: str) -> bool:
-    return any(after == content for _, _, after in facts.sides)
+def _ordered_otherwise(one: Roles, other: Roles) -> bool:
+    """Whether what both say stands in another order, so that another one may do it, or to another one."""
+    if turned(one, other) or in_other_order(one.said, other.said):
+        return True
+    return set(one.persons) == set(other.persons) and in_other_order(one.persons, other.persons)

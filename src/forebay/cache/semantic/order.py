@@ -1,0 +1,93 @@
+"""Who does what to whom: whether what both texts say stands in another order, or another preposition leads to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from forebay.cache.semantic.grammar import DIRECTIONS, PERSONS, PREPOSITIONS, SAME_PREPOSITIONS
+
+
+class Side(NamedTuple):
+    """A preposition of direction, with the content before it and the word with a content after it."""
+
+    word: str
+    before: frozenset[str]
+    after: str
+
+
+class Roles(NamedTuple):
+    """`said`: lemmas of the words with a content, in order. `persons`: pronouns, as the person they are, in order.
+    `led`: to each such word the prepositions right before it."""
+
+    said: tuple[str, ...]
+    persons: tuple[str, ...]
+    led: dict[str, frozenset[str]]
+    sides: tuple[Side, ...]
+
+
+def read_roles(lemmas: Sequence[str], small: Sequence[bool], used: frozenset[int]) -> Roles:
+    """Of the lemmas of a text, `small` those without a content, `used` the places of what counts and measures."""
+    led: dict[str, set[str]] = {}
+    waiting = ""
+    for lemma, empty in zip(lemmas, small, strict=True):
+        if lemma in PREPOSITIONS:
+            waiting = lemma
+        elif not empty:
+            led.setdefault(lemma, set()).add(waiting)
+            waiting = ""
+    return Roles(
+        said=tuple(lemma for place, lemma in enumerate(lemmas) if not small[place] and place not in used),
+        persons=tuple(PERSONS[lemma] for lemma in lemmas if lemma in PERSONS),
+        led={lemma: frozenset(words - {""}) for lemma, words in led.items()},
+        sides=tuple(_sides(lemmas, small)),
+    )
+
+
+def _sides(lemmas: Sequence[str], small: Sequence[bool]) -> Iterator[Side]:
+    content = [(place, lemma) for place, lemma in enumerate(lemmas) if not small[place]]
+    for place, word in enumerate(lemmas):
+        if word in DIRECTIONS:
+            before = frozenset(lemma for at, lemma in content if at < place)
+            yield Side(word, before, next((lemma for at, lemma in content if at > place), ""))
+
+
+def in_other_order(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether what both have stands in another order. What one alone has is left out."""
+    common = set(one) & set(other)
+    mine, its = ([word for word in words if word in common] for words in (one, other))
+    if Counter(mine) != Counter(its):
+        mine, its = list(dict.fromkeys(mine)), list(dict.fromkeys(its))
+    return mine != its
+
+
+def led_otherwise(one: Roles, other: Roles) -> bool:
+    """Whether a preposition before the same word is another one: sent `by Anna`, sent `to Anna`."""
+    return any(
+        mine and its and not (_all_there(mine, its) and _all_there(its, mine))
+        for word, mine in one.led.items()
+        if (its := other.led.get(word)) is not None
+    )
+
+
+def _all_there(words: frozenset[str], others: frozenset[str]) -> bool:
+    return all(any(word == other or (word, other) in SAME_PREPOSITIONS for other in others) for word in words)
+
+
+def turned(one: Roles, other: Roles) -> bool:
+    """Whether two sides have changed places: `from A to B` and `from B to A`, `A than B` and `B than A`."""
+    return any(
+        mine.word == its.word
+        and mine.after != its.after
+        and (
+            (mine.after in its.before and its.after in mine.before)
+            or (_follows(one, its.after) and _follows(other, mine.after))
+        )
+        for mine in one.sides
+        for its in other.sides
+    )
+
+
+def _follows(roles: Roles, content: str) -> bool:
+    return any(side.after == content for side in roles.sides)
