@@ -15,6 +15,7 @@ from forebay.cache.semantic.grammar import (
     MODALS,
     NEGATIVE_PREFIXES,
     NEGATORS,
+    PREPOSITIONS,
     QUESTION_WORDS,
     RESTRICTORS,
     THIRD_PERSONS,
@@ -26,7 +27,9 @@ from forebay.cache.semantic.signs import Signs, read_signs
 from forebay.cache.semantic.spelling import read_spelling
 from forebay.cache.semantic.tokens import Token, canonical, tokenize
 
-_LEAST_TITLE_WORDS: Final = 5
+_STOPS: Final = frozenset(",.;:!?\n")
+_LEAST_TITLE_WORDS: Final = 3
+_SURE_TITLE_WORDS: Final = 5
 
 
 class Facts(NamedTuple):
@@ -87,7 +90,7 @@ def read_facts(text: str, lexicon: Lexicon) -> Facts:
             if tokens[place].written.islower() and not lexicon.knows(_bare(tokens[place].word))
         ),
         spelt=frozenset(token.word for place, token in enumerate(tokens) if place not in bare),
-        roles=read_roles(lemmas, small, quantities.used),
+        roles=read_roles([token.word for token in tokens], lemmas, small, quantities.used, _fronted(text, tokens)),
     )
 
 
@@ -135,16 +138,29 @@ def _asked(words: Sequence[str]) -> frozenset[str]:
 
 
 def _is_title(tokens: Sequence[Token], small: Sequence[bool]) -> bool:
-    """Whether All Words With a Content Have a Capital Letter, which then means nothing. Of a few words they are names."""
+    """Whether All Words With a Content Have a Capital Letter, which then means nothing.
+
+    Of a few words they are names (`Did Alice Sue Bob`), unless Small Words Have One Too.
+    """
     inner = [
         place for place, one in enumerate(tokens) if not one.opens and one.written[0].isalpha() and one.word != "i"
     ]
     capital = {place for place in inner if tokens[place].written[0].isupper()}
     return (
         len(inner) >= _LEAST_TITLE_WORDS
+        and (len(inner) >= _SURE_TITLE_WORDS or any(small[place] for place in capital))
         and 2 * len(capital) > len(inner)
         and all(small[place] or place in capital for place in inner)
     )
+
+
+def _fronted(text: str, tokens: Sequence[Token]) -> int:
+    """How many words stand before the first comma, where a preposition opens the text: `On Sundays, is it open`."""
+    if not tokens or tokens[0].word not in PREPOSITIONS:
+        return 0
+    ends = (place for place in range(1, len(tokens)) if set(text[tokens[place - 1].end : tokens[place].start]) & _STOPS)
+    first = next(ends, 0)
+    return first if first and "," in text[tokens[first - 1].end : tokens[first].start] else 0
 
 
 def _is_name(token: Token, title: bool, lexicon: Lexicon) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from forebay.cache.semantic.grammar import DIRECTIONS, PERSONS, PREPOSITIONS, SAME_PREPOSITIONS
 
@@ -18,7 +18,8 @@ class Side(NamedTuple):
 
 
 class Roles(NamedTuple):
-    """`said`: lemmas of the words with a content, in order. `persons`: pronouns, as the person they are, in order.
+    """`said`: lemmas of the words with a content, in order, but that a phrase which opens the text (`on Sundays, is it
+    open`) comes last. `persons`: pronouns, as the person they are, in order.
     `led`: to each such word the prepositions right before it."""
 
     said: tuple[str, ...]
@@ -27,8 +28,11 @@ class Roles(NamedTuple):
     sides: tuple[Side, ...]
 
 
-def read_roles(lemmas: Sequence[str], small: Sequence[bool], used: frozenset[int]) -> Roles:
-    """Of the lemmas of a text, `small` those without a content, `used` the places of what counts and measures."""
+def read_roles(
+    words: Sequence[str], lemmas: Sequence[str], small: Sequence[bool], used: frozenset[int], fronted: int
+) -> Roles:
+    """Of the words of a text and their lemmas; `small` are those without a content, `used` the places of what counts
+    and measures, and the first `fronted` words a phrase that could come last as well."""
     led: dict[str, set[str]] = {}
     waiting = ""
     for lemma, empty in zip(lemmas, small, strict=True):
@@ -37,12 +41,28 @@ def read_roles(lemmas: Sequence[str], small: Sequence[bool], used: frozenset[int
         elif not empty:
             led.setdefault(lemma, set()).add(waiting)
             waiting = ""
+    places = _owners_last([*range(fronted, len(lemmas)), *range(fronted)], words, small)
     return Roles(
-        said=tuple(lemma for place, lemma in enumerate(lemmas) if not small[place] and place not in used),
-        persons=tuple(PERSONS[lemma] for lemma in lemmas if lemma in PERSONS),
-        led={lemma: frozenset(words - {""}) for lemma, words in led.items()},
+        said=tuple(lemmas[place] for place in places if not small[place] and place not in used),
+        persons=tuple(PERSONS[lemmas[place]] for place in places if lemmas[place] in PERSONS),
+        led={lemma: frozenset(leading - {""}) for lemma, leading in led.items()},
         sides=tuple(_sides(lemmas, small)),
     )
+
+
+def _owners_last(places: Sequence[int], words: Sequence[str], small: Sequence[bool]) -> list[int]:
+    """Who owns behind what is owned: `Australia's capital` as `capital of Australia`."""
+    ordered: list[int] = []
+    owners: list[int] = []
+    for place in places:
+        if small[place]:
+            ordered += owners[::-1]
+            owners = []
+        if words[place].endswith("'s") and not small[place]:
+            owners.append(place)
+        else:
+            ordered.append(place)
+    return ordered + owners[::-1]
 
 
 def _sides(lemmas: Sequence[str], small: Sequence[bool]) -> Iterator[Side]:

@@ -59,6 +59,8 @@ _ONLY_AFTER_NUMBERS: Final = frozenset(
     )
 )
 """Names of units that are other words as well."""
+_LEADING: Final = frozenset("$€£¥₹₩₽")
+"""Signs of units that stand before their number."""
 
 _DATE_NAMES: Final = (
     "january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|september sep sept|october oct|"
@@ -75,12 +77,12 @@ _THOUSANDS: Final = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
 
 class Quantities(NamedTuple):
-    """Numbers and codes in their order; units and dates sorted. `measured`: the units that stand beside a number, in
-    their order. `used`: which tokens they were; `counted`: those of the numbers."""
+    """Numbers and codes in their order; units and dates sorted. `measured`: the units that stand beside a number,
+    with the place of that number among them. `used`: which tokens they were; `counted`: those of the numbers."""
 
     numbers: tuple[str, ...]
     units: tuple[str, ...]
-    measured: tuple[str, ...]
+    measured: tuple[tuple[int, str], ...]
     dates: tuple[str, ...]
     used: frozenset[int]
     counted: frozenset[int]
@@ -92,13 +94,16 @@ def read_quantities(tokens: Sequence[Token]) -> Quantities:
     units: list[str] = []
     dates: list[str] = []
     used: set[int] = set()
-    beside: list[tuple[int, str]] = []
+    measured: list[tuple[int, str]] = []
+    ordinals: dict[int, int] = {}
+    """By the place of a token of a number, which number it is."""
     place = 0
     while place < len(tokens):
         value, unit, after = _number(tokens, place)
         numbers += [value] if value else []
         units += [unit] if unit else []
-        beside += [(place, unit)] if unit else []
+        measured += [(len(numbers), unit)] if unit else []
+        ordinals |= dict.fromkeys(range(place, after), len(numbers))
         used.update(range(place, after))
         place = after if after > place else place + 1
     counted = frozenset(used)
@@ -110,11 +115,19 @@ def read_quantities(tokens: Sequence[Token]) -> Quantities:
         capital = token.written[0].isupper() and not token.opens
         date = _DATES.get(token.word, "") if token.word not in _NEEDS_CAPITAL or capital or near else ""
         units += [unit] if unit else []
-        beside += [(place, unit)] if unit and near else []
+        if unit and near:
+            leads = place - 1 not in counted or (place + 1 in counted and token.word in _LEADING)
+            measured.append((ordinals[place + 1 if leads else place - 1], unit))
         dates += [date] if date else []
         used.update([place] if unit or date else [])
-    measured = tuple(unit for _, unit in sorted(beside))
-    return Quantities(tuple(numbers), tuple(sorted(units)), measured, tuple(sorted(dates)), frozenset(used), counted)
+    return Quantities(
+        numbers=tuple(numbers),
+        units=tuple(sorted(units)),
+        measured=tuple(sorted(measured)),
+        dates=tuple(sorted(dates)),
+        used=frozenset(used),
+        counted=counted,
+    )
 
 
 def _number(tokens: Sequence[Token], place: int) -> tuple[str, str, int]:

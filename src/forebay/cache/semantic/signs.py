@@ -1,6 +1,6 @@
 """The signs of a text: what is neither word nor number nor the punctuation of prose, and so may be all that differs.
 
-An embedder that has no piece for 👍 or ≤ leaves it out, and two texts that differ in it alone are one to it. Whatever is
+An embedder that has no piece for 👍 or ≤ leaves it out, and texts that differ in it alone are one to it. Whatever is
 not known to be mere punctuation counts. Of punctuation counts what prose does not write so (`f(x)`, `a.txt`, `cd ..`),
 and in a text with signs of code all of it.
 """
@@ -17,7 +17,7 @@ from forebay.cache.semantic.tokens import Token
 
 OPERATORS: Final = frozenset("+*×÷=<>^")
 _PROSE: Final = frozenset(".,;:!?'\"()-…¿¡«»‹›„‚、。！？「」『』")
-_CODE: Final = frozenset("|~\\{}[]_`^=<>")
+_CODE: Final = re.compile(r"[|~\\{}\[\]_`^=<>]|\$[^\W\d]")
 """Where one of them stands, punctuation and capital letters say something."""
 _BRACKETS_AND_OPERATORS: Final = OPERATORS | {"(", ")"}
 _UNSEEN: Final = frozenset("\u00ad\u200b\u200e\u200f\u2060\ufe0e\ufe0f\ufeff")
@@ -44,7 +44,7 @@ class _Reader:
         self._text = text
         self._tokens = tokens
         self._starts = [token.start for token in tokens]
-        self._code = any(sign in text for sign in _CODE)
+        self._code = _CODE.search(text) is not None
         self._reckons = _CALL.search(text) is not None or any(token.word in OPERATORS for token in tokens)
         """Whether brackets say something: `f(x)`, `(a + b) * c`."""
         self._end = len(text.rstrip(_TRAILING))

@@ -19,8 +19,7 @@ from forebay.cache.semantic.tokens import Token
 _CASED_UNITS: Final = {
     written.lower(): tuple(group.split("/"))
     for group in words_of(
-        "m g h s b B j/J k/K v/V w/W a/A mm cm km mg kg ml/mL cl/cL ms MB kB/KB GB TB Mbps kbps/Kbps Gbps Hz kHz MHz "
-        "GHz Pa mAh kW"
+        "m g h s b B j/J v/V w/W a/A mm mg ml/mL cl/cL ms MB kB/KB GB TB Mbps kbps/Kbps Gbps Hz kHz MHz GHz Pa mAh kW"
     )
     for written in group.split("/")
 }
