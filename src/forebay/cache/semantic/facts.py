@@ -78,7 +78,7 @@ def read_facts(text: str, lexicon: Lexicon) -> Facts:
         asked=_asked(plain),
         small=frozenset(THIRD_PERSONS.get(word, word) for word in plain if word in RESTRICTORS | THIRD_PERSONS.keys()),
         modals=frozenset(MODALS[word] for word in plain if word in MODALS),
-        names=tuple(_bare(tokens[place].word) for place in named),
+        names=tuple(_called(tokens[place], title) for place in named),
         openers=frozenset(
             _bare(token.word) for token in tokens if token.opens or (title and token.written[0].isupper())
         ),
@@ -189,6 +189,11 @@ def _is_loud(token: Token) -> bool:
     if token.word == "a":
         return token.written == "A" and not token.opens
     return len(token.word) > 1 and token.written.isupper() and token.word not in INTERJECTIONS
+
+
+def _called(token: Token, title: bool) -> str:
+    """A name as it is compared: a letter as it is written, where that says something."""
+    return token.written if len(token.written) == 1 and not (token.opens or title) else _bare(token.word)
 
 
 def _bare(word: str) -> str:

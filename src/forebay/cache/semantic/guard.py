@@ -7,6 +7,8 @@ to the threshold, and what it does not understand (another language, a misspelt 
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
+
 from forebay.cache.semantic.facts import Facts, read_facts
 from forebay.cache.semantic.lexicon import Lexicon
 from forebay.cache.semantic.order import Roles, in_other_order, led_otherwise, turned
@@ -15,6 +17,9 @@ from forebay.cache.semantic.prompt import turns_of
 GUARD_VERSION = 2
 """Raised whenever the guard decides otherwise than before: calibrations are made for one version."""
 _SHORTEST_MISSPELT = 6
+_MOST_KEPT = 64
+_LONGEST_KEPT = 1000
+"""A text is read once for all that it is compared with: facts of so many texts of so many characters are kept."""
 
 
 class Guard:
@@ -22,10 +27,11 @@ class Guard:
 
     def __init__(self, lexicon: Lexicon) -> None:
         self._lexicon = lexicon
+        self._recent = lru_cache(_MOST_KEPT)(partial(read_facts, lexicon=lexicon))
 
     def read(self, text: str) -> Facts:
         """The facts of a text, to be compared."""
-        return read_facts(text, self._lexicon)
+        return self._recent(text) if len(text) <= _LONGEST_KEPT else read_facts(text, self._lexicon)
 
     def compare(self, one: str, other: str) -> str | None:
         """Why two texts must not share an answer, in a word; None: nothing speaks against it. Chats (`prompt.py`) are

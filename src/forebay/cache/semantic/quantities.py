@@ -95,8 +95,7 @@ def read_quantities(tokens: Sequence[Token]) -> Quantities:
     dates: list[str] = []
     used: set[int] = set()
     measured: list[tuple[int, str]] = []
-    ordinals: dict[int, int] = {}
-    """By the place of a token of a number, which number it is."""
+    ordinals: dict[int, int] = {}  # by the place of a token of a number, which number it is
     place = 0
     while place < len(tokens):
         value, unit, after = _number(tokens, place)

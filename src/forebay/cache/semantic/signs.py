@@ -23,6 +23,8 @@ _BRACKETS_AND_OPERATORS: Final = OPERATORS | {"(", ")"}
 _UNSEEN: Final = frozenset("\u00ad\u200b\u200e\u200f\u2060\ufe0e\ufe0f\ufeff")
 """Characters that change nothing but how a text is broken into lines, or how a sign is painted."""
 _TRAILING: Final = " .?!…\n\t\r"
+_PLAIN: Final = re.compile(r"(?:[^\W_]+(?:'[^\W_]+)?,? )*[^\W_]+(?:'[^\W_]+)?[.?]*", re.ASCII)
+"""Texts without any sign: most of them."""
 _RUN: Final = re.compile(r"\S+")
 _CALL: Final = re.compile(r"\w\(")
 _INDENTED: Final = re.compile(r"\n([^\S\n]+)(?=\S)")
@@ -131,4 +133,6 @@ def _is_term(word: str) -> bool:
 
 def read_signs(text: str, tokens: Sequence[Token]) -> Signs:
     """The signs of a canonical text and its tokens."""
+    if _PLAIN.fullmatch(text):
+        return Signs((), False, frozenset())
     return _Reader(text, tokens).read()

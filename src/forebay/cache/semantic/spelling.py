@@ -38,7 +38,7 @@ def read_spelling(tokens: Sequence[Token], quantities: Quantities, signs: Signs,
     found = []
     for place, token in enumerate(tokens):
         written = token.written.split("'")[0]
-        if any(character.isdigit() for character in written):
+        if not written.isalpha() and any(character.isdigit() for character in written):
             found.append(_after_digits(written))
         elif _is_unit(tokens, place, quantities, lexicon):
             found.append(_unit(written))

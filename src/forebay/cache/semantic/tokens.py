@@ -51,8 +51,7 @@ def _set_apart(text: str) -> str:
     What is lowered behind a letter needs no sign: CO₂ is CO2.
     """
     parts: list[str] = []
-    last = ""
-    """The sign of the run in which the loop is."""
+    last = ""  # the sign of the run in which the loop is
     for character in text:
         tag = unicodedata.decomposition(character).partition(" ")[0]
         sign = _RAISED.get(tag, "")
