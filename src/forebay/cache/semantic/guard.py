@@ -120,6 +120,6 @@ def _one_slip(one: str, other: str) -> bool:
 
 def _ordered_otherwise(one: Roles, other: Roles) -> bool:
     """Whether what both say stands in another order, so that another one may do it, or to another one."""
-    if turned(one, other) or in_other_order(one.said, other.said):
+    if turned(one, other) or (in_other_order(one.said, other.said) and in_other_order(one.owned, other.owned)):
         return True
     return set(one.persons) == set(other.persons) and in_other_order(one.persons, other.persons)

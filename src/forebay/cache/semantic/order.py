@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from forebay.cache.semantic.grammar import DIRECTIONS, PERSONS, PREPOSITIONS, SAME_PREPOSITIONS
+
+_AGENT: Final = "by"
+_END: Final = ""
 
 
 class Side(NamedTuple):
@@ -19,10 +22,11 @@ class Side(NamedTuple):
 
 class Roles(NamedTuple):
     """`said`: lemmas of the words with a content, in order, but that a phrase which opens the text (`on Sundays, is it
-    open`) comes last. `persons`: pronouns, as the person they are, in order.
-    `led`: to each such word the prepositions right before it."""
+    open`) comes last. `owned`: the same with `Australia's capital` as `capital of Australia`. `persons`: pronouns, as
+    the person they are, in order. `led`: to each such word, and to the end, the prepositions right before it."""
 
     said: tuple[str, ...]
+    owned: tuple[str, ...]
     persons: tuple[str, ...]
     led: dict[str, frozenset[str]]
     sides: tuple[Side, ...]
@@ -41,9 +45,16 @@ def read_roles(
         elif not empty:
             led.setdefault(lemma, set()).add(waiting)
             waiting = ""
-    places = _owners_last([*range(fronted, len(lemmas)), *range(fronted)], words, small)
+    if waiting:
+        led[_END] = {waiting}
+    places = [*range(fronted, len(lemmas)), *range(fronted)]
+
+    def said(places: Sequence[int]) -> tuple[str, ...]:
+        return tuple(lemmas[place] for place in places if not small[place] and place not in used)
+
     return Roles(
-        said=tuple(lemmas[place] for place in places if not small[place] and place not in used),
+        said=said(places),
+        owned=said(_owners_last(places, words, small)),
         persons=tuple(PERSONS[lemmas[place]] for place in places if lemmas[place] in PERSONS),
         led={lemma: frozenset(leading - {""}) for lemma, leading in led.items()},
         sides=tuple(_sides(lemmas, small)),
@@ -51,7 +62,7 @@ def read_roles(
 
 
 def _owners_last(places: Sequence[int], words: Sequence[str], small: Sequence[bool]) -> list[int]:
-    """Who owns behind what is owned: `Australia's capital` as `capital of Australia`."""
+    """Who owns behind what is owned."""
     ordered: list[int] = []
     owners: list[int] = []
     for place in places:
@@ -83,9 +94,13 @@ def in_other_order(one: Sequence[str], other: Sequence[str]) -> bool:
 
 
 def led_otherwise(one: Roles, other: Roles) -> bool:
-    """Whether a preposition before the same word is another one: sent `by Anna`, sent `to Anna`."""
+    """Whether a preposition before the same word is another one: sent `by Anna`, sent `to Anna`.
+
+    One without any may mean the same (`for $5`), but not where the other says who did it: did she sue Anna, was she
+    sued `by Anna`.
+    """
     return any(
-        mine and its and not (_all_there(mine, its) and _all_there(its, mine))
+        not (_all_there(mine, its) and _all_there(its, mine)) if mine and its else _AGENT in mine | its
         for word, mine in one.led.items()
         if (its := other.led.get(word)) is not None
     )

@@ -17,7 +17,7 @@ from forebay.cache.semantic.tokens import Token
 
 OPERATORS: Final = frozenset("+*×÷=<>^")
 _PROSE: Final = frozenset(".,;:!?'\"()-…¿¡«»‹›„‚、。！？「」『』")
-_CODE: Final = re.compile(r"[|~\\{}\[\]_`^=<>]|\$[^\W\d]")
+_CODE: Final = re.compile(r"[|~\\{}\[\]_`^=<>]|\$[^\W\d]|\w\(")
 """Where one of them stands, punctuation and capital letters say something."""
 _BRACKETS_AND_OPERATORS: Final = OPERATORS | {"(", ")"}
 _UNSEEN: Final = frozenset("\u00ad\u200b\u200e\u200f\u2060\ufe0e\ufe0f\ufeff")
@@ -26,7 +26,6 @@ _TRAILING: Final = " .?!…\n\t\r"
 _PLAIN: Final = re.compile(r"(?:[^\W_]+(?:'[^\W_]+)?,? )*[^\W_]+(?:'[^\W_]+)?[.?]*", re.ASCII)
 """Texts without any sign: most of them."""
 _RUN: Final = re.compile(r"\S+")
-_CALL: Final = re.compile(r"\w\(")
 _INDENTED: Final = re.compile(r"\n([^\S\n]+)(?=\S)")
 
 
@@ -47,8 +46,8 @@ class _Reader:
         self._tokens = tokens
         self._starts = [token.start for token in tokens]
         self._code = _CODE.search(text) is not None
-        self._reckons = _CALL.search(text) is not None or any(token.word in OPERATORS for token in tokens)
-        """Whether brackets say something: `f(x)`, `(a + b) * c`."""
+        self._reckons = any(token.word in OPERATORS for token in tokens)
+        """Whether brackets say something: `(a + b) * c`."""
         self._end = len(text.rstrip(_TRAILING))
         """Where what ends the text begins."""
 

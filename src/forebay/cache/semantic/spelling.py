@@ -46,7 +46,16 @@ def read_spelling(tokens: Sequence[Token], quantities: Quantities, signs: Signs,
             found.append("" if _is_plain(tokens, place, signs) else token.written)
         elif written[1:] != written[1:].lower() and not written.isupper() and _USUAL.fullmatch(written) is None:
             found.append(written)
-    return tuple(filter(None, found))
+    return (*filter(None, found), *_both_ways(tokens))
+
+
+def _both_ways(tokens: Sequence[Token]) -> list[str]:
+    """Words that a text writes in more than one way, which it then tells apart: `convert Mb to MB`."""
+    forms: dict[str, list[str]] = {}
+    for token in tokens:
+        if token.word not in FUNCTION_WORDS and not (token.opens and token.written[1:] == token.word[1:]):
+            forms.setdefault(token.word, []).append(token.written)
+    return [written for ways in forms.values() if len(set(ways)) > 1 for written in ways]
 
 
 def _after_digits(written: str) -> str:
@@ -63,8 +72,10 @@ def _after_digits(written: str) -> str:
 
 
 def _is_unit(tokens: Sequence[Token], place: int, quantities: Quantities, lexicon: Lexicon) -> bool:
-    """Whether a word may be the sign of a unit: a short one after a number."""
+    """Whether a word may be the sign of a unit: a short one after a number, or one that is no other word."""
     token = tokens[place]
+    if token.word in _CASED_UNITS and place in quantities.used:
+        return True
     if not token.word.isalpha() or place == 0 or place - 1 not in quantities.counted:
         return False
     if token.word in UNITS:
