@@ -68,7 +68,7 @@ def objection(guard: Guard, one: str, other: str) -> str | None:
         ("The way from the mill to the church", "The way from the church to the mill", "order"),
         ("How do I feed a lamb?", "How do I feed a calf?", "substitution"),
         ("Did Alice sue Bob?", "Did Bob sue Alice?", "names"),
-        ("Did Alice Smith sue Bob Jones?", "Did Bob Jones sue Alice Smith?", "names"),
+        ("Did Will Rose Sue Mark?", "Did Mark Sue Will Rose?", "order"),
         ("Did the teacher hit the student?", "Did the student hit the teacher?", "order"),
         ("Did the teacher hit the young student?", "Did the student hit the teacher?", "order"),
         ("can dogs eat cats", "can cats eat dogs", "order"),
