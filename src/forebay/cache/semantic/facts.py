@@ -68,8 +68,9 @@ def read_facts(text: str, lexicon: Lexicon) -> Facts:
     lemmas = [token.word if empty else lexicon.lemma(token.word) for token, empty in zip(tokens, small, strict=True)]
     title = _is_title(tokens, small)
     named = _named(tokens, small, quantities, signs, title, lexicon)
-    small = [empty and place not in named for place, empty in enumerate(small)]
-    bare = quantities.used.union(named, (place for place, empty in enumerate(small) if empty))
+    called = frozenset(named)
+    small = [empty and place not in called for place, empty in enumerate(small)]
+    bare = quantities.used.union(called, (place for place, empty in enumerate(small) if empty))
     return Facts(
         quantities=quantities,
         signs=signs.found,
