@@ -1,8 +1,9 @@
 """Whether two texts that lie near each other may have one answer.
 
 Embeddings see what a text is about, not what it says about it: "turn on" and "turn off", order 48213 and order 48231
-are nearly the same vector. The guard compares what embeddings lose. It only ever says no: what it cannot tell is left
-to the threshold, and what it does not understand (another language, a misspelt word) makes it stricter, never laxer.
+are nearly the same vector, and a sign that an embedder does not know is nothing to it. The guard compares what is lost.
+It only ever says no: what it cannot tell is left to the threshold, and what it does not understand (another language, a
+misspelt word) makes it stricter, never laxer.
 """
 
 from __future__ import annotations

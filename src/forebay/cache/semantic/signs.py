@@ -92,7 +92,7 @@ class _Reader:
         if sign == "-":
             return self._is_minus(at, before, after)
         if sign in "'\"":
-            return joined and before.isalnum()
+            return before.isdigit() or (joined and before.isalnum())  # feet and inches
         if sign == "!" and before.isalpha() and before not in "iI" and not self._at(at - 2).isalnum():
             return True  # the factorial
         return joined and sign not in "¿¡«»‹›„‚「『"

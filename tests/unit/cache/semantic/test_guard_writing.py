@@ -117,6 +117,7 @@ def test_it_does_not_count_elsewhere(guard: Guard, one: str, other: str) -> None
         ("x - y", "x y"),
         ("What is n!", "What is n?"),
         ("What is .5?", "What is 5?"),
+        ("Is it 5' long?", 'Is it 5" long?'),
         ("cd ..", "cd ."),
         ("cd .", "cd"),
         ('echo "$x"', "echo '$x'"),
