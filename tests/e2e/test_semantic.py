@@ -20,6 +20,8 @@ from tests.e2e.roles import house as roles
 from tests.e2e.semantic import ask, found, told, works
 from tests.e2e.server import Served, eventually, run_once, serving
 
+from forebay.cache.semantic.guard import GUARD_VERSION
+
 RESET, RESET_TOO = "How do I reset my password?", "How can I reset the password?"
 
 
@@ -120,7 +122,7 @@ def test_two_at_once_run_once(house: tuple[Served, float]) -> None:
 def test_what_is_wrong_stops_the_start(tmp_path: Path, more: list[str], message: str) -> None:
     calibration = {
         "threshold": 0.9, "budget": 0.05, "upper_bound": 0.04, "false_hits": 0, "different_pairs": 100, "true_hits": 9,
-        "same_pairs": 10, "embedder": "another", "guard": 1,
+        "same_pairs": 10, "embedder": "another", "guard": GUARD_VERSION,
     }  # fmt: skip
     (tmp_path / "other.json").write_text(json.dumps(calibration))
     if "leters" in str(more):

@@ -6,28 +6,39 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from forebay.cache.semantic.grammar import (
+    AFTER_ARTICLE,
+    CLIPPED,
+    CLIPPED_ENDINGS,
     DEGREES,
-    DIRECTIONS,
     FUNCTION_WORDS,
     INTERJECTIONS,
     MODALS,
     NEGATIVE_PREFIXES,
     NEGATORS,
+    PREPOSITIONS,
     QUESTION_WORDS,
     RESTRICTORS,
     THIRD_PERSONS,
 )
 from forebay.cache.semantic.lexicon import Lexicon
+from forebay.cache.semantic.order import Roles, read_roles
 from forebay.cache.semantic.quantities import Quantities, read_quantities
-from forebay.cache.semantic.tokens import Token, tokenize
+from forebay.cache.semantic.signs import Signs, read_signs
+from forebay.cache.semantic.spelling import read_spelling
+from forebay.cache.semantic.tokens import Token, canonical, tokenize
 
+_STOPS: Final = frozenset(",.;:!?\n")
 _LEAST_TITLE_WORDS: Final = 3
+_SURE_TITLE_WORDS: Final = 5
 
 
 class Facts(NamedTuple):
     """The facts of one text. `names` are in their order; of `openers` the capital letter says nothing."""
 
     quantities: Quantities
+    signs: tuple[str, ...]
+    spelling: tuple[str, ...]
+    """Words whose case says something, as they are written."""
     negations: int
     asked: frozenset[str]
     small: frozenset[str]
@@ -43,41 +54,66 @@ class Facts(NamedTuple):
     """Words in small letters that no dictionary has: misspelt, or names."""
     spelt: frozenset[str]
     """The words of `content` as they stand, folded."""
-    sides: tuple[tuple[str, frozenset[str], str], ...]
-    """Prepositions of direction, with the content before them and the word with a content after them."""
+    roles: Roles
 
 
 def read_facts(text: str, lexicon: Lexicon) -> Facts:
     """The facts of a text."""
+    text = canonical(text)
     tokens = tokenize(text)
+    signs = read_signs(text, tokens)
     quantities = read_quantities(tokens)
     plain = [token.word.replace("'", "") for token in tokens]
     small = [one in FUNCTION_WORDS or token.word in FUNCTION_WORDS for one, token in zip(plain, tokens, strict=True)]
     lemmas = [token.word if empty else lexicon.lemma(token.word) for token, empty in zip(tokens, small, strict=True)]
-    title = _is_title(tokens)
-    named = [
-        place
-        for place, token in enumerate(tokens)
-        if (_is_loud(token) and not title if small[place] else _is_name(token, title, lexicon))
-    ]
-    named = [place for place in named if place not in quantities.used]
-    bare = quantities.used.union(named, (place for place, empty in enumerate(small) if empty))
+    title = _is_title(tokens, small)
+    named = _named(tokens, small, quantities, signs, title, lexicon)
+    called = frozenset(named)
+    small = [empty and place not in called for place, empty in enumerate(small)]
+    bare = quantities.used.union(called, (place for place, empty in enumerate(small) if empty))
     return Facts(
         quantities=quantities,
+        signs=signs.found,
+        spelling=read_spelling(tokens, quantities, signs, lexicon),
         negations=sum(_denies(token.word, lexicon) for token in tokens),
         asked=_asked(plain),
         small=frozenset(THIRD_PERSONS.get(word, word) for word in plain if word in RESTRICTORS | THIRD_PERSONS.keys()),
         modals=frozenset(MODALS[word] for word in plain if word in MODALS),
-        names=tuple(_bare(tokens[place].word) for place in named),
+        names=tuple(_called(tokens[place], title) for place in named),
         openers=frozenset(
             _bare(token.word) for token in tokens if token.opens or (title and token.written[0].isupper())
         ),
         words=frozenset(lemmas),
         content=frozenset(lemma for place, lemma in enumerate(lemmas) if place not in bare),
-        odd=frozenset(tokens[place].word for place in named if tokens[place].written.islower()),
+        odd=frozenset(
+            tokens[place].word
+            for place in named
+            if tokens[place].written.islower() and not lexicon.knows(_bare(tokens[place].word))
+        ),
         spelt=frozenset(token.word for place, token in enumerate(tokens) if place not in bare),
-        sides=tuple(_sides(lemmas, small)),
+        roles=read_roles([token.word for token in tokens], lemmas, small, quantities.used, _fronted(text, tokens)),
     )
+
+
+def _named(
+    tokens: Sequence[Token],
+    small: Sequence[bool],
+    quantities: Quantities,
+    signs: Signs,
+    title: bool,
+    lexicon: Lexicon,
+) -> list[int]:
+    """Places of the names, in their order. What a sign is joined to is one: `report.pdf`, `and/or`, `-i`."""
+    return [
+        place
+        for place, token in enumerate(tokens)
+        if place not in quantities.used
+        and (
+            place in signs.glued
+            or _is_letter(tokens, place)
+            or (_is_loud(token) and not title if small[place] else _is_name(token, title, lexicon))
+        )
+    ]
 
 
 def _denies(word: str, lexicon: Lexicon) -> bool:
@@ -102,19 +138,51 @@ def _asked(words: Sequence[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _is_title(tokens: Sequence[Token]) -> bool:
-    """Whether Most Words Have a Capital Letter, which then means nothing."""
-    inner = [token for token in tokens if not token.opens and token.written[0].isalpha() and token.word != "i"]
-    capital = sum(token.written[0].isupper() for token in inner)
-    return len(inner) >= _LEAST_TITLE_WORDS and 2 * capital > len(inner)
+def _is_title(tokens: Sequence[Token], small: Sequence[bool]) -> bool:
+    """Whether All Words With a Content Have a Capital Letter, which then means nothing.
+
+    Of a few words they are names (`Did Alice Sue Bob`), unless Small Words Have One Too.
+    """
+    inner = [
+        place for place, one in enumerate(tokens) if not one.opens and one.written[0].isalpha() and one.word != "i"
+    ]
+    capital = {place for place in inner if tokens[place].written[0].isupper()}
+    return (
+        len(inner) >= _LEAST_TITLE_WORDS
+        and (len(inner) >= _SURE_TITLE_WORDS or any(small[place] for place in capital))
+        and 2 * len(capital) > len(inner)
+        and all(small[place] or place in capital for place in inner)
+    )
+
+
+def _fronted(text: str, tokens: Sequence[Token]) -> int:
+    """How many words stand before the first comma, where a preposition opens the text: `On Sundays, is it open`."""
+    if not tokens or tokens[0].word not in PREPOSITIONS:
+        return 0
+    ends = (place for place in range(1, len(tokens)) if set(text[tokens[place - 1].end : tokens[place].start]) & _STOPS)
+    first = next(ends, 0)
+    return first if first and "," in text[tokens[first - 1].end : tokens[first].start] else 0
 
 
 def _is_name(token: Token, title: bool, lexicon: Lexicon) -> bool:
     """Whether a capital letter says so, or no dictionary has the word."""
-    if not token.written[0].isalpha():
-        return False
     capital = _is_loud(token) or (token.written[0].isupper() and not token.opens)
     return (capital and not title) or not lexicon.knows(_bare(token.word))
+
+
+def _is_letter(tokens: Sequence[Token], place: int) -> bool:
+    """Whether a word is one letter that stands for something: no article, no pronoun, not what is left of `don't`."""
+    token = tokens[place]
+    if len(token.word) != 1 or not token.word.isalpha() or token.word == "i":
+        return False
+    if token.word == "a":
+        following = tokens[place + 1] if place + 1 < len(tokens) else None
+        return (
+            following is None
+            or following.start > token.end + 1
+            or (following.word in FUNCTION_WORDS and following.word not in AFTER_ARTICLE)
+        )
+    return not (token.word in CLIPPED_ENDINGS and place > 0 and tokens[place - 1].word in CLIPPED)
 
 
 def _is_loud(token: Token) -> bool:
@@ -124,15 +192,10 @@ def _is_loud(token: Token) -> bool:
     return len(token.word) > 1 and token.written.isupper() and token.word not in INTERJECTIONS
 
 
+def _called(token: Token, title: bool) -> str:
+    """A name as it is compared: a letter as it is written, where that says something."""
+    return token.written if len(token.written) == 1 and not (token.opens or title) else _bare(token.word)
+
+
 def _bare(word: str) -> str:
     return word.split("'")[0]
-
-
-def _sides(lemmas: Sequence[str], small: Sequence[bool]) -> list[tuple[str, frozenset[str], str]]:
-    content = [(place, lemma) for place, lemma in enumerate(lemmas) if not small[place]]
-    found = []
-    for place, word in enumerate(lemmas):
-        if word in DIRECTIONS:
-            before = frozenset(lemma for at, lemma in content if at < place)
-            found.append((word, before, next((lemma for at, lemma in content if at > place), "")))
-    return found

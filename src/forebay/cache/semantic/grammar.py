@@ -92,6 +92,12 @@ THIRD_PERSONS: Final = {
 }  # fmt: skip
 """Somebody else's matter, so that both texts must have it."""
 
+PERSONS: Final = THIRD_PERSONS | {
+    "i": "1", "me": "1", "my": "1", "mine": "1", "myself": "1", "you": "2", "your": "2", "yours": "2", "yourself": "2",
+    "we": "1s", "us": "1s", "our": "1s", "ours": "1s", "it": "n", "its": "n", "itself": "n",
+}  # fmt: skip
+"""Pronouns, as the person they stand for: `did he call her` is not `did she call him`."""
+
 MODALS: Final = {
     "must": "must", "shall": "must", "need": "must", "needs": "must", "required": "must", "should": "should",
     "ought": "should", "can": "can", "could": "can", "may": "can", "might": "can", "able": "can",
@@ -104,6 +110,37 @@ DIRECTIONS: Final = frozenset(
     )
 )
 """Prepositions whose two sides cannot change places."""
+
+PREPOSITIONS: Final = DIRECTIONS | frozenset(
+    words_of(
+        "of in on at upon within inside outside about with via through between among amid during until till since "
+        "toward towards beneath underneath beside near past beyond across along up down off out per"
+    )
+)
+"""Words that lead to what follows them. Another one before the same word is a difference, but for these:"""
+
+_SAME_PREPOSITIONS: Final = (
+    "to into onto toward towards", "in on at upon within inside", "of for", "of in", "of on", "of at", "of about",
+    "about on", "over above", "under below beneath underneath", "via through", "via by", "via with", "until till",
+    "between among amid", "beside near",
+)  # fmt: skip
+SAME_PREPOSITIONS: Final = frozenset(
+    (one, other) for group in _SAME_PREPOSITIONS for one in group.split() for other in group.split() if one != other
+)
+
+AFTER_ARTICLE: Final = frozenset(
+    words_of("few very most more just no not once only so then too well same must over under")
+)
+"""Small words that may follow `a`; before any other one it is a letter: `vitamin a in milk`."""
+
+CLIPPED: Final = frozenset(
+    words_of(
+        "don isn aren wasn weren doesn didn won wouldn shouldn couldn hasn haven hadn ain can i you he she it we they "
+        "that this there here what who where when how let"
+    )
+)
+CLIPPED_ENDINGS: Final = frozenset(words_of("s t d m"))
+"""What is left of `don't` and `it's` where the apostrophe is missing, and before what."""
 
 INTERJECTIONS: Final = frozenset(
     words_of(

@@ -1,19 +1,26 @@
 """Whether two texts that lie near each other may have one answer.
 
 Embeddings see what a text is about, not what it says about it: "turn on" and "turn off", order 48213 and order 48231
-are nearly the same vector. The guard compares what embeddings lose. It only ever says no: what it cannot tell is left
-to the threshold, and what it does not understand (another language, a misspelt word) makes it stricter, never laxer.
+are nearly the same vector, and a sign that an embedder does not know is nothing to it. The guard compares what is lost.
+It only ever says no: what it cannot tell is left to the threshold, and what it does not understand (another language, a
+misspelt word) makes it stricter, never laxer.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
+
 from forebay.cache.semantic.facts import Facts, read_facts
 from forebay.cache.semantic.lexicon import Lexicon
+from forebay.cache.semantic.order import Roles, in_other_order, led_otherwise, turned
 from forebay.cache.semantic.prompt import turns_of
 
-GUARD_VERSION = 1
-"""Raised whenever the guard may let pass what it did not before: calibrations are made for one version."""
+GUARD_VERSION = 2
+"""Raised whenever the guard decides otherwise than before: calibrations are made for one version."""
 _SHORTEST_MISSPELT = 6
+_MOST_KEPT = 64
+_LONGEST_KEPT = 1000
+"""A text is read once for all that it is compared with: facts of so many texts of so many characters are kept."""
 
 
 class Guard:
@@ -21,10 +28,11 @@ class Guard:
 
     def __init__(self, lexicon: Lexicon) -> None:
         self._lexicon = lexicon
+        self._recent = lru_cache(_MOST_KEPT)(partial(read_facts, lexicon=lexicon))
 
     def read(self, text: str) -> Facts:
         """The facts of a text, to be compared."""
-        return read_facts(text, self._lexicon)
+        return self._recent(text) if len(text) <= _LONGEST_KEPT else read_facts(text, self._lexicon)
 
     def compare(self, one: str, other: str) -> str | None:
         """Why two texts must not share an answer, in a word; None: nothing speaks against it. Chats (`prompt.py`) are
@@ -45,10 +53,14 @@ class Guard:
         """The same for facts that were read before."""
         if one.quantities.numbers != other.quantities.numbers:
             return "numbers"
-        if one.quantities.units != other.quantities.units:
+        if one.quantities.units != other.quantities.units or one.quantities.measured != other.quantities.measured:
             return "units"
         if one.quantities.dates != other.quantities.dates:
             return "dates"
+        if one.signs != other.signs:
+            return "signs"
+        if one.spelling != other.spelling:
+            return "spelling"
         if one.negations != other.negations:
             return "negation"
         if one.small != other.small:
@@ -61,8 +73,10 @@ class Guard:
             return "names"
         if self._opposed(one, other):
             return "opposites"
-        if _turned(one, other):
+        if _ordered_otherwise(one.roles, other.roles):
             return "order"
+        if led_otherwise(one.roles, other.roles):
+            return "prepositions"
         return "substitution" if self._substituted(one, other) else None
 
     def _opposed(self, one: Facts, other: Facts) -> bool:
@@ -105,18 +119,8 @@ def _one_slip(one: str, other: str) -> bool:
     return a[1:] == b or a == b[1:] or a[1:] == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])
 
 
-def _turned(one: Facts, other: Facts) -> bool:
-    """Whether two sides have changed places: `from A to B` and `from B to A`, `A than B` and `B than A`."""
-    return any(
-        word == again
-        and after != after_there
-        and (
-            (after in before_there and after_there in before) or (_follows(one, after_there) and _follows(other, after))
-        )
-        for word, before, after in one.sides
-        for again, before_there, after_there in other.sides
-    )
-
-
-def _follows(facts: Facts, content: str) -> bool:
-    return any(after == content for _, _, after in facts.sides)
+def _ordered_otherwise(one: Roles, other: Roles) -> bool:
+    """Whether what both say stands in another order, so that another one may do it, or to another one."""
+    if turned(one, other) or (in_other_order(one.said, other.said) and in_other_order(one.owned, other.owned)):
+        return True
+    return set(one.persons) == set(other.persons) and in_other_order(one.persons, other.persons)

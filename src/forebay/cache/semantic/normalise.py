@@ -12,4 +12,4 @@ def normalised(text: str) -> str:
 
     What a capital letter may have said is left to the guard, which sees both texts as they stand.
     """
-    return " ".join(canonical(text).casefold().split()).rstrip(_ENDS)
+    return " ".join(canonical(text).lower().split()).rstrip(_ENDS)

@@ -8,6 +8,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Final, NamedTuple
 
 from forebay.cache.semantic.grammar import FUNCTION_WORDS, words_of
+from forebay.cache.semantic.signs import OPERATORS
 from forebay.cache.semantic.tokens import Token
 
 _ONES: Final = {
@@ -35,7 +36,7 @@ _FRACTIONS: Final = {
     "once": "1", "dozen": "12", "couple": "2",
 }  # fmt: skip
 _SUFFIXES: Final = {"k": 10**3, "m": 10**6, "mn": 10**6, "mio": 10**6, "bn": 10**9, "b": 10**9}
-_ORDINAL_ENDINGS: Final = frozenset(("st", "nd", "rd", "th"))
+ORDINAL_ENDINGS: Final = frozenset(("st", "nd", "rd", "th"))
 
 _UNITS: Final = (
     "mm millimetre millimeter|cm centimetre centimeter|m metre meter|km kilometre kilometer|inch inches|ft foot feet|"
@@ -58,6 +59,8 @@ _ONLY_AFTER_NUMBERS: Final = frozenset(
     )
 )
 """Names of units that are other words as well."""
+_LEADING: Final = frozenset("$€£¥₹₩₽")
+"""Signs of units that stand before their number."""
 
 _DATE_NAMES: Final = (
     "january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|september sep sept|october oct|"
@@ -69,18 +72,20 @@ _DATES: Final = {name: group.split(" ")[0] for group in _DATE_NAMES.split("|") f
 _NEEDS_CAPITAL: Final = frozenset(words_of("may march mar jan mon sat sun wed dec sep ad ce bc spring"))
 """Names of dates that are other words as well: they count with a capital letter within a sentence, or by a number."""
 
-_OPERATORS: Final = frozenset("+*×÷=<>^")
 _NUMBER: Final = re.compile(r"(-?\d+(?:[.,]\d+)*)([^\W\d_]*)")
 _THOUSANDS: Final = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 
 
 class Quantities(NamedTuple):
-    """Numbers and codes in their order; units and dates sorted. `used`: which tokens they were."""
+    """Numbers and codes in their order; units and dates sorted. `measured`: the units that stand beside a number,
+    with the place of that number among them. `used`: which tokens they were; `counted`: those of the numbers."""
 
     numbers: tuple[str, ...]
     units: tuple[str, ...]
+    measured: tuple[tuple[int, str], ...]
     dates: tuple[str, ...]
     used: frozenset[int]
+    counted: frozenset[int]
 
 
 def read_quantities(tokens: Sequence[Token]) -> Quantities:
@@ -89,11 +94,15 @@ def read_quantities(tokens: Sequence[Token]) -> Quantities:
     units: list[str] = []
     dates: list[str] = []
     used: set[int] = set()
+    measured: list[tuple[int, str]] = []
+    ordinals: dict[int, int] = {}  # by the place of a token of a number, which number it is
     place = 0
     while place < len(tokens):
         value, unit, after = _number(tokens, place)
         numbers += [value] if value else []
         units += [unit] if unit else []
+        measured += [(len(numbers), unit)] if unit else []
+        ordinals |= dict.fromkeys(range(place, after), len(numbers))
         used.update(range(place, after))
         place = after if after > place else place + 1
     counted = frozenset(used)
@@ -105,15 +114,25 @@ def read_quantities(tokens: Sequence[Token]) -> Quantities:
         capital = token.written[0].isupper() and not token.opens
         date = _DATES.get(token.word, "") if token.word not in _NEEDS_CAPITAL or capital or near else ""
         units += [unit] if unit else []
+        if unit and near:
+            leads = place - 1 not in counted or (place + 1 in counted and token.word in _LEADING)
+            measured.append((ordinals[place + 1 if leads else place - 1], unit))
         dates += [date] if date else []
         used.update([place] if unit or date else [])
-    return Quantities(tuple(numbers), tuple(sorted(units)), tuple(sorted(dates)), frozenset(used))
+    return Quantities(
+        numbers=tuple(numbers),
+        units=tuple(sorted(units)),
+        measured=tuple(sorted(measured)),
+        dates=tuple(sorted(dates)),
+        used=frozenset(used),
+        counted=counted,
+    )
 
 
 def _number(tokens: Sequence[Token], place: int) -> tuple[str, str, int]:
     """A number that begins at this token, the unit written with it, and the place after it."""
     word = tokens[place].word
-    if word in _OPERATORS:
+    if word in OPERATORS:
         return word, "", place + 1
     if any(character.isdigit() for character in word):
         value, unit = _digits(word)
@@ -170,7 +189,7 @@ def _digits(word: str) -> tuple[str, str]:
     value = _decimal(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text)
     if value is None:
         return word, ""
-    if not suffix or suffix in _ORDINAL_ENDINGS:
+    if not suffix or suffix in ORDINAL_ENDINGS:
         return _plain(value), ""
     unit = _unit(suffix, after_number=True)
     if unit and suffix != "m":

@@ -272,3 +272,14 @@ def test_system_prompts_are_set_apart_and_what_is_no_text_is_not_compared() -> N
     assert prompt_of_chat([{"role": "assistant", "content": "", "tool_calls": []}]) is None
     assert prompt_of_chat([{"role": "system", "content": "Be kind."}]) is None
     assert to_embed(prompt_of_text("plain").text) == "plain"
+
+
+async def test_the_same_letters_are_not_the_same_words(guard: Guard) -> None:
+    tier = tier_of(guard)
+    for number, (kept, asked) in enumerate(
+        (("What is 10² ?", "What is 102?"), ("Is it 👍?", "Is it 👎?"), ("Is 5 MW much?", "Is 5 mW much?"))
+    ):
+        await tier.store(HERE, f"e{number}", kept, NORTH)
+        assert (await tier.same_words(HERE, kept)) is not None
+        assert (await tier.same_words(HERE, asked)) is None
+        assert (await tier.lookup(HERE, asked, NORTH)) is None
