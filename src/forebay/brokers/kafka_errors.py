@@ -39,6 +39,9 @@ _PLACE: Final = re.compile(r"^\S*://?\S+: |^\S+/(?:bootstrap|\d+): ")
 _AFTER: Final = re.compile(r" \(after \d+ms in state \w+.*\)$")
 
 
+_TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+
+
 class ClientLog:
     """Where librdkafka writes, which would else be stderr: all it says of what matters comes as an error, too."""
 
@@ -95,6 +98,11 @@ def setup_words(error: BaseException | KafkaError, address: KafkaAddress) -> str
     if code in _NOT_CREATED:
         return f"it does not create a topic ({text}); mend partitions= or replication= in the broker's URL"
     return None
+
+
+def is_too_large(error: KafkaError | None) -> bool:
+    """Whether a record is refused for its size, or that of the batch in which librdkafka had put it."""
+    return error is not None and error.code() in _TOO_LARGE
 
 
 def kafka_error(error: BaseException | KafkaError) -> KafkaError | None:

@@ -10,7 +10,7 @@ from aiormq import exceptions as amqp
 from aiormq import spec
 
 from forebay.brokers.packs import CONTENT_TYPE, packed
-from forebay.brokers.port import Message
+from forebay.brokers.port import Confirmed, Message
 from forebay.brokers.rabbitmq_link import Session
 from forebay.brokers.rabbitmq_queues import Queues
 
@@ -19,16 +19,23 @@ _AGAIN_S: Final = 0.1
 _KEPT_ON_DISK: Final = 2
 
 
-async def send(queues: Queues, session: Session, packs: Sequence[Sequence[Message]]) -> list[bool]:
-    """All on their way together; whether each was confirmed. Raises what aiormq does, and `DependencyError`."""
+async def send(
+    queues: Queues, session: Session, packs: Sequence[Sequence[Message]], most_bytes: int | None = None
+) -> list[Confirmed]:
+    """All on their way together, but for those of more than `most_bytes`; what became of each. Raises what aiormq does,
+    and `DependencyError`."""
     places = dict.fromkeys((pack[0].queue, pack[0].level) for pack in packs)
     names = {place: await queues.need(*place) for place in places}
-    sending = [_send(queues, session, pack, names[pack[0].queue, pack[0].level]) for pack in packs]
+    sending = [_send(queues, session, pack, names[pack[0].queue, pack[0].level], most_bytes) for pack in packs]
     return await asyncio.gather(*sending)
 
 
-async def _send(queues: Queues, session: Session, pack: Sequence[Message], name: str) -> bool:
+async def _send(
+    queues: Queues, session: Session, pack: Sequence[Message], name: str, most_bytes: int | None
+) -> Confirmed:
     body = packed(pack)
+    if most_bytes is not None and len(body) > most_bytes:
+        return None
     for is_last in (False, True):
         try:
             answer = await session.publishing.basic_publish(
