@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from forebay.brokers.port import Capabilities, Delivery, Depth, Message
-from forebay.core.errors import DependencyError
+from forebay.core.errors import DependencyError, SetupError
 
 COLUMNS = (
     "place INTEGER PRIMARY KEY, id TEXT, queue TEXT, level INTEGER, payload BLOB, held_until REAL DEFAULT 0, holder"
@@ -33,14 +33,18 @@ class SqliteBroker:
         self._closed = False
 
     async def check(self) -> str:
-        """Name and version, told when a server starts."""
-        return await self._do(lambda database: f"SQLite {sqlite3.sqlite_version}")
+        """Name and version, told when a server starts; what does not pass by itself ends the start."""
+        try:
+            return await self._do(lambda database: f"SQLite {sqlite3.sqlite_version}")
+        except DependencyError as error:
+            raise error if "locked" in error.message else SetupError(f"{error.message}; is its folder there?") from None
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         """All or, by raising, none of them."""
         rows = [(one.id, one.queue, one.level, one.payload) for one in messages]
         insert = "INSERT INTO messages (id, queue, level, payload) VALUES (?, ?, ?, ?)"
-        await self._do(lambda database: database.executemany(insert, rows))
+        if rows or self._closed:
+            await self._do(lambda database: database.executemany(insert, rows))
         return [True] * len(rows)
 
     async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:
@@ -122,4 +126,3 @@ class SqliteBroker:
         with self._using:
             if self._database is not None:
                 self._database.close()
-            self._database = None

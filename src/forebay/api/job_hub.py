@@ -218,7 +218,7 @@ class Hub:
             except Exception as error:
                 log.error("one who waits for a job failed", exc_info=error)
                 self.unsubscribe(id, watcher)
-                watcher.failed(id, DependencyError("the job can be waited for no more; ask again"))
+                watcher.failed(id, DependencyError("the job can be waited for no more; ask again", public=True))
 
     # -- whole records ------------------------------------------------------------------------------------------------
 
@@ -257,7 +257,7 @@ class Hub:
         if self._closed:
             return
         log.error("waiting for jobs has failed, and begins again", exc_info=failure, extra=fields(code="internal"))
-        self._fail_all(DependencyError("waiting for jobs has failed; try again"))
+        self._fail_all(DependencyError("waiting for jobs has failed; try again", public=True))
 
     def _fail_all(self, error: DependencyError) -> None:
         watchers, self._watchers = self._watchers, {}
@@ -298,10 +298,8 @@ def _fail_unread(asked: _Asked, reading: asyncio.Task[None]) -> None:
 
 def _of_one(error: BaseException) -> BaseException:
     """An error for each who waits: one that many raised would keep all of their frames."""
-    if not isinstance(error, DependencyError):
-        return error
-    return DependencyError(error.message, code=error.code, retry_after_s=error.retry_after_s)
+    return error.anew() if isinstance(error, DependencyError) else error
 
 
 def _closing() -> DependencyError:
-    return DependencyError("the server is shutting down")
+    return DependencyError("the server is shutting down", public=True)

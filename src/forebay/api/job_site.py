@@ -121,7 +121,7 @@ class JobSite:
         if self._hearing is not None:
             return
         if self._closed:
-            raise DependencyError("the server is shutting down")
+            raise DependencyError("the server is shutting down", public=True)
         if self._embedded is not None:
             try:
                 await self._embedded.start()

@@ -164,10 +164,9 @@ def _settle(batch: Sequence[Sending] | deque[Sending], outcomes: Sequence[Outcom
 
 def _own(error: Exception) -> Exception:
     """An error for each of many callers: each raises it, and would hold on to the frames of all."""
-    if isinstance(error, DependencyError):
-        return DependencyError(error.message, code=error.code, retry_after_s=error.retry_after_s)
-    return error
+    return error.anew() if isinstance(error, DependencyError) else error
 
 
 def _stopped() -> DependencyError:
-    return DependencyError("the server stopped while the job was submitted; whether it was accepted is not known")
+    words = "the server stopped while the job was submitted; whether it was accepted is not known"
+    return DependencyError(words, public=True)

@@ -255,7 +255,7 @@ class Jobs:
             look = await self.hub.read(outcome.id)
             found = Accepted(look, replayed=True) if isinstance(look, JobRecord) else gone(outcome.id)
         except asyncio.CancelledError:
-            then(DependencyError("the server stopped while the job was looked up"))
+            then(DependencyError("the server stopped while the job was looked up", public=True))
             raise
         except Exception as error:
             found = error
@@ -299,6 +299,7 @@ def _refusal(new: NewJob, outcome: Submission) -> Exception:
         return DependencyError(
             "the broker did not confirm the job; it may run all the same: repeat the request with its Idempotency-Key",
             code="broker_unavailable",
+            public=True,
         )
     return AdmissionError(
         f"the queue of model {new.spec.model!r} is full", code="queue_full", retry_after_s=outcome.retry_after_s

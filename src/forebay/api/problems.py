@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from http import HTTPStatus
 from typing import Any, NamedTuple
@@ -10,6 +11,9 @@ import msgspec
 
 from forebay.api.encode import JSON_HEADERS, HeaderPairs
 from forebay.core.errors import AdmissionError, DeadlineExceeded, DependencyError, ForebayError
+from forebay.telemetry.logs import News, fields
+
+log = logging.getLogger("forebay.api")
 
 STATUSES: dict[str, int] = {
     "invalid_request": 400,
@@ -60,6 +64,10 @@ CLOSE = (b"connection", b"close")
 _CODINGS = (b"accept-encoding", b"gzip, deflate")
 
 
+_UNTOLD = News()
+"""What clients are not told."""
+
+
 class Answer(NamedTuple):
     """An HTTP answer: status, header pairs (lower-case names, without content-length) and body."""
 
@@ -75,12 +83,15 @@ def problem(code: str, message: str, **members: Any) -> Answer:
 
 
 def problem_of(error: BaseException) -> Answer:
-    """The answer to an error. What is no `ForebayError` is internal: its text stays on this side."""
+    """The answer to an error. What is no `ForebayError` is internal: its text stays on this side, as does what is wrong
+    with the store or the broker, which is logged instead."""
     if not isinstance(error, ForebayError):
         return problem("internal", INTERNAL_MESSAGE)
     if isinstance(error, DeadlineExceeded):
         return problem(error.code, error.message, stage=error.stage)
-    answer = problem(error.code, error.message)
+    if isinstance(error, DependencyError) and not error.public and _UNTOLD.is_new(error.message):
+        log.warning("requests are answered 503: %s", error.message, extra=fields(code=error.code))
+    answer = problem(error.code, error.public_message)
     if isinstance(error, AdmissionError | DependencyError):
         return answer._replace(headers=(*answer.headers, *_retry_headers(error)))
     if error.code == "unsupported_encoding":

@@ -46,6 +46,7 @@ class RemoteModels:
         self._replaced: list[RemoteEngine] = []
         self._differ: set[tuple[str, str, int]] = set()
         self._empty_since: float | None = None
+        self._told = ""
         self._running: asyncio.Task[None] | None = None
         inference.not_started = self.reason
 
@@ -88,13 +89,15 @@ class RemoteModels:
                 pass
 
     def _fails(self, error: Exception, failed: int) -> None:
-        """One line for each time that it begins to fail."""
+        """One line for each time that it begins to fail, and for each other reason."""
         if isinstance(error, DependencyError):
-            text = error.message
-            if failed == 1:
-                log.warning("it is not known what workers have: %s", text)
+            # Clients are told it, and /readyz, which anybody may ask.
+            text = error.public_message
+            if failed == 1 or error.message != self._told:
+                self._told = error.message
+                log.warning("it is not known what workers have: %s", error.message)
         else:
-            text = f"looking what workers have failed: {error!r}"
+            text = "looking what workers have failed; the log says why"
             if failed == 1:
                 log.error("looking what workers have failed", exc_info=error)
         if self._inference.not_started or failed >= LOST_AFTER:

@@ -18,15 +18,15 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError
 
-from forebay.brokers.kafka_errors import FAILURES, UNKNOWN_TOPICS, failure, is_refusal, setup_failure
+from forebay.brokers.kafka_errors import FAILURES, UNKNOWN_TOPICS, failure, is_refusal, is_too_large, setup_failure
 from forebay.brokers.kafka_inbox import Inbox, taken
 from forebay.brokers.kafka_link import KafkaLink
 from forebay.brokers.kafka_parts import Part
 from forebay.brokers.kafka_sending import Record
 from forebay.brokers.kafka_topics import dead_name, group_name, topic_name
 from forebay.brokers.kafka_url import KafkaAddress, parse_url
-from forebay.brokers.packs import Pack, packed, portions
-from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Delivery, Depth, Message
+from forebay.brokers.packs import Pack, each_confirmed, packed, portions
+from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Confirmed, Delivery, Depth, Message
 from forebay.brokers.refusals import Refusals
 from forebay.core.errors import DependencyError
 from forebay.telemetry.logs import fields
@@ -84,7 +84,7 @@ class Kafka:
 
     # -- the port -----------------------------------------------------------------------------------------------------
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Confirmed]:
         """In packs, all on their way together. Of none it tells, by raising, that the brokers are known to be away."""
         await self._open()
         if not messages:
@@ -101,17 +101,17 @@ class Kafka:
             [sendable[at] for at in positions]
             for positions in portions([messages[at] for at in sendable], min(self._pack_jobs, share), self._pack_bytes)
         ]
-        records = []
-        for positions in packs:
-            first = messages[positions[0]]
-            topic = places[first.queue, first.level]
-            number = self._partition(first.id, partitions[topic])
-            records.append(Record(topic, number, packed([messages[at] for at in positions])))
-        confirmed = [False] * len(messages)
-        for positions, is_confirmed in zip(packs, await self._send(records), strict=True):
-            for at in positions:
-                confirmed[at] = is_confirmed
-        return confirmed
+
+        async def send_at(packs: Sequence[Sequence[int]]) -> Sequence[Confirmed]:
+            records = []
+            for positions in packs:
+                first = messages[positions[0]]
+                topic = places[first.queue, first.level]
+                number = self._partition(first.id, partitions[topic])
+                records.append(Record(topic, number, packed([messages[at] for at in positions])))
+            return await self._send(records)
+
+        return await each_confirmed(packs, len(messages), send_at)
 
     async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:
         """What has come, or comes next, of the partitions that are ours. The first lease from a queue joins its group,
@@ -194,9 +194,8 @@ class Kafka:
         except FAILURES as error:
             raise failure(error, self.address) from None
         topics = [topic_name(self.address, message.queue, message.level) for message in messages]
-        return await self._send(
-            [Record(name, 0, packed([one]), topic) for one, topic in zip(messages, topics, strict=True)]
-        )
+        records = [Record(name, 0, packed([one]), topic) for one, topic in zip(messages, topics, strict=True)]
+        return [told is True for told in await self._send(records)]
 
     async def close(self) -> None:
         """Tell how far all is done with, and leave the groups."""
@@ -227,7 +226,7 @@ class Kafka:
         over the message while its job ran here."""
         taken = [pack.take_to_send() for pack in packs]
         messages = [pack.messages[at] for pack, places in zip(packs, taken, strict=True) for at in places]
-        confirmed: Sequence[bool] = [False] * len(messages)
+        confirmed: Sequence[Confirmed] = [False] * len(messages)
         try:
             confirmed = await self.publish(messages)
         except DependencyError:
@@ -346,12 +345,14 @@ class Kafka:
             raise failed
         return found
 
-    async def _send(self, records: Sequence[Record]) -> list[bool]:
-        confirmed = []
+    async def _send(self, records: Sequence[Record]) -> list[Confirmed]:
+        confirmed: list[Confirmed] = []
         for record, offset, error in await self._link.sender.send(records):
-            confirmed.append(error is None)
+            confirmed.append(None if is_too_large(error) else error is None)
             if error is None:
                 self._link.topics.confirmed(record.topic, record.partition, offset)
+            elif is_too_large(error):
+                self._link.topics.is_small_for(record.topic, len(record.body))
             else:
                 log.debug("a message to %s was not confirmed: %s", record.topic, error)
                 # It may be gone, which is not always told as such.

@@ -39,6 +39,9 @@ _PLACE: Final = re.compile(r"^\S*://?\S+: |^\S+/(?:bootstrap|\d+): ")
 _AFTER: Final = re.compile(r" \(after \d+ms in state \w+.*\)$")
 
 
+_TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+
+
 class ClientLog:
     """Where librdkafka writes, which would else be stderr: all it says of what matters comes as an error, too."""
 
@@ -103,6 +106,11 @@ def is_refusal(error: BaseException | KafkaError) -> bool:
     if told is None or told.code() in _REFUSED or told.code() == KafkaError.REQUEST_TIMED_OUT:
         return False
     return told.code() in UNKNOWN_TOPICS or told.code() > 0  # below it is the client that speaks
+
+
+def is_too_large(error: KafkaError | None) -> bool:
+    """Whether a record is refused for its size, or that of the batch in which librdkafka had put it."""
+    return error is not None and error.code() in _TOO_LARGE
 
 
 def kafka_error(error: BaseException | KafkaError) -> KafkaError | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,8 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ign
 
 from forebay.brokers.kafka_errors import UNKNOWN_TOPICS, kafka_error
 from forebay.brokers.kafka_url import KafkaAddress
+
+log = logging.getLogger("forebay.jobs")
 
 LEVELS: Final = ("high", "normal", "low")
 CALL_TIMEOUT_S: Final = 6.0
@@ -65,6 +68,19 @@ class Topics:
         self._admin, self._address = admin, address
         self._known: dict[str, tuple[int, float]] = {}
         self._seen: dict[Place, tuple[int, float]] = {}
+        self._small = set[str]()
+        """Those of which it was said that not every job fits."""
+
+    def is_small_for(self, name: str, nbytes: int) -> None:
+        """Say it, of each topic once."""
+        if name not in self._small:
+            self._small.add(name)
+            log.warning(
+                "topic %s refuses %d bytes as too large: jobs that do not fit travel by their ids alone; raise its "
+                "max.message.bytes",
+                name,
+                nbytes,
+            )
 
     async def need(self, *names: str) -> list[int]:
         """How many partitions topics have that are there."""

@@ -105,6 +105,8 @@ def parse_url(url: str) -> KafkaAddress:
         raise SetupError(f"{shown!r}: what begins the names of topics has 1 to 60 letters, digits, dots, _ and -")
     user, _, password = userinfo.partition(":")
     tls = parts.scheme == "kafkas"
+    options = _options(parts.query, shown)
+    _check_tls_options(tls, [*options.get("certificates", ()), *(["verify"] if "verify" in options else [])], shown)
     return KafkaAddress(
         shown=shown,
         hosts=_hosts(hosts, 9093 if tls else 9092, shown),
@@ -112,7 +114,7 @@ def parse_url(url: str) -> KafkaAddress:
         password=unquote(password),
         tls=tls,
         prefix=prefix,
-        **_options(parts.query, shown),
+        **options,
     )
 
 
@@ -134,6 +136,14 @@ def _options(query: str, shown: str) -> dict[str, Any]:
             known = ", ".join(sorted({*_FILES, *_CHOICES, *_NUMBERS}))
             raise SetupError(f"{shown!r}: unknown option {name!r}; there are {known}")
     return options | ({"certificates": certificates} if certificates else {})
+
+
+def _check_tls_options(tls: bool, named: list[str], shown: str) -> None:
+    """Raises `SetupError` for what would be passed over in silence."""
+    if named and not tls:
+        raise SetupError(f"{shown!r}: {', '.join(named)}: only with TLS; write kafkas://")
+    if "keyfile" in named and "certfile" not in named:
+        raise SetupError(f"{shown!r}: keyfile is the key of a certificate, so name that too: certfile=PATH")
 
 
 def _hosts(text: str, port: int, shown: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Delivery, Depth, Message
+from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Confirmed, Delivery, Depth, Message
 from forebay.core.clock import Clock
 from forebay.core.errors import DependencyError
 
@@ -269,7 +269,7 @@ class MemoryBroker:
         self._queues = queues
         self._open = True
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Confirmed]:
         """Always confirmed."""
         self._connected().put(messages)
         return [True] * len(messages)

@@ -6,12 +6,12 @@ messages is acked, or has been sent anew in another pack.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from forebay.brokers.port import Delivery, Message
+from forebay.brokers.port import Confirmed, Delivery, Message
 
 CONTENT_TYPE: Final = "application/vnd.forebay.jobs.1+msgpack"
 _encode = msgspec.msgpack.Encoder().encode
@@ -56,6 +56,25 @@ def portions(messages: Sequence[Message], most: int, most_bytes: int) -> Iterato
         sizes[place] = size + (sizes[place] if portion else 0)
         portion.append(at)
     yield from open_portions.values()
+
+
+async def each_confirmed(
+    packs: Sequence[Sequence[int]],
+    number: int,
+    send: Callable[[Sequence[Sequence[int]]], Awaitable[Sequence[Confirmed]]],
+) -> list[Confirmed]:
+    """Send packs of `number` messages, told by their positions; what became of each message. Of a pack that is too
+    large each message goes once more by itself."""
+    confirmed: list[Confirmed] = [False] * number
+    while packs:
+        apart: list[list[int]] = []
+        for positions, told in zip(packs, await send(packs), strict=True):
+            for at in positions:
+                confirmed[at] = told
+            if told is None and len(positions) > 1:
+                apart += [[at] for at in positions]
+        packs = apart
+    return confirmed
 
 
 class Pack:
@@ -120,7 +139,7 @@ class Pack:
             self.states[at] = "sending"
         return taken
 
-    def sent(self, taken: Sequence[int], confirmed: bool) -> None:
+    def sent(self, taken: Sequence[int], confirmed: Confirmed) -> None:
         """What was taken is in another pack now, or is still to be sent."""
         for at in taken:
             self.states[at] = "done" if confirmed else "given back"

@@ -40,6 +40,10 @@ class Depth(msgspec.Struct, frozen=True):
     leased: int = -1
 
 
+Confirmed = bool | None
+"""Whether the broker has a message for sure. None: it has not, and never takes one that large."""
+
+
 class Capabilities(msgspec.Struct, frozen=True):
     """What a kind of broker can do; the same for all of its objects.
 
@@ -63,7 +67,7 @@ class Broker(Protocol):
 
     capabilities: Capabilities
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Confirmed]:
         """Hand over messages; for each, whether the broker confirmed it. What was not confirmed may be there all the
         same. Of none at all it tells, by raising and without asking anybody, that the broker is known to be away."""
         ...

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final, TypeVar
 
-from forebay.brokers.packs import Pack, portions, settled
-from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Delivery, Depth, Message
-from forebay.brokers.rabbitmq_errors import FAILURES, failure, setup_failure, unavailable
+from forebay.brokers.packs import Pack, each_confirmed, portions, settled
+from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Confirmed, Delivery, Depth, Message
+from forebay.brokers.rabbitmq_errors import FAILURES, failure, most_bytes_of, setup_failure, unavailable
 from forebay.brokers.rabbitmq_inbox import Inbox, Place
 from forebay.brokers.rabbitmq_link import RabbitLink, Session
 from forebay.brokers.rabbitmq_sending import bury, send
@@ -51,6 +51,8 @@ class RabbitMq:
         self.address: RabbitAddress = parse_url(url)
         self._pack_jobs, self._pack_bytes = pack_jobs, pack_bytes
         self._link = RabbitLink(self.address, self._begin)
+        self._most_bytes: int | None = None
+        """Of a message, as far as the broker has refused a larger one: each that it refuses costs the session."""
         self._inbox: Inbox | None = None
         self._alone, self._unsent = Refusals[Place](), Refusals[Place]()
         """Queues of which nothing is sent here, or can be sent there, while others can be used."""
@@ -74,16 +76,24 @@ class RabbitMq:
 
     # -- the port -----------------------------------------------------------------------------------------------------
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Confirmed]:
         """In packs, all on their way together. Of none it tells, by raising, that the broker cannot be reached."""
-        inbox = await self._open()
-        confirmed = [False] * len(messages)
+        await self._open()
+
+        async def send_at(packs: Sequence[Sequence[int]]) -> list[Confirmed]:
+            sent = [[messages[at] for at in positions] for positions in packs]
+            inbox = await self._open()
+            try:
+                return await self._send(inbox, sent)
+            except DependencyError as error:
+                # Which of the two is known depends on who heard of it first.
+                if not self._refused_as_large(error.__cause__, inbox.session.reason):
+                    raise
+            await self._link.renewed(inbox.session, _RENEW_S)
+            return await self._send(await self._open(), sent)
+
         packs = list(portions(messages, self._pack_jobs, self._pack_bytes))
-        sent = [[messages[at] for at in positions] for positions in packs]
-        for positions, is_confirmed in zip(packs, await self._send(inbox, sent), strict=True):
-            for at in positions:
-                confirmed[at] = is_confirmed
-        return confirmed
+        return await each_confirmed(packs, len(messages), send_at)
 
     async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:
         """What was sent ahead, or what is sent next. Goes on with the next connection where one breaks."""
@@ -180,7 +190,7 @@ class RabbitMq:
             return
         taken = [pack.take_to_send() for pack in packs]
         sending = [[pack.messages[at] for at in places] for pack, places in zip(packs, taken, strict=True)]
-        confirmed = [False] * len(packs)
+        confirmed: list[Confirmed] = [False] * len(packs)
         try:
             confirmed = await self._send(self._inbox, sending)
         except DependencyError:
@@ -232,12 +242,28 @@ class RabbitMq:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    async def _send(self, inbox: Inbox, packs: Sequence[Sequence[Message]]) -> list[bool]:
-        session, confirmed = inbox.session, list[bool]()
+    async def _send(self, inbox: Inbox, packs: Sequence[Sequence[Message]]) -> list[Confirmed]:
+        session, confirmed = inbox.session, list[Confirmed]()
         for begin in range(0, len(packs), _AT_ONCE):
-            sending = send(inbox.queues, session, packs[begin : begin + _AT_ONCE], self._unsent)
+            some = packs[begin : begin + _AT_ONCE]
+            sending = send(inbox.queues, session, some, self._unsent, self._most_bytes)
             confirmed += await self._told(session.call(sending, _SEND_S))
         return confirmed
+
+    def _refused_as_large(self, *reasons: BaseException | None) -> bool:
+        """Whether a session was ended for a message that is larger than the broker takes; none such is sent again."""
+        most_bytes = next(filter(None, map(most_bytes_of, reasons)), None)
+        if most_bytes is None:
+            return False
+        if self._most_bytes is None or most_bytes < self._most_bytes:
+            self._most_bytes = most_bytes
+            log.warning(
+                "RabbitMQ at %s takes messages of %d bytes at most: jobs that do not fit travel by their ids alone; "
+                "raise its max_message_size, and start this anew",
+                self.address.shown,
+                most_bytes,
+            )
+        return True
 
     async def _lease_of(self, inbox: Inbox, names: Sequence[str], most: int, until_s: float) -> Sequence[Delivery]:
         while True:

@@ -18,7 +18,7 @@ from aiormq import spec
 from aiormq.abc import AbstractConnection as Wire
 from aiormq.channel import Channel
 
-from forebay.brokers.rabbitmq_errors import FAILURES, copied, failure, setup_failure, unavailable
+from forebay.brokers.rabbitmq_errors import FAILURES, ended_words, failure, setup_failure, unavailable
 from forebay.brokers.rabbitmq_url import RabbitAddress
 from forebay.core.errors import DependencyError, SetupError
 
@@ -42,6 +42,8 @@ class Session:
         self.address = address
         self._connection, self._wire = connection, wire
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.reason: BaseException | None = None
+        """What the broker ended it with."""
         self.publishing: Channel
         self.consuming: Channel
         self._asking: Channel | None = None
@@ -59,7 +61,7 @@ class Session:
         self.publishing = await self._channel(confirms=True)
         self.consuming = await self._channel()
         for part in (self.publishing, self.consuming, self._wire):
-            part.closing.add_done_callback(lambda _: self.end())
+            part.closing.add_done_callback(self._part_ended)
 
     def end(self) -> None:
         """It is of no use any more."""
@@ -81,11 +83,24 @@ class Session:
             if not self.ended.done():
                 self.end()
                 raise unavailable(f"no answer within {within_s:g} s", self.address)
-            raise unavailable("the connection broke", self.address)
+            raise self.broken()
         # A channel that is closed ends what waits for it as if it had been canceled.
         if call.cancelled() or isinstance(call.exception(), asyncio.CancelledError):
-            raise unavailable("the connection broke", self.address)
+            raise self.broken()
         return call.result()
+
+    def broken(self) -> DependencyError:
+        """That it has ended, and why, where the broker said so."""
+        return unavailable(ended_words(self.reason, self.address) or "the connection broke", self.address)
+
+    async def try_publishing(self) -> None:
+        """See that messages may be sent to queues, with one for a queue that is not there. Raises as `call`."""
+        name = f"{self.address.prefix}.nobody"
+        publishing = self.publishing.basic_publish(b"", routing_key=name, mandatory=True, timeout=_ANSWER_S, wait=False)
+        try:
+            await self.call(publishing)
+        except amqp.DeliveryError:
+            pass  # it came back, or was refused for being one too many in a queue of that name
 
     def run(self, work: Coroutine[Any, Any, Any]) -> None:
         """Have it done, where that is still possible, without waiting."""
@@ -126,6 +141,11 @@ class Session:
         assert isinstance(channel, Channel)
         return channel
 
+    def _part_ended(self, closing: asyncio.Future[Any]) -> None:
+        if not self.ended.done() and not closing.cancelled():
+            self.reason = closing.exception()
+        self.end()
+
     def _forget(self, call: asyncio.Future[Any]) -> None:
         self._calls.discard(call)
         if not call.cancelled():
@@ -157,11 +177,10 @@ class RabbitLink:
             if self._session is not None and not self._session.ended.done():
                 return self._session
             if self._closed or self._error is not None:
-                # One that is raised again and again would keep every frame that it came by.
                 words = "the connection was closed"
-                raise unavailable(words, self.address) if self._error is None else copied(self._error)
+                raise unavailable(words, self.address) if self._error is None else self._error.anew()
             if self._session is not None:
-                raise unavailable("the connection broke", self.address)
+                raise self._session.broken()
             try:
                 await asyncio.wait_for(self._changed.wait(), _FIRST_S * len(self.address.hosts))
             except TimeoutError:
@@ -182,11 +201,16 @@ class RabbitLink:
         `DependencyError`."""
         try:
             session = await self._connect()
+            try:
+                await session.try_publishing()
+            finally:
+                await session.close()
         except SetupError:
             raise
+        except DependencyError as error:
+            raise setup_failure(session.reason, self.address) or error from None
         except Exception as error:
             raise setup_failure(error, self.address) or failure(error, self.address) from None
-        await session.close()
         return session.server
 
     async def close(self) -> None:
@@ -221,7 +245,7 @@ class RabbitLink:
             pause_s, told = FIRST_PAUSE_S, ""
             self._wake()
             await asyncio.wait([session.ended])
-            self._error = unavailable("the connection broke", self.address)
+            self._error = session.broken()
             told = self._error.message
             log.warning("%s; it is made anew", told)
             await session.close()

@@ -11,7 +11,7 @@ from aiormq import exceptions as amqp
 from aiormq import spec
 
 from forebay.brokers.packs import CONTENT_TYPE, packed
-from forebay.brokers.port import Message
+from forebay.brokers.port import Confirmed, Message
 from forebay.brokers.rabbitmq_errors import failure
 from forebay.brokers.rabbitmq_link import Session
 from forebay.brokers.rabbitmq_queues import REFUSALS, Queues, dead_name, queue_name
@@ -26,10 +26,14 @@ _KEPT_ON_DISK: Final = 2
 
 
 async def send(
-    queues: Queues, session: Session, packs: Sequence[Sequence[Message]], refused: Refusals[tuple[str, int]]
-) -> list[bool]:
-    """All on their way together; whether each was confirmed. Raises what aiormq does, and `DependencyError`; where a
-    queue is `refused`, only if no other is asked for."""
+    queues: Queues,
+    session: Session,
+    packs: Sequence[Sequence[Message]],
+    refused: Refusals[tuple[str, int]],
+    most_bytes: int | None = None,
+) -> list[Confirmed]:
+    """All on their way together, but for those of more than `most_bytes`; what became of each. Raises what aiormq does,
+    and `DependencyError`; where a queue is `refused`, only if no other is asked for."""
     names: dict[tuple[str, int], str] = {}
     failed: BaseException | None = None
     for place in dict.fromkeys((pack[0].queue, pack[0].level) for pack in packs):
@@ -45,7 +49,9 @@ async def send(
                 )
     if failed is not None and not names:
         raise failed
-    sending = [_send(queues, session, pack, names.get((pack[0].queue, pack[0].level), "")) for pack in packs]
+    sending = [
+        _send(queues, session, pack, names.get((pack[0].queue, pack[0].level), ""), most_bytes) for pack in packs
+    ]
     return await asyncio.gather(*sending)
 
 
@@ -67,10 +73,14 @@ async def _bury(session: Session, name: str, body: bytes) -> bool:
     return isinstance(answer, spec.Basic.Ack)
 
 
-async def _send(queues: Queues, session: Session, pack: Sequence[Message], name: str) -> bool:
+async def _send(
+    queues: Queues, session: Session, pack: Sequence[Message], name: str, most_bytes: int | None
+) -> Confirmed:
     if not name:
         return False
     body = packed(pack)
+    if most_bytes is not None and len(body) > most_bytes:
+        return None
     for is_last in (False, True):
         try:
             answer = await session.publishing.basic_publish(

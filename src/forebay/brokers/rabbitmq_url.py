@@ -77,6 +77,7 @@ def parse_url(url: str) -> RabbitAddress:
     user, _, password = userinfo.partition(":")
     named: dict[str, Any] = {"user": unquote(user), "password": unquote(password)} if user else {}
     named |= _options(parts.query, shown)
+    _check_tls_options(parts.scheme == "amqps", named.get("certificates", {}), shown)
     port = 5671 if parts.scheme == "amqps" else 5672
     return RabbitAddress(
         shown=shown, hosts=_hosts(hosts, port, shown), vhost=unquote(vhost) or "/", tls=parts.scheme == "amqps", **named
@@ -104,6 +105,14 @@ def _options(query: str, shown: str) -> dict[str, Any]:
                 raise SetupError(f"{shown!r}: {name} must be a number above 0, got {text!r}")
             options["heartbeat_s" if name == "heartbeat" else name] = int(text)
     return options | ({"certificates": certificates} if certificates else {})
+
+
+def _check_tls_options(tls: bool, certificates: dict[str, str], shown: str) -> None:
+    """Raises `SetupError` for what would be passed over in silence."""
+    if certificates and not tls:
+        raise SetupError(f"{shown!r}: {', '.join(certificates)}: only with TLS; write amqps://")
+    if "keyfile" in certificates and "certfile" not in certificates:
+        raise SetupError(f"{shown!r}: keyfile is the key of a certificate, so name that too: certfile=PATH")
 
 
 def _hosts(text: str, port: int, shown: str) -> tuple[tuple[str, int], ...]:

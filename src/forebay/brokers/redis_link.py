@@ -7,6 +7,7 @@ it may be repeated. What goes wrong is a `DependencyError` within `CALL_TIMEOUT_
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal, NoReturn
@@ -70,11 +71,21 @@ def dependency_error(error: BaseException, shown: str, code: DependencyCode) -> 
     words = next((words for kind, words in _CLASS_WORDS if isinstance(error, kind)), None)
     if words is None:
         words = _CODE_WORDS.get(text.partition(" ")[0])
+    if words is None and (untrusted := _untrusted(error)) is not None:
+        words = f"TLS fails ({untrusted}); name the certificate of who signed the server's: ssl_ca_certs=PATH"
     if words is None and isinstance(error, redis_errors.ConnectionError | OSError):
         words = "cannot be reached, or the connection broke"
     if words is None:
         words = f"it answered {text!r}" if text else type(error).__name__
     return DependencyError(f"Redis at {shown}: {words}", code=code)
+
+
+def _untrusted(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """What is wrong with the server's certificate, which redis-py raises as the cause of an error of its own."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 class RedisLink:
@@ -114,6 +125,8 @@ class RedisLink:
         except redis_errors.AuthenticationError as error:
             raise SetupError(dependency_error(error, self.shown, self._code).message) from None
         except _FAILURES as error:
+            if _untrusted(error) is not None:
+                raise SetupError(dependency_error(error, self.shown, self._code).message) from None
             self._fail(error)
         name = "Valkey" if "valkey_version" in server else "Redis"
         version = str(server.get("valkey_version") or server["redis_version"])

@@ -48,6 +48,8 @@ def parse_url(url: str) -> RedisAddress:
         raise SetupError(f"{shown!r} is no URL of a Redis or Valkey; write {_FORMS}")
     kind: Kind = "sentinel" if form == "sentinel" else "cluster" if form == "cluster" else "single"
     options = _options(parts.query, shown)
+    if secure != "rediss" and (named := [name for name in options if name.startswith("ssl_")]):
+        raise SetupError(f"{shown!r}: {', '.join(named)}: only with TLS; write rediss://")
     user, _, password = userinfo.partition(":")
     if user:
         options["username"] = unquote(user)

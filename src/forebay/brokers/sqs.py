@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from forebay.brokers.packs import Pack, portions, settled
-from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Delivery, Depth, Message
+from forebay.brokers.packs import Pack, each_confirmed, portions, settled
+from forebay.brokers.port import PRIORITY_LEVELS, Capabilities, Confirmed, Delivery, Depth, Message
 from forebay.brokers.sqs_errors import FAILURES, failure, setup_failure
 from forebay.brokers.sqs_holding import delete, hold, show
 from forebay.brokers.sqs_inbox import Inbox
@@ -73,17 +73,16 @@ class Sqs:
 
     # -- the port -----------------------------------------------------------------------------------------------------
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Confirmed]:
         """In packs, all on their way together. Of none it tells, by raising, that SQS cannot be reached."""
         self._check_open()
         await self.link.ready()
-        confirmed = [False] * len(messages)
+
+        async def send_at(packs: Sequence[Sequence[int]]) -> list[Confirmed]:
+            return await self._send([[messages[at] for at in positions] for positions in packs])
+
         packs = list(portions(messages, self._pack_jobs, self._pack_bytes))
-        sent = [[messages[at] for at in positions] for positions in packs]
-        for positions, is_confirmed in zip(packs, await self._send(sent), strict=True):
-            for at in positions:
-                confirmed[at] = is_confirmed
-        return confirmed
+        return await each_confirmed(packs, len(messages), send_at)
 
     async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:
         """What was received, is there, or comes."""
@@ -192,7 +191,7 @@ class Sqs:
             return
         taken = [pack.take_to_send() for pack in packs]
         sending = [[pack.messages[at] for at in places] for pack, places in zip(packs, taken, strict=True)]
-        confirmed = [False] * len(packs)
+        confirmed: list[Confirmed] = [False] * len(packs)
         try:
             confirmed = await self._send(sending)
         except DependencyError:
@@ -201,7 +200,7 @@ class Sqs:
             for pack, places, is_confirmed in zip(packs, taken, confirmed, strict=True):
                 pack.sent(places, is_confirmed)
 
-    async def _send(self, packs: Sequence[Sequence[Message]]) -> list[bool]:
+    async def _send(self, packs: Sequence[Sequence[Message]]) -> list[Confirmed]:
         confirmed = await send(self.link, self._queues, packs) if packs else []
         self._inbox.seen_filled({(pack[0].queue, pack[0].level) for pack in packs})
         return confirmed

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from botocore import exceptions as aws
 
@@ -66,6 +67,11 @@ def code_of(error: BaseException) -> str:
 def is_missing(error: BaseException) -> bool:
     """There is no such queue."""
     return code_of(error) in _MISSING
+
+
+def is_too_large(entry: Mapping[str, Any]) -> bool:
+    """Whether one of several messages is refused for its size."""
+    return entry.get("Code") == "InvalidParameterValue" and "shorter than" in str(entry.get("Message", ""))
 
 
 def is_away(error: BaseException) -> bool:

@@ -67,6 +67,8 @@ class Queues:
         self._asking: dict[str, asyncio.Task[Queue]] = {}
         self.unsent = Refusals[Place]()
         """Those that nothing could be sent to while others took what they were sent."""
+        self._small = set[Queue]()
+        """Those of which it was said that not every job fits."""
 
     async def need(self, place: Place) -> Queue:
         """One that is there. Raises as `SqsLink.call`."""
@@ -80,6 +82,18 @@ class Queues:
     def forget(self, place: Place) -> None:
         """It is not there any more."""
         self._known.pop(queue_name(self._address, place), None)
+
+    def is_small_for(self, queue: Queue, id: str) -> None:
+        """Say it, of each queue once."""
+        if queue not in self._small:
+            self._small.add(queue)
+            log.warning(
+                "a message of %s may have %d bytes, which is too little for job %s: such jobs travel by their ids "
+                "alone; raise its MaximumMessageSize",
+                queue.url,
+                queue.most_bytes,
+                id,
+            )
 
     async def _need(self, name: str, attributes: Mapping[str, str]) -> Queue:
         """Whoever comes while it is asked for waits for that."""

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from forebay.brokers.packs import packed
-from forebay.brokers.port import Message
-from forebay.brokers.sqs_errors import FAILURES, failure, is_missing
+from forebay.brokers.port import Confirmed, Message
+from forebay.brokers.sqs_errors import FAILURES, failure, is_missing, is_too_large
 from forebay.brokers.sqs_link import SqsLink
 from forebay.brokers.sqs_queues import Place, Queues, queue_name
 from forebay.brokers.sqs_text import written
@@ -29,16 +29,18 @@ _AGAIN_S: Final = 0.1
 
 Entry = tuple[int, str]
 """Which pack it is, and the body of its message."""
+Told = dict[int, Confirmed]
+"""Which packs were confirmed, or are too large."""
 
 
-async def send(link: SqsLink, queues: Queues, packs: Sequence[Sequence[Message]]) -> list[bool]:
-    """Whether each was confirmed. Raises `DependencyError` where no call came through at all."""
+async def send(link: SqsLink, queues: Queues, packs: Sequence[Sequence[Message]]) -> list[Confirmed]:
+    """What became of each. Raises `DependencyError` where no call came through at all."""
     places: defaultdict[Place, list[int]] = defaultdict(list)
     for at, pack in enumerate(packs):
         places[pack[0].queue, pack[0].level].append(at)
     turns = asyncio.Semaphore(_AT_ONCE)
     sending = [_to_place(link, queues, place, [(at, packs[at]) for at in own], turns) for place, own in places.items()]
-    confirmed = [False] * len(packs)
+    confirmed: list[Confirmed] = [False] * len(packs)
     failures: dict[Place, DependencyError] = {}
     came_through = False
     for place, answers in zip(places, await asyncio.gather(*sending), strict=True):
@@ -47,8 +49,8 @@ async def send(link: SqsLink, queues: Queues, packs: Sequence[Sequence[Message]]
                 failures[place] = answer
                 continue
             came_through = True
-            for at in answer:
-                confirmed[at] = True
+            for at, told in answer.items():
+                confirmed[at] = told
     if failures and not came_through:
         raise next(iter(failures.values()))
     for place, error in failures.items():
@@ -79,8 +81,8 @@ async def _to_place(
     place: Place,
     packs: Sequence[tuple[int, Sequence[Message]]],
     turns: asyncio.Semaphore,
-) -> list[set[int] | DependencyError]:
-    """Of each call, which packs were confirmed, or why none."""
+) -> list[Told | DependencyError]:
+    """Of each call, what is known of packs, or why nothing is."""
     try:
         queue = await queues.need(place)
     except FAILURES as error:
@@ -88,20 +90,21 @@ async def _to_place(
     except DependencyError as error:
         return [error]
     entries: list[Entry] = []
+    large: Told = {}
     for at, pack in packs:
         body = written(packed(pack), queue.most_bytes)
         if body is None:
-            log.error(
-                "job %s is larger than a message of %s may be (%d bytes)", pack[0].id, queue.url, queue.most_bytes
-            )
+            large[at] = None
+            queues.is_small_for(queue, pack[0].id)
         else:
             entries.append((at, body))
 
-    async def call(batch: list[Entry]) -> set[int] | DependencyError:
+    async def call(batch: list[Entry]) -> Told | DependencyError:
         async with turns:
             return await _in_one_call(link, queues, place, batch)
 
-    return await asyncio.gather(*map(call, _batches(entries, queue.most_bytes))) if entries else [set()]
+    calls = await asyncio.gather(*map(call, _batches(entries, queue.most_bytes)))
+    return [*calls, large] if large or not calls else calls
 
 
 def _batches(entries: Sequence[Entry], most_bytes: int) -> Iterator[list[Entry]]:
@@ -117,34 +120,38 @@ def _batches(entries: Sequence[Entry], most_bytes: int) -> Iterator[list[Entry]]
         yield batch
 
 
-async def _in_one_call(
-    link: SqsLink, queues: Queues, place: Place, batch: Sequence[Entry]
-) -> set[int] | DependencyError:
-    """Those that were confirmed. What SQS failed to take, or what came to a queue that is no more, is sent again."""
-    waiting, confirmed = {str(at): body for at, body in batch}, set[int]()
+async def _in_one_call(link: SqsLink, queues: Queues, place: Place, batch: Sequence[Entry]) -> Told | DependencyError:
+    """Those that were confirmed, or are too large. What SQS failed to take, or what came to a queue that is no more, is
+    sent again."""
+    waiting, told = {str(at): body for at, body in batch}, Told()
     for is_last in (False, True):
         try:
             queue = await queues.need(place)
             answer = await link.call("SendMessageBatch", QueueUrl=queue.url, Entries=_entries(link, waiting))
         except DependencyError as error:
-            return confirmed or error
+            return told or error
         except FAILURES as error:
             if not is_last and is_missing(error):
                 queues.forget(place)
                 continue
-            return confirmed or failure(error, link.address)
+            return told or failure(error, link.address)
         for one in answer.get("Successful", ()):
-            confirmed.add(int(one["Id"]))
+            told[int(one["Id"])] = True
             waiting.pop(one["Id"], None)
         for one in answer.get("Failed", ()):
             if one.get("SenderFault"):
-                log.error("%s refuses a message: %s: %s", queue.url, one.get("Code"), one.get("Message", ""))
                 waiting.pop(one["Id"], None)
+                if is_too_large(one):
+                    # It was given a lower limit since it was looked at.
+                    told[int(one["Id"])] = None
+                    queues.forget(place)
+                else:
+                    log.error("%s refuses a message: %s: %s", queue.url, one.get("Code"), one.get("Message", ""))
         if not waiting:
             break
         if not is_last:
             await asyncio.sleep(_AGAIN_S)
-    return confirmed
+    return told
 
 
 def _entries(link: SqsLink, waiting: dict[str, str]) -> list[dict[str, Any]]:

@@ -40,6 +40,11 @@ class ForebayError(Exception):
 
     CODES: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def public_message(self) -> str:
+        """What clients are told."""
+        return self.message
+
     @classmethod
     def codes(cls) -> tuple[str, ...]:
         """The codes that this class may carry."""
@@ -105,15 +110,37 @@ class ExecutionError(ForebayError):
 
 
 class DependencyError(ForebayError):
-    """The store of jobs or the broker cannot be reached, or refuses. Whether the call took effect is not known."""
+    """The store of jobs or the broker cannot be reached, or refuses. Whether the call took effect is not known.
+
+    Its message is for operators: it names hosts, users and what to mend. Clients are told it only where it is `public`.
+    """
 
     code = "store_unavailable"
     retryable = True
     CODES = ("broker_unavailable", "store_unavailable")
 
-    def __init__(self, message: str, *, code: str | None = None, retry_after_s: float = 1.0) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, retry_after_s: float = 1.0, public: bool = False
+    ) -> None:
         super().__init__(message, code=code)
         self.retry_after_s = retry_after_s
+        self.public = public
+
+    @property
+    def public_message(self) -> str:
+        """What clients are told."""
+        return self.message if self.public else _UNAVAILABLE[self.code]
+
+    def anew(self) -> DependencyError:
+        """The same, which nobody has raised: one that is raised by many, or again and again, would keep every frame
+        that it came by."""
+        return DependencyError(self.message, code=self.code, retry_after_s=self.retry_after_s, public=self.public)
+
+
+_UNAVAILABLE = {
+    "broker_unavailable": "the job queue cannot be reached; try again",
+    "store_unavailable": "the server's store cannot be reached; try again",
+}
 
 
 class SetupError(ForebayError):

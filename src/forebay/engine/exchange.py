@@ -225,5 +225,5 @@ class Exchange:
 def _own(error: Exception) -> ForebayError:
     """An error for each of many requests: each raises it, and would hold on to the frames of all."""
     if isinstance(error, DependencyError):
-        return DependencyError(error.message, code=error.code, retry_after_s=error.retry_after_s)
+        return error.anew()
     return ForebayError("requests could not be sent to workers; the log says why")

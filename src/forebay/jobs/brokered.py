@@ -150,13 +150,26 @@ class BrokeredQueue:
     async def _publish(self, jobs: Iterable[Carried]) -> list[str]:
         """Ids of those that the broker confirmed."""
         messages = [self._message(job, job.spec) for job in jobs if job.spec is not None]
-        confirmed = await self._broker.publish(messages) if messages else ()
+        confirmed = list(await self._broker.publish(messages)) if messages else []
+        # Where the broker takes less than is inline here, the record has it.
+        large = [at for at, is_confirmed in enumerate(confirmed) if is_confirmed is None]
+        if large:
+            named = [self._named(messages[at]) for at in large]
+            for at, is_confirmed in zip(large, await self._broker.publish(named), strict=True):
+                confirmed[at] = is_confirmed
         return [message.id for message, is_confirmed in zip(messages, confirmed, strict=True) if is_confirmed]
 
     def _message(self, job: Carried, spec: JobSpec) -> Message:
-        if job.named or len(spec.body) > self._inline_bytes:
-            job = Carried(job.id, job.created_ms)
-        return Message(job.id, spec.model, self._encode(job), spec.level)
+        if not job.named and len(spec.body) <= self._inline_bytes:
+            payload = self._encode(job)
+            if len(payload) <= self._inline_bytes:  # with all that comes beside the body, metadata above all
+                return Message(job.id, spec.model, payload, spec.level)
+        return Message(job.id, spec.model, self._encode(Carried(job.id, job.created_ms)), spec.level)
+
+    def _named(self, message: Message) -> Message:
+        """The same without its spec."""
+        carried = self._decode(message.payload)
+        return msgspec.structs.replace(message, payload=self._encode(Carried(carried.id, carried.created_ms)))
 
     async def _unless_canceled(self, deliveries: Sequence[Delivery], lease_s: float) -> Sequence[LeasedJob]:
         """Claim; whoever is canceled meanwhile leaves the jobs to be given back."""

@@ -24,11 +24,12 @@ from forebay.jobs.store import (
 )
 
 INLINE_BYTES: Final = 200_000
-"""Larger bodies stay in the store, and their messages only name the job."""
+"""Jobs that are larger, with all that they carry, stay in the store, and their messages only name them. The smallest
+messages that brokers usually take, 256 KiB of text at SQS, hold so much."""
 
 
 class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A job as a message carries it. `spec` is None where its body is too large for that, where it is of a version that
+    """A job as a message carries it. `spec` is None where it is too large for that, where it is of a version that
     its publisher does not know, or where what came is unreadable; then its record must be there. `created_ms` is by the
     store's clock. Of this process only: `named`, no message carries the spec, which is not whole here; `foreign`, a
     spec of another version as it came."""

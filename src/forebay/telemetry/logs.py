@@ -8,8 +8,10 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, TextIO, TypedDict, Unpack
+from typing import Any, Final, TextIO, TypedDict, Unpack
 
 import msgspec
 
@@ -84,6 +86,27 @@ def without_secrets(text: str) -> str:
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text
+
+
+class News:
+    """Tells what is worth a line from what was said before: what goes on is said once, and again when it comes back
+    after it was not heard for a while."""
+
+    FORGOTTEN_AFTER_S: Final = 60.0
+    MOST: Final = 100
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._heard_at: dict[str, float] = {}
+        """By text; the one that was heard last stands last."""
+
+    def is_new(self, text: str) -> bool:
+        """Whether it has not been heard lately. It has been, from now on."""
+        now, before = self._clock(), self._heard_at.pop(text, None)
+        self._heard_at[text] = now
+        if len(self._heard_at) > self.MOST:
+            del self._heard_at[next(iter(self._heard_at))]
+        return before is None or now - before > self.FORGOTTEN_AFTER_S
 
 
 class LineFormatter(logging.Formatter):

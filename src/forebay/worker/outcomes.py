@@ -27,7 +27,7 @@ def outcome_of(error: ForebayError, attempt: int, *, served: bool) -> Outcome:
     `served`: whether its model runs here at all. Where only the version is missing that it asked for, other workers may
     have it, or nobody: then it fails once its attempts are used up.
     """
-    told = JobError(error.code, error.message, error.stage if isinstance(error, DeadlineExceeded) else "")
+    told = JobError(error.code, error.public_message, error.stage if isinstance(error, DeadlineExceeded) else "")
     if isinstance(error, AdmissionError):
         return Outcome("release", None, error.retry_after_s)
     if error.code == "model_not_found" and not served:

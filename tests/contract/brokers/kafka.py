@@ -14,7 +14,7 @@ from tests.contract.brokers.tansu import is_real, kafka_url
 from forebay.brokers.kafka import Kafka
 from forebay.brokers.kafka_inbox import Inbox
 from forebay.brokers.kafka_topics import Place, group_name
-from forebay.brokers.port import PRIORITY_LEVELS, Broker, Delivery, Depth, Message
+from forebay.brokers.port import PRIORITY_LEVELS, Broker, Confirmed, Delivery, Depth, Message
 
 KINDS = {"kafka": 1, "kafka-packs": 32}
 """How many messages share one at most."""
@@ -37,7 +37,7 @@ class Attentive(Kafka):
         super().__init__(url, pack_jobs=pack_jobs)
         self._ends = ends
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Confirmed]:
         confirmed = await super().publish(messages)
         for place, (end, _) in self._link.topics._seen.items():
             self._ends.known[place] = max(end, self._ends.known.get(place, 0))

@@ -416,3 +416,15 @@ async def test_a_message_that_is_too_large_is_refused_alone(url: str) -> None:
         large = Message("large", "q", b"x" * 2_000_000)
         assert list(await broker.publish([*messages(2), large, *messages(1, start=2)])) == [True, True, False, True]
         await broker.ack(await leased(broker, 3))
+
+
+async def test_a_message_that_is_too_large_is_told_as_that_and_holds_up_no_other(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(url) as broker:
+        # librdkafka refuses it by itself, as a topic with a lower max.message.bytes would.
+        sent = [Message("large", "q", b"x" * 1_100_000), *messages(3)]
+        for _ in range(2):
+            assert list(await broker.publish(sent)) == [None, True, True, True]
+        assert not broker._link.is_away()
+    assert caplog.text.count("travel by their ids alone; raise its max.message.bytes") == 1

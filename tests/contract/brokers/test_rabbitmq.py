@@ -21,6 +21,8 @@ from forebay.core.errors import DependencyError, SetupError
 
 RIGHTS = (r"^forebay\..*", r"^(forebay\..*|amq\.default)$", r"^forebay\..*")
 """Configure, write and read, as docs/rabbitmq.md names them."""
+MOST_BYTES = 200_000
+"""Of a message, at the node that tests start."""
 
 
 @pytest.fixture
@@ -33,10 +35,12 @@ async def url() -> AsyncIterator[str]:
 @pytest.fixture(scope="module")
 def node() -> Iterator[RabbitNode]:
     """A node with users who lack something."""
-    with RabbitNode() as started:
+    with RabbitNode(max_message_size=str(MOST_BYTES)) as started:
         started.control("add_user", "narrow", "s3cret")
         started.control("set_permissions", "narrow", *RIGHTS)
         started.control("add_user", "barred", "s3cret")
+        started.control("add_user", "mute", "s3cret")
+        started.control("set_permissions", "mute", RIGHTS[0], RIGHTS[2], RIGHTS[2])
         yield started
 
 
@@ -88,6 +92,7 @@ async def counts(url: str, name: str, number: int) -> None:
         ("guest:guest", "none", "it has no vhost 'none' (rabbitmqctl add_vhost none), or user"),
         ("barred:s3cret", "", "or user 'barred' may not use it (rabbitmqctl set_permissions -p / barred"),
         ("narrow:s3cret", "?prefix=other", "user 'narrow' lacks a permission"),
+        ("mute:s3cret", "", "user 'mute' lacks a permission (ACCESS_REFUSED - write access to exchange 'amq.default'"),
     ],
 )
 async def test_what_an_operator_has_to_mend_is_said(node: RabbitNode, user: str, vhost: str, said: str) -> None:
@@ -115,6 +120,30 @@ async def test_a_node_that_is_not_there_is_said_at_once(node: RabbitNode) -> Non
         with pytest.raises(DependencyError, match="cannot be reached") as caught:
             await broker.check()
         assert caught.value.code == "broker_unavailable"
+
+
+async def test_why_the_broker_ended_a_connection_is_logged(node: RabbitNode, caplog: pytest.LogCaptureFixture) -> None:
+    async with connected(f"amqp://mute:s3cret@127.0.0.1:{node.port}/") as broker:
+        with pytest.raises(DependencyError, match="lacks a permission"):
+            await broker.publish(messages(1))
+        async with asyncio.timeout(PATIENCE_S):
+            while "it is made anew" not in caplog.text:
+                await asyncio.sleep(0.01)
+    [told] = [record.message for record in caplog.records if "it is made anew" in record.message]
+    assert "user 'mute' lacks a permission (ACCESS_REFUSED - write access to exchange 'amq.default'" in told
+
+
+async def test_what_is_larger_than_the_broker_takes_is_told_as_that_and_costs_one_connection(
+    node: RabbitNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(f"{node.url}?prefix=small", pack_bytes=1 << 20) as broker:
+        half = [Message(f"half {number}", "q", b"x" * (MOST_BYTES // 2)) for number in range(3)]
+        for _ in range(3):
+            sent = [Message("large", "q", b"x" * MOST_BYTES), *messages(5), *half]
+            assert list(await broker.publish(sent)) == [None, *[True] * 8]
+    assert caplog.text.count("it is made anew") == 1
+    assert "message size" in caplog.text
+    assert caplog.text.count(f"takes messages of {MOST_BYTES} bytes at most") == 1
 
 
 # -- its end and its return -------------------------------------------------------------------------------------------
@@ -285,7 +314,7 @@ async def test_a_queue_that_is_full_refuses(url: str) -> None:
         confirmed = [(await broker.publish(messages(1, start=number)))[0] for number in range(20)]
         assert confirmed[0]
         assert not confirmed[-1]
-        assert len(await leased(broker, sum(confirmed))) == sum(confirmed)
+        assert len(await leased(broker, confirmed.count(True))) == confirmed.count(True)
 
 
 async def test_a_queue_that_was_made_by_an_operator_is_used(url: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -79,6 +79,7 @@ def test_a_url_is_understood(url: str, expected: RedisAddress) -> None:
         (f"redis+sentinel://u:{SECRET}@host", "names no service"),
         (f"redis+cluster://u:{SECRET}@host/1", "database 0 only"),
         (f"unix://?password={SECRET}", "names no socket"),
+        (f"redis://u:{SECRET}@host?ssl_ca_certs=/nope", "ssl_ca_certs: only with TLS; write rediss://"),
         (f"redis://host?pasword={SECRET}", "unknown option 'pasword'; there are client_name, db,"),
     ],
 )
@@ -151,8 +152,11 @@ async def test_tls_is_spoken_and_an_unknown_certificate_refused(tmp_path: Path) 
         async with linked(f"{url}?ssl_ca_certs={certificate}") as link:
             assert (await link.check()).startswith("Redis ")
         async with linked(url) as link:
-            with pytest.raises(DependencyError):
+            said = "TLS fails .*certificate verify failed.*: ssl_ca_certs=PATH"
+            with pytest.raises(DependencyError, match=said):
                 await link.execute("GET", "x")
+            with pytest.raises(SetupError, match=said):
+                await link.check()
 
 
 @pytest.mark.parametrize(

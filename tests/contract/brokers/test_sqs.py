@@ -178,8 +178,32 @@ async def test_large_messages_travel_as_far_as_a_queue_takes_them(url: str) -> N
             Message("too large", "q", noise(300_000)),
             *messages(3),
         ]
-        assert list(await broker.publish(sent)) == [True, True, False, True, True, True]
+        assert list(await broker.publish(sent)) == [True, True, None, True, True, True]
         assert by_id(carried(await leased(broker, 5))) == by_id([*sent[:2], *sent[3:]])
+
+
+async def test_in_a_queue_of_small_messages_each_that_fits_is_carried(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise = random.Random(1).randbytes
+    async with connected(url) as broker, by_hand(url) as client:
+        small = {"MaximumMessageSize": "1024"}
+        await client.create_queue(QueueName=f"{parse_url(url).prefix}-q-normal", Attributes=small)
+        sent = [Message(f"{number}", "q", noise(5_000 if number == 3 else 300)) for number in range(10)]
+        for _ in range(2):
+            assert list(await broker.publish(sent)) == [None if message.id == "3" else True for message in sent]
+        assert len(await leased(broker, 18)) == 18
+    assert caplog.text.count("travel by their ids alone; raise its MaximumMessageSize") == 1
+
+
+async def test_a_message_that_a_queue_no_longer_takes_is_told_as_too_large(way: Way, url: str) -> None:
+    async with connected(through(way, url)) as broker:
+        words = "One or more parameters are invalid. Reason: Message must be shorter than 1024 bytes."
+        refusal = {"SenderFault": True, "Code": "InvalidParameterValue", "Message": words}
+        way.failing["SendMessageBatch"] = [refusal]
+        assert list(await broker.publish(messages(1))) == [None]
+        assert list(await broker.publish(messages(1))) == [True]
+        assert way.seen.count("GetQueueAttributes") == 2
 
 
 async def test_of_a_pack_some_are_done_some_given_back_and_some_still_run(url: str) -> None:

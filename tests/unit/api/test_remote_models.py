@@ -143,13 +143,17 @@ async def test_workers_that_differ_are_told_of_once(place: Place, caplog: pytest
     ]
 
 
-async def test_it_looks_when_there_are_news_and_goes_on_after_a_failure(place: Place) -> None:
+async def test_it_looks_when_there_are_news_and_goes_on_after_a_failure(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
     place.directory.down = True
     place.models.start()
     async with asyncio.timeout(20):
-        while place.models.reason != "it is down":
+        # Why, the log says: clients, and whoever asks whether it is ready, learn no names of hosts.
+        while place.models.reason != "the server's store cannot be reached; try again":
             await asyncio.sleep(0.01)
-        assert place.inference.not_started == "it is down"
+        assert place.inference.not_started == place.models.reason
+        assert "it is not known what workers have: it is down" in caplog.text
         place.directory.down = False
         while place.models.reason:
             await asyncio.sleep(0.01)

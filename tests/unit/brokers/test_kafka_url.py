@@ -50,6 +50,8 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
         ("kafka://u:s3cret@h/?replication=0", "replication must be a number above 0"),
         ("kafka://u:s3cret@h/?create=perhaps", "create must be yes or no, got 'perhaps'"),
         ("kafka://u:s3cret@h/?mechanism=GSSAPI", "mechanism must be PLAIN or SCRAM-SHA-256 or SCRAM-SHA-512"),
+        ("kafka://u:s3cret@h/?cafile=/nope&verify=no", "cafile, verify: only with TLS; write kafkas://"),
+        ("kafkas://u:s3cret@h/?keyfile=/nope", "name that too: certfile=PATH"),
         ("kafka://u:s3cret@h:port", "is no HOST:PORT"),
         ("kafka://u:s3cret@a,,b", "'' is no HOST:PORT"),
         ("kafka://u:s3cret@[::1", "cannot be read"),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.brokers.packs import Pack, PackError, packed, portions, unpacked
-from forebay.brokers.port import Message
+from forebay.brokers.packs import Pack, PackError, each_confirmed, packed, portions, unpacked
+from forebay.brokers.port import Confirmed, Message
+from forebay.brokers.sqs_text import written
+from forebay.jobs.record_store import INLINE_BYTES
 
 MESSAGES = st.lists(
     st.builds(Message, st.text(max_size=8), st.sampled_from("ab"), st.binary(max_size=40), st.integers(0, 2))
@@ -94,3 +99,19 @@ def test_what_is_given_back_while_other_parts_are_being_sent_is_not_taken_for_se
     pack.sent(second, confirmed=False)
     assert pack.is_over
     assert pack.given_back()
+
+
+async def test_of_a_pack_that_is_too_large_each_message_goes_by_itself() -> None:
+    sizes, sent = [10, 60, 10, 200, 10], list[Sequence[int]]()
+
+    async def send(packs: Sequence[Sequence[int]]) -> list[Confirmed]:
+        sent.extend(packs)
+        return [None if sum(sizes[at] for at in positions) > 100 else 0 not in positions for positions in packs]
+
+    assert await each_confirmed([[0, 1], [2, 3], [4]], 5, send) == [False, False, True, None, True]
+    assert sent == [[0, 1], [2, 3], [4], [2], [3]]
+
+
+def test_what_goes_inline_fits_the_smallest_messages_that_are_usual() -> None:
+    payload = random.Random(1).randbytes(INLINE_BYTES)
+    assert written(packed([Message("0190a7c4-0000-7000-8000-000000000000", "q", payload)]), 256 << 10) is not None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
+import ssl
+import subprocess
 import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,7 +24,7 @@ START = bytes.fromhex("0100000000001c000a000a00090000000000000005504c41494e00000
 
 
 @contextlib.asynccontextmanager
-async def speaking(words: bytes) -> AsyncIterator[int]:
+async def speaking(words: bytes, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Something that says this to whoever comes, and ends; its port."""
 
     async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -30,7 +33,7 @@ async def speaking(words: bytes) -> AsyncIterator[int]:
             await writer.drain()
         writer.close()
 
-    async with await asyncio.start_server(speak, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(speak, "127.0.0.1", 0, ssl=context) as server:
         yield server.sockets[0].getsockname()[1]
 
 
@@ -58,6 +61,40 @@ async def test_while_certificates_cannot_be_read_the_connection_is_tried_again(t
         with pytest.raises(SetupError, match="its certificates cannot be used"):
             await broker.check()
         await broker.close()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+async def test_a_certificate_that_nobody_trusts_ends_the_start_with_what_to_name(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    words = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    subprocess.run([*words.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    async with speaking(b"", context) as port:
+        said = r"TLS fails \(.*certificate verify failed.*\); name the certificate of .*: cafile=PATH"
+        await is_refused_and_tried_again(f"amqps://127.0.0.1:{port}/", said)
+        await ends_the_start(f"amqps://127.0.0.1:{port}/", said)
+
+
+async def test_a_port_that_does_not_speak_tls_ends_the_start() -> None:
+    async with speaking(b"AMQP\x00\x00\x09\x01") as port:
+        said = r"TLS fails \(.*\); this port does not speak TLS: name the one that does \(5671\), or write amqp://"
+        await ends_the_start(f"amqps://127.0.0.1:{port}/", said)
+
+
+async def test_what_ends_while_tls_is_begun_may_pass() -> None:
+    async with speaking(b"") as port:
+        broker = RabbitMq(f"amqps://127.0.0.1:{port}/")
+        with pytest.raises(DependencyError, match="cannot be reached, or the connection broke"):
+            await broker.check()
+        await broker.close()
+
+
+async def ends_the_start(url: str, said: str) -> None:
+    broker = RabbitMq(url)
+    with pytest.raises(SetupError, match=said):
+        await broker.check()
+    await broker.close()
 
 
 @pytest.mark.parametrize(

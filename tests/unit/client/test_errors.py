@@ -25,7 +25,7 @@ EVERY: list[ForebayError] = [
     *(RequestError("why", code=code) for code in RequestError.codes()),
     *(AdmissionError("why", code=code, retry_after_s=3.0) for code in AdmissionError.codes()),
     *(ExecutionError("why", code=code) for code in ExecutionError.codes()),
-    *(DependencyError("why", code=code, retry_after_s=3.0) for code in DependencyError.codes()),
+    *(DependencyError("why", code=code, retry_after_s=3.0, public=True) for code in DependencyError.codes()),
     DeadlineExceeded("why", stage="queued"),
     CacheMiss("why"),
 ]

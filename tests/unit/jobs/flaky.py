@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from forebay.brokers.memory import HeldQueues, MemoryBroker
-from forebay.brokers.port import Depth, Message
+from forebay.brokers.port import Confirmed, Depth, Message
 from forebay.core.errors import DependencyError
 from forebay.jobs.brokered import BrokeredQueue
 from forebay.jobs.ids import JobIds
@@ -49,18 +49,20 @@ class FlakyStore(MemoryStore):
 
 
 class LossyBroker(MemoryBroker):
-    """Confirms nothing that it loses; is away while `away`; takes no more for the queue that is `full`; refuses all
-    that is asked of the queue that is `barred`."""
+    """Confirms nothing that it loses; is away while `away`; takes no more for the queue that is `full`, and nothing of
+    more than `most_bytes`; refuses all that is asked of the queue that is `barred`."""
 
     loses, away = False, False
     full, barred = "", ""
+    most_bytes = 1 << 30
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+    async def publish(self, messages: Sequence[Message]) -> Sequence[Confirmed]:
         self._look_at(*(message.queue for message in messages))
         if self.loses:
             return [False] * len(messages)
-        await super().publish([message for message in messages if message.queue != self.full])
-        return [message.queue != self.full for message in messages]
+        told = [None if len(message.payload) > self.most_bytes else message.queue != self.full for message in messages]
+        await super().publish([message for message, taken in zip(messages, told, strict=True) if taken])
+        return told
 
     async def ack(self, deliveries: Sequence[object]) -> None:
         if self.away:
@@ -108,14 +110,17 @@ class Site:
         if hasattr(self, "broker"):
             self.queue = BrokeredQueue(store, self.broker, republish_after_s=60.0, inline_bytes=1000)
 
-    async def submit(self, count: int = 1, body: bytes = b"x", retention_s: float = 1000.0) -> list[JobSpec]:
-        specs = [JobSpec(id=IDS.new(), model="m", tenant="t", body=body, retention_s=retention_s) for _ in range(count)]
+    async def submit(
+        self, count: int = 1, body: bytes = b"x", retention_s: float = 1000.0, metadata: dict[str, str] | None = None
+    ) -> list[JobSpec]:
+        one = JobSpec(id="", model="m", tenant="t", body=body, retention_s=retention_s, metadata=metadata)
+        specs = [msgspec.structs.replace(one, id=IDS.new()) for _ in range(count)]
         await self.queue.submit([NewJob(spec) for spec in specs], AMPLE)
         return specs
 
-    async def lose(self, count: int = 1) -> list[JobSpec]:
+    async def lose(self, count: int = 1, body: bytes = b"x") -> list[JobSpec]:
         """Jobs whose messages are lost, though they were confirmed."""
-        specs = await self.submit(count)
+        specs = await self.submit(count, body)
         lost = {spec.id for spec in specs}
         waiting = self.queues._waiting["m", 1]
         kept = [message for message in waiting if message.id not in lost]

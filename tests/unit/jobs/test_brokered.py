@@ -222,6 +222,32 @@ async def test_a_large_body_stays_in_the_store(site: Site, caplog: pytest.LogCap
     assert await site.carries() == Depth(0, 0, 0)
 
 
+async def test_what_comes_beside_a_body_counts_as_well(site: Site) -> None:
+    """Metadata above all: body and metadata fit a message each, together they do not."""
+    await site.submit(body=b"x" * 800)
+    assert (await site.carries()).waiting_bytes > 800
+    await site.succeed(await site.lease())
+    [spec] = await site.submit(body=b"x" * 800, metadata={"note": "y" * 200})
+    assert (await site.carries()).waiting_bytes < 200
+    [job] = await site.lease()
+    assert job.spec == spec
+
+
+async def test_where_the_broker_takes_less_a_job_is_accepted_and_travels_by_its_id(site: Site) -> None:
+    site.broker.most_bytes = 200
+    new = [NewJob(JobSpec(id=IDS.new(), model="m", tenant="t", body=b"x" * size)) for size in (1, 500, 1)]
+    assert [answer.outcome for answer in await site.queue.submit(new, AMPLE)] == ["created"] * 3
+    assert sorted(job.spec.id for job in await site.lease()) == sorted(one.spec.id for one in new)
+
+
+async def test_where_the_broker_takes_less_a_lost_message_is_published_again(site: Site) -> None:
+    [spec] = await site.lose(body=b"x" * 500)
+    site.broker.most_bytes = 200
+    site.clock.advance(60.0)
+    assert (await site.queue.reap()).republished == 1
+    assert [job.spec for job in await site.lease()] == [spec]
+
+
 @pytest.mark.parametrize("payload", [b"", b"\xc1garbage", msgspec.msgpack.encode(Carried("another"))])
 async def test_a_message_that_cannot_be_read_still_names_its_job(site: Site, payload: bytes) -> None:
     [spec] = await site.lose()

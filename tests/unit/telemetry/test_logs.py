@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from forebay.core.settings import LogSettings
-from forebay.telemetry.logs import FIELD_NAMES, fields, start_logging, without_secrets
+from forebay.telemetry.logs import FIELD_NAMES, News, fields, start_logging, without_secrets
+from forebay.testing import FakeClock
 
 SECRET = "fb_" + "Zx9-" * 10 + "abc"
 NAMES = ("", "forebay", "uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "py.warnings")
@@ -200,3 +201,21 @@ def test_what_is_no_secret_stays() -> None:
     text = "model sha256:" + "c" * 64 + " digest " + "d" * 64 + " fb_short"
     text += ' at ["http://host:80","me@there"] redis://user@host:1/a@b'
     assert without_secrets(text) == text
+
+
+def test_what_goes_on_is_news_once_and_again_after_it_was_over() -> None:
+    clock = FakeClock()
+    news = News(clock)
+    assert [news.is_new(text) for text in ("away", "refuses", "away", "refuses")] == [True, True, False, False]
+    for _ in range(5):
+        clock.advance(News.FORGOTTEN_AFTER_S - 1)
+        assert not news.is_new("away")
+    clock.advance(News.FORGOTTEN_AFTER_S + 1)
+    assert news.is_new("away")
+
+
+def test_of_news_only_so_many_are_kept() -> None:
+    news = News(FakeClock())
+    assert all(news.is_new(str(number)) for number in range(3 * News.MOST))
+    assert len(news._heard_at) == News.MOST
+    assert news.is_new("0")

@@ -57,6 +57,11 @@ def test_a_model_that_is_gone_here_may_be_served_elsewhere() -> None:
     assert outcome_of(RequestError("x", code="model_not_found"), 1, served=False).kind == "release"
 
 
+def test_the_error_of_a_job_does_not_say_where_the_store_is() -> None:
+    told = outcome_of(DependencyError("Redis at redis://10.0.0.5: it wants a password"), 1, served=True).error
+    assert told == JobError("store_unavailable", "the server's store cannot be reached; try again")
+
+
 def test_the_stage_of_a_deadline_is_told() -> None:
     assert outcome_of(DeadlineExceeded("x", stage="executing"), 1, served=True).error == JobError(
         "deadline_exceeded", "x", "executing"
