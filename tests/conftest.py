@@ -20,3 +20,5 @@ def _log_is_left_as_found() -> Iterator[None]:
     ours = [name for name in loggers if name.split(".")[0] == "forebay"]
     deaf = [name for name in ours if not logging.getLogger(name).isEnabledFor(logging.WARNING)]
     assert not deaf, f"logs nothing any more: {deaf}; logging.disable is at {logging.root.manager.disable}"
+    apart = [name for name in ours if not logging.getLogger(name).propagate]
+    assert not apart, f"logs to itself alone: {apart}"

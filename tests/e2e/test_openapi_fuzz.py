@@ -108,7 +108,7 @@ def test_loading_and_unloading_too(mlp: Path, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(400)
 def test_every_operation_answers_as_the_document_says(alone: Served, tmp_path: Path) -> None:
-    assert check(alone, tmp_path, examples=10, seed=1) > 1_000
+    assert check(alone, tmp_path, examples=5, seed=1) > 500
 
 
 @pytest.mark.full

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -421,6 +422,7 @@ async def test_a_message_that_is_too_large_is_refused_alone(url: str) -> None:
 async def test_a_message_that_is_too_large_is_told_as_that_and_holds_up_no_other(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, logger="forebay")
     async with connected(url) as broker:
         # librdkafka refuses it by itself, as a topic with a lower max.message.bytes would.
         sent = [Message("large", "q", b"x" * 1_100_000), *messages(3)]

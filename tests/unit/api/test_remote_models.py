@@ -146,6 +146,7 @@ async def test_workers_that_differ_are_told_of_once(place: Place, caplog: pytest
 async def test_it_looks_when_there_are_news_and_goes_on_after_a_failure(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, logger="forebay")
     place.directory.down = True
     place.models.start()
     async with asyncio.timeout(20):

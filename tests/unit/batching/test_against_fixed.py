@@ -20,6 +20,7 @@ COSTS: dict[str, tuple[Cost, Lengths | None]] = {
     "minilm": (minilm(), text_length),
 }
 SIZES_AND_DELAYS_MS = [(1, 0), (8, 0), (8, 20), (16, 5), (32, 0), (32, 20), (64, 0), (64, 5), (64, 20)]
+FULL = pytest.mark.full
 ALL_SIZES_AND_DELAYS_MS = [
     (size, delay)
     for size in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
@@ -58,15 +59,15 @@ def goodput_ratio(scenario: Scenario, references: list[tuple[int, int]], seeds: 
     return good(scenario.policy, Batcher) / best
 
 
-@pytest.mark.parametrize("slo_factor", [3, 10])
+@pytest.mark.parametrize("slo_factor", [3, pytest.param(10, marks=FULL)])
 @pytest.mark.parametrize("arrivals", ["p0.6", "p1.0", "p2.0", "b0.7", "c8", "c64"])
 @pytest.mark.parametrize("cost", ["flat", "linear"])
 def test_fixed_shapes(cost: str, arrivals: str, slo_factor: float) -> None:
     assert goodput_ratio(cell(cost, slo_factor, arrivals, 6000), SIZES_AND_DELAYS_MS) >= 0.98
 
 
-@pytest.mark.parametrize("slo_factor", [3, 10])
-@pytest.mark.parametrize("arrivals", ["p1.0", "p2.0", "b0.7", "c8"])
+@pytest.mark.parametrize("slo_factor", [3, pytest.param(10, marks=FULL)])
+@pytest.mark.parametrize("arrivals", ["p1.0", *(pytest.param(one, marks=FULL) for one in ("p2.0", "b0.7", "c8"))])
 def test_mixed_lengths(arrivals: str, slo_factor: float) -> None:
     assert goodput_ratio(cell("minilm", slo_factor, arrivals, 3000), SIZES_AND_DELAYS_MS, seeds=(1, 2, 3)) >= 0.98
 

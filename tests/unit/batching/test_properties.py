@@ -146,7 +146,7 @@ def test_fixed_shapes(
     run(Ledger(item, batcher(instances=2, max_batch_rows=cap, max_queue_delay_s=delay_s), cap, False), steps)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(STEPS, max_size=60), st.sampled_from([1, 16]), st.booleans())
 def test_lengths(item: MakeItem, batcher: MakeBatcher, steps: list[tuple[str, Any]], cap: int, pays: bool) -> None:
     cost = Linear(0.005, 0.0, 2e-5) if pays else minilm()

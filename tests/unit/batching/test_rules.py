@@ -355,6 +355,7 @@ class NeverMoreCareful(B):
         self.margins = NoMargins()
 
 
+@pytest.mark.full
 def test_forecasts_learn_from_broken_promises() -> None:
     runs = [both(replace(padded(900, seconds=12), seed=seed), NeverMoreCareful) for seed in (1, 2, 3)]
     assert sum(ours.good for ours, _ in runs) > 1.01 * sum(without.good for _, without in runs)
@@ -382,6 +383,7 @@ class OneForAll(B):
         self.margins = OneMargin()
 
 
+@pytest.mark.full
 def test_rare_lengths_wait_longer_than_common_ones() -> None:
     scenario = Scenario(
         SHORT_BATCHES, open_loop(600), seconds=20, slo_s=0.5, instances=2, lengths=text_length, policy=CAP, skip_s=2
@@ -402,6 +404,7 @@ def overload_now_and_then(rng: random.Random) -> Iterator[float]:
             base_s += seconds
 
 
+@pytest.mark.full
 def test_promises_easily_kept_teach_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was learned in one overload still holds in the next."""
 

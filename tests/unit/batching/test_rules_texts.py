@@ -102,13 +102,14 @@ class WithoutTrend(WithSurface):
     surface = Flat
 
 
-@pytest.mark.parametrize("noise", [Noise(0.08), SlowSpells()])
+@pytest.mark.parametrize("noise", [pytest.param(Noise(0.08), marks=pytest.mark.full), SlowSpells()])
 def test_promises_hold_for_sizes_that_were_never_measured(noise: Noise) -> None:
     twice = outcomes(texts(600, noise))
     assert max(run.broken for run in twice) <= 0.015
     assert good(twice) >= 1.1 * good(outcomes(texts(250, noise)))
 
 
+@pytest.mark.full
 def test_short_rows_tell_what_long_ones_cost() -> None:
     scenario = texts(600, Noise(0.08))
     assert good(outcomes(scenario)) > 1.05 * good(outcomes(scenario, WithoutTrend))
@@ -122,6 +123,7 @@ class Buckets:
         return 0.004 + padded * length * 2e-5
 
 
+@pytest.mark.full
 def test_what_was_measured_corrects_the_trend() -> None:
     scenario = Scenario(
         Buckets(),
@@ -180,6 +182,7 @@ def test_a_slow_spell_that_lasts() -> None:
     assert sum(run.broken for run in ours) < 0.5 * sum(run.broken for run in without)
 
 
+@pytest.mark.full
 def test_an_item_does_not_hold_out_for_the_ideal(monkeypatch: pytest.MonkeyPatch) -> None:
     scenario = texts(600, SlowSpells())
     ours = good(outcomes(scenario))
