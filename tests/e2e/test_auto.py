@@ -119,7 +119,11 @@ def test_what_is_measured_takes_over_without_a_failed_request_and_is_remembered(
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("Single", "one thread is all that this library has"), ("Fragile", "processes died")]
+    ("name", "reason"),
+    [
+        ("Single", "one thread is all that this library has"),
+        pytest.param("Fragile", "processes died", marks=pytest.mark.full),
+    ],
 )
 def test_a_candidate_that_fails_is_said_and_not_taken(tmp_path: Path, name: str, reason: str) -> None:
     with serving(tmp_path, *auto(*model("sized.py", name))) as served, Caller(served, name.lower()):
@@ -139,6 +143,7 @@ def test_a_model_that_is_too_slow_keeps_its_size_and_is_served_meanwhile(tmp_pat
         assert threads(served, "slow") >= 1
 
 
+@pytest.mark.full
 def test_what_is_fixed_stays_fixed(tmp_path: Path) -> None:
     arguments = [*auto(*model("sized.py", "Threaded")), "--set", "threaded.threads=1"]
     with serving(tmp_path, *arguments) as served:

@@ -64,8 +64,9 @@ def test_web_and_worker_with_a_broker(broker: str, built: House) -> None:
 def test_a_broker_that_refuses_ends_the_start(tmp_path: Path, role: str) -> None:
     with Tansu("--authentication") as strict, house(tmp_path / "house") as found:
         models = quick(*PAUSE) if role != "web" else []
+        port = ["--port", "0"] if role != "worker" else []
         url = f"kafka://me:s3cret@{strict.host}/?mechanism=SCRAM-SHA-512"
-        done = run_once(tmp_path, role, *models, *found.where, "--broker", url)
+        done = run_once(tmp_path, role, *models, *found.where, *port, "--broker", url)
     said = " ".join(done.stderr.split())
     assert done.returncode == 2, said
     assert "it refuses user 'me', the password, or mechanism SCRAM-SHA-512" in said

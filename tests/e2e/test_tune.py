@@ -160,6 +160,7 @@ def test_a_model_that_does_not_load_is_told_with_its_reason(tmp_path: Path) -> N
     assert "weights.npy is not there" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.full
 def test_the_model_of_a_repository_gets_its_settings_where_serving_looks_for_them(tmp_path: Path, mlp: Path) -> None:
     version = tmp_path / "models" / "net" / "1"
     version.mkdir(parents=True)
@@ -178,6 +179,7 @@ def test_the_model_of_a_repository_gets_its_settings_where_serving_looks_for_the
         assert served.http.get("/v2/models/net/config").json()["max_batch_size"] == 16
 
 
+@pytest.mark.full
 def test_the_forms_of_a_model_are_compared_and_what_wins_over_the_file_is_told(tmp_path: Path, net: Path) -> None:
     (tmp_path / "other.onnx").write_bytes(net.read_bytes())
     (tmp_path / "forebay.toml").write_text("[models.net]\ninstances = 1\n")
