@@ -149,6 +149,25 @@ async def test_instances_with_long_batches_give_way_to_a_model_that_has_had_less
     assert not any(worker.gave_way for worker in light.workers)
 
 
+@pytest.mark.parametrize(("hold_s", "paused"), [(HOLD_S, 3), (0.0, 2)])
+async def test_what_this_process_uses_is_left_free_unless_nothing_is_to_be(
+    clocks: Clocks, hold_s: float, paused: int
+) -> None:
+    cores = Cores(2, clocks, clocks.core_s, own_clock=lambda: 0.9 * clocks.now, hold_s=hold_s)
+    first, second = Engine(10, clocks), Engine(20, clocks)
+    cores.join(first, 1.0, 1)
+    cores.join(second, 1.0, 1)
+    for _ in range(50):
+        clocks.now += 0.02
+        first.send(0)
+        first.workers[0].work(0.001)
+        first.answer(0, 0.001)
+    for place in range(2):
+        first.send(place)
+        second.send(place)
+    assert sum([*first.paused, *second.paused]) == paused
+
+
 async def test_a_model_pays_for_what_its_requests_cost_this_process(clocks: Clocks) -> None:
     used: list[float] = [0.0]
     cores = Cores(1, clocks, clocks.core_s, own_clock=lambda: used[0], hold_s=0.005)
