@@ -35,7 +35,7 @@ lint: $(VENV)/.dev ## Format, lint, types, layers
 	$(BIN)/lint-imports --no-cache
 
 test: lint ## What CI runs: lint, then every test in its short form
-	$(BIN)/pytest -m "not full" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not full" -n 3 --dist loadfile
 
 faults: $(VENV)/.dev ## Faults and fuzzing at full length
 	$(BIN)/pytest tests/faults tests/e2e tests/unit tests/contract -m full --timeout 1800 -n 2 --dist loadfile

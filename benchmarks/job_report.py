@@ -13,6 +13,7 @@ def job_lines(results: Mapping[str, Any]) -> Iterator[str]:
     yield from _queue(results.get("job_queue"))
     yield from _beside(results.get("job_beside"))
     yield from _shared(results.get("job_workers"))
+    yield from _returns(results.get("broker_returns"))
 
 
 def _throughput(found: Mapping[str, Any] | None) -> Iterator[str]:
@@ -77,3 +78,17 @@ def _shared(found: Mapping[str, Any] | None) -> Iterator[str]:
     for carrier, one in found.items():
         rows = " | ".join(f"{one[key]['median']:.2f}" for key in ("one", "two", "ratio"))
         yield f"| {carrier} | {rows}x |"
+
+
+def _returns(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if not found:
+        return
+    yield from (
+        "",
+        "## A broker is killed, and begins again 3 s later",
+        "",
+        "| broker | seconds from when its port accepts until all workers take jobs |",
+        "|---|--:|",
+    )
+    for broker, taken_s in found.items():
+        yield f"| {broker} | {taken_s['median']:.2f} ({taken_s['lowest']:.2f} to {taken_s['highest']:.2f}) |"

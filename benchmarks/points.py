@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from benchmarks.student_report import accuracy_kept
+
 Results = Mapping[str, Any]
 
 
@@ -31,7 +33,25 @@ def points(results: Results) -> list[Point]:
         *_cache_zipf(results),
         *_request_log(results),
         *_optimize(results),
+        *_students(results),
     ]
+
+
+def _students(results: Results) -> Iterator[Point]:
+    found = results.get("students")
+    if not found:
+        return
+    if kept := accuracy_kept(found["judged"]):
+        yield _at_least("students 1", "student's accuracy against its teacher's", 100 * kept, 95, 98, " %")
+    for number, name, what, least, aim in (
+        ("1", "student", "student's throughput against its teacher's", 20, 50),
+        ("2", "cascade at 99 %", "cascade's throughput against the teacher's", 2, 5),
+    ):
+        if ratio := found["ratios"].get(name):
+            yield _at_least(f"students {number}", what, ratio["median"], least, aim)
+    overload = found["overload"]
+    yield _at_least("students 4", "answers in time at 3x load, with variants", overload["ratio"]["median"], 1.5, 2.5)
+    yield _at_most("students 4", "answers below the accuracy floor", overload["below_floor"], 0, 0, "")
 
 
 def _at_least(number: str, what: str, value: float, least: float, aim: float, unit: str = "x") -> Point:
@@ -105,7 +125,7 @@ def _rest(results: Results) -> Iterator[Point]:
         yield _at_most("7", what, streaming["added_ms"]["median"], 1, 0.3, " ms")
     for pair, found in ((results.get("fairness") or {}).get("pairs") or {}).items():
         if found["p99_ratio"] is not None:
-            what = f"{pair}, the first at 3x overload: the other's p99 against alone"
+            what = f"{pair}, the first overloaded: the other's p99 against alone"
             yield _at_most("8", what, found["p99_ratio"]["median"], 2, 1.3, "x")
     for label, added in ((results.get("mixed") or {}).get("added_p99_ms") or {}).items():
         yield _at_most("13", f"MLP client's p99 with {label}: added", added["median"], 5, 2, " ms")
@@ -141,6 +161,9 @@ def _jobs(results: Results) -> Iterator[Point]:
     for carrier, rows in (results.get("job_workers") or {}).items():
         what = f"rows a batch of two workers that share jobs, against one ({carrier})"
         yield _at_least("brokers 4", what, rows["ratio"]["median"], 0.9, 1)
+    for broker, taken_s in (results.get("broker_returns") or {}).items():
+        what = f"all workers take jobs after the port of {broker} accepts again"
+        yield _at_most("brokers 5", what, taken_s["median"], 5, 2, " s")
     for model, beside in (results.get("job_beside") or {}).items():
         if beside["p99_ratio"] is not None:
             what = f"{model}: synchronous p99 beside jobs, against none"

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.job_report import job_lines
 from benchmarks.optimize_report import optimize_lines
 from benchmarks.points import points
+from benchmarks.student_report import student_lines
 
 TITLES = {
     "mlp": "Small MLP: 16 floats in, 3 out, 64 connections, one instance",
@@ -51,6 +52,7 @@ def report_lines(results: Results) -> Iterator[str]:
     yield from _sizing(results.get("sizing"))
     yield from _tune(results.get("tune"))
     yield from optimize_lines(results.get("optimize"))
+    yield from student_lines(results.get("students"))
     yield from _points(results)
 
 
@@ -173,8 +175,8 @@ def _fairness(found: Mapping[str, Any] | None) -> Iterator[str]:
         return
     yield from ("", "## Two models, the first at three times its capacity", "")
     yield (
-        "The second gets 35 % of its fair share. Kept: what the first still does, of what it does alone. "
-        "A round is void where others used the machine, or the generator was late."
+        "The second gets 35 % of its fair share; by wrk: 128 connections in a closed loop. Kept: what the first still "
+        "does, of what it does alone. A round is void where others used the machine, or the generator was late."
     )
     yield from ("", "| models | the second's p99 against alone | the first: kept | the first: 504 | void rounds |")
     yield "|---|--:|--:|--:|--:|"

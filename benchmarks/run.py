@@ -26,6 +26,7 @@ from benchmarks.plan import FULL, QUICK  # noqa: E402
 from benchmarks.pools import build_example  # noqa: E402
 from benchmarks.servers import ServerFailedError  # noqa: E402
 from benchmarks.workloads import (  # noqa: E402
+    broker_returns,
     cache,
     cache_zipf,
     fairness,
@@ -46,6 +47,7 @@ from benchmarks.workloads import (  # noqa: E402
     shapes,
     sizing,
     streaming,
+    students,
     trees,
     tune,
 )
@@ -71,16 +73,18 @@ WORKLOADS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "job_queue": job_queue.run,
     "job_beside": job_beside.run,
     "job_workers": job_workers.run,
+    "broker_returns": broker_returns.run,
     "cache": cache.run,
     "cache_zipf": cache_zipf.run,
     "request_log": request_log.run,
+    "students": students.run,
 }
 EXAMPLES = {
     "mlp": {"mlp", "cache", "request_log", "one_client", "mixed", "idle", "sizing", "tune", "fairness"}
-    | {"jobs", "job_events", "job_beside"},
+    | {"jobs", "job_events", "job_beside", "broker_returns"},
     "images": {"images", "mixed", "sizing", "fairness"},
     "minilm": {"minilm", "cache", "cache_zipf", "idle", "open_loop", "sizing", "tune", "fairness", "job_beside"}
-    | {"optimize"},
+    | {"optimize", "students"},
     "digits": {"optimize"},
 }
 """Which workloads need which of the examples built; building does nothing where the files are up to date."""

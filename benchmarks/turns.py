@@ -86,21 +86,10 @@ async def wrk_and_checker(
 
 async def wrk_alone(server: Server, pool_file: Path, connections: int, seconds: float) -> WrkFigures:
     """One thread of wrk."""
-    host, port = server.address
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    # wrk takes whole seconds only.
-    command = [
-        "wrk",
-        "-t1",
-        f"-c{connections}",
-        f"-d{max(round(seconds), 1)}s",
-        "-s",
-        str(SCRIPT),
-        f"http://{host}:{port}",
-    ]
     process = await asyncio.create_subprocess_exec(
-        *command,
+        *wrk_command(server, connections, seconds),
         env={**os.environ, "BENCH_POOL": str(pool_file)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -109,6 +98,13 @@ async def wrk_alone(server: Server, pool_file: Path, connections: int, seconds: 
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return parse_wrk(output.decode(errors="replace"), cpu_s / (time.perf_counter() - start))
+
+
+def wrk_command(server: Server, connections: int, seconds: float) -> list[str]:
+    """One thread of wrk; it wants the file of a pool in BENCH_POOL, and takes whole seconds only."""
+    host, port = server.address
+    address = f"http://{host}:{port}"
+    return ["wrk", "-t1", f"-c{connections}", f"-d{max(round(seconds), 1)}s", "-s", str(SCRIPT), address]
 
 
 def parse_wrk(output: str, cpu: float) -> WrkFigures:

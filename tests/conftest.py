@@ -20,5 +20,7 @@ def _log_is_left_as_found() -> Iterator[None]:
     ours = [name for name in loggers if name.split(".")[0] == "forebay"]
     deaf = [name for name in ours if not logging.getLogger(name).isEnabledFor(logging.WARNING)]
     assert not deaf, f"logs nothing any more: {deaf}; logging.disable is at {logging.root.manager.disable}"
+    raised = [handler for handler in logging.root.handlers if handler.level > logging.WARNING]
+    assert not raised, f"handlers that pass no warnings on any more: {raised}"
     apart = [name for name in ours if not logging.getLogger(name).propagate]
     assert not apart, f"logs to itself alone: {apart}"

@@ -1,14 +1,16 @@
 """Two models on one server: what one at three times its capacity does to the other, and whether weights are kept.
 
 The light model gets requests at 35 % of its fair share, half the machine, in an open loop: alone, then while another
-generator sends the heavy one three times what it can do. Then two copies of one model, both overloaded, at weights 1:1
-and 3:1. The generators share the server's cores.
+generator sends the heavy one three times what it can do. Then the other way round: a cheap model that wrk keeps as busy
+as it gets, over 128 connections. Then two copies of one model, both overloaded, at weights 1:1 and 3:1. The generators
+share the server's cores.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -21,7 +23,7 @@ import numpy as np
 from benchmarks.bench_run import OURS, ROOT, Bench, Contender, Json, spread
 from benchmarks.pools import SplitPool, images, mlp_inputs, protocol_images, protocol_json, text_rows, texts
 from benchmarks.servers import Server
-from benchmarks.turns import closed, load_json, open_loop
+from benchmarks.turns import closed, load_json, open_loop, parse_wrk, wrk_command
 from benchmarks.workloads.images import MODEL as IMAGES_MODEL
 from benchmarks.workloads.minilm import OURS_MODEL as MINILM_MODEL
 from benchmarks.workloads.mlp import MODEL as MLP_MODEL
@@ -37,6 +39,7 @@ LIGHT_SHARE = 0.35
 LIGHT_RATE_MOST = 1000.0
 """Requests a second: more than that is the generator's own load on these cores."""
 CLIENTS = 32
+RUSH_CONNECTIONS = 128
 LATE_BOUND_MS = 5.0
 OTHERS_MOST = 0.15
 """Cores that programs other than these may use in a round that counts."""
@@ -89,16 +92,21 @@ def subjects() -> dict[str, Subject]:
 
 PAIRS = (("minilm", "images"), ("long", "minilm"), ("long", "mlp"), ("sleep", "mlp"))
 """The heavy one and the light one: short batches, long ones, ones that wait without computing."""
+RUSHED = ("mlp", "minilm")
+"""The one that wrk keeps busy, and the light one."""
 
 
 def run(bench: Bench) -> Json:
     """p99 of the light one beside the heavy one over alone, for each pair; and rates by weight."""
     known = subjects()
     pairs = {f"{heavy} and {light}": _pair(bench, known[heavy], known[light]) for heavy, light in PAIRS}
+    heavy, light = RUSHED
+    pairs[f"{heavy} by wrk and {light}"] = _pair(bench, known[heavy], known[light], rush=True)
     return {"pairs": pairs, "weights": [_weights(bench, weights) for weights in WEIGHTS]}
 
 
-def _pair(bench: Bench, heavy: Subject, light: Subject) -> Json:
+def _pair(bench: Bench, heavy: Subject, light: Subject, rush: bool = False) -> Json:
+    """The figures of one pair. With `rush`, wrk sends the heavy one as many as are answered."""
     contender = Contender(
         OURS,
         bench.forebay(heavy.model, light.model),
@@ -111,20 +119,27 @@ def _pair(bench: Bench, heavy: Subject, light: Subject) -> Json:
         heavy_pool = heavy.pool(server.endpoint, heavy.timeout_ms)
         file = heavy_pool.write(bench.scratch / f"{heavy.name}.bin")
         seconds = bench.plan.fair_s
-        able = {
-            subject.name: closed(server, its, clients=CLIENTS, warm_s=2.0, seconds=seconds / 2, check=None)
-            for subject, its in ((light, pool), (heavy, heavy_pool))
-        }
-        heavy_rate = OVERLOAD * able[heavy.name].throughput_per_s
-        light_rate = min(LIGHT_RATE_MOST, LIGHT_SHARE * able[light.name].throughput_per_s / 2)
-        bench.tell(f"{label}: {heavy_rate:.0f}/s is {OVERLOAD:g}x; the other gets {light_rate:.0f}/s")
+        light_able_per_s, able_per_s = (
+            closed(server, its, clients=CLIENTS, warm_s=2.0, seconds=seconds / 2, check=None).throughput_per_s
+            for its in (pool, heavy_pool)
+        )
+        if rush:
+            with _rushing(server, file, seconds / 2) as rushed:
+                pass
+            able_per_s = rushed["goodput_per_s"]
+        light_rate = min(LIGHT_RATE_MOST, LIGHT_SHARE * light_able_per_s / 2)
+        bench.tell(f"{label}: the first does {able_per_s:.0f}/s alone; the other gets {light_rate:.0f}/s")
         for number in range(bench.plan.fair_rounds):
             runs["alone"].append(_light(server, pool, light_rate, seconds, number))
-            with _sending(server, file, heavy_rate, seconds + 3) as sent:
+            sending = (
+                _rushing(server, file, seconds + 3)
+                if rush
+                else _sending(server, file, OVERLOAD * able_per_s, seconds + 3)
+            )
+            with sending as sent:
                 runs["beside"].append(_light(server, pool, light_rate, seconds, number))
             runs["beside"][-1]["heavy"] = sent
             _tell(bench, label, runs)
-    able_per_s = able[heavy.name].throughput_per_s
     return {"light_rate_per_s": light_rate, **pair_result(runs["alone"], runs["beside"], able_per_s), "runs": runs}
 
 
@@ -189,6 +204,27 @@ def _sending(server: Server, file: Path, rate: float, seconds: float) -> Iterato
         yield figures
         output, _ = process.communicate(timeout=60)
     figures.update(json.loads(output))
+
+
+@contextmanager
+def _rushing(server: Server, file: Path, seconds: float) -> Iterator[Json]:
+    """wrk beside the block, in a closed loop; its figures are there when the block has ended."""
+    figures: Json = {}
+    environ, began = {**os.environ, "BENCH_POOL": str(file)}, resource.getrusage(resource.RUSAGE_CHILDREN)
+    command = wrk_command(server, RUSH_CONNECTIONS, seconds)
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        yield figures
+        output, _ = process.communicate(timeout=60)
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    core_s = ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
+    found = parse_wrk(output, core_s / seconds)
+    figures.update(
+        goodput_per_s=found.rate,
+        sent=found.answered + found.failed,
+        deadline=0,
+        cpu_share=found.generator_cpu,
+        statuses={"200": found.answered, "failed": found.failed},
+    )
 
 
 def _tell(bench: Bench, label: str, runs: dict[str, list[Json]]) -> None:

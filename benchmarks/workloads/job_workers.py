@@ -66,7 +66,7 @@ def _carried(bench: Bench, carrier: str, broker: str | None) -> Json:
 
 def _turn(bench: Bench, broker: str | None, workers: int) -> float:
     """Mean rows of the batches in which a backlog was run, that many workers beginning it together."""
-    with _redis(bench.scratch / "shared") as store, contextlib.ExitStack() as stack:
+    with own_store(bench.scratch / "shared") as store, contextlib.ExitStack() as stack:
         ids = run_event_loop(_submitted(store, broker, bench.plan.shared_jobs))
         carried = ["--broker", broker] if broker is not None else []
         for number in range(workers):
@@ -81,7 +81,7 @@ def _turn(bench: Bench, broker: str | None, workers: int) -> float:
 
 
 @contextlib.contextmanager
-def _redis(folder: Path) -> Iterator[str]:
+def own_store(folder: Path) -> Iterator[str]:
     """A store of its own."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

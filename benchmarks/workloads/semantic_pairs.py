@@ -28,12 +28,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from forebay.cache.semantic.calibrate import ScoredPair, TooFewPairsError, choose, curve, upper_bound
+from forebay.cache.semantic.calibrate import ScoredPair, TooFewPairsError, choose, curve
 from forebay.cache.semantic.guard import Guard
 from forebay.cache.semantic.lexicon import load_lexicon
 from forebay.cache.semantic.policy import SemanticPolicy
 from forebay.cache.semantic.prompt import prompt_of_chat, to_embed
-from forebay.cli.calibrate import TextPair, embed_all, parse_budget, score
+from forebay.cli.calibrate import TextPair, embed_all, score
+from forebay.cli.curves import parse_share
+from forebay.core.binomial import upper_bound
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDER = f"{ROOT / 'examples' / 'minilm' / 'minilm.py'}:MiniLM"
@@ -209,7 +211,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
-    result = measure(parse_budget(arguments.budget), arguments.seed)
+    result = measure(parse_share("--budget", arguments.budget), arguments.seed)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     row = result["calibration"]

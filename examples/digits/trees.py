@@ -2,7 +2,9 @@
 
     python examples/digits/trees.py [FOLDER]
 
-Writes `trees.ubj` and, of the half that training never sees, `trees.npz` (`input` FP32 [899, 64], `labels`).
+Writes `trees.ubj` and, of the half that training never sees, `trees.npz` (`input` FP32 [899, 64], `labels`). For
+`forebay distill` (docs/distill-digits.md) these are parted once more, `held.npz` and `test.npz`, and `moved.npz` has 20
+pictures without a label for each that was trained with: it, moved by up to one pixel, with noise.
 """
 
 from __future__ import annotations
@@ -17,7 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.digits.split import FOLDER, load_split
 
+from forebay.core.tensors import Array
+
 ROUNDS = 100
+HELD = 450
+"""Of the half, to find by how sure a student must be; the rest judges."""
+COPIES, NOISE = 20, 0.05
 
 
 def build(folder: Path = FOLDER, rounds: int = ROUNDS) -> Path:
@@ -32,9 +39,20 @@ def build(folder: Path = FOLDER, rounds: int = ROUNDS) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     model = folder / "trees.ubj"
     booster.save_model(model)
-    np.savez(folder / "trees.npz", allow_pickle=False, input=held, labels=split.held_y)
+    for name, part in (("trees", slice(None)), ("held", slice(HELD)), ("test", slice(HELD, None))):
+        np.savez(folder / f"{name}.npz", allow_pickle=False, input=held[part], labels=split.held_y[part])
+    np.savez(folder / "moved.npz", allow_pickle=False, input=moved(split.trained_x[:, 0]).reshape(-1, 64))
     print(f"{right:.2%} right of the {len(held)} pictures that training did not see: {model}")
     return model
+
+
+def moved(pictures: Array) -> Array:
+    """`COPIES` of each, float32 [n, 8, 8]. Seeded."""
+    chance = np.random.default_rng(0)
+    wide = np.pad(np.repeat(pictures, COPIES, axis=0), ((0, 0), (1, 1), (1, 1)))
+    places = chance.integers(0, 3, (len(wide), 2))
+    found = np.stack([one[y : y + 8, x : x + 8] for one, (y, x) in zip(wide, places, strict=True)])
+    return np.clip(found + chance.normal(0, NOISE, found.shape), 0, 1).astype(np.float32)
 
 
 def main() -> None:

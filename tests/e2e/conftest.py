@@ -18,9 +18,10 @@ def mlp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return mlp_build.build(tmp_path_factory.mktemp("mlp"))
 
 
-@pytest.fixture(scope="session", params=["auto", "off"])
+@pytest.fixture(scope="session", params=["auto", pytest.param("off", marks=pytest.mark.full)])
 def lane(request: pytest.FixtureRequest) -> str:
-    """`--express-lane`: whatever is promised over HTTP holds with the lane and without it."""
+    """`--express-lane`: whatever is promised over HTTP holds with the lane and without it. In the short form both are
+    held against each other by `test_lane_differential.py`, and without it only what names it itself is run."""
     value: str = request.param
     return value
 

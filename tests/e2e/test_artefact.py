@@ -69,7 +69,7 @@ def test_an_artefact_that_does_not_fit_is_refused_with_the_mend(
     assert all(part in last for part in said), last
 
 
-def test_in_a_repository_it_is_left_out_and_the_index_says_why(tmp_path: Path) -> None:
+def test_in_a_repository_it_is_left_out_and_index_load_and_inference_say_why(tmp_path: Path) -> None:
     version = place(tmp_path).parent
     (tmp_path / "models" / "net").mkdir(parents=True)
     another_processor(tmp_path)
@@ -83,6 +83,15 @@ def test_in_a_repository_it_is_left_out_and_the_index_says_why(tmp_path: Path) -
         assert "lacks a_future_flag" in index["net"]["reason"]
         loaded = served.http.post("/v2/repository/models/net/load")
         assert (loaded.status_code, loaded.json()["code"]) == (500, "model_load_error")
+        asked = served.infer("net", [[0.5] * 64])
+        assert (asked.status_code, asked.json()["code"]) == (404, "model_not_found")
+        assert asked.json()["error"] == f"model 'net' is not loaded: {loaded.json()['error']}"
+        described = served.http.get("/v2/models/net/versions/1")
+        assert (described.status_code, described.json()) == (404, asked.json())
+        ready = served.http.get("/v2/models/net/ready")
+        assert (ready.status_code, ready.json()["error"]) == (404, "model 'net' is not loaded")
+        unknown = served.infer("other", [[0.5] * 64])
+        assert unknown.json()["error"] == "there is no model 'other'"
 
 
 def read_bytes(process: psutil.Process) -> int:

@@ -177,6 +177,7 @@ def test_nothing_of_the_measuring_outlives_a_server_that_is_killed(tmp_path: Pat
         gone(children)
 
 
+@pytest.mark.full
 def test_an_unload_and_a_reload_end_the_measuring_of_what_was_loaded(tmp_path: Path) -> None:
     models = tmp_path / "models"
     repository.put(models, 1)

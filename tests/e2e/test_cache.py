@@ -17,7 +17,7 @@ from tests.models.tallied import FIRST, RAISES
 CACHED = ["--set", "tallied.cache=exact", "--set", "tallied.deterministic=true"]
 
 
-@pytest.fixture(scope="module", params=["auto", "off"])
+@pytest.fixture(scope="module", params=["auto", pytest.param("off", marks=pytest.mark.full)])
 def cached(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server with a model that says which run an answer is from."""
     folder = tmp_path_factory.mktemp("cached")

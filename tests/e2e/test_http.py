@@ -24,6 +24,13 @@ def first(reply: Reply) -> list[float]:
     return data
 
 
+@pytest.fixture(scope="session", params=["auto", "off"])
+def lane(request: pytest.FixtureRequest) -> str:
+    """Both, in the short form too."""
+    value: str = request.param
+    return value
+
+
 @pytest.fixture(scope="module")
 def strict(lane: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server with API keys, a small body limit and little patience."""

@@ -48,6 +48,7 @@ def test_a_network_is_optimised_served_as_it_was_measured_and_refused_once_its_s
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr + ended.stdout
     assert "openvino-int8-excluded is in faster" in ended.stderr
+    assert "labels are judged by --head argmax: the place of the largest value" in ended.stderr
     report = json.loads(ended.stdout)
     assert report == json.loads((tmp_path / "faster" / "report.json").read_text())
     found = {one["name"]: one for one in report["candidates"]}

@@ -33,6 +33,13 @@ EXAMPLES: dict[str, list[Any]] = {
 }
 
 
+@pytest.fixture(scope="session", params=["auto", "off"])
+def lane(request: pytest.FixtureRequest) -> str:
+    """Both, in the short form too."""
+    value: str = request.param
+    return value
+
+
 def tensor(name: str, array: np.ndarray[Any, Any], datatype: str, binary: bool = True) -> Any:
     entry = triton.InferInput(name, list(array.shape), datatype)
     entry.set_data_from_numpy(array, binary_data=binary)

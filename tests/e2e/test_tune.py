@@ -157,7 +157,9 @@ def test_what_cannot_be_done_is_told_in_one_line_and_nothing_is_written(
 def test_a_model_that_does_not_load_is_told_with_its_reason(tmp_path: Path) -> None:
     done = run_once(tmp_path, "tune", *model("loads.py", "Fails"), *SHORT)
     assert done.returncode == 2
-    assert "weights.npy is not there" in done.stderr.splitlines()[-1]
+    last = done.stderr.splitlines()[-1]
+    assert "weights.npy is not there" in last
+    assert last.count("(model_load_error)") == 1, last
 
 
 @pytest.mark.full
@@ -192,6 +194,7 @@ def test_the_forms_of_a_model_are_compared_and_what_wins_over_the_file_is_told(t
     assert net.with_suffix(".toml").read_text() == before
 
 
+@pytest.mark.full
 def test_the_forms_that_optimize_left_are_compared_and_the_best_is_served_from_then_on(tmp_path: Path) -> None:
     onnx.save(digits.mlp(), str(tmp_path / "net.onnx"))
     samples = digits.write_samples(tmp_path / "samples.npz", 60)

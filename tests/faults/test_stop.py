@@ -122,16 +122,16 @@ from forebay.cli.main import main
 from forebay.embedding import composition
 from forebay.repository import registry
 
-digest_of_files = registry.digest_of_files
+look = registry.look
 
 def hangs(files):
     if os.path.exists("hang"):
         open("hangs", "w").close()
         threading.Event().wait()
-    return digest_of_files(files)
+    return look(files)
 
 composition.LEFT_S = 0.2
-registry.digest_of_files = hangs
+registry.look = hangs
 main()
 """
 """The command, on a file system that hangs once there is a file called hang."""

@@ -73,6 +73,28 @@ class Scaled(Planted):
         model.graph.node.append(helper.make_node("Mul", ["plain", hundred], ["logits"]))
 
 
+class OtherTraining(Planted):
+    """Another model, which lies beside the original: as accurate, and not the one that is to be served."""
+
+    name = "other-training"
+
+    def build(self, work: Work) -> Artefact:
+        assert work.graph is not None
+        shutil.copyfile(work.graph.with_name("other.onnx"), work.folder / "model.onnx")
+        return Artefact("model.onnx")
+
+
+class CopyOfFile(Planted):
+    """Sound: the original's own file."""
+
+    name = "copy"
+
+    def build(self, work: Work) -> Artefact:
+        assert work.graph is not None
+        shutil.copyfile(work.graph, work.folder / "model.onnx")
+        return Artefact("model.onnx")
+
+
 class OtherLabel(Planted):
     """Its second output is another one's."""
 

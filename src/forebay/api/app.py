@@ -18,9 +18,10 @@ from forebay import __version__
 from forebay.api import job_openapi, openapi
 from forebay.api.cache_routes import add_cache
 from forebay.api.document_routes import add_documents, add_health
+from forebay.api.endpoint import Endpoint
 from forebay.api.generate_routes import add_generate
 from forebay.api.infer_routes import add_inference
-from forebay.api.inference import Endpoint, Inference
+from forebay.api.inference import Inference
 from forebay.api.job_events import add_job_events
 from forebay.api.job_routes import add_jobs, as_job
 from forebay.api.job_socket import add_job_sockets

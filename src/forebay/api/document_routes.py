@@ -15,6 +15,7 @@ from forebay.api.inference import Inference
 from forebay.api.problems import Answer
 from forebay.api.repository_routes import ModelControl, add_index
 from forebay.api.routing import MODEL_PATHS, Operation, add, document
+from forebay.core.errors import RequestError
 from forebay.engine.client import EngineClient
 from forebay.telemetry.logs import log_switch
 
@@ -94,7 +95,11 @@ def add_health(
         return document(documents.Readiness(not reasons, reasons), 503 if reasons else 200)
 
     async def model_ready(http: HttpRequest) -> Answer:
-        engine = inference.find(http.path_params["model"], http.path_params.get("version")).engine
+        try:
+            engine = inference.find(http.path_params["model"], http.path_params.get("version")).engine
+        except RequestError as error:
+            # It asks for no key, so it keeps the reason to itself: that may name files of this machine.
+            raise RequestError(error.message.partition(": ")[0], code=error.code) from None
         readiness = documents.model_readiness(engine)
         return document(readiness, 200 if readiness.ready else 503)
 

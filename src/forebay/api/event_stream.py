@@ -14,8 +14,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from forebay.api.endpoint import Endpoint
 from forebay.api.infer_routes import until_gone
-from forebay.api.inference import LEAVING, Endpoint, Leaving
+from forebay.api.inference import LEAVING, Leaving
 from forebay.api.problems import Answer
 from forebay.api.routing import ClientGone
 from forebay.core.errors import RequestError

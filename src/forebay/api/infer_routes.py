@@ -13,7 +13,8 @@ from starlette.types import Receive
 
 from forebay.api import job_openapi, openapi
 from forebay.api.codings import Inflater, coded, request_coding
-from forebay.api.inference import LEAVING, Endpoint, Inference, Leaving
+from forebay.api.endpoint import Endpoint
+from forebay.api.inference import LEAVING, Inference, Leaving
 from forebay.api.prefer import NO_PREFERENCES, Preferences, read_preferences
 from forebay.api.problems import Answer
 from forebay.api.routing import MODEL_PATHS, ClientGone, PlainOperation, add

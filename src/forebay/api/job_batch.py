@@ -12,9 +12,9 @@ from msgspec import Raw
 
 from forebay.api.elements import kind
 from forebay.api.encode import JSON_HEADERS
+from forebay.api.endpoint import Endpoint
 from forebay.api.general import parse_json
 from forebay.api.idempotency import REPLAYED, item_key
-from forebay.api.inference import Endpoint
 from forebay.api.job_answers import Accepted
 from forebay.api.job_documents import encoded_job
 from forebay.api.jobs import Asked, Jobs

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from forebay.api.inference import Endpoint, Inference
+from forebay.api.endpoint import Endpoint
+from forebay.api.inference import Inference
 from forebay.core.clock import Clock
 from forebay.core.request import Outputs, Request
 from forebay.engine.client import EngineClient

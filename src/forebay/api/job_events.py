@@ -15,8 +15,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from forebay.api import job_openapi
+from forebay.api.endpoint import log_unforeseen
 from forebay.api.infer_routes import until_gone
-from forebay.api.inference import LEAVING, Leaving, log_unforeseen
+from forebay.api.inference import LEAVING, Leaving
 from forebay.api.job_hub import Seen
 from forebay.api.job_streams import Follow, Item, Streams, known_job, last_event_id, one_line
 from forebay.api.problems import Answer, detailed_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forebay.api.job_options import CACHE_WORDS, MOST_SECONDS
-from forebay.api.openapi import CONTENT_ENCODING, EVENT_STREAM, FROM_CACHE, OF_CACHE, Schema, operation, ref
+from forebay.api.openapi import CONTENT_ENCODING, EVENT_STREAM, OF_ANSWER, OF_CACHE, Schema, operation, ref
 from forebay.api.parameters import MAX_INTEGER
 from forebay.api.prefer import MOST_WAIT_S
 from forebay.api.problems import STATUSES
@@ -179,7 +179,7 @@ _HEADERS: Schema = {
     "WWW-Authenticate": _TEXT,
     "Accept-Encoding": _TEXT,
     "Inference-Header-Content-Length": {"type": "integer"},
-    **{name: header["schema"] for name, header in FROM_CACHE.items()},
+    **{name: header["schema"] for name, header in OF_ANSWER.items()},
 }
 _ERROR_HEADERS = {401: "WWW-Authenticate", 415: "Accept-Encoding", 429: "Retry-After", 503: "Retry-After"}
 
@@ -221,7 +221,7 @@ def _body(schema: Schema, *, binary: bool) -> Schema:
 def operations() -> dict[str, Described]:
     """Every operation by the name of its function."""
     job = _response(ref("Job"), "The job as it is now.", "Retry-After", "Preference-Applied")
-    done = _response(ref("Job"), "Done already.", "Location", "Preference-Applied", "Idempotent-Replayed", *FROM_CACHE)
+    done = _response(ref("Job"), "Done already.", "Location", "Preference-Applied", "Idempotent-Replayed", *OF_ANSWER)
     refused = problems(400, 404, 408, 410, 413, 415, 422)
     looked = problems(400, 404, 410)
     either: Schema = {"oneOf": [ref("JobRequest"), ref("OneRowJobRequest")]}

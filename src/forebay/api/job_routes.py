@@ -14,9 +14,10 @@ from starlette.requests import Request as HttpRequest
 from forebay.api import job_openapi
 from forebay.api.elements import show
 from forebay.api.encode import JSON_HEADERS
+from forebay.api.endpoint import Endpoint
 from forebay.api.idempotency import REPLAYED, read_key
 from forebay.api.infer_routes import AsJob, as_wanted, awake, let_in, read_body, unless_gone
-from forebay.api.inference import Endpoint, Inference
+from forebay.api.inference import Inference
 from forebay.api.job_answers import Accepted, accepted, from_cache, result, shown, unknown
 from forebay.api.job_batch import submit_batch
 from forebay.api.job_documents import encoded_job, job_path, page_of

@@ -19,7 +19,8 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from forebay.api.auth import from_here
-from forebay.api.inference import DROP, log_unforeseen
+from forebay.api.endpoint import log_unforeseen
+from forebay.api.inference import DROP
 from forebay.api.job_hub import Seen
 from forebay.api.job_streams import MOST_BYTES, Follow, Item, Streams, known_job, last_event_id, record_of
 from forebay.api.problems import detailed_of, problem_of

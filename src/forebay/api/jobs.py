@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 from msgspec import structs
 
+from forebay.api.endpoint import Endpoint, in_turns
 from forebay.api.idempotency import fingerprint, replay_key
-from forebay.api.inference import Endpoint, in_turns
 from forebay.api.job_answers import Accepted, gone
 from forebay.api.job_options import NO_OPTIONS, JobBody, OptionLimits, level_of, read_job_body
 from forebay.api.job_submit import CARRIED_JOBS, MOST_JOBS, Outcome, Sending, Submitter

@@ -21,7 +21,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from forebay.api.auth import ANONYMOUS
 from forebay.api.encode import JSON_HEADERS
-from forebay.api.inference import LEAVING, Endpoint, Inference, Leaving
+from forebay.api.endpoint import Endpoint
+from forebay.api.inference import LEAVING, Inference, Leaving
 from forebay.api.jobs import Jobs
 from forebay.api.lane_heads import MOST_HEAD_BYTES, WATCHED, ResponseHeads, answering, origin_form, unasked
 from forebay.api.lane_slot import Slot

@@ -11,7 +11,7 @@ import msgspec
 from forebay.api.cache_control import told
 from forebay.api.codings import coded
 from forebay.api.encode import JSON_HEADERS
-from forebay.api.inference import Endpoint, in_turns
+from forebay.api.endpoint import Endpoint, in_turns
 from forebay.api.job_answers import Accepted, accepted
 from forebay.api.jobs import Asked
 from forebay.api.lane_heads import CACHE_HEADERS

@@ -283,7 +283,7 @@ def inference_responses() -> dict[int | str, Schema]:
             "schema": {"type": "string", "enum": ["gzip", "deflate"]},
         },
         "Vary": {"description": "Of a large answer.", "schema": {"type": "string"}},
-        **FROM_CACHE,
+        **OF_ANSWER,
     }
     return described
 
@@ -297,7 +297,7 @@ def generate_operation(*path_names: str) -> Schema:
 def generate_responses() -> dict[int | str, Schema]:
     """Every answer of `generate`."""
     described = responses(ref("GenerateResponse"), *_OF_REQUESTS, description="The outputs.")
-    described[200]["headers"] = {**FROM_CACHE}
+    described[200]["headers"] = {**OF_ANSWER}
     return described
 
 
@@ -337,7 +337,7 @@ OF_CACHE: list[Schema] = [
     )
 ]
 """What a caller can say of the cache."""
-FROM_CACHE: Schema = {
+OF_ANSWER: Schema = {
     "X-Cache": {
         "description": "What the cache did, where it was asked.",
         "schema": {"type": "string", "enum": ["exact", "coalesced", "semantic", "miss"]},
@@ -345,8 +345,16 @@ FROM_CACHE: Schema = {
     "X-Cache-Entry": {"description": "Of a kept answer: its id.", "schema": {"type": "string"}},
     "X-Cache-Score": {"description": "Of a near text: its cosine.", "schema": {"type": "number"}},
     "Age": {"description": "Of a kept answer: seconds.", "schema": {"type": "integer"}},
+    "X-Cascade": {
+        "description": "Who of a cascade answered, where the model has a student.",
+        "schema": {"type": "string", "enum": ["student", "teacher", "both"]},
+    },
+    "X-Model-Variant": {
+        "description": "Which form of the model answered, where it has variants.",
+        "schema": {"type": "string"},
+    },
 }
-"""What the cache says of an answer."""
+"""What cache, cascade and variants say of an answer."""
 
 CONTENT_ENCODING: Schema = {
     "name": "Content-Encoding",

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from forebay.api.encode import JSON_HEADERS
-from forebay.api.inference import log_unforeseen
+from forebay.api.endpoint import log_unforeseen
 from forebay.api.problems import Answer, problem_of
 from forebay.core.errors import ForebayError
 

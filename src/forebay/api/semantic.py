@@ -14,7 +14,8 @@ from functools import partial
 from typing import NamedTuple
 
 from forebay.api.caches import Caches
-from forebay.api.inference import Endpoint, Inference
+from forebay.api.endpoint import Endpoint
+from forebay.api.inference import Inference
 from forebay.cache.port import Match
 from forebay.cache.semantic.embedder import check_embedder
 from forebay.cache.semantic.guard import Guard

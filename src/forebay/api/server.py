@@ -112,8 +112,25 @@ def bind(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        raise SetupError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from error
+        raise _taken(host, port, error) from error
     return listener
+
+
+def listen(listener: socket.socket) -> tuple[str, int]:
+    """Take connections from now on, also those that nobody accepts yet: whoever is told the address calls at once.
+
+    Raises `SetupError`: another process may have bound the same port, and been the first to listen.
+    """
+    host, port = listener.getsockname()[:2]
+    try:
+        listener.listen()
+    except OSError as error:
+        raise _taken(host, port, error) from error
+    return host, port
+
+
+def _taken(host: str, port: int, error: OSError) -> SetupError:
+    return SetupError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port")
 
 
 def health_server(app: FastAPI) -> uvicorn.Server:
@@ -203,7 +220,7 @@ class Web:
         server.should_exit = self._stopping
         if not unusable:
             inference.lookers.append(lambda endpoint: is_arriving(server.server_state.connections, endpoint))
-        host, port = listener.getsockname()[:2]
+        host, port = listen(listener)
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         names = ", ".join(inference.engines) or "no model yet"
         log.info("serving %s at %s (docs at %s/docs)", names, address, address, extra=fields(host=host, port=port))

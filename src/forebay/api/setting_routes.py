@@ -9,9 +9,10 @@ from fastapi import FastAPI
 from starlette.requests import Request as HttpRequest
 
 from forebay.api import openapi, server_settings
+from forebay.api.endpoint import log
 from forebay.api.general import parse_json
 from forebay.api.infer_routes import read_body
-from forebay.api.inference import Inference, log
+from forebay.api.inference import Inference
 from forebay.api.problems import Answer
 from forebay.api.routing import Operation, add, document
 from forebay.core.errors import RequestError

@@ -13,11 +13,13 @@ from fastapi import FastAPI
 from forebay.api.app import Lifespan, create_app
 from forebay.api.auth import Gate
 from forebay.api.caches import Caches
+from forebay.api.cascades import Cascades
 from forebay.api.inference import Inference
 from forebay.api.job_site import JobSite
 from forebay.api.jobs import Jobs
 from forebay.api.repository_routes import ModelControl
 from forebay.api.semantic import SemanticTiers
+from forebay.api.variants import Variants
 from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.core.clock import Clock
 from forebay.core.settings import CacheSettings, JobSettings, ServerSettings
@@ -57,12 +59,15 @@ class Site:
         self._caches = Caches(cache or CacheSettings(), self.metrics, jobs.store if jobs is not None else None)
         self.inference = Inference({}, settings, gate, self._caches.answers, seeks_near=seeks_near)
         self._near = SemanticTiers(self.inference, self._caches, self.metrics)
+        self._cascades = Cascades(self.inference, self.metrics)
+        self._variants = Variants(self.inference, self.metrics)
         self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
         cores = cores_for(settings.fair_cores)
         limit_bytes = settings.memory_limit_bytes
         self._logs = RequestLogs()
         self.metrics.request_log = self._logs.metrics
         self.registry = Registry(catalog, plan_of, self.inference, self.metrics, cores, limit_bytes, self._logs)
+        self.inference.why_not_loaded = self.registry.why_not_loaded
         if limit_bytes is not None:
             self.inference.on_demand = self.registry.on_demand
         self._jobs: JobSite | None = None
@@ -83,6 +88,8 @@ class Site:
         first = await asyncio.to_thread(self._catalog.stamps) if self.settings.watch else {}
         self._caches.start()
         await self.registry.start()
+        self._cascades.start(self._catalog.is_named)
+        self._variants.start(self._catalog.is_named)
         await self._near.start(self._catalog.is_named)
         self.inference.not_started = ""
         if self._jobs is not None:
@@ -134,6 +141,8 @@ class Site:
         if self._jobs is not None:
             self._jobs.drain()
         self._near.drain()
+        self._cascades.drain()
+        self._variants.drain()
         self.registry.drain()
 
     async def end_streams(self) -> None:
@@ -150,6 +159,8 @@ class Site:
         if self._jobs is not None:
             await self._jobs.close(max(0.0, self._drain_ends - self._clock()))
         await self._near.close()
+        await self._cascades.close()
+        await self._variants.close()
         await self.registry.close(max(0.0, self._drain_ends - self._clock()))
         await self._caches.close()
         await asyncio.to_thread(self._logs.close)

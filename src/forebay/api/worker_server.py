@@ -9,7 +9,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 
-from forebay.api.server import bind, health_server, on_signals
+from forebay.api.server import bind, health_server, listen, on_signals
 from forebay.api.worker_site import WorkerSite
 from forebay.telemetry.logs import fields
 
@@ -65,7 +65,7 @@ class WorkerProcess:
             return
         listener = bind(*self._address)
         server = health_server(self._site.app())
-        host, port = listener.getsockname()[:2]
+        host, port = listen(listener)
         log.info("health and metrics at http://%s:%d", host, port, extra=fields(host=host, port=port))
         serving = asyncio.create_task(server.serve([listener]))
         try:

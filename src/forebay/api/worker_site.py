@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from fastapi import FastAPI
 
 from forebay.api.document_routes import add_health
-from forebay.api.inference import Endpoint
+from forebay.api.endpoint import Endpoint
 from forebay.api.site import Site
 from forebay.brokers.redis_link import RedisLink
 from forebay.core.errors import DependencyError

@@ -39,7 +39,7 @@ SPARE_CORES: Final = 0.5
 class Member:
     """A model that shares the cores. `served`: core seconds it was given, over its weight."""
 
-    __slots__ = ("claims", "cores", "long_batches", "requests", "served", "threads", "used", "weight")
+    __slots__ = ("asked", "claims", "cores", "long_batches", "served", "threads", "used", "weight")
 
     def __init__(self, weight: float, threads: int) -> None:
         self.weight = weight
@@ -50,8 +50,8 @@ class Member:
         """What one instance of it takes."""
         self.used = float(threads)
         """Cores that one instance was seen to use while it ran, on average."""
-        self.requests = 0
-        """Answered since the process itself was charged last."""
+        self.asked = 0
+        """Requests that it was sent since the process itself was charged last."""
         self.long_batches = 0
         """How many more of its batches were long than were not, of those in which it was ahead; 0 at least."""
 
@@ -125,19 +125,19 @@ class Fairness:
 
     def charge_own(self, core_s: float, elapsed_s: float) -> None:
         """The process itself has used so much in so many seconds, since it was charged last. Each model pays for its
-        requests: a cheap one, asked ten thousand times a second, takes most of its cores there."""
+        requests: a cheap one, asked ten thousand times a second, takes most of its cores there. Those that were refused
+        count too: they are read, and their refusal is written."""
         self.own_cores += LEARN_OWN * (core_s / elapsed_s - self.own_cores)
-        requests = sum([member.requests for member in self._members])
+        asked = sum([member.asked for member in self._members])
         for member in self._members:
-            if member.requests:
-                self._charge(member, core_s * member.requests / requests)
-                member.requests = 0
+            if member.asked:
+                self._charge(member, core_s * member.asked / asked)
+                member.asked = 0
 
     def landed(self, claim: Claim, core_s: float, ran_s: float, requests: int) -> bool:
         """A batch of so many requests came back, for which its instance has used `core_s` of the cores in `ran_s`
         seconds in which it was not paused. Whether instances of this model are to give way from now on."""
         member = claim.member
-        member.requests += requests
         member.saw(core_s, ran_s)
         if self._is_ahead(member):
             long = core_s >= max(LONG_BATCH_S, requests * LONG_REQUEST_S)

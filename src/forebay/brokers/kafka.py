@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from confluent_kafka import KafkaError
@@ -37,7 +38,10 @@ PACK_JOBS: Final = 32
 PACK_BYTES: Final = 64 << 10
 """Most of one record."""
 SPREAD_JOBS: Final = 8
-"""Fewer are not parted, so that each worker gets some."""
+"""Of a burst, parted so that each worker gets some, so many stay together."""
+STEADY_S: Final = 0.1
+"""What follows other messages so soon is no burst: the partitions take turns with whole packs, each of which costs a
+round trip, since a broker answers the requests of one connection one after the other."""
 IDLE_S: Final = 30.0
 """Who has not leased from a model for so long, and has nothing of it, leaves its partitions to others."""
 _AGAIN_S = 1.0
@@ -46,8 +50,16 @@ _AGAIN_S = 1.0
 class Kafka:
     """A `Broker`. It is connected to when it is first used."""
 
-    def __init__(self, url: str, *, pack_jobs: int = PACK_JOBS, pack_bytes: int = PACK_BYTES) -> None:
-        """Raises `SetupError` for a URL that no Kafka can have."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        pack_jobs: int = PACK_JOBS,
+        pack_bytes: int = PACK_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises `SetupError` for a URL that no Kafka can have. `clock`: tells a burst from what keeps coming."""
+        self._clock = clock
         self.capabilities = Capabilities(
             "offset", extends=False, orders=False, counts="packs" if pack_jobs > 1 else "messages"
         )
@@ -57,6 +69,8 @@ class Kafka:
         self._inboxes: dict[tuple[str, int], Inbox] = {}
         self._turn = random.randrange(1 << 16)
         """Which partition is next."""
+        self._published_s: dict[str, float] = {}
+        """When something was last, by topic."""
         self._arrival = asyncio.Event()
         self._alone, self._unsent = Refusals[str](), Refusals[str]()
         """Queues that nothing is taken from, and topics that nothing can be sent to, while others can be used."""
@@ -94,8 +108,12 @@ class Kafka:
             for message in messages
         }
         partitions = await self._partitions_of(places)
-        # Each partition gets some of a burst: it may be another worker's.
-        share = max(SPREAD_JOBS, -(-len(messages) // max(partitions.values())))
+        share = self._pack_jobs
+        steady_s = self._clock() - STEADY_S
+        if any(self._published_s.get(topic, -math.inf) < steady_s for topic in partitions):
+            # Each partition gets some of a burst: it may be another worker's.
+            share = max(SPREAD_JOBS, -(-len(messages) // max(partitions.values())))
+        self._published_s.update(dict.fromkeys(partitions, self._clock()))
         sendable = [at for at, message in enumerate(messages) if places[message.queue, message.level] in partitions]
         packs = [
             [sendable[at] for at in positions]
@@ -111,7 +129,10 @@ class Kafka:
                 records.append(Record(topic, number, packed([messages[at] for at in positions])))
             return await self._send(records)
 
-        return await each_confirmed(packs, len(messages), send_at)
+        try:
+            return await each_confirmed(packs, len(messages), send_at)
+        finally:
+            self._published_s.update(dict.fromkeys(partitions, self._clock()))
 
     async def lease(self, queues: Sequence[str], most: int, wait_s: float, lease_s: float) -> Sequence[Delivery]:
         """What has come, or comes next, of the partitions that are ours. The first lease from a queue joins its group,

@@ -130,12 +130,9 @@ class Inbox:
             self.joined = False
 
     def _take_in(self, consumer: Consumer) -> None:
-        wait_s = _POLL_S
-        for _ in range(_AT_ONCE):
-            message = consumer.poll(wait_s)
-            if message is None:
-                return
-            wait_s = 0.0
+        # One by one, each would wait for the interpreter anew.
+        first = consumer.poll(_POLL_S)
+        for message in () if first is None else (first, *consumer.consume(_AT_ONCE, 0.0)):
             error = message.error()
             if error is None:
                 self._came(message)

@@ -96,7 +96,7 @@ class KafkaLink:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait([self._keeping])
-            await self.sender.close()
+            self.sender.close()
 
     def _begin(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -126,6 +126,9 @@ class KafkaLink:
             self.cluster = f"Kafka, cluster {found.cluster_id}, brokers: {len(found.nodes)}"
             if said:
                 log.info("Kafka at %s can be reached again", self.address.shown)
+            if self._state in ("unsure", "away"):
+                self.topics.forget_all()
+                self.sender.renew()
             said, self._state, self._why, self._reason = "", "up", "", None
             self._wake()
             await self._suspected.wait()

@@ -1,11 +1,18 @@
-"""Messages to a Kafka, each confirmed or not: an idempotent producer with a thread that hears of its deliveries."""
+"""Messages to a Kafka, each confirmed or not.
+
+What the client library tells is asked for in the loop, every millisecond while something is on its way. A thread that
+waited for it would hear at once, and then wait for the interpreter, which the loop of a busy server gives away once in
+5 ms (`sys.getswitchinterval`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -18,7 +25,9 @@ log = logging.getLogger("forebay.jobs")
 
 CONFIRM_TIMEOUT_S: Final = 5.0
 _SEND_S = CONFIRM_TIMEOUT_S + 3.0
-_POLL_S = 0.2
+_SOON_S = 0.001
+_IDLE_S = 0.2
+"""How long until the library is asked again, at least and at most: an eighth of the time for which it told nothing."""
 _LOST_COUNT: Final = frozenset(
     {
         KafkaError._FATAL,
@@ -49,33 +58,25 @@ class Sent(NamedTuple):
 
 
 class _Sending:
-    """Records of one call that are on their way. Reports come on the sender's thread."""
+    """Records of one call that are on their way."""
 
     def __init__(self, records: Sequence[Record]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.over: asyncio.Future[None] = self._loop.create_future()
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         late = KafkaError(KafkaError._MSG_TIMED_OUT)
         self.sent = [Sent(record, -1, late) for record in records]
         self._left = len(records)
-        self._lock = threading.Lock()
 
     def report(self, at: int, error: KafkaError | None, message: Message | None) -> None:
         """The end of one."""
         offset = message.offset() if message is not None and error is None else None
         self.sent[at] = Sent(self.sent[at].record, -1 if offset is None else offset, error)
-        with self._lock:
-            self._left -= 1
-            if self._left:
-                return
-        in_loop(self._loop, self._end)
-
-    def _end(self) -> None:
-        if not self.over.done():
+        self._left -= 1
+        if not self._left and not self.over.done():
             self.over.set_result(None)
 
 
 class Sender:
-    """`blame` is told of errors, on another thread; `also` is called there now and then."""
+    """`blame` is told of errors; `also` is called now and then."""
 
     def __init__(self, address: KafkaAddress, blame: Callable[[KafkaError], None], also: Callable[[], object]) -> None:
         self._blame, self._also = blame, also
@@ -91,9 +92,12 @@ class Sender:
         self._producer = self._made()
         self._old: list[Producer] = []
         """Have messages on their way."""
-        self._renewing = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="kafka: sender", daemon=True)
-        self._thread.start()
+        self._loop = asyncio.get_running_loop()
+        self._under_way = 0
+        """Calls."""
+        self._heard_s = -math.inf
+        """When something was sent, or what became of it was told, last."""
+        self._timer = self._loop.call_later(_IDLE_S, self._ask)
 
     async def send(self, records: Sequence[Record]) -> Sequence[Sent]:
         """All on their way together; what became of each, in their order."""
@@ -110,10 +114,17 @@ class Sender:
                 sent[at] = one
         return sent
 
-    async def close(self) -> None:
+    def renew(self) -> None:
+        """Brokers were away: those that know nothing of what was sent before would keep its successors waiting."""
+        self._renew(self._producer)
+
+    def close(self) -> None:
         """What is on its way is dropped."""
         self._closed = True
-        await asyncio.to_thread(self._thread.join, _SEND_S)
+        self._timer.cancel()
+        for producer in (self._producer, *self._old):
+            producer.purge()
+            producer.poll(0)
 
     async def _send(self, producer: Producer, records: Sequence[Record]) -> Sequence[Sent]:
         sending = _Sending(records)
@@ -125,7 +136,12 @@ class Sender:
                 report(error.args[0], None)
             except BufferError:
                 report(KafkaError(KafkaError._QUEUE_FULL), None)
-        await asyncio.wait([sending.over], timeout=_SEND_S)
+        self._under_way += 1
+        try:
+            self._ask_soon()
+            await asyncio.wait([sending.over], timeout=_SEND_S)
+        finally:
+            self._under_way -= 1
         return sending.sent
 
     def _made(self) -> Producer:
@@ -136,25 +152,40 @@ class Sender:
             self._renew(self._producer)
         self._blame(error)
 
-    def _run(self) -> None:
-        while not self._closed:
-            try:
-                self._producer.poll(_POLL_S)
-                self._also()
-                self._old = [producer for producer in self._old if producer.poll(0) or len(producer)]
-            except Exception:  # it goes on whatever happens: without it nothing would ever be confirmed
-                log.exception("what Kafka confirmed may not be heard")
-        for producer in (self._producer, *self._old):
-            producer.purge()
-            producer.poll(0)
+    def _ask_soon(self) -> None:
+        self._heard_s = time.monotonic()
+        if not self._closed and self._timer.when() > self._loop.time() + _SOON_S:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(_SOON_S, self._ask)
+
+    def _ask(self) -> None:
+        try:
+            if self._producer.poll(0):
+                self._heard_s = time.monotonic()
+            if self._old:
+                self._let_go()
+            self._also()
+        except Exception:  # it goes on whatever happens: without it nothing would ever be confirmed
+            log.exception("what Kafka confirmed may not be heard")
+        wait_s = _IDLE_S
+        if self._under_way:
+            wait_s = max(_SOON_S, min((time.monotonic() - self._heard_s) / 8, _IDLE_S))
+        self._timer = self._loop.call_later(wait_s, self._ask)
+
+    def _let_go(self) -> None:
+        """Of old producers that have nothing on its way. On a thread: each waits for its own threads to end, one of
+        which may be looking up a name."""
+        over = [producer for producer in self._old if not producer.poll(0) and not len(producer)]
+        if over:
+            self._old = [producer for producer in self._old if producer not in over]
+            threading.Thread(target=over.clear, name="kafka: producers that are over", daemon=True).start()
 
     def _renew(self, producer: Producer) -> None:
-        with self._renewing:
-            if producer is not self._producer or self._closed:
-                return
-            log.debug("the producer is made anew")
-            self._producer = self._made()
-            self._old.append(producer)
+        if producer is not self._producer or self._closed:
+            return
+        log.debug("the producer is made anew")
+        self._producer = self._made()
+        self._old.append(producer)
 
 
 def in_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: object) -> None:

@@ -94,6 +94,11 @@ class Topics:
         """It may not be there any more."""
         self._known.pop(name, None)
 
+    def forget_all(self) -> None:
+        """Brokers were away, and may be others now: what is not there is made before it is used, and not once a message
+        for it has waited in vain."""
+        self._known.clear()
+
     def confirmed(self, topic: str, partition: int, offset: int) -> None:
         """A message is there."""
         end, _ = self._seen.get((topic, partition), (0, 0.0))

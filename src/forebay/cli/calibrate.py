@@ -6,7 +6,7 @@ import asyncio
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,6 +26,7 @@ from forebay.cache.semantic.guard import Guard
 from forebay.cache.semantic.lexicon import load_lexicon
 from forebay.cache.semantic.normalise import normalised
 from forebay.cache.semantic.policy import Calibration
+from forebay.cli.curves import drawn, parse_share, pyplot
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
 from forebay.embedding.engine import EmbeddedEngine, open_engine
@@ -70,10 +71,10 @@ def calibrate(
 
       forebay cache calibrate --pairs pairs.csv --budget 5% --embedder minilm.py:MiniLM --plot curve.png
     """
-    limit = parse_budget(budget)
+    limit = parse_share("--budget", budget)
     texts = read_pairs(pairs)
     if plot is not None:
-        _pyplot()  # say that it is missing before the work, not after
+        pyplot()  # say that it is missing before the work, not after
     vectors, digest = asyncio.run(embed_all(embedder, list(dict.fromkeys(t for p in texts for t in p[:2]))))
     scored = distinct(texts, score(texts, vectors, Guard(load_lexicon())))
     repeats = len(texts) - len(scored)
@@ -104,17 +105,6 @@ def calibrate(
         typer.echo(document, nl=False)
     else:
         _print(calibration, repeats)
-
-
-def parse_budget(text: str) -> float:
-    """`1%` and `0.01` are the same. Raises `SetupError`."""
-    try:
-        value = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < 1.0:
-        raise SetupError(f"--budget {text}: write a share between 0 and 1, such as 1% or 0.01")
-    return value
 
 
 def read_pairs(path: Path) -> list[TextPair]:
@@ -229,40 +219,15 @@ def _print(calibration: Calibration, repeats: int) -> None:
         console.print(f"repeats         {_repeats_told(repeats)}")
 
 
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError:
-        raise SetupError("--plot needs matplotlib: pip install 'forebay[plot]'") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
-
-
 def _plot(found: Curve, budget: float, path: Path) -> None:
-    pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     points = found.points[1:]
     thresholds = [point.threshold for point in points]
     different, same = max(1, found.different_pairs), max(1, found.same_pairs)
-    axes.step(thresholds, [p.true_hits / same for p in points], where="pre", color="seagreen", label="true hits")
-    axes.step(thresholds, [p.false_hits / different for p in points], where="pre", color="crimson", label="false hits")
-    axes.step(
-        thresholds,
-        [p.upper_bound for p in points],
-        where="pre",
-        color="crimson",
-        ls=":",
-        label="their upper bound, 95 %",
-    )
-    axes.axhline(budget, color="black", lw=0.8, ls="--", label="budget")
-    axes.set(xlabel="threshold (cosine)", ylabel="share of pairs", ylim=(0, 1))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise SetupError(f"cannot write the plot {path}: {error}") from None
-    finally:
-        pyplot.close(figure)
+    true_hits, false_hits = [p.true_hits / same for p in points], [p.false_hits / different for p in points]
+    bounds = [point.upper_bound for point in points]
+    with drawn(path) as axes:
+        axes.step(thresholds, true_hits, where="pre", color="seagreen", label="true hits")
+        axes.step(thresholds, false_hits, where="pre", color="crimson", label="false hits")
+        axes.step(thresholds, bounds, where="pre", color="crimson", ls=":", label="their upper bound, 95 %")
+        axes.axhline(budget, color="black", lw=0.8, ls="--", label="budget")
+        axes.set(xlabel="threshold (cosine)", ylabel="share of pairs", ylim=(0, 1))

@@ -36,6 +36,11 @@ SUBCOMMANDS = {
     "optimize": Subcommand(
         "forebay.cli.optimize", "optimize", "Find a faster form of a model, proven to answer the same."
     ),
+    "cascade": Subcommand(
+        "forebay.cli.cascade", "cascade", "Find how sure a student must be to answer for its teacher."
+    ),
+    "variants": Subcommand("forebay.cli.variants", "variants", "Measure faster forms of a model, for overload."),
+    "distill": Subcommand("forebay.cli.distill", "distill", "Train a small student that answers as a model does."),
     "bench": Subcommand("forebay.cli.bench", "bench", "Measure a running server."),
     "tune": Subcommand("forebay.cli.tune", "tune", "Find the settings that serve a model best under an SLO."),
     "conformance": Subcommand("forebay.cli.conformance", "conformance", "Check a server against the protocol."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Literal
@@ -19,11 +20,14 @@ from rich.text import Text
 
 from forebay.cli.stopping import INTERRUPTED, ended_by_signals
 from forebay.core.errors import SetupError
+from forebay.core.settings_sources import load_settings
+from forebay.models.source import LoadOptions
 from forebay.optimize.candidates.registry import REFERENCES
 from forebay.optimize.gate import described
 from forebay.optimize.goals import Asked, Effort
+from forebay.optimize.heads import MEANINGS
 from forebay.optimize.output import OTHERS, PAGE_FILE, REPORT_FILE, chosen_of, encoded
-from forebay.optimize.report import ORIGINAL, CandidateReport, Goals, Report, SourceReport
+from forebay.optimize.report import METRICS, ORIGINAL, CandidateReport, Goals, Metric, Report, SourceReport
 from forebay.optimize.run import Order
 from forebay.optimize.run import optimize as run_search
 from forebay.optimize.samples import LEAST
@@ -34,6 +38,7 @@ EXIT_NOTHING = 1
 _PIPED_COLUMNS = 160
 _SHOWN_FILES = 8
 _NOT_BUILT = ("not_applicable", "missing_library")
+_TRUST = ("allow_pickle", "trusted_types")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
 
 
@@ -49,12 +54,19 @@ SamplesFile = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the artefact and the report.")]
 MetricName = Annotated[
-    Literal["cosine", "top1", "max_error", "accuracy"] | None,
-    typer.Option(help="What is compared. Default: accuracy with labels, else what suits the output."),
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE.py:FUNCTION",
+        help="What is compared: cosine, top1, max_error, accuracy, or a function of your own of predictions and "
+        "labels, the higher the better. Default: accuracy with labels, else what suits the output.",
+    ),
 ]
 MaxDrop = Annotated[
     float | None,
-    typer.Option(help="Largest loss: 1 minus mean cosine or share of same classes, an error, or lost accuracy."),
+    typer.Option(
+        help="Largest loss: 1 minus mean cosine or share of same classes, an error, lost accuracy, or how much lower "
+        "your own metric may be."
+    ),
 ]
 Slo = Annotated[str | None, typer.Option(help="Only batch sizes within this time count, such as 50ms.")]
 RequireInvariance = Annotated[
@@ -69,8 +81,10 @@ BatchTolerance = Annotated[
 ]
 MinSpeedup = Annotated[float, typer.Option(help="Least speed-up that is worth a change.")]
 HeadName = Annotated[
-    Literal["auto", "argmax", "ridge"],
-    typer.Option(help="From output to label: the largest value, or a linear head fitted once on the original."),
+    Literal["auto", "argmax", "threshold", "ridge"],
+    typer.Option(
+        help="From output to label: the largest value, 1 from a half on, or a linear head fitted once on the original."
+    ),
 ]
 OutputName = Annotated[str | None, typer.Option(help="The output that is compared.")]
 TokenizerFile = Annotated[
@@ -84,7 +98,12 @@ Threads = Annotated[int, typer.Option(help="Threads of one instance, as in serve
 Rounds = Annotated[int, typer.Option(help="Timed rounds, original and candidate in turns.")]
 Only = Annotated[list[str] | None, typer.Option("--candidate", help="Try only this; may be repeated.")]
 Plugins = Annotated[
-    list[str] | None, typer.Option("--plugin", metavar="MODULE:CLASS", help="A recipe of your own; see the docs.")
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py:CLASS",
+        help="A recipe of your own, or module:Class; see the docs. May be repeated.",
+    ),
 ]
 Keep = Annotated[
     int, typer.Option(help="Leave so many of those that pass; with the original, for forebay tune OUT to choose among.")
@@ -96,6 +115,14 @@ DependsOn = Annotated[
         metavar="FILE",
         help="A file that the source was made from: the artefact is refused once it changes. May be repeated. Those "
         "that a torch factory reads are found where they can be seen.",
+    ),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME.KEY=VALUE",
+        help="allow_pickle or trusted_types of a scikit-learn file, as in serve; may be repeated.",
     ),
 ]
 Name = Annotated[str | None, typer.Option(help="The model's name. Default: the file's or folder's.")]
@@ -125,6 +152,7 @@ def optimize(
     plugins: Plugins = None,
     keep: Keep = 1,
     depends_on: DependsOn = None,
+    sets: Sets = None,
     name: Name = None,
     as_json: AsJson = False,
 ) -> None:
@@ -155,8 +183,10 @@ def optimize(
     _at_least(0, seed=seed)
     if not 0.0 < held_out < 1.0:
         raise SetupError(f"--held-out {held_out}: write a share between 0 and 1")
+    known, function = parse_metric(metric)
     asked = Asked(
-        metric=metric,
+        metric=known,
+        function=function,
         max_drop=max_drop,
         batch_invariance=require_invariance,
         batch_tolerance=batch_tolerance,
@@ -182,6 +212,7 @@ def optimize(
         only=tuple(only or ()),
         keep=keep,
         depends_on=tuple(depends_on or ()),
+        trust=_trust(sets or (), name or Path(source).stem),
     )
     console = Console(stderr=as_json, highlight=False)
     if not console.is_terminal:
@@ -199,6 +230,18 @@ def optimize(
         raise typer.Exit(EXIT_NOTHING)
 
 
+def parse_metric(text: str | None) -> tuple[Metric | None, str]:
+    """The metric, and the function where it is one of the user's own. Raises `SetupError`."""
+    if text is None:
+        return None, ""
+    if ":" in text:
+        return "own", text
+    for name in METRICS:
+        if text == name:
+            return name, ""
+    raise SetupError(f"--metric {text}: there is {', '.join(METRICS)}, or your own: module:function, file.py:function")
+
+
 def parse_slo(text: str) -> float:
     """`50ms` or `0.05s` in milliseconds. Raises `SetupError`."""
     match = _DURATION.fullmatch(text.strip())
@@ -206,6 +249,21 @@ def parse_slo(text: str) -> float:
     if value <= 0:
         raise SetupError(f"--slo {text}: write a time above 0, such as 50ms or 0.1s")
     return value
+
+
+def _trust(sets: Sequence[str], name: str) -> LoadOptions:
+    """Of `--set`, what says what the model's file may make. Raises `SetupError` for everything else."""
+    loaded = load_settings(config_file=None, environ={}, flags={}, sets=sets, folder=None)
+    for text in sets:
+        target = text.partition("=")[0]
+        if target.strip().rpartition(".")[2] not in _TRUST:
+            raise SetupError(
+                f"--set {target}: forebay optimize takes {' and '.join(_TRUST)} alone; settings for serving stand "
+                "beside the model"
+            )
+    loaded.check_models([name])
+    settings = loaded.model(name, {}, None)
+    return LoadOptions(allow_pickle=settings.allow_pickle, trusted_types=settings.trusted_types or ())
 
 
 def _at_least(least: int, **values: int) -> None:
@@ -329,6 +387,9 @@ def _print(console: Console, report: Report, out: Path) -> None:
             f"[yellow]note[/]: one of {samples.held_out} held-out samples is {share:.2%}, more than the drop of "
             f"{goals.max_drop:.2%} that is allowed; give more samples"
         )
+    if samples.head:
+        told = f"labels are judged by --head {samples.head}: {MEANINGS[samples.head]}, of output {report.output!r}"
+        console.print(told, markup=False, soft_wrap=True)
     if samples.duplicates:
         console.print(f"{samples.duplicates} samples are the same as others and were left out", soft_wrap=True)
     chosen = chosen_of(report)

@@ -142,6 +142,10 @@ class Request(msgspec.Struct, eq=False, weakref=False):
     """The name of the API key that it came with; empty: none."""
     ran_on: str = ""
     """The digest of the files that answered, where that may be another than the engine's."""
+    answered_by: str = ""
+    """Who of a cascade (student, teacher, both), or which variant; empty: there are none."""
+    runs_at: Any = None
+    """Belongs to what stands in front of several engines: the one that has it."""
     outputs: Outputs | None = None
     row_start: int = 0
     error: ForebayError | None = None

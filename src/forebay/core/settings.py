@@ -225,6 +225,35 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[float, Meta(gt=0, le=1)],
         Meta(description="Share of wrong ones among those compared above which such hits are not served any more."),
     ] = 0.05
+    cascade: Annotated[
+        Path | None,
+        Meta(description="File that forebay cascade wrote: a student answers what it is sure of; none: it does not."),
+    ] = None
+    cascade_student: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="Served model that is the student: NAME, or NAME/VERSION; none: as named in that file."),
+    ] = None
+    cascade_shadow_rate: Annotated[
+        Annotated[float, Meta(ge=0, le=1)],
+        Meta(description="Share of the student's answers that the model gives too, to compare; 0: nothing is watched."),
+    ] = 0.02
+    variants: Annotated[
+        Path | None,
+        Meta(description="File that forebay variants wrote: faster forms that answer under load; none: none does."),
+    ] = None
+    variant_min_accuracy: Annotated[
+        Annotated[float, Meta(ge=0, le=1)], Meta(description="Variants below this accuracy, as measured, never answer.")
+    ] = 0.0
+    variant_down_after_s: Annotated[
+        NotNegative, Meta(description="How long there must be too much to do before a faster form answers.")
+    ] = 0.1
+    variant_up_after_s: Annotated[
+        Positive, Meta(description="How long a better form must have had room before it answers again.")
+    ] = 5.0
+    variant_shadow_rate: Annotated[
+        Annotated[float, Meta(ge=0, le=1)],
+        Meta(description="Share of the model's answers that a variant gives too, to compare; 0: nothing is watched."),
+    ] = 0.01
     request_log: Annotated[
         Annotated[float, Meta(ge=0, le=1)],
         Meta(description="Share of answered requests that are written down with their answers; 0: none."),

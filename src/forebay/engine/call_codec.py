@@ -65,14 +65,14 @@ class AnswerHeader(msgspec.Struct, array_like=True, omit_defaults=True):
     padding_waste: float = 0.0
     digest: str = ""
     """Of the files of the model that ran."""
+    answered_by: str = ""
+    """Who of a cascade; empty: there is none."""
 
 
 class CallCodec:
     """Calls of models of one signature."""
 
-    def __init__(self, signature: Signature, digest: str = "") -> None:
-        """`digest`: of the model's files, at the end that runs it."""
-        self._digest = digest
+    def __init__(self, signature: Signature) -> None:
         self._signature = signature
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode_call = msgspec.msgpack.Decoder(CallHeader).decode
@@ -124,8 +124,8 @@ class CallCodec:
             tenant=header.tenant,
         )
 
-    def pack_answer(self, request: Request) -> bytes:
-        """The answer of a request that is done; called within `on_done`."""
+    def pack_answer(self, request: Request, digest: str) -> bytes:
+        """The answer of a request that is done; called within `on_done`. `digest`: the engine's when it was asked."""
         if request.error is not None:
             return self.pack_error(request.error)
         batched = self._signature.batched
@@ -141,7 +141,8 @@ class CallCodec:
             request.queue_s,
             request.dispatch_reason,
             request.padding_waste,
-            self._digest,
+            request.ran_on or digest,
+            request.answered_by,
         )
         return self._framed(header, buffers)
 
@@ -167,7 +168,7 @@ class CallCodec:
             [spec.name for spec in specs], [spec.datatype for spec in specs], arrays, request.rows
         )  # fmt: skip
         request.row_start = 0
-        request.ran_on = header.digest
+        request.ran_on, request.answered_by = header.digest, header.answered_by
         request.batch_rows, request.queue_s = header.batch_rows, header.queue_s
         request.dispatch_reason, request.padding_waste = header.dispatch_reason, header.padding_waste
 

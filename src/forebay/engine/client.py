@@ -7,9 +7,11 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from forebay.cascade.policy import CascadeRules
 from forebay.core.caching import CacheRules
 from forebay.core.request import Request
 from forebay.models.signature import Signature
+from forebay.variants.policy import VariantRules
 
 EngineState = Literal["starting", "ready", "failed", "draining"]
 
@@ -120,6 +122,21 @@ class EngineClient(Protocol):
     @property
     def caching(self) -> CacheRules | None:
         """How its answers are cached; None: they are not."""
+        ...
+
+    @property
+    def cascading(self) -> CascadeRules | None:
+        """When its student answers; None: it has none here."""
+        ...
+
+    @property
+    def varying(self) -> VariantRules | None:
+        """Which variants may answer for it; None: none may here."""
+        ...
+
+    @property
+    def backlog_s(self) -> float:
+        """How long a row would wait now before it runs; 0 where that is not known."""
         ...
 
     @property

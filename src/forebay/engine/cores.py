@@ -282,6 +282,10 @@ class Turns:
         self._cores = cores
         self._member = member
 
+    def asked(self) -> None:
+        """A request came, whatever becomes of it."""
+        self._member.asked += 1
+
     def began(self, instance: Worker) -> None:
         """A batch was sent to it."""
         self._cores.begin(instance, self._member)

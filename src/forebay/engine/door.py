@@ -9,12 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from forebay.batching import Batcher
+from forebay.cascade.policy import CascadeRules
 from forebay.core.caching import CacheRules, SemanticRules
 from forebay.core.errors import AdmissionError, ExecutionError
 from forebay.core.request import Background, Request
 from forebay.engine import assemble
 from forebay.engine.answers import Answers
 from forebay.engine.client import EngineState, EngineStatistics, Tuning
+from forebay.engine.cores import Turns
 from forebay.engine.flight import nobody
 from forebay.engine.record import Recorder
 from forebay.engine.setup import Plan
@@ -24,6 +26,7 @@ from forebay.engine.supervisor import Supervisor
 from forebay.models.signature import Signature
 from forebay.request_log.sampler import Sampler
 from forebay.telemetry.metrics import ModelMetrics
+from forebay.variants.policy import VariantRules
 
 
 class Door(ABC):
@@ -45,7 +48,11 @@ class Door(ABC):
         self.streams = False
         self.digest = ""
         self.semantic: SemanticRules | None = None
+        self.cascading: CascadeRules | None = None
+        self.varying: VariantRules | None = None
         self.tuning: Tuning | None = None
+        self.turns: Turns | None = None
+        """Set while other engines share the cores."""
         self.metrics = ModelMetrics(self.name, self.version, self._gauges)
         self._record = Recorder(self.metrics)
         self._answers = Answers(self.name, self._record)
@@ -107,6 +114,11 @@ class Door(ABC):
         )
 
     @property
+    def backlog_s(self) -> float:
+        """How long a row would wait now before it runs."""
+        return self._batcher.backlog_s(self._clock())
+
+    @property
     def row_compute_s(self) -> float:
         """Mean time of a row at an instance, by what ran so far."""
         return self.metrics.compute_s.total / max(1, self._record.statistics.inference_count)
@@ -117,6 +129,8 @@ class Door(ABC):
 
     def submit(self, request: Request) -> None:
         """Queue a request; see `EngineClient.submit`."""
+        if self.turns is not None:
+            self.turns.asked()
         if self.state != "ready":
             self._refuse(request)
         if self._check is not None:

@@ -15,7 +15,6 @@ from forebay.batching import Batch, Batcher, LatencyModel
 from forebay.core.errors import AdmissionError, DeadlineExceeded, ExecutionError, ForebayError
 from forebay.core.request import Request
 from forebay.engine import assemble, frames
-from forebay.engine.cores import Turns
 from forebay.engine.costs_file import ChoiceFile, CostsFile
 from forebay.engine.door import Door
 from forebay.engine.finite import finite_check
@@ -48,8 +47,6 @@ class Engine(Door):
         self.choices: ChoiceFile | None = None
         self.kept_inputs: KeptInputs | None = None
         """Live inputs to measure with; None where nothing is measured."""
-        self.turns: Turns | None = None
-        """Set while other engines share the cores."""
         self._suspects = Suspects(self._send, self._answers.fail, self._piece_done, self.supervisor.guard.forgive)
         self._wake: asyncio.TimerHandle | None = None
         self._wake_at = NEVER

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from forebay.cascade.policy import CascadeRules
 from forebay.core.caching import CacheRules
 from forebay.core.request import Request
 from forebay.engine.client import EngineClient, EngineState, EngineStatistics, Tuning
 from forebay.models.signature import Signature
+from forebay.variants.policy import VariantRules
 
 
 class ForwardedEngine:
@@ -78,6 +80,21 @@ class ForwardedEngine:
     def caching(self) -> CacheRules | None:
         """How its answers are cached."""
         return self.inner.caching
+
+    @property
+    def cascading(self) -> CascadeRules | None:
+        """When its student answers."""
+        return self.inner.cascading
+
+    @property
+    def varying(self) -> VariantRules | None:
+        """Which variants may answer for it."""
+        return self.inner.varying
+
+    @property
+    def backlog_s(self) -> float:
+        """How long a row would wait."""
+        return self.inner.backlog_s
 
     @property
     def row_compute_s(self) -> float:

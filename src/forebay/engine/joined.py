@@ -94,6 +94,7 @@ class JoinedEngine(ForwardedEngine):
                 follower.error = copy.copy(done.error)
             else:
                 follower.outputs, follower.row_start = done.outputs, done.row_start
+                follower.answered_by = done.answered_by
                 if follower is flight.first and flight.near is not None:
                     self._count_near(flight.near, True)
                 elif follower is flight.first:

@@ -7,6 +7,7 @@ import time
 import msgspec
 
 from forebay.batching.batcher import level_of
+from forebay.cascade.policy import CascadeRules
 from forebay.core.caching import CacheRules
 from forebay.core.clock import Clock
 from forebay.core.errors import AdmissionError, ExecutionError, ForebayError, RequestError
@@ -19,6 +20,7 @@ from forebay.engine.record import Recorder
 from forebay.jobs.directory import ServedModel, Standing
 from forebay.models.signature import Signature
 from forebay.telemetry.metrics import ModelMetrics
+from forebay.variants.policy import VariantRules
 
 NOBODY = "no worker that serves it is there now; jobs are accepted and wait for one"
 
@@ -124,6 +126,21 @@ class RemoteEngine:
     def caching(self) -> CacheRules | None:
         """How its answers are cached here."""
         return self.model.caching
+
+    @property
+    def cascading(self) -> CascadeRules | None:
+        """Workers ask its student themselves."""
+        return None
+
+    @property
+    def varying(self) -> VariantRules | None:
+        """Workers choose variants themselves."""
+        return None
+
+    @property
+    def backlog_s(self) -> float:
+        """Workers know it."""
+        return 0.0
 
     @property
     def row_compute_s(self) -> float:

@@ -17,6 +17,7 @@ import msgspec
 
 from forebay.batching import Batcher, LatencyModel, Policy
 from forebay.cache.semantic.policy import rules_for
+from forebay.cascade.policy import rules_for as cascade_rules_for
 from forebay.core.errors import SetupError
 from forebay.core.settings import ModelSettings
 from forebay.engine import costs_file, frames
@@ -31,6 +32,7 @@ from forebay.telemetry.logs import fields
 
 if TYPE_CHECKING:
     from forebay.engine.engine import Engine
+from forebay.variants.policy import rules_for as variant_rules_for
 
 log = logging.getLogger("forebay.engine")
 
@@ -107,9 +109,11 @@ async def start_engine(engine: Engine) -> None:
     engine.signature, engine.platform = header.signature, header.platform
     engine.streams = header.streams
     engine.batchable = header.batchable and settings.batching == "auto"
+    given = (engine.name, settings, engine.signature)
     if settings.cache == "semantic":
-        given = (engine.name, settings, engine.signature)
         engine.semantic = await asyncio.to_thread(rules_for, *given, streams=header.streams)
+    engine.cascading = await asyncio.to_thread(cascade_rules_for, *given, streams=header.streams)
+    engine.varying = await asyncio.to_thread(variant_rules_for, *given, streams=header.streams)
     if latency is None:
         latency = LatencyModel(settings.max_batch_rows)
         _learn(latency, header.costs, settings.max_batch_rows)

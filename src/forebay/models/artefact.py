@@ -3,6 +3,8 @@
 An artefact's answers were compared with those of its source, on one kind of processor. The note, `artefact.json` in the
 folder of the model file, says which source and which instructions. Another source, or a processor on which the
 library takes another path through its integer arithmetic, and nobody has compared anything.
+
+A note is about the model file that it names, and about one of the same content under another name.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ import msgspec
 from forebay.core.errors import SetupError
 from forebay.models.read_files import ReadFiles
 from forebay.models.repository import Stamp, is_settled, stamp_of
-from forebay.models.source import LoadOptions, ModelSource, digest_of, model_files, open_source
-from forebay.models.source_files import SourceFile, file_digest
+from forebay.models.source import MEASURED_FILE, LoadOptions, ModelSource, digest_of, model_files, open_source
+from forebay.models.source_files import SourceFile, file_digest, walk
 
 NOTE_FILE = "artefact.json"
 FORMAT = 1
@@ -53,6 +55,7 @@ class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     """The model file's name in this folder."""
     model_sha256: str
+    """As `artefact_digest` gives it."""
     source: str
     """Where the source was: a file or a folder, absolute."""
     source_sha256: str
@@ -80,6 +83,8 @@ class Known(msgspec.Struct, frozen=True):
     """Empty: they had been written to just before, and may be again within one tick of the file system's clock."""
     read: ReadFiles | None = None
     """What the first instance has read besides them; None: none was loaded yet."""
+    noted: bool = False
+    """Whether the note beside the model is about this model."""
 
     def holds(self) -> bool:
         """Whether nothing was written to since."""
@@ -90,10 +95,10 @@ def inspect(source: ModelSource, options: LoadOptions) -> Known:
     """Read a model's files once. Raises `SetupError` as `check_artefact` does, and `OSError`."""
     files, folder = _files_of(source)
     stamp, now_ns = _stamp(files, folder), time.time_ns()
-    plain = _check_files(source)
+    plain, noted = _check_files(source)
     digest = plain if options.inference_precision == "fp32" else digest_of(source, options)
     settled = is_settled(stamp, now_ns) and stamp == _stamp(files, folder)
-    return Known(digest, files, folder, stamp if settled else ())
+    return Known(digest, files, folder, stamp if settled else (), noted=noted)
 
 
 def check_artefact(
@@ -105,11 +110,12 @@ def check_artefact(
 
     known: what was found of these files before; they are read again only where it does not hold any more.
     """
-    note = _note_of(source)
+    note = read_note(Path(source.path).parent)
     if note is None:
         return
-    if known is None or not known.holds():
-        _check_files(source)
+    noted = known.noted if known is not None and known.holds() else _check_files(source)[1]
+    if not noted:
+        return
     _check_settings(source, note.served_with, device, options, Path(source.path).parent / NOTE_FILE)
     here = isa_here()
     if note.isa and note.isa != here:
@@ -122,14 +128,21 @@ def check_artefact(
         )
 
 
-def _check_files(source: ModelSource) -> str:
-    """The model's digest. Raises `SetupError` where it, or its source's, is not what the note says."""
-    digest, note = digest_of(source), _note_of(source)
-    if note is None:
-        return digest
+def _check_files(source: ModelSource) -> tuple[str, bool]:
+    """The model's digest, and whether there is a note about it. Raises `SetupError` where it, or its source's, is not
+    what the note says.
+    """
     path = Path(source.path)
+    digest, note = digest_of(source), read_note(path.parent)
+    if note is None:
+        return digest, False
+    renamed = note.model != path.name
+    as_noted = artefact_digest(source, note.model) if renamed or source.runtime == "python" else digest
+    is_it = as_noted == note.model_sha256
+    if renamed and not is_it:
+        return digest, False
     file = path.parent / NOTE_FILE
-    if digest != note.model_sha256:
+    if not is_it:
         raise _refused(source, f"{path} is not the file that {file} was written for; run forebay optimize again")
     if changed := _change_of_origin(note):
         raise _refused(
@@ -137,7 +150,25 @@ def _check_files(source: ModelSource) -> str:
             f"it was made from {changed}; run forebay optimize on it again, or delete {file} to serve answers of the "
             "former model",
         )
-    return digest
+    return digest, True
+
+
+def artefact_digest(source: ModelSource, called: str = "") -> str:
+    """SHA-256 of an artefact for its note, as hex: as `digest_of` gives it; of a Python model all files of its folder,
+    which are the same in a repository and outside, however its class is named.
+
+    called: what the model file was called when it was noted; empty: as now.
+    """
+    if source.runtime != "python":
+        return digest_of(source, called=called)
+    path, digest = Path(source.path), hashlib.sha256()
+    named = {file.relative_to(path.parent).as_posix(): file for file in walk(path.parent)}
+    for beside in (NOTE_FILE, MEASURED_FILE):
+        named.pop(beside, None)
+    named[called or path.name] = named.pop(path.name)
+    for name in sorted(named):
+        digest.update(f"{name}\0{file_digest(named[name])}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _change_of_origin(note: ArtefactNote) -> str:
@@ -155,17 +186,10 @@ def _change_of_origin(note: ArtefactNote) -> str:
     return ""
 
 
-def _note_of(source: ModelSource) -> ArtefactNote | None:
-    """The note beside a model, if it is about this file."""
-    path = Path(source.path)
-    note = read_note(path.parent)
-    return note if note is not None and note.model == path.name else None
-
-
 def _files_of(source: ModelSource) -> tuple[tuple[str, ...], str]:
     """Files and folder of `Known`. Finding the files that belong to an ONNX file takes a look at all of it."""
     files = [*model_files(source), Path(source.path).parent / NOTE_FILE]
-    note = _note_of(source)
+    note = read_note(Path(source.path).parent)
     origin = Path(note.source) if note is not None else None
     if origin is not None and not origin.is_dir():
         is_model = origin.suffix.lower() == ".onnx" and origin.is_file()

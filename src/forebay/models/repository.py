@@ -22,7 +22,7 @@ from forebay.models.kinds import runtime_of
 from forebay.models.source import ModelSource, open_source
 from forebay.models.source_files import SETTLED_NS, digest_once, walk
 
-SETTINGS_FILE = "model.toml"
+SETTINGS_FILE, PYTHON_FILE = "model.toml", "model.py"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _POLICIES = '{ latest = 1 }, "all", or a list of versions such as [1, 3]'
@@ -128,7 +128,7 @@ def _model_files(folder: Path) -> list[str]:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and entry.name[0] not in "._")
     except OSError:
         return []
-    return [name for name in names if name == "model.py" or _is_model(Path(name))]
+    return [name for name in names if name == PYTHON_FILE or _is_model(Path(name))]
 
 
 def _is_model(file: Path) -> bool:
@@ -191,7 +191,7 @@ def _read_settings(file: Path) -> tuple[VersionPolicy, str]:
 
 def _open(name: str, folder: Path, class_name: str) -> ModelSource:
     """The model in a version's folder: `model.py`, else the one `model.*` that is a model, else the only model file."""
-    script = folder / "model.py"
+    script = folder / PYTHON_FILE
     if script.is_file():
         return ModelSource(name, "python", str(script.resolve()), class_name)
     try:
@@ -222,6 +222,13 @@ def _models_among(files: Sequence[Path], name: str) -> tuple[list[ModelSource], 
         except SetupError as error:
             reason = error.message
     return found, reason
+
+
+def look(files: list[Path]) -> tuple[Stamp, str]:
+    """The stamp and the digest of some files. The stamp is taken before anything is read, so that what is written later
+    shows."""
+    stamp = stamp_of(files)
+    return stamp, digest_of_files(files)
 
 
 def stamp_of(files: Iterable[Path]) -> Stamp:

@@ -211,12 +211,18 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, float, str)
 
 
-def digest_of(source: ModelSource, options: LoadOptions = LoadOptions()) -> str:  # noqa: B008 - it is frozen
+def digest_of(
+    source: ModelSource,
+    options: LoadOptions = LoadOptions(),  # noqa: B008 - it is frozen
+    called: str = "",
+) -> str:
     """SHA-256 of the artefact, as hex: the model file, the files beside it that hold its weights, and what in `options`
     changes its answers.
 
     Of a Python model: its file, its class, and in a repository every file of the version's folder. What else it reads
     only its process knows, once it is loaded: `read_files.ReadFiles`.
+
+    called: what the model file was called when the digest was taken that this one is compared with; empty: as now.
     """
     digest = hashlib.sha256()
     path = Path(source.path)
@@ -228,7 +234,9 @@ def digest_of(source: ModelSource, options: LoadOptions = LoadOptions()) -> str:
     for name in _weight_files(source):
         beside = path.parent / name
         if beside.is_file():
-            digest.update(name.encode())
+            # The weights of an OpenVINO model are named after it; those of an ONNX file are named in it.
+            named = weights_of(Path(called)).name if called and source.runtime == "openvino" else name
+            digest.update(named.encode())
             _update(digest, beside)
     if options.inference_precision != "fp32":
         digest.update(options.inference_precision.encode())

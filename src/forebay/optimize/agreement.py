@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,6 +46,7 @@ def compare(
         top1=top1,
         max_error=float(np.max(errors)),
         scale=scale_of(original),
+        distance=_distance(original, candidate) if original[0].dtype.kind == "f" else None,
         accuracy=head.accuracy(candidate, labels) if head is not None else None,
     )
 
@@ -68,6 +70,13 @@ def cosine(a: Array, b: Array) -> float:
     if product == 0.0:
         return 1.0 if np.array_equal(x, y) else 0.0
     return float(x @ y) / product
+
+
+def _distance(original: Sequence[Array], candidate: Sequence[Array]) -> float:
+    """All samples are one long vector here: a sample that is near zero may turn, and says little by that."""
+    gap = sum(_length(np.asarray(a, np.float64) - b) ** 2 for a, b in zip(original, candidate, strict=True))
+    whole = sum(_length(a) ** 2 for a in original)
+    return math.sqrt(gap / whole) if whole else float(gap != 0.0)
 
 
 def _length_error(original: Sequence[Array], candidate: Sequence[Array]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import socket
 import sys
@@ -16,14 +15,14 @@ from forebay.models.artefact import ServedWith
 from forebay.optimize import wire
 from forebay.optimize.candidates.port import Candidate, NotApplicableError, Work
 from forebay.optimize.judge import Judge
+from forebay.optimize.references import importable, open_reference
 
 _LONGEST = 400
 
 
 def open_candidate(reference: str) -> Candidate:
-    """A recipe by `module:Class`. Raises `ImportError`, `AttributeError`."""
-    module, _, name = reference.partition(":")
-    found: Candidate = getattr(importlib.import_module(module), name)()
+    """A recipe by `module:Class` or `file.py:Class`. Raises what `open_reference` does."""
+    found: Candidate = open_reference(reference)()
     return found
 
 
@@ -42,7 +41,8 @@ def build(request: wire.Build, sock: socket.socket) -> wire.Made | wire.Failed:
     )
     candidate = open_candidate(request.candidate)
     try:
-        artefact = candidate.build(work)
+        with importable(request.candidate):
+            artefact = candidate.build(work)
         # A recipe of somebody's own may say what there is not.
         served_with = msgspec.convert(msgspec.to_builtins(artefact.served_with), ServedWith)
     except AssertionError as error:

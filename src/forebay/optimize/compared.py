@@ -11,6 +11,7 @@ from forebay.core.tensors import Array
 from forebay.optimize import agreement, gate, invariance
 from forebay.optimize.goals import Asked, goals_for
 from forebay.optimize.heads import Head
+from forebay.optimize.metric import OwnMetric
 from forebay.optimize.report import Agreement, Goals, Invariance, OtherOutput
 
 LOOSER = 10.0
@@ -32,6 +33,7 @@ class Compared:
     alone: Sequence[Array]
     labels: Sequence[str] = ()
     head: Head | None = None
+    own: OwnMetric | None = None
 
     def of(self, answers: Answers) -> list[Array]:
         """This output's part."""
@@ -39,7 +41,8 @@ class Compared:
 
     def agreement(self, alone: Sequence[Array]) -> Agreement:
         """Of a candidate's answers with the original's."""
-        return agreement.compare(self.alone, alone, self.labels, self.head)
+        found = agreement.compare(self.alone, alone, self.labels, self.head)
+        return found if self.own is None else self.own.added(found, alone)
 
     @property
     def tolerance(self) -> float:

@@ -7,10 +7,17 @@ from collections.abc import Sequence
 
 import msgspec
 
+from forebay.optimize.goals import USUAL_DROP
 from forebay.optimize.report import Agreement, CandidateReport, Goals, Reason
 
 _ROUNDING = 1e-12
 """Of sums of floats."""
+
+_LOOSER = 10.0
+"""So many times the usual drop of a cosine, answers may move where only their classes are the goal: rounding to 8 bits
+moves them by a tenth of that to a half, and classifiers of other data are five times as far."""
+_OTHER_LABELS = 0.05
+"""Share of labels that may change where there is nothing else to compare, though as many are right."""
 
 Verdict = tuple[Reason, str]
 """Why a candidate is rejected."""
@@ -29,6 +36,8 @@ def drop_of(goals: Goals, original: Agreement, candidate: Agreement) -> float | 
             if original.accuracy is None or candidate.accuracy is None:
                 return None
             return original.accuracy - candidate.accuracy
+        case "own":
+            return None if original.own is None or candidate.own is None else original.own - candidate.own
 
 
 def check_answers(goals: Goals, original: Agreement, candidate: Agreement) -> Verdict | None:
@@ -36,6 +45,8 @@ def check_answers(goals: Goals, original: Agreement, candidate: Agreement) -> Ve
     if not candidate.finite:
         return "not_finite", "answers hold NaN or infinity"
     drop = drop_of(goals, original, candidate)
+    if candidate.own_failed:
+        return "disagrees", f"the metric {goals.metric_name} {candidate.own_failed} on its answers"
     if drop is None:
         return "disagrees", f"the metric {goals.metric} does not apply to its answers"
     # A drop of exactly what is allowed passes. Not `>`: nothing is known of a drop that is NaN.
@@ -47,6 +58,32 @@ def check_answers(goals: Goals, original: Agreement, candidate: Agreement) -> Ve
             f"vectors point where the original's do, and are {candidate.length_error:.1%} longer or shorter; "
             f"{length_allowed(goals.max_drop):.1%} is allowed",
         )
+    return None
+
+
+def check_same_model(goals: Goals, candidate: Agreement) -> Verdict | None:
+    """Whether these may still be the original's answers, where the goal looks at classes alone: a model that was
+    trained on other data may be as accurate.
+    """
+    if goals.metric not in ("top1", "accuracy"):
+        return None
+    wider = max(1.0, goals.max_drop / USUAL_DROP[goals.metric])
+    if candidate.distance is not None:
+        allowed = length_allowed(min(_LOOSER * USUAL_DROP["cosine"] * wider, 0.5))
+        if not candidate.distance <= allowed:
+            return (
+                "disagrees",
+                f"{described(goals, candidate)}, but as another model might: answers are {candidate.distance:.1%} away "
+                f"from the original's, {allowed:.1%} is allowed; a wider --max-drop allows more",
+            )
+    elif goals.metric == "accuracy" and candidate.top1 is not None:
+        allowed = max(_OTHER_LABELS, goals.max_drop)
+        if not 1.0 - candidate.top1 <= allowed + _ROUNDING:
+            return (
+                "disagrees",
+                f"{described(goals, candidate)}, but as another model might: {1.0 - candidate.top1:.1%} of the answers "
+                f"are not the original's, {allowed:.1%} is allowed; a --max-drop above that allows more",
+            )
     return None
 
 
@@ -63,7 +100,11 @@ def check(goals: Goals, original: CandidateReport, candidate: CandidateReport) -
         return candidate.reason, candidate.detail
     assert candidate.agreement is not None
     assert original.agreement is not None
-    verdict = check_answers(goals, original.agreement, candidate.agreement) or _check_others(goals, original, candidate)
+    verdict = (
+        check_answers(goals, original.agreement, candidate.agreement)
+        or check_same_model(goals, candidate.agreement)
+        or _check_others(goals, original, candidate)
+    )
     if verdict is not None:
         return verdict
     invariance = candidate.invariance
@@ -88,7 +129,7 @@ def check(goals: Goals, original: CandidateReport, candidate: CandidateReport) -
 def _check_others(goals: Goals, original: CandidateReport, candidate: CandidateReport) -> Verdict | None:
     for mine, theirs in zip(original.others, candidate.others, strict=True):
         own = msgspec.structs.replace(goals, metric=mine.metric, max_drop=mine.max_drop)
-        verdict = check_answers(own, mine.agreement, theirs.agreement)
+        verdict = check_answers(own, mine.agreement, theirs.agreement) or check_same_model(own, theirs.agreement)
         if verdict is not None:
             return verdict[0], f"{_of(mine.name)}{verdict[1]}"
     return None
@@ -109,6 +150,8 @@ def described(goals: Goals, agreement: Agreement) -> str:
             return f"largest error {agreement.max_error:.3g}"
         case "accuracy" if agreement.accuracy is not None:
             return f"accuracy {agreement.accuracy:.2%}"
+        case "own" if agreement.own is not None:
+            return f"{goals.metric_name} {agreement.own:.5g}"
     return "-"
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
 from forebay.optimize import speed
 from forebay.optimize.agreement import scale_of
+from forebay.optimize.heads import HeadName
+from forebay.optimize.metric import check_own
 from forebay.optimize.report import Goals, Metric
 
 _CLASS_OUTPUTS = ("logits", "probabilities")
+USUAL_DROP: Mapping[Metric, float] = MappingProxyType({"cosine": 0.001, "top1": 0.01, "accuracy": 0.005})
+"""What is allowed where nobody says."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,14 @@ class Asked:
     """What the operator said. None: what suits the model."""
 
     metric: Metric | None = None
+    function: str = ""
+    """`module:function` where the metric is the user's own."""
     max_drop: float | None = None
     batch_invariance: bool = True
     batch_tolerance: float = 1e-4
     min_speedup: float = 1.03
     slo_ms: float | None = None
-    head: Literal["auto", "argmax", "ridge"] = "auto"
+    head: HeadName | Literal["auto"] = "auto"
     output: str | None = None
     threads: int = 1
     effort: Effort = field(default_factory=Effort)
@@ -59,6 +66,8 @@ def goals_for(asked: Asked, output: str, answers: Sequence[Array], *, labelled: 
         if wide
         else "max_error"
     )
+    if metric == "own":
+        check_own(asked.function, asked.max_drop, labelled=labelled)
     if metric == "accuracy" and not labelled:
         raise SetupError("--metric accuracy needs labels in the samples: an array `labels`, or a column `label`")
     if metric == "cosine" and not (wide and numbers):
@@ -67,12 +76,12 @@ def goals_for(asked: Asked, output: str, answers: Sequence[Array], *, labelled: 
         )
     if metric == "max_error" and answers[0].dtype.kind in "OSU":
         raise SetupError(f"--metric max_error needs an output of numbers; {output!r} holds texts; use top1")
-    usual = {"cosine": 0.001, "top1": 0.01, "accuracy": 0.005}
     max_drop = asked.max_drop
     if max_drop is None:
-        max_drop = usual[metric] if metric != "max_error" else 0.01 * scale_of(answers)
+        max_drop = USUAL_DROP[metric] if metric != "max_error" else 0.01 * scale_of(answers)
     return Goals(
         metric=metric,
+        function=asked.function if metric == "own" else "",
         max_drop=max_drop,
         batch_invariance=asked.batch_invariance,
         batch_tolerance=asked.batch_tolerance,

@@ -143,6 +143,13 @@ def has(model: Any, kinds: Sequence[str]) -> bool:
     return any(node.op_type in kinds for node in model.graph.node)
 
 
+def count_of(model: Any, kind: str) -> int:
+    """How many operators of this kind are there. What a quantiser does not know it passes over in silence, and writes
+    the graph all the same.
+    """
+    return sum(node.op_type == kind for node in model.graph.node)
+
+
 def saturates() -> bool:
     """Whether products of 8-bit numbers may overflow their 16-bit sums: x86 without VNNI. Weights then get 7 bits.
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from html import escape
 
 from forebay.optimize.gate import described, drop_of
+from forebay.optimize.heads import MEANINGS
 from forebay.optimize.report import CandidateReport, Goals, OtherOutput, Report
 from forebay.optimize.svg import Point, bars, scatter
 
-_STYLE = """
+STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}table{border-collapse:collapse;width:100%;margin:.6rem 0}
 th,td{padding:.3rem .6rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top;font-size:.9rem}
@@ -20,6 +21,7 @@ svg .passed{fill:#3d8b58}svg .rejected{fill:#c2504b}svg .chosen{fill:#176b37;str
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}th,td{border-color:#444}.ok{color:#7fcf9a}
 .no{color:#f08a85}svg{fill:#ddd}svg .grid{stroke:#333}svg .good{fill:#1d2e21}}
 """
+"""Of the pages of reports."""
 
 _FILES = 60
 """So many files that the source depends on are shown."""
@@ -30,7 +32,7 @@ def page(report: Report) -> str:
     title = f"{report.source.name}: {report.chosen or 'nothing passed'}"
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>',
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>',
         f"<h1>{escape(report.source.name)}</h1>",
         _verdict(report),
         "<h2>Speed and accuracy</h2>",
@@ -69,7 +71,7 @@ def _plot(report: Report) -> str:
         if drop is None:
             continue  # the metric does not apply to its answers
         points.append(Point(one.name, one.speed.speedup, drop, one.reason is None, one.name == report.chosen))
-    return scatter(points, report.goals.max_drop, report.goals.min_speedup, f"drop, by {report.goals.metric}")
+    return scatter(points, report.goals.max_drop, report.goals.min_speedup, f"drop, by {report.goals.metric_name}")
 
 
 def _candidates(report: Report) -> str:
@@ -85,7 +87,7 @@ def _candidates(report: Report) -> str:
             [
                 f"<b>{escape(one.name)}</b><br>{escape(one.meaning)}{f' ({escape(one.note)})' if one.note else ''}",
                 f"{one.speed.speedup:.2f}×" if one.speed else "",
-                _agreement(one),
+                _agreement(one, report.goals),
                 f"{invariance.max_error:.1e}{'' if invariance.holds else ' ✗'}" if invariance else "",
                 f"{one.size_bytes / 1e6:.1f}" if one.size_bytes else "",
                 f"{one.peak_memory_bytes / 1e6:.0f}" if one.peak_memory_bytes else "",
@@ -93,10 +95,10 @@ def _candidates(report: Report) -> str:
             ]
         )
     heads = ["candidate", "speed-up", "agreement", "alone or in a batch", "MB", "peak MB", "verdict"]
-    return _table(heads, rows, numbers={1, 3, 4, 5})
+    return table(heads, rows, numbers={1, 3, 4, 5})
 
 
-def _agreement(one: CandidateReport) -> str:
+def _agreement(one: CandidateReport, goals: Goals) -> str:
     found = one.agreement
     if found is None:
         return ""
@@ -107,8 +109,12 @@ def _agreement(one: CandidateReport) -> str:
         parts.append(f"same class {found.top1:.2%}")
     if found.max_error is not None:
         parts.append(f"error {found.max_error:.2g}")
+    if found.distance is not None:
+        parts.append(f"{found.distance:.1%} away in all")
     if found.accuracy is not None:
         parts.append(f"accuracy {found.accuracy:.2%}")
+    if found.own is not None:
+        parts.append(escape(described(goals, found)))
     parts += [f"{escape(other.name)}: {_other(other)}" for other in one.others]
     return "<br>".join(parts) if found.finite else "NaN or infinity"
 
@@ -128,7 +134,7 @@ def _speeds(report: Report) -> str:
         by_size = {batch.rows: batch for batch in one.speed.batches}
         cells = [f"{by_size[size].rows_per_s:.0f} ({by_size[size].ratio:.2f}×)" for size in sizes]
         rows.append([escape(one.name), *cells])
-    return _table(["candidate", *(f"{size} rows" for size in sizes)], rows, numbers=set(range(1, len(sizes) + 1)))
+    return table(["candidate", *(f"{size} rows" for size in sizes)], rows, numbers=set(range(1, len(sizes) + 1)))
 
 
 def _layers(one: CandidateReport) -> str:
@@ -150,8 +156,8 @@ def _worst(one: CandidateReport) -> str:
         ]
         for worst in one.worst
     ]
-    table = _table(["sample", "", "error", "original", one.name], rows, numbers={0, 2})
-    return f"<h2>Worst samples of {escape(one.name)}</h2>{table}"
+    shown = table(["sample", "", "error", "original", one.name], rows, numbers={0, 2})
+    return f"<h2>Worst samples of {escape(one.name)}</h2>{shown}"
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -166,14 +172,14 @@ def _facts(report: Report) -> str:
         ("SHA-256 of the source", report.source.sha256),
         *((f"SHA-256 of {one.path}, on which it depends", one.sha256) for one in report.source.files[:_FILES]),
         ("output", report.output),
-        ("goal", f"{goals.metric}, drop at most {goals.max_drop:g}; batch invariance {invariance}, within "
+        ("goal", f"{goals.metric_name}, drop at most {goals.max_drop:g}; batch invariance {invariance}, within "
          f"{goals.batch_tolerance:g} of the largest value; speed at least {goals.min_speedup:g}"
          + (f"; within {goals.slo_ms:g} ms" if goals.slo_ms else "")),
         ("samples", f"{samples.path}: {samples.calibration} to calibrate, {samples.held_out} held out, "
          f"seed {samples.seed}"
          + (f"; {samples.duplicates} duplicates left out" if samples.duplicates else "")
          + f"; {samples.shortest} to {samples.longest} elements: of longer ones nothing is known"
-         + (f", labels by {samples.head}" if samples.head else "")),
+         + (f"; labels by {samples.head}: {MEANINGS[samples.head]}" if samples.head in MEANINGS else "")),
         ("SHA-256 of the samples", samples.sha256),
         ("processor", f"{machine.processor}, {machine.cores} cores; {machine.threads} threads an instance"),
         ("instruction sets", ", ".join(machine.isa)),
@@ -181,10 +187,12 @@ def _facts(report: Report) -> str:
         ("when", f"{report.started_at}, {report.seconds:.0f} s"),
         *((f"SHA-256 of {one.name}", one.model_sha256) for one in report.candidates if one.model_sha256),
     ]  # fmt: skip
-    return _table(["", ""], [[escape(name), f"<code>{escape(value)}</code>"] for name, value in facts], numbers=set())
+    return table(["", ""], [[escape(name), f"<code>{escape(value)}</code>"] for name, value in facts], numbers=set())
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: set[int]) -> str:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: set[int]) -> str:
+    """Rows of HTML below their heads; `numbers`: the columns that hold some."""
+
     def cells(values: Sequence[str], tag: str) -> str:
         return "".join(
             f"<{tag}{' class=n' if place in numbers else ''}>{value}</{tag}>" for place, value in enumerate(values)

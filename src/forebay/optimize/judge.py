@@ -9,8 +9,9 @@ import numpy as np
 
 from forebay.core.tensors import Array
 from forebay.optimize.agreement import compare
-from forebay.optimize.gate import drop_of
-from forebay.optimize.heads import ArgmaxHead, Head, RidgeHead
+from forebay.optimize.gate import check_same_model, drop_of
+from forebay.optimize.heads import Head, open_head
+from forebay.optimize.metric import OwnMetric, open_metric
 from forebay.optimize.report import Agreement, Goals
 from forebay.optimize.samples import Row, batch_of
 
@@ -35,17 +36,20 @@ class Judge:
         self.output = output
         self._labels, self._head_name = labels, head
         self._head: Head | None = None
+        self._own: OwnMetric | None = None
         self._wanted: list[Array] = []
         self._agreement = Agreement(samples=0, finite=True)
 
     def original(self, subject: Subject) -> None:
         """Whose answers are the right ones."""
-        by_label = self._goals.metric == "accuracy" and bool(self._labels)
+        by_label = self._goals.metric in ("accuracy", "own") and bool(self._labels)
         count = JUDGED_LABELS if by_label else JUDGED_ROWS
         self._wanted = self.answers(subject, count)
-        if by_label:
+        if self._goals.metric == "own":
+            self._own = open_metric(self._goals.function, self._labels)
+        elif by_label:
             labels = self._labels[: len(self._wanted)]
-            self._head = ArgmaxHead() if self._head_name == "argmax" else RidgeHead(self._wanted, labels)
+            self._head = open_head(self._head_name, self._wanted, labels)
         self._agreement = self._compare(self._wanted)
 
     def answers(self, subject: Subject, count: int) -> list[Array]:
@@ -67,10 +71,12 @@ class Judge:
         """Whether the gate's metric would hold here, with some margin."""
         found = self._compare(self.answers(subject, len(self._wanted)))
         drop = drop_of(self._goals, self._agreement, found)
-        return found.finite and drop is not None and drop <= _MARGIN * self._goals.max_drop
+        near = drop is not None and drop <= _MARGIN * self._goals.max_drop
+        return found.finite and near and check_same_model(self._goals, found) is None
 
     def _compare(self, found: Sequence[Array]) -> Agreement:
-        return compare(self._wanted, found, self._labels[: len(found)], self._head)
+        agreement = compare(self._wanted, found, self._labels[: len(found)], self._head)
+        return agreement if self._own is None else self._own.added(agreement, found)
 
 
 def _onnx_run(graph: bytes | Path, output: str) -> Run:

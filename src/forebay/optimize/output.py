@@ -21,12 +21,12 @@ from pathlib import Path
 import msgspec
 
 from forebay.core.errors import SetupError
-from forebay.models.artefact import NOTE_FILE, ArtefactNote, read_note
+from forebay.models.artefact import NOTE_FILE, ArtefactNote, artefact_digest, read_note
 from forebay.models.kinds import runtime_of
 from forebay.models.repository import SETTINGS_FILE
-from forebay.models.source import open_source
+from forebay.models.source import ModelSource, open_source
 from forebay.optimize.html import page
-from forebay.optimize.report import CandidateReport, Report, read_report
+from forebay.optimize.report import CandidateReport, Report, is_of_others, read_report
 
 REPORT_FILE, PAGE_FILE = "report.json", "report.html"
 _DEVICES_OR_PRECISION = re.compile(
@@ -38,7 +38,7 @@ VERSION = "1"
 TUNED_FILE = "tune.json"
 """What `forebay tune` leaves beside the settings."""
 _STAGED, _REPLACED = ".staged", ".replaced"
-_FILES_IN_SETTINGS = ("labels", "semantic_calibration")
+_FILES_IN_SETTINGS = ("labels", "semantic_calibration", "cascade", "variants")
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,13 @@ def chosen_of(report: Report) -> CandidateReport | None:
 
 
 def report_in(folder: Path) -> Report | None:
-    """The report of the search that wrote a folder; None where none did. Raises `SetupError` for one that cannot be
-    read.
+    """The report of the search that wrote a folder; None where none did, or another command. Raises `SetupError` for
+    one that cannot be read.
     """
     file = folder / REPORT_FILE
     try:
-        return read_report(file.read_bytes())
+        content = file.read_bytes()
+        return None if is_of_others(content) else read_report(content)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -181,11 +182,13 @@ def _place(report: Report, model: Path, form: Form) -> None:
     model.mkdir(parents=True)
     shutil.copytree(form.files, version, ignore=shutil.ignore_patterns("__pycache__"))
     one = form.report
-    file = version / Path(one.model.rpartition(":")[0] or one.model).name
+    head, class_name = _class_in(one.model)
+    file = version / Path(head).name
+    is_python = ModelSource(report.source.name, "python", str(file), class_name) if class_name else None
     note = ArtefactNote(
         candidate=one.name,
         model=file.name,
-        model_sha256=one.model_sha256,
+        model_sha256=artefact_digest(is_python) if is_python is not None else one.model_sha256,
         source=report.source.path,
         source_sha256=report.source.sha256,
         source_files=report.source.files,
@@ -201,6 +204,12 @@ def _place(report: Report, model: Path, form: Form) -> None:
         shutil.copyfile(sidecar.parent / name, model / name)
 
 
+def _class_in(model: str) -> tuple[str, str]:
+    """File and class of a MODEL argument; no class for a file of another kind."""
+    head, _, class_name = model.rpartition(":")
+    return (head, class_name) if head.endswith(".py") else (model, "")
+
+
 def _settings(report: Report, form: CandidateReport) -> str:
     """`model.toml`: what the form was measured with, and what the source's own settings file says of the rest, or the
     threads that were measured with.
@@ -211,6 +220,8 @@ def _settings(report: Report, form: CandidateReport) -> str:
     sidecar = _sidecar(report)
     own = sidecar.read_text(encoding="utf-8-sig").rstrip() if sidecar is not None else ""
     own = _DEVICES_OR_PRECISION.sub("", own)
+    if class_name := _class_in(form.model)[1]:
+        lines.append(f'class = "{class_name}"')
     needed = form.served_with
     if needed.device != "cpu":
         lines.append(f'devices = ["{needed.device}"]')

@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
+
 from forebay.core.errors import ForebayError, SetupError
 from forebay.core.tensors import Array
 from forebay.engine.child import check_rows, die_with_parent
@@ -82,8 +84,11 @@ def described(signature: Signature) -> tuple[dict[str, tuple[str, list[int]]], d
 
 def load(request: wire.Load) -> Runtime:
     """A model as an instance with these settings loads it. Raises `SetupError`."""
-    needed = request.served_with
-    return load_runtime(open_source(request.model), needed.device, request.threads, needed.options())
+    needed, trust = request.served_with, request.trust
+    options = msgspec.structs.replace(
+        needed.options(), allow_pickle=trust.allow_pickle, trusted_types=trust.trusted_types
+    )
+    return load_runtime(open_source(request.model), needed.device, request.threads, options)
 
 
 def main() -> None:

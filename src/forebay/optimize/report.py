@@ -35,7 +35,10 @@ sample is answered differently later. `remembers`: it is quick only with rows th
 only in the folder in which it was made."""
 
 
-Metric = Literal["cosine", "top1", "max_error", "accuracy"]
+Metric = Literal["cosine", "top1", "max_error", "accuracy", "own"]
+"""`own`: a function of the user's."""
+METRICS: tuple[Metric, ...] = ("cosine", "top1", "max_error", "accuracy")
+"""Those that have a name."""
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,8 +56,14 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     top1: float | None = None
     max_error: float | None = None
     scale: float | None = None
+    distance: float | None = None
+    """Of all answers together, as a share of the original's length; of floats only."""
     accuracy: float | None = None
     """Share of labels that are right: by the largest output, or by the head."""
+    own: float | None = None
+    """What the user's own metric says."""
+    own_failed: str = ""
+    """Why it says nothing."""
 
 
 class Invariance(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,12 +161,19 @@ class Goals(msgspec.Struct, frozen=True, kw_only=True):
 
     metric: Metric
     max_drop: float
-    """cosine, top1: 1 minus the mean; max_error: absolute; accuracy: the original's minus the candidate's."""
+    """cosine, top1: 1 minus the mean; max_error: absolute; accuracy, own: the original's minus the candidate's."""
+    function: str = ""
+    """`module:function` or `file.py:function` where the metric is the user's own."""
     batch_invariance: bool = True
     batch_tolerance: float = 1e-4
     """Share of the original's largest absolute value."""
     min_speedup: float = 1.03
     slo_ms: float | None = None
+
+    @property
+    def metric_name(self) -> str:
+        """As it was asked for."""
+        return self.function or self.metric
 
 
 class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,7 +198,7 @@ class SampleReport(msgspec.Struct, frozen=True, kw_only=True):
     labelled: bool
     seed: int
     head: str
-    """How labels are judged: `` (no labels), `argmax` or `ridge`."""
+    """How labels are judged: `` (no labels), `argmax`, `threshold` or `ridge`."""
     duplicates: int = 0
     """Samples of the file that were left out, since others are the same."""
     shortest: int = 0
@@ -227,3 +243,15 @@ def read_report(content: bytes) -> Report:
     if report.format != FORMAT:
         raise ValueError(f"the report has format {report.format}, this version of Forebay reads {FORMAT}")
     return report
+
+
+class _Head(msgspec.Struct):
+    command: str = ""
+
+
+def is_of_others(content: bytes) -> bool:
+    """Whether a report is one of another command, which says so in it."""
+    try:
+        return bool(msgspec.json.decode(content, type=_Head).command)
+    except msgspec.MsgspecError:
+        return False

@@ -21,12 +21,13 @@ from forebay.optimize import gate, output
 from forebay.optimize.builder import open_candidate
 from forebay.optimize.candidates.registry import REFERENCES
 from forebay.optimize.goals import Asked
+from forebay.optimize.metric import check_own, open_metric
 from forebay.optimize.output import Form
 from forebay.optimize.report import ORIGINAL, CandidateReport, MachineReport, Report, SampleReport, SourceReport
 from forebay.optimize.samples import FORMS, Split, length_of, read_samples, split
 from forebay.optimize.search import Search, Watcher
 from forebay.optimize.sources.open import open_original
-from forebay.optimize.sources.port import Original, missing
+from forebay.optimize.sources.port import NO_OPTIONS, Original, missing
 from forebay.optimize.texts import MOST_TOKENS, open_tokenizer, tokenizer_beside
 from forebay.runtimes.port import load_runtime
 
@@ -52,7 +53,9 @@ _TEXTS = (".txt", ".csv", ".jsonl")
 
 @dataclass(frozen=True)
 class Order:
-    """A search as it was asked for. `candidates`: `module:Class` of recipes besides or in place of the known ones."""
+    """A search as it was asked for. `candidates`: recipes besides or in place of the known ones, `module:Class` or
+    `file.py:Class`.
+    """
 
     source: str
     samples: Path
@@ -71,6 +74,8 @@ class Order:
     """So many of those that pass are left, the fastest ones; with more than one the original, too."""
     depends_on: Sequence[Path] = ()
     """Files that the source depends on, besides those that a factory is seen to read."""
+    trust: LoadOptions = NO_OPTIONS
+    """What a file of scikit-learn may make."""
 
 
 def optimize(order: Order, watcher: Watcher) -> Report:
@@ -112,7 +117,7 @@ def optimize(order: Order, watcher: Watcher) -> Report:
             ),
             samples=_sample_report(order, parts, search.head.name if search.head else "", tokenizer),
             goals=search.goals,
-            machine=_machine(order.asked.threads),
+            machine=machine_report(order.asked.threads),
             output=search.output,
             original=search.original,
             candidates=candidates,
@@ -168,6 +173,9 @@ def _copied(original: Original, folder: Path) -> Path:
 
 def _check_files(order: Order) -> None:
     """What can be told before anything is opened or exported. Raises `SetupError`."""
+    if order.asked.function:
+        check_own(order.asked.function, order.asked.max_drop, labelled=True)  # of labels nothing is known yet
+        open_metric(order.asked.function)
     texts = order.samples.suffix.lower() in _TEXTS
     if not order.samples.is_file():
         raise SetupError(f"--samples {order.samples}: there is no such file; what is taken: {FORMS}")
@@ -189,9 +197,10 @@ def _chosen(order: Order) -> list[str]:
     for reference in order.candidates:
         try:
             name = open_candidate(reference).name
-        except Exception as error:  # whatever the file of a recipe does when it is read
+        except (Exception, SystemExit) as error:  # whatever the file of a recipe does when it is read
             raise SetupError(
-                f"--plugin {reference} cannot be opened: {type(error).__name__}: {error}; write module:Class"
+                f"--plugin {reference} cannot be opened: {type(error).__name__}: {error}; write module:Class or "
+                f"file.py:Class (looked in {Path.cwd()} too)"
             ) from None
         if name in names or name == ORIGINAL or not is_name(name):
             raise SetupError(
@@ -211,12 +220,12 @@ def _opened(order: Order, work: Path) -> Original:
     except ImportError as error:
         raise missing("forebay optimize", "optimize", error) from None
     (work / "source").mkdir()
-    return open_original(order.source, order.name, work / "source", depends_on=order.depends_on)
+    return open_original(order.source, order.name, work / "source", trust=order.trust, depends_on=order.depends_on)
 
 
 def _samples(order: Order, original: Original, tokenizer: Path | None) -> Split:
     try:
-        runtime = load_runtime(open_source(original.model), "cpu", order.asked.threads, LoadOptions())
+        runtime = load_runtime(open_source(original.model), "cpu", order.asked.threads, original.trust)
     except SetupError as error:
         raise SetupError(
             f"{error.message}; it has to load as it is: forebay serve {order.source}", code=error.code
@@ -253,7 +262,8 @@ def _sample_report(order: Order, parts: Split, head: str, tokenizer: Path | None
     )
 
 
-def _machine(threads: int) -> MachineReport:
+def machine_report(threads: int) -> MachineReport:
+    """What is measured on, and with which libraries."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:

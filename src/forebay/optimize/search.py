@@ -9,16 +9,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
 from forebay.models.artefact import ServedWith
-from forebay.models.source import digest_of, open_source
+from forebay.models.repository import PYTHON_FILE
+from forebay.models.source import digest_of, model_files, open_source
 from forebay.optimize import agreement, gate, heads, invariance, processes, speed, wire
 from forebay.optimize.builder import open_candidate
 from forebay.optimize.candidates.port import Candidate
 from forebay.optimize.compared import Answers, Compared, others_of, told
 from forebay.optimize.goals import Asked, goals_for
+from forebay.optimize.metric import check_original, open_metric
 from forebay.optimize.processes import CandidateError, Probe
+from forebay.optimize.references import importable
 from forebay.optimize.report import ORIGINAL, CandidateReport
 from forebay.optimize.samples import Split, length_of, shape_of
 from forebay.optimize.signatures import check_same, compared_output
@@ -94,12 +99,15 @@ class Search:
         self.head = self._head(asked, place)
         self.goals = goals_for(asked, self.output, alone, labelled=bool(held.labels))
         labels = held.labels if self.head is not None else ()
-        self._compared = Compared(self.output, place, self.goals, alone, labels, self.head)
+        own = open_metric(self.goals.function, held.labels) if self.goals.metric == "own" else None
+        if own is not None:
+            check_original(own, alone)
+        self._compared = Compared(self.output, place, self.goals, alone, labels, self.head, own)
         if blind := self._compared.blind():
             raise SetupError(
                 f"these samples tell nothing: a model that answers one and the same to everything would pass ({blind}, "
-                f"by --metric {self.goals.metric}, --max-drop {self.goals.max_drop:g}). Give samples of all kinds and "
-                "labels that are the model's, a smaller --max-drop, or another --metric"
+                f"by --metric {self.goals.metric_name}, --max-drop {self.goals.max_drop:g}). Give samples of all kinds "
+                "and labels that are the model's, a smaller --max-drop, or another --metric"
             )
         self._others = [] if asked.output is not None else others_of(asked, names, self.output, self._alone)
         sizes = speed.sizes_for(self._effort.sizes, took_s / len(held), self._effort.round_s)
@@ -163,7 +171,8 @@ class Search:
             raise CandidateError("not_applicable", f"it is for {', '.join(candidate.kinds)}")
         if not candidate.kinds and source.graph is None:
             raise CandidateError("not_applicable", source.note or "there is no ONNX graph")
-        lacking = [name for name in candidate.modules if find_spec(name) is None]
+        with importable(reference):
+            lacking = [name for name in candidate.modules if find_spec(name) is None]
         if lacking:
             raise CandidateError("missing_library", f"{', '.join(lacking)}; pip install 'forebay[{candidate.extra}]'")
         folder = self.folder_of(report)
@@ -190,9 +199,12 @@ class Search:
         report.served_with = made.served_with
         report.size_bytes = size_of(folder)
         try:
-            report.model_sha256 = digest_of(open_source(str(folder / made.model)))
+            artefact = open_source(str(folder / made.model))
+            report.model_sha256 = digest_of(artefact)
         except (SetupError, OSError) as error:
             raise CandidateError("build_failed", str(error)) from None
+        if artefact.runtime == "python" and artefact.path != str(folder.resolve() / PYTHON_FILE):
+            raise CandidateError("build_failed", f"{made.model}: call the file {PYTHON_FILE}, as a repository takes it")
 
     def _measure(self, report: CandidateReport) -> None:
         self._watcher.says(report.name, "loading")
@@ -274,7 +286,7 @@ class Search:
         self._watcher.begins(report.name, report.meaning)
         report.load_s = self._probe.loaded.seconds
         report.model_sha256 = digest_of(open_source(self._source.model))
-        report.size_bytes = size_of(Path(self._source.model))
+        report.size_bytes = size_of(*model_files(open_source(self._source.model)))
         report.agreement = self._compared.agreement(self._compared.alone)
         report.others = [told(one, one.agreement(one.alone)) for one in self._others]
         self._look_at_batches(self._probe, self._alone, report)
@@ -287,7 +299,8 @@ class Search:
 
     def _open_original(self, original: Original) -> Probe:
         try:
-            return Probe(self._load(original.model, ServedWith()), _LOAD_TIMEOUT_S)
+            load = self._load(original.model, ServedWith())
+            return Probe(msgspec.structs.replace(load, trust=original.trust), _LOAD_TIMEOUT_S)
         except CandidateError as error:
             raise SetupError(f"{original.path}: {error.detail}", code="model_load_error") from None
 
@@ -319,11 +332,10 @@ class Search:
         return [[outputs[place] for place in places] for outputs in probe.answer(batches)]
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+def size_of(*paths: Path) -> int:
+    """Bytes of files, and of all files in folders. What is not there has none."""
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _gap(one: Array, other: Array) -> float:

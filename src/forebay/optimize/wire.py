@@ -12,6 +12,7 @@ import msgspec
 
 from forebay.core.tensors import Array, datatype_of, from_buffer, to_buffer
 from forebay.models.artefact import ServedWith
+from forebay.models.source import LoadOptions
 from forebay.models.source_files import SourceFile
 from forebay.optimize.report import Goals, LayerError, Reason
 from forebay.optimize.samples import Row
@@ -38,6 +39,8 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     rows: str
     path: list[str]
     """`sys.path` of the search."""
+    trust: LoadOptions = LoadOptions()
+    """What the model's file may make: the operator's word for the original, which no recipe has."""
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):

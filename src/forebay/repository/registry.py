@@ -19,13 +19,13 @@ from forebay.core.settings import DEFAULT_TIMEOUT_S
 from forebay.engine.cores import Cores
 from forebay.engine.engine import Engine
 from forebay.engine.sizing import Finding
-from forebay.models.repository import Stamp, VersionPolicy, digest_of_files, stamp_of
+from forebay.models.repository import Stamp, VersionPolicy, look
 from forebay.repository.catalog import Catalog, Offer
 from forebay.repository.memory import MemoryLimit
 from forebay.repository.on_demand import OnDemand, Parked
 from forebay.repository.plans import PlanOf
 from forebay.repository.starts import Starts
-from forebay.repository.states import UNLOADED, Asked, Held, Known, Serving, State
+from forebay.repository.states import NOT_CHOSEN, UNLOADED, Asked, Held, Known, Serving, told, why_not_loaded
 from forebay.repository.tuning import Tuner
 from forebay.request_log.logs import RequestLogs
 from forebay.telemetry.logs import fields
@@ -171,7 +171,7 @@ class Registry:
                 raise errors[0]
             for version, held in self._models[name].items():
                 if version not in wanted:
-                    self._let_go(name, version, held, "not in its version_policy")
+                    self._let_go(name, version, held, NOT_CHOSEN)
             self._policies[name], self._asked[name] = policy, asked
             self.on_demand.forget(name)
 
@@ -221,7 +221,7 @@ class Registry:
         """One version, up to date; returns what went wrong."""
         held = self._models[offer.name].setdefault(version, Held())
         files = await asyncio.to_thread(offer.files, version)
-        stamp, digest = await asyncio.to_thread(_look, files)
+        stamp, digest = await asyncio.to_thread(look, files)
         fingerprint = f"{digest} {msgspec.json.encode(asked.overrides, order='sorted').decode()}"
         loaded = held.engine if held.fingerprint == fingerprint else None
         if loaded is not None and loaded.state == "ready" and await asyncio.to_thread(loaded.plan.reads_the_same):
@@ -341,7 +341,7 @@ class Registry:
             self._see(offer)
         for name in self._models.keys() - offers.keys():
             self._forget(name)
-        found = [Known(name, str(version), *self._told(held, offers.get(name))) for name, version, held in self._all()]
+        found = [Known(name, str(version), *told(held, offers.get(name))) for name, version, held in self._all()]
         empty = [offer for offer in offers.values() if not self._models.get(offer.name)]
         return sorted([*found, *(Known(offer.name, "", "UNAVAILABLE", offer.problem) for offer in empty)])
 
@@ -357,13 +357,9 @@ class Registry:
         """By which versions of a model were chosen when it was loaded."""
         return self._policies.get(name)
 
-    def _told(self, held: Held, offer: Offer | None) -> tuple[State, str]:
-        engine = held.engine
-        if engine is not None and engine.state != "ready":
-            return ("UNLOADING" if engine.state == "draining" else "UNAVAILABLE"), engine.reason
-        if engine is None and held.reason == UNLOADED and offer is not None and offer.problem:
-            return held.state, offer.problem
-        return held.state, held.reason
+    def why_not_loaded(self, name: str, version: str | None) -> str:
+        """Of a model, or of one version, that is known here and does not serve; empty for any other."""
+        return why_not_loaded(self._models.get(name, {}), version)
 
     def not_ready(self) -> list[str]:
         """Why requests are not welcome: each model that serves and cannot answer now. A failed load is no reason."""
@@ -401,12 +397,6 @@ class Registry:
 
 def _timeout_s(engines: Sequence[Engine]) -> float:
     return max((engine.default_timeout_s for engine in engines), default=DEFAULT_TIMEOUT_S)
-
-
-def _look(files: list[Path]) -> tuple[Stamp, str]:
-    """The stamp is taken before anything is read, so that what is written later shows."""
-    stamp = stamp_of(files)
-    return stamp, digest_of_files(files)
 
 
 def _stopping() -> AdmissionError:

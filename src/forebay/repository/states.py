@@ -8,9 +8,11 @@ from typing import Literal, NamedTuple, Protocol
 
 from forebay.engine.engine import Engine
 from forebay.models.repository import VersionPolicy
+from forebay.repository.catalog import Offer
 
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
-UNLOADED = "unloaded"
+UNLOADED, NOT_CHOSEN = "unloaded", "not in its version_policy"
+"""Reasons that nothing is wrong."""
 
 
 class Serving(Protocol):
@@ -47,6 +49,25 @@ class Held:
     fingerprint: str = ""
     ending: Engine | None = None
     """The engine that is being unloaded."""
+
+
+def why_not_loaded(versions: Mapping[int, Held], version: str | None) -> str:
+    """Why a version does not serve; None: the latest that failed, else the latest. Empty: it serves, or is unknown."""
+    absent = [(number, held) for number, held in sorted(versions.items(), reverse=True) if held.engine is None]
+    for number, held in sorted(absent, key=lambda one: one[1].reason in (UNLOADED, NOT_CHOSEN)):
+        if version in (None, str(number)):
+            return "it is being unloaded" if held.state == "UNLOADING" else held.reason
+    return ""
+
+
+def told(held: Held, offer: Offer | None) -> tuple[State, str]:
+    """What the index says of a version. `offer`: its model as it is on disk now."""
+    engine = held.engine
+    if engine is not None and engine.state != "ready":
+        return ("UNLOADING" if engine.state == "draining" else "UNAVAILABLE"), engine.reason
+    if engine is None and held.reason == UNLOADED and offer is not None and offer.problem:
+        return held.state, offer.problem
+    return held.state, held.reason
 
 
 class Known(NamedTuple):

@@ -83,7 +83,7 @@ def redacted(redact: Redact, row: Row) -> Row | None:
     }
     try:
         found = redact(shown)
-    except Exception as error:
+    except BaseException as error:  # sys.exit() would end the thread that writes, and nobody would hear of it
         raise RedactionError(f"it raised {type(error).__name__}{_place(error)}") from None
     if found is None:
         return None

@@ -15,7 +15,7 @@ import msgspec
 from forebay.request_log import folder as folders
 from forebay.request_log.folder import Piece
 from forebay.request_log.row import Origin
-from forebay.request_log.segment import Damage, Segment, framed, opening
+from forebay.request_log.segment import OVERHEAD_BYTES, Damage, Segment, framed, opening
 from forebay.telemetry.logs import fields
 from forebay.telemetry.request_log_metrics import RequestLogCounts
 
@@ -42,12 +42,16 @@ MOST_OPEN: Final = 64
 
 
 class _Open(msgspec.Struct, eq=False):
-    """A file that is appended to. `fd`: None while it is not held open."""
+    """A file that is appended to. `fd`: None while it is not held open; `size`: what is written. What is to follow is
+    in `waiting`, and is of these `entries`."""
 
     name: str
     path: Path
     fd: int | None
-    size: int
+    size: int = 0
+    waiting: list[bytes] = []
+    waiting_bytes: int = 0
+    entries: list[Entry] = []
 
     def held(self) -> int:
         """Its descriptor. Raises `OSError`."""
@@ -95,11 +99,13 @@ class Store:
             with folders.locked(self._path):
                 there = self._look()
                 for entry in entries:
-                    done += 1
                     self._append(entry, there)
+                    done += 1
+                for one in self._open.values():
+                    self._write(one)
         except OSError as error:
-            # The one at which it failed was counted nowhere; those after it are not tried until the next time.
-            for entry in entries[max(0, done - 1) :]:
+            # Those that were not put to a file are counted nowhere yet, and not tried until the next time.
+            for entry in entries[done:]:
                 entry.counts.drop("disk", 1)
             self._fails(error)
         else:
@@ -107,6 +113,7 @@ class Store:
 
     def _fails(self, error: OSError) -> None:
         for one in list(self._open.values()):
+            self._give_up(one)
             self._close(one)
         if not self._failing:
             where = fields(model=self._model, file=str(self._path))
@@ -168,7 +175,8 @@ class Store:
         frame, place = framed(entry.key, entry.body), _place(entry.origin)
         one = self._open.get(place)
         largest = min(LARGEST_SEGMENT, self.bound_bytes // SEGMENTS)
-        if one is not None and one.size + len(frame) > largest:
+        if one is not None and one.size + one.waiting_bytes + len(frame) > largest:
+            self._write(one)
             self._close(one)
             one = None
         if one is not None:
@@ -182,14 +190,13 @@ class Store:
             self._make_room(len(head) + len(frame), there)
             self._made += 1
             name, path, fd = folders.new_segment(self._path, entry.origin.tenant, self._clock(), self._made)
-            one = self._open[place] = _Open(name, path, fd, 0)
+            one = self._open[place] = _Open(name, path, fd)
             there.append(Piece(name, path, 0))
-            self._write(one, head)
-        self._write(one, frame)
+            self._put(one, head)
         self._used(place, one)
+        self._put(one, frame)
+        one.entries.append(entry)
         self._know(entry.key, one.name)
-        entry.counts.written += 1
-        entry.counts.written_bytes += len(frame)
 
     def _used(self, place: _Place, one: _Open) -> None:
         """It is the last that was written to; the one that was first is held open no longer, where there are many."""
@@ -197,6 +204,7 @@ class Store:
         self._open[place] = one
         if len(self._open) > MOST_OPEN:
             for other in list(self._open.values())[:-MOST_OPEN]:
+                self._write(other)
                 other.let_go()
 
     def _make_room(self, nbytes: int, there: list[Piece]) -> None:
@@ -205,14 +213,24 @@ class Store:
             oldest = there.pop(0)
             for one in list(self._open.values()):
                 if one.name == oldest.name:
+                    self._write(one)
                     self._close(one)
             with contextlib.suppress(FileNotFoundError):
                 self.held_bytes -= oldest.path.stat().st_size  # it may have grown since it was looked at
                 oldest.path.unlink()
             self._forget(oldest.name)
 
-    def _write(self, one: _Open, data: bytes) -> None:
-        """All of it or nothing: half a row would hide those that follow. Raises `OSError`."""
+    def _put(self, one: _Open, data: bytes) -> None:
+        one.waiting.append(data)
+        one.waiting_bytes += len(data)
+        self.held_bytes += len(data)
+
+    def _write(self, one: _Open) -> None:
+        """All that waits, or nothing: half a row would hide those that follow. In one step, since before each the
+        thread gives the interpreter away and then waits for it, and so does the event loop. Raises `OSError`."""
+        if not one.waiting:
+            return
+        data = b"".join(one.waiting)
         fd = one.held()
         try:
             written = os.write(fd, data)
@@ -223,7 +241,18 @@ class Store:
                 os.ftruncate(fd, one.size)
             raise
         one.size += len(data)
-        self.held_bytes += len(data)
+        for entry in one.entries:
+            entry.counts.written += 1
+            entry.counts.written_bytes += OVERHEAD_BYTES + len(entry.body)
+        one.waiting, one.waiting_bytes, one.entries = [], 0, []
+
+    def _give_up(self, one: _Open) -> None:
+        """What waits is not written."""
+        self.held_bytes -= one.waiting_bytes
+        for entry in one.entries:
+            entry.counts.drop("disk", 1)
+            self._keys.pop(entry.key, None)
+        one.waiting, one.waiting_bytes, one.entries = [], 0, []
 
     def _close(self, one: _Open) -> None:
         one.let_go()

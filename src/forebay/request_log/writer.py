@@ -27,8 +27,9 @@ from forebay.telemetry.request_log_metrics import RequestLogCounts, RequestLogMe
 log = logging.getLogger("forebay.request_log")
 
 MOST_QUEUED_BYTES: Final = 32 << 20
-GATHER_S: Final = 0.1
-"""From the first that is taken until it is written: woken for each, the thread would take turns with the loop."""
+GATHER_S: Final = 1.0
+"""From the first that is taken until it is written. Whenever the thread wakes or has called the system it takes turns
+with the loop, which then sleeps on a machine that is busy; some ten times for all that is gathered."""
 ROW_BYTES: Final = 500
 """Of what is queued beside its data, roughly."""
 

@@ -297,9 +297,12 @@ def _convert(estimator: Any, features: int, specs: list[TensorSpec]) -> bytes:
         model = convert_sklearn(estimator, initial_types=types, options=options, target_opset=17)
     _send_missing_values(model, estimator)
     outputs = [node.name for node in model.graph.output]
-    names = {found: spec.name for found, spec in zip(outputs, specs, strict=False)}
+    # What is called as our outputs are, but is something inside, makes room.
+    names = {spec.name: f"{spec.name}_inside" for spec in specs}
+    names |= {found: spec.name for found, spec in zip(outputs, specs, strict=False)}
     if len(outputs) < len(specs):
         raise ValueError(f"the graph has outputs {outputs}")
+    del model.graph.output[len(specs) :]  # scores, of a classifier that has no probabilities
     for node in model.graph.node:
         node.output[:] = [names.get(name, name) for name in node.output]
         node.input[:] = [names.get(name, name) for name in node.input]

@@ -14,9 +14,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from forebay.telemetry.cache_metrics import CacheMetrics
+from forebay.telemetry.cascade_metrics import CascadeMetrics
 from forebay.telemetry.job_metrics import JobMetrics
 from forebay.telemetry.request_log_metrics import RequestLogMetrics
 from forebay.telemetry.semantic_metrics import SemanticMetrics
+from forebay.telemetry.variant_metrics import VariantMetrics
 
 K = TypeVar("K")
 
@@ -139,6 +141,8 @@ class Metrics(Collector):
         self.cache: CacheMetrics | None = None
         """Set where answers may be kept."""
         self.semantic: SemanticMetrics | None = None
+        self.cascades: CascadeMetrics | None = None
+        self.variants: VariantMetrics | None = None
         """Set where near texts may be answered alike."""
         self.request_log: RequestLogMetrics | None = None
         """Set where answered requests may be written down."""
@@ -188,6 +192,10 @@ class Metrics(Collector):
             yield from self.cache.collect()
         if self.semantic is not None and self.semantic.models:
             yield from self.semantic.collect()
+        if self.cascades is not None and self.cascades.models:
+            yield from self.cascades.collect()
+        if self.variants is not None and self.variants.models:
+            yield from self.variants.collect()
         if self.request_log is not None and self.request_log.models:
             yield from self.request_log.collect()
 

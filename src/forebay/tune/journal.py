@@ -2,7 +2,11 @@
 
 The search is a function of what it measures. A journal keeps each answer of the world in order, and a new run of the
 same search hears them again before anything is measured: it comes to where the old one was without a word of state of
-its own. Where a run asks for something else than the journal has (the search was changed), the rest is forgotten.
+its own. Where a run asks for something else than the journal has (the search was changed), the rest is forgotten: only
+turns that follow each other closely can be compared.
+
+What failed is tried again, since its cause may be mended outside of all that is known here: a library that was missing,
+memory that was taken. Where it fails as before, the run goes on as the former one did.
 """
 
 from __future__ import annotations
@@ -48,14 +52,14 @@ class Journal:
         self.entries: list[Entry] = []
 
     def load(self) -> int:
-        """Take what an earlier run has left; the number of entries. A file that is not usable counts as none."""
+        """Take what an earlier run has left; how much of it was measured. A file that is not usable counts as none."""
         try:
             document = msgspec.json.decode(self.path.read_bytes(), type=_Document)
         except (OSError, msgspec.MsgspecError):
             return 0
         if document.format == FORMAT and document.key == msgspec.to_builtins(self._key):
             self.entries = document.entries
-        return len(self.entries)
+        return sum(not entry.failed for entry in self.entries)
 
     def save(self) -> None:
         """Write all of it, in one step: a kill leaves the old file or the new one. Raises `SetupError`."""
@@ -110,12 +114,15 @@ class JournaledWorld:
         return entry.probe
 
     def _heard(self, call: str, asked: str) -> Entry | None:
+        """What an earlier run was answered here; None where it asked something else, or got no answer."""
         entries = self._journal.entries
         if self._place >= len(entries):
             return None
         entry = entries[self._place]
         if (entry.call, entry.asked) != (call, asked):
             del entries[self._place :]
+            return None
+        if entry.failed:
             return None
         self._place += 1
         self._spent_s += entry.took_s
@@ -132,7 +139,7 @@ class JournaledWorld:
             failed = str(error) or "it does not answer"
         took_s = self._clock() - began
         entry = Entry(call, asked, took_s, failed=failed, **found)  # type: ignore[arg-type]
-        self._journal.entries.append(entry)
+        self._journal.entries[self._place : self._place + 1] = [entry]  # the one that failed, or none
         self._place += 1
         self._spent_s += took_s
         self._journal.save()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from forebay.bench.bodies import Endpoint
+from forebay.core.errors import SetupError
 from forebay.tune.world import CannotServeError
 
 STOP_S: Final = 15.0
@@ -103,7 +104,10 @@ class Server:
             connection.close()
 
     def _said(self) -> str:
-        """Its last error, else its last line."""
+        """Its last error, without the code, which is ours to say; else its last line."""
         self._reader.join(1.0)
         errors = [line.removeprefix("error: ") for line in self._lines if line.startswith("error: ")]
-        return (errors or self._lines or ["it said nothing"])[-1]
+        last = (errors or self._lines or ["it said nothing"])[-1]
+        for code in SetupError.CODES:
+            last = last.removesuffix(f" ({code})")
+        return last

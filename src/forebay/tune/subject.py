@@ -48,11 +48,11 @@ def open_subject(
 
     Raises `SetupError`: there is no such model, its settings or inputs are wrong.
     """
-    source = _source(text, name)
+    source = source_of(text, name)
     attributes = source.class_attributes()
     settings = loaded.model(source.name, attributes, source.sidecar, in_repository=bool(source.settings_file))
     rows, kind = rows_of(inputs, source)
-    argument = _argument(source)
+    argument = argument_of(source)
     # The servers that are measured have it by itself, and what they have learned stands under that name and digest.
     served = open_source(argument, source.name) if source.runtime == "python" else source
     return Subject(
@@ -75,7 +75,8 @@ def _beside(model: Path) -> Tokenizer | None:
     return None if file is None else Tokenizer(str(file), MOST_TOKENS)
 
 
-def _source(text: str, name: str | None) -> ModelSource:
+def source_of(text: str, name: str | None) -> ModelSource:
+    """A MODEL argument, the folder of one model of a repository, or a repository of one. Raises `SetupError`."""
     if not is_repository(text):
         return open_source(text, name)
     folder = read_model(Path(text).resolve())
@@ -92,7 +93,8 @@ def _source(text: str, name: str | None) -> ModelSource:
     return source if name is None else msgspec.structs.replace(source, name=name)
 
 
-def _argument(source: ModelSource) -> str:
+def argument_of(source: ModelSource) -> str:
+    """The model as a MODEL argument by itself."""
     if source.runtime != "python":
         return source.path
     return f"{source.path}:{source.class_name or load_class(source).__name__}"

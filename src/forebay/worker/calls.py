@@ -38,7 +38,7 @@ class Line:
 
     def __init__(self, engine: EngineClient) -> None:
         self.engine = engine
-        self.codec = CallCodec(engine.signature, engine.digest)
+        self.codec = CallCodec(engine.signature)
         self.held = 0
 
     @property
@@ -171,10 +171,11 @@ class CallWorker:
         until = now + call.left_s + LATE_S
         line.held += 1
         self._held += 1
+        keyed = line.engine.digest  # of now: where variants answer it says which one does
 
         def done(request: Request) -> None:
             try:
-                body = line.codec.pack_answer(request)
+                body = line.codec.pack_answer(request, keyed)
             except Exception as error:
                 body = self._refusal(line, error)
             self._end(line, call, body, until)

@@ -18,7 +18,7 @@ from typing import Any
 from tests.e2e.server import eventually
 from tests.faults.jobs.calls import BrokenError, Caller
 from tests.faults.jobs.houses import BASE, House
-from tests.faults.jobs.ledger import Entry, Ledger, run_of, tally
+from tests.faults.jobs.ledger import Began, Entry, Ledger, run_of, tally
 from tests.faults.jobs.watch import SLOWEST_S, Probe, Subscriber
 from tests.models.tallied import FIRST
 
@@ -53,6 +53,7 @@ class Witness:
     def __init__(self, house: House, ledger: Ledger, subscriber: Subscriber, probe: Probe) -> None:
         self.house, self.ledger, self.subscriber, self.probe = house, ledger, subscriber, probe
         self._dead_before = self._dead_now()
+        self._began = Began(house.tally_folder)
 
     def more(self, accepted: int) -> None:
         """Wait until the load has had so many more jobs accepted."""
@@ -70,8 +71,9 @@ class Witness:
 
     def begun(self) -> set[str]:
         """Of these, those whose batch has begun, as the model tells."""
-        runs, entries = tally(self.house.tally_folder), self.ledger.entries
-        return {id for id in self.running() if entries[id].value in runs}
+        self._began.look()
+        entries = self.ledger.entries
+        return {id for id in self.running() if entries[id].value in self._began.values}
 
     def taken_over(self, ids: set[str]) -> None:
         """Wait until jobs run in their second attempt."""

@@ -117,6 +117,26 @@ def tally(folder: Path) -> dict[float, list[int]]:
     return found
 
 
+class Began:
+    """The values whose run has begun, by a tally that is read on from where it was read to: all of a long one takes
+    longer than a batch, and what ran at the first line is over at the last."""
+
+    def __init__(self, folder: Path) -> None:
+        self.values = set[float]()
+        self._path, self._read_bytes = folder / "tallied.runs", 0
+
+    def look(self) -> None:
+        """Read what is new."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._read_bytes)
+            whole, _, _ = file.read().rpartition(b"\n")
+        if whole:
+            self._read_bytes += len(whole) + 1
+            self.values |= {float(line.split()[0]) for line in whole.splitlines()}
+
+
 def at_s(time_of: str) -> float:
     """A time of a job's document as seconds since 1970."""
     return datetime.fromisoformat(time_of).timestamp()

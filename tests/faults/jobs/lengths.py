@@ -21,11 +21,11 @@ def lengths(
     carried: bool = False,
 ) -> pytest.MarkDecorator:
     """Parameters `kind` of `house` and `name`, how often or how long: `short` in `make test`; `full` with each of the
-    `kinds` in `make faults`. `carried`: in both also over a RabbitMQ and over an SQS, and in `make faults` once over a
+    `kinds` in `make faults`. `carried`: in both also over a RabbitMQ, and in `make faults` over an SQS and once over a
     Kafka."""
     shorts: list[tuple[Kind, Any]] = [short]
     if carried:
-        shorts = [short, ("over RabbitMQ", short[1]), ("over SQS", short[1])]
+        shorts = [short, ("over RabbitMQ", short[1])]
         kinds = (*kinds, "over RabbitMQ", "over SQS")
     long = [pytest.param(kind, full, marks=pytest.mark.full) for kind in kinds]
     if carried:

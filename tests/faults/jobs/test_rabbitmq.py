@@ -126,7 +126,7 @@ def test_a_node_that_cannot_be_reached_for_a_minute_is_noticed_and_used_again(
         witness.check(60)
 
 
-@pytest.mark.parametrize("kind", ["over RabbitMQ", "over SQS"])
+@pytest.mark.parametrize("kind", ["over RabbitMQ", pytest.param("over SQS", marks=pytest.mark.full)])
 @repeated(20)
 @pytest.mark.timeout(600)
 def test_a_job_that_is_published_a_hundred_times_runs_once(tmp_path: Path, kind: Kind, rounds: int) -> None:
@@ -148,7 +148,7 @@ def test_a_job_that_is_published_a_hundred_times_runs_once(tmp_path: Path, kind:
         witness.check()
 
 
-@pytest.mark.parametrize("kind", ["over RabbitMQ", "over SQS"])
+@pytest.mark.parametrize("kind", ["over RabbitMQ", pytest.param("over SQS", marks=pytest.mark.full)])
 @pytest.mark.parametrize("call", ["create", "submit"])
 @repeated(10)
 @pytest.mark.timeout(600)

@@ -13,6 +13,7 @@ from tests.unit.api.job_site import JobSite
 
 from forebay.api.auth import Gate, Keys, Quota
 from forebay.api.inference import Inference
+from forebay.cascade.policy import CascadeRules
 from forebay.core.caching import CacheRules
 from forebay.core.errors import ForebayError
 from forebay.core.request import Outputs, Request, payload_array
@@ -20,6 +21,7 @@ from forebay.core.settings import ServerSettings
 from forebay.core.tensors import Array
 from forebay.engine.client import EngineState, EngineStatistics, Tuning
 from forebay.models.signature import Signature, TensorSpec
+from forebay.variants.policy import VariantRules
 
 Function = Callable[..., Sequence[Array]]
 
@@ -41,6 +43,9 @@ class FunctionEngine:
     facts: Mapping[str, str] = MappingProxyType({"batching": "batches of up to 64 rows"})
     tuning: Tuning | None = None
     caching: CacheRules | None = None
+    cascading: CascadeRules | None = None
+    varying: VariantRules | None = None
+    backlog_s = 0.0
     row_compute_s = 0.001
 
     def __init__(self, name: str, signature: Signature, function: Function) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from forebay.api.chunked import PIECE_BYTES
 from forebay.api.decode import BodyDecoder
-from forebay.api.inference import Endpoint
+from forebay.api.endpoint import Endpoint
 from forebay.core.errors import RequestError
 from forebay.core.request import Request, payload_array
 from forebay.models.signature import Signature, TensorSpec

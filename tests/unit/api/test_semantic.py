@@ -16,7 +16,8 @@ from tests.unit.engine.semantic_rig import MEND, REPAIR, embedding, semantic_rul
 from forebay.api import semantic as semantic_module
 from forebay.api.auth import Gate, Keys, Quota
 from forebay.api.caches import Caches
-from forebay.api.inference import Endpoint, Inference
+from forebay.api.endpoint import Endpoint
+from forebay.api.inference import Inference
 from forebay.api.semantic import SemanticTiers
 from forebay.cache.port import Match
 from forebay.core.caching import USUAL_ASK, CacheRules

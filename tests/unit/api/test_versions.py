@@ -8,7 +8,8 @@ import pytest
 from tests.unit.api.conftest import FunctionEngine, build_engines
 
 from forebay.api.app import ForebayApp, create_app
-from forebay.api.inference import Endpoint, Inference
+from forebay.api.endpoint import Endpoint
+from forebay.api.inference import Inference
 from forebay.core.errors import RequestError
 
 PLAIN, TWO = b"/v2/models/mlp/infer", b"/v2/models/mlp/versions/2/infer"

@@ -66,8 +66,9 @@ def test_fixed_shapes(cost: str, arrivals: str, slo_factor: float) -> None:
     assert goodput_ratio(cell(cost, slo_factor, arrivals, 6000), SIZES_AND_DELAYS_MS) >= 0.98
 
 
-@pytest.mark.parametrize("slo_factor", [3, pytest.param(10, marks=FULL)])
-@pytest.mark.parametrize("arrivals", ["p1.0", *(pytest.param(one, marks=FULL) for one in ("p2.0", "b0.7", "c8"))])
+@FULL
+@pytest.mark.parametrize("slo_factor", [3, 10])
+@pytest.mark.parametrize("arrivals", ["p1.0", "p2.0", "b0.7", "c8"])
 def test_mixed_lengths(arrivals: str, slo_factor: float) -> None:
     assert goodput_ratio(cell("minilm", slo_factor, arrivals, 3000), SIZES_AND_DELAYS_MS, seeds=(1, 2, 3)) >= 0.98
 

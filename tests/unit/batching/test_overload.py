@@ -71,6 +71,7 @@ def two_minilm_instances(load: float, seconds: float) -> Outcome:
     return simulate_scenario(scenario)
 
 
+@pytest.mark.full
 def test_mixed_lengths_on_two_instances() -> None:
     best = max(two_minilm_instances(load, 20).goodput for load in (0.75, 1.0))
     twice = two_minilm_instances(2.0, 30)

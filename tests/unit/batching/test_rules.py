@@ -428,6 +428,7 @@ class IdealCosts(B):
         pass
 
 
+@pytest.mark.full
 def test_forecasts_know_that_padding_costs() -> None:
     ours, without = both(replace(padded(1500, seconds=15), seed=2), IdealCosts)
     assert ours.good > 1.01 * without.good
@@ -449,6 +450,7 @@ def test_a_wrong_measurement_is_found_out() -> None:
     assert outcomes[0].good > 2 * outcomes[1].good
 
 
+@pytest.mark.full
 def test_where_lengths_vary_too() -> None:
     """Batches that were measured while the machine was slow are tried again."""
     scenario = Scenario(

@@ -102,7 +102,8 @@ class WithoutTrend(WithSurface):
     surface = Flat
 
 
-@pytest.mark.parametrize("noise", [pytest.param(Noise(0.08), marks=pytest.mark.full), SlowSpells()])
+@pytest.mark.full
+@pytest.mark.parametrize("noise", [Noise(0.08), SlowSpells()])
 def test_promises_hold_for_sizes_that_were_never_measured(noise: Noise) -> None:
     twice = outcomes(texts(600, noise))
     assert max(run.broken for run in twice) <= 0.015
@@ -159,6 +160,7 @@ class StaleCurves(LatencyModel):
         return False
 
 
+@pytest.mark.full
 def test_a_slow_spell_that_lasts() -> None:
     def run(model: type[LatencyModel]) -> list[Outcome]:
         runs = []

@@ -42,8 +42,8 @@ def outcomes(*tenants: Tenant, fair: bool = True) -> list[TenantOutcome]:
     return SharedSimulation(tenants, seconds=SECONDS, fair=fair).run()
 
 
-@pytest.mark.parametrize("heavy", HEAVY)
-@pytest.mark.parametrize("light", [LIGHT, QUICK], ids=["light", "quick"])
+@pytest.mark.parametrize("heavy", ["long", pytest.param("singly", marks=pytest.mark.full)])
+@pytest.mark.parametrize("light", [LIGHT, pytest.param(QUICK, marks=pytest.mark.full)], ids=["light", "quick"])
 def test_an_overloaded_model_costs_the_other_nothing(heavy: str, light: Tenant) -> None:
     alone = outcomes(light)[0].quantile_s(0.99)
     fair, unfair = (outcomes(light, HEAVY[heavy], fair=fair)[0].quantile_s(0.99) for fair in (True, False))

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from tests.unit.optimize.digits import SEEN, digits, mlp, write_samples
-from tests.unit.optimize.test_sources import bert_weights, folder_of
+from tests.unit.optimize.test_folders import bert_weights, folder_of
 from typer.testing import CliRunner
 
 from forebay.cli.main import app
@@ -124,14 +124,8 @@ OPTIMIZE: list[tuple[tuple[str, ...], str, list[str]]] = [
     (("net.pt", "--samples", "seen.npz"), SETUP, ["net.pt", "torch.export.save"]),
     (("modules.py", "--samples", "seen.npz"), SETUP, ["modules.py", "write file.py:factory"]),
     (("modules.py:gone", "--samples", "seen.npz"), SETUP, ["has no function 'gone'", "returns (module, inputs)"]),
-    (("modules.py:seven", "--samples", "seen.npz"), SETUP, ["returned int", "returns (module, inputs)"]),
     (("modules.py:fails", "--samples", "seen.npz"), SETUP, ["RuntimeError: no weights here"]),
-    (("modules.py:needs", "--samples", "seen.npz"), SETUP, ["'a'", "a function without arguments"]),
-    (("modules.py:one_row", "--samples", "seen.npz"), SETUP, ["have 1 rows", "two or more"]),
-    (("modules.py:no_tensor", "--samples", "seen.npz"), SETUP, ["'x' is no tensor", "give example tensors"]),
-    (("modules.py:no_module", "--samples", "seen.npz"), SETUP, ["is str, not a torch.nn.Module"]),
     (("modules.py:axes", "--samples", "seen.npz"), SETUP, ["'tokens'", "the inputs are x"]),
-    (("modules.py:other_name", "--samples", "seen.npz"), SETUP, ["cannot answer its example inputs", "'y'"]),
     (("broken.py:factory", "--samples", "seen.npz"), SETUP, ["SyntaxError", "line 1"]),
     (("garbage.onnx", "--samples", "seen.npz"), LOAD, ["garbage.onnx", "Protobuf parsing failed", "forebay serve"]),
     (
@@ -218,15 +212,35 @@ OPTIMIZE: list[tuple[tuple[str, ...], str, list[str]]] = [
     ((*NET, "--plugin", "tests.models.candidates"), SETUP, ["--plugin tests.models.candidates", "module:Class"]),
     ((*NET, "--plugin", "forebay.optimize.candidates.fused:Fused"), SETUP, ["'fused'", "a name of its own"]),
     ((*NET, "--output", "other"), SETUP, ["--output other", "it has logits"]),
+    ((*NET, "--metric", "f1"), SETUP, ["--metric f1", "cosine, top1, max_error, accuracy", "file.py:function"]),
+    ((*NET, "--metric", "gone.py:f1", "--max-drop", "0.1"), SETUP, ["--metric gone.py:f1", "there is no file"]),
     ((*NET, "--metric", "accuracy"), SETUP, ["--metric accuracy", "a column `label`"]),
     ((*NET, "--head", "argmax"), SETUP, ["--head argmax", "leave it away"]),
+    ((*NET, "--set", "net.instances=2"), SETUP, ["--set net.instances", "allow_pickle and trusted_types alone"]),
+    ((*NET, "--set", "nets.allow_pickle=true"), SETUP, ["--set nets.allow_pickle", "'nets'", "net"]),
+    ((*NET, "--set", "net.allow_pickle=perhaps"), SETUP, ["--set net.allow_pickle", "perhaps"]),
     ((*NET, "--out", "file"), SETUP, ["--out file", "name a folder"]),
     ((*NET, "--out", "file/below"), SETUP, ["--out file/below", "name another folder"]),
     ((*NET, "--out", "taken"), SETUP, ["--out taken", "thesis.tex", "a new folder"]),
 ]
 
 
-@pytest.mark.parametrize(("words", "code", "said"), OPTIMIZE, ids=lambda value: " ".join(value)[:60])
+OTHER_MODULES: list[tuple[tuple[str, ...], str, list[str]]] = [
+    (("modules.py:seven", "--samples", "seen.npz"), SETUP, ["returned int", "returns (module, inputs)"]),
+    (("modules.py:needs", "--samples", "seen.npz"), SETUP, ["'a'", "a function without arguments"]),
+    (("modules.py:one_row", "--samples", "seen.npz"), SETUP, ["have 1 rows", "two or more"]),
+    (("modules.py:no_tensor", "--samples", "seen.npz"), SETUP, ["'x' is no tensor", "give example tensors"]),
+    (("modules.py:no_module", "--samples", "seen.npz"), SETUP, ["is str, not a torch.nn.Module"]),
+    (("modules.py:other_name", "--samples", "seen.npz"), SETUP, ["cannot answer its example inputs", "'y'"]),
+]
+"""Each is loaded by a process with torch, which takes a while."""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [*OPTIMIZE, *(pytest.param(*one, marks=pytest.mark.full) for one in OTHER_MODULES)],
+    ids=lambda value: " ".join(value)[:60],
+)
 def test_what_optimize_cannot_do(
     run: Callable[..., SetupError], words: tuple[str, ...], code: str, said: list[str]
 ) -> None:

@@ -84,6 +84,8 @@ class Engine:
         worker = self.workers[place]
         worker.flights.pop(next(iter(worker.flights)))
         if self.turns is not None:
+            for _ in range(requests):
+                self.turns.asked()
             self.turns.landed(worker, busy_s, requests)
             self.turns.settle()
 

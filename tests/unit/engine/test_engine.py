@@ -17,8 +17,10 @@ import pytest
 from tests.unit.engine.requests import request
 from tests.unit.engine.started import MODEL, Answers, Gate, eventually, plan_of, running, tiny, y
 
+from forebay.batching.fairness import Fairness
 from forebay.core.errors import AdmissionError, DeadlineExceeded
 from forebay.core.request import Request
+from forebay.engine.cores import Cores, Turns
 from forebay.engine.engine import Engine
 from forebay.models.repository import read_model
 
@@ -315,6 +317,21 @@ async def test_a_deadline_that_has_passed_is_refused(tmp_path: Path) -> None:
         assert caught.value.code == "deadline_unreachable"
         assert engine.metrics.refused == {"deadline_unreachable": 1}
         assert engine.in_flight == 0
+
+
+async def test_a_model_among_others_is_charged_for_what_is_refused_too(tmp_path: Path) -> None:
+    async with engine_of(tmp_path) as (engine, answers):
+        fairness = Fairness(2)
+        member = fairness.join(1.0, 1)
+        engine.turns = Turns(Cores(2), member)
+        await answers.all(answers.submit(1.0))
+        with pytest.raises(AdmissionError):
+            answers.submit(1.0, timeout_s=-1.0)
+        assert member.asked == 2
+        before_s = member.served
+        fairness.charge_own(1.0, elapsed_s=1.0)
+        assert member.asked == 0
+        assert member.served - before_s == pytest.approx(1.0)
 
 
 async def test_a_full_queue_refuses(tmp_path: Path, gate: Gate) -> None:

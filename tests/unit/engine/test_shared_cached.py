@@ -63,7 +63,7 @@ class Store(MemorySharedCache):
 class Process(Rig):
     """A rig that shares what it keeps. Its clock is the real one."""
 
-    def __init__(self, shared: SharedMemory, timeout_s: float = 0.2, coalesces: bool = True) -> None:
+    def __init__(self, shared: SharedMemory, timeout_s: float = 20.0, coalesces: bool = True) -> None:
         super().__init__(coalesces)
         self.cache.clock = time.monotonic
         self.store = Store(shared)
@@ -320,6 +320,7 @@ async def test_a_store_in_trouble_is_a_miss_and_then_left_alone(shared: SharedMe
     assert here.tier.breaker.open
     assert here.store.calls.count("exchange") <= 5
     setattr(here.store, trouble, False)
+    here.tier._timeout_s = 20.0
     await asyncio.sleep(0.6)
     here.tier.breaker._until = 0.0
     assert y(await answered(here, 50.0)) == 100.0  # it is tried again, by one request

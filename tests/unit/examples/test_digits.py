@@ -74,3 +74,7 @@ def test_the_trees_are_right_about_pictures_that_they_have_not_seen(
     x = np.stack([row["input"] for row in samples.rows])
     label, _ = runtime.run({"input": x}, len(x))
     assert np.mean(label == np.array(samples.labels, np.int64)) > 0.85
+    parts = [read_samples(tmp_path / name, runtime.signature, None) for name in ("held.npz", "test.npz", "moved.npz")]
+    assert [len(part) for part in parts] == [450, 449, 898 * trees.COPIES]
+    assert parts[0].labels + parts[1].labels == samples.labels
+    assert not parts[2].labels

@@ -145,6 +145,50 @@ def test_a_note_of_another_file_does_not_matter(tmp_path: Path) -> None:
     check_artefact(open_source(str(artefact)))
 
 
+def test_an_artefact_under_another_name_is_checked_all_the_same(tmp_path: Path) -> None:
+    artefact = place(tmp_path)
+    renamed = artefact.rename(artefact.with_name("faster.onnx"))
+    check_artefact(open_source(str(renamed)))
+    known = settled(renamed)
+    assert known.noted
+    (tmp_path / "original.onnx").write_bytes(b"another model")
+    assert "has changed since; run forebay optimize on it again" in refusal(renamed)
+    with pytest.raises(SetupError, match="has changed since"):
+        check_artefact(open_source(str(renamed)), known=known)
+
+
+def test_so_is_one_that_is_known_already(tmp_path: Path) -> None:
+    artefact = place(tmp_path, served_with={"inference_precision": "bf16"})
+    renamed = artefact.rename(artefact.with_name("faster.onnx"))
+    known = settled(renamed)
+    with pytest.raises(SetupError, match="compared with inference_precision bf16"):
+        check_artefact(open_source(str(renamed)), known=known)
+
+
+def test_a_model_of_openvino_under_another_name_is_checked_with_its_weights(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "model.xml").write_text("<net/>")
+    (made / "model.bin").write_bytes(b"weights")
+    facts = {
+        "candidate": "openvino-bf16",
+        "model": "model.xml",
+        "model_sha256": digest_of(open_source(str(made / "model.xml"))),
+        "source": str(tmp_path / "gone.onnx"),
+        "source_sha256": "0" * 64,
+        "served_with": {"inference_precision": "bf16"},
+    }
+    (made / NOTE_FILE).write_text(json.dumps(facts))
+    for suffix in (".xml", ".bin"):
+        (made / f"model{suffix}").rename(made / f"net{suffix}")
+    source = open_source(str(made / "net.xml"))
+    with pytest.raises(SetupError, match="compared with inference_precision bf16"):
+        check_artefact(source)
+    check_artefact(source, options=LoadOptions(inference_precision="bf16"))
+    (made / "net.bin").write_bytes(b"others")
+    check_artefact(source)  # another model
+
+
 def test_a_device_or_a_precision_that_nobody_compared_is_told_with_the_mend(tmp_path: Path) -> None:
     artefact = place(tmp_path, served_with={"device": "cuda:0"})
     assert "compared with devices cuda, the settings say cpu; set devices as its model.toml was written" in refusal(

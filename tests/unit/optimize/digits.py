@@ -67,6 +67,27 @@ def mlp() -> Any:
     return model_of(nodes, {"w1": first, "b1": b1, "w2": second, "b2": b2}, {"x": ["N", 64]}, {"logits": ["N", 10]})
 
 
+def linear(first: int, last: int, output: str) -> Any:
+    """`x` [N, 64] to `logits` [N, 10], `probabilities` or `label` [N]: a linear classifier, trained on a part of the
+    pictures only.
+    """
+    x, y = digits()
+    fitted = LogisticRegression(max_iter=400).fit(x[first:last], y[first:last])
+    constants = {"w": fitted.coef_.T.astype(np.float32), "b": fitted.intercept_.astype(np.float32)}
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["scores"], name="linear")]
+    kinds: dict[str, tuple[str, dict[str, int]]] = {
+        "logits": ("Identity", {}),
+        "probabilities": ("Softmax", {"axis": -1}),
+        "label": ("ArgMax", {"axis": -1, "keepdims": 0}),
+    }
+    kind, attributes = kinds[output]
+    nodes.append(helper.make_node(kind, ["scores"], [output], **attributes))
+    model = model_of(nodes, constants, {"x": ["N", 64]}, {output: ["N"] if output == "label" else ["N", 10]})
+    if output == "label":
+        model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    return model
+
+
 def cnn() -> Any:
     """`x` [N, 1, 8, 8] to `logits` [N, 10]: a fixed bank of filters, its features by a trained linear layer."""
     x, y = digits()

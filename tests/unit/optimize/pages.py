@@ -1,4 +1,4 @@
-"""The how-tos of `forebay optimize` and what stands in them to be run."""
+"""The how-tos of `forebay optimize` and `forebay distill`, and what stands in them to be run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("optimize-*.md"))}
+PAGES = {path.stem: path for kind in ("optimize", "distill") for path in sorted((ROOT / "docs").glob(f"{kind}-*.md"))}
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -81,7 +81,21 @@ def test_what_points_the_right_way_and_has_another_length_disagrees() -> None:
     assert found.mean_cosine == pytest.approx(1.0)
     assert reason(measured(agreement=found)) == "disagrees"
     assert reason(measured(agreement=found), max_drop=0.03) is None
-    assert reason(measured(agreement=found), metric="top1") is None
+    assert reason(measured(agreement=found), metric="max_error", max_drop=1.0) is None
+
+
+def test_the_same_classes_with_other_numbers_are_another_model() -> None:
+    for distance, verdict in ((0.1, None), (0.15, "disagrees"), (float("nan"), "disagrees")):
+        found = Agreement(samples=10, finite=True, top1=1.0, accuracy=0.91, distance=distance)
+        assert reason(measured(agreement=found), metric="top1", max_drop=0.01) == verdict
+        assert reason(measured(agreement=found), metric="accuracy", max_drop=0.005) == verdict
+    assert reason(measured(agreement=found), metric="max_error", max_drop=1.0) == "disagrees"  # no largest error
+
+
+def test_a_sample_near_zero_that_turns_is_not_yet_another_model() -> None:
+    original = [np.array([-0.1, 0.1]), np.array([4.0, -4.0]), np.array([-3.0, 3.0])]
+    turned = [np.array([0.1, -0.1]), *original[1:]]
+    assert agreement.compare(original, turned, [], None).distance == pytest.approx(0.04, rel=0.01)
 
 
 def test_a_drop_that_is_no_number_does_not_pass() -> None:
@@ -261,6 +275,36 @@ def test_a_head_is_fitted_once_and_then_judges_everyone() -> None:
     assert heads.choose_head("auto", logits, ["1", "0"]).accuracy(logits, ["1", "2"]) == 0.5
     with pytest.raises(SetupError, match="same label"):
         heads.choose_head("auto", logits, ["1", "1"])
+
+
+def test_few_samples_of_many_classes_are_judged_by_the_largest_value() -> None:
+    random = np.random.default_rng(0)
+    labels = [str(label) for label in random.integers(0, 1000, size=256)]
+    logits = [random.standard_normal(1000) for _ in labels]
+    for number, label in enumerate(labels):
+        logits[number][int(label)] += 8.0 * (number % 3 > 0)
+    assert heads.choose_head("auto", logits, labels).name == "argmax"
+    assert heads.choose_head("auto", logits, [str(int(label) % 2) for label in labels]).name == "ridge"
+    dominant = [value + 20.0 * (np.arange(1000) == 1) for value in logits]
+    assert heads.choose_head("auto", dominant, [str(int(label) % 2) for label in labels]).name == "ridge"
+    with pytest.raises(SetupError, match=r"2\d\d labels cannot be fitted on 256 calibration samples.*--head argmax"):
+        heads.choose_head("auto", logits, [f"class {label}" for label in labels])
+
+
+def test_one_probability_is_a_label_from_a_half_on() -> None:
+    outputs = [np.array([value], np.float32) for value in (0.1, 0.5, 0.9, 1.0)]
+    head = heads.choose_head("auto", outputs, ["0", "1", "1", "1"])
+    assert (head.name, head.accuracy(outputs, ["0", "1", "1", "0"])) == ("threshold", 0.75)
+    whole = [np.array(value, np.float32) for value in (0.0, 1.0)]
+    assert heads.choose_head("auto", whole, ["0", "1"]).accuracy(whole, ["0", "1"]) == 1.0
+    with pytest.raises(SetupError, match=r"such as 0\.1\d*, and never the label \(bad, good\).*--head threshold"):
+        heads.choose_head("auto", outputs, ["bad", "good", "good", "good"])
+    with pytest.raises(SetupError, match=r"such as -3, .* --metric max_error"):
+        heads.choose_head("auto", [np.array([-3.0]), np.array([0.7])], ["0", "1"])
+    with pytest.raises(SetupError, match=r"--head threshold is for .* from 0 to 1"):
+        heads.choose_head("threshold", [np.ones(3), np.zeros(3)], ["0", "1"])
+    with pytest.raises(SetupError, match=r"such as cat, and never the label \(0, 1\); write labels as the model"):
+        heads.choose_head("auto", [np.array(["cat"], object), np.array(["dog"], object)], ["0", "1"])
 
 
 def test_labels_go_with_one_row_of_numbers_a_sample() -> None:

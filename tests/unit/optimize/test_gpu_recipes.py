@@ -12,8 +12,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 from tests.unit.optimize.digits import SEEN, cnn, digits, mlp
+from tests.unit.optimize.test_folders import HEADS, IDS, MASK, bert_weights
 from tests.unit.optimize.test_recipes import pictures, work_for
-from tests.unit.optimize.test_sources import HEADS, IDS, MASK, bert_weights
 
 from forebay.core.tensors import Array
 from forebay.optimize.candidates import gpu

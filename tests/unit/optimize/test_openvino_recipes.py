@@ -13,8 +13,8 @@ import openvino as openvino_library
 import pytest
 from onnx import helper
 from tests.unit.optimize.digits import cnn, digits, mlp, model_of
+from tests.unit.optimize.test_folders import HEADS, WORDS, bert_weights
 from tests.unit.optimize.test_recipes import answers, harmed, pictures, work_for
-from tests.unit.optimize.test_sources import HEADS, WORDS, bert_weights
 
 from forebay.core.tensors import Array
 from forebay.models.source import open_source

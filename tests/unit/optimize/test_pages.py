@@ -1,4 +1,6 @@
-"""The how-tos of `forebay optimize`: what they tell to run can be run; `tests/e2e/test_optimize_pages.py` does it."""
+"""The how-tos of `forebay optimize` and `forebay distill`: what they tell to run can be run, and
+`tests/e2e/test_optimize_pages.py` does it.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ from forebay.core.errors import SetupError
 from forebay.optimize.sources.torch_module import export_module
 
 
-def test_optimize_md_links_every_how_to() -> None:
-    page = (ROOT / "docs" / "optimize.md").read_text()
-    assert PAGES.keys() == {f"optimize-{name}" for name in ("digits", "minilm", "torch", "xgboost")}
-    assert all(f"docs/{name}.md" in page for name in PAGES)
+def test_every_how_to_is_linked() -> None:
+    names = {"optimize": ("digits", "minilm", "torch", "xgboost"), "distill": ("digits", "sentiment", "spam")}
+    assert PAGES.keys() == {f"{kind}-{name}" for kind, some in names.items() for name in some}
+    for name in PAGES:
+        assert f"docs/{name}.md" in (ROOT / "docs" / f"{name.partition('-')[0]}.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -11,10 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.models import candidates as plain
 from tests.models import subtle
-from tests.unit.optimize.digits import SEEN, digits, mlp, write_samples
+from tests.unit.optimize.digits import SEEN, cnn, digits, linear, mlp, write_samples
 from tests.unit.optimize.test_search import QUICK, Silent
 
 from forebay.core.errors import SetupError
+from forebay.optimize.candidates.static8 import Static8, Static8Excluded
 from forebay.optimize.goals import Asked
 from forebay.optimize.report import Report
 from forebay.optimize.run import Order, optimize
@@ -65,7 +66,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Report:
     np.savez(folder / "samples.npz", x=np.tile(x[SEEN : SEEN + 60], (2, 1)))
     recipes = [
         *(subtle.NanInSomeBatches, subtle.Remembers, subtle.ChangesItsMind, subtle.Forgets),
-        *(subtle.WritesToItself, subtle.TiedToItsFolder, subtle.Memorised, subtle.InPython),
+        *(subtle.WritesToItself, subtle.TiedToItsFolder, subtle.Memorised, subtle.Scaled, subtle.InPython),
     ]
     report = search(folder, mlp(), folder / "samples.npz", *recipes, batch_invariance=False)
     assert [entry.name for entry in (folder / "out" / "net" / "1").glob("*.py")] == ["model.py"]
@@ -82,6 +83,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Report:
         (subtle.WritesToItself, "not_repeatable", "written to"),
         (subtle.TiedToItsFolder, "not_movable", "only where it was made"),
         (subtle.Memorised, "disagrees", "same class"),
+        (subtle.Scaled, "disagrees", "same class in 100.00%, but as another model might: answers are 9900.0% away"),
         (subtle.InPython, None, ""),
     ],
 )
@@ -117,6 +119,58 @@ def test_every_output_is_looked_at(tmp_path: Path) -> None:
     assert (wrong.reason, sound.reason) == ("disagrees", None)
     assert "output 'label'" in wrong.detail
     assert [one.name for one in report.original.others] == ["label"]
+
+
+@pytest.mark.parametrize(
+    "output", ["logits", *(pytest.param(one, marks=pytest.mark.full) for one in ("probabilities", "label"))]
+)
+def test_another_model_of_the_same_accuracy_is_not_the_original(tmp_path: Path, output: str) -> None:
+    samples = write_samples(tmp_path / "samples.npz", 500, labels=True)
+    onnx.save(linear(0, 600, output), str(tmp_path / "other.onnx"))
+    original, recipes = linear(600, 1200, output), (subtle.OtherTraining, subtle.CopyOfFile)
+    report = search(tmp_path, original, samples, *recipes, metric=None, max_drop=None)
+    other, sound = report.candidates
+    assert report.goals.metric == "accuracy"
+    assert report.original.agreement is not None
+    assert other.agreement is not None
+    assert (other.agreement.accuracy or 0.0) >= (report.original.agreement.accuracy or 1.0)
+    assert (other.reason, sound.reason) == ("disagrees", None)
+    assert "as another model might" in other.detail
+    wide = search(tmp_path, original, samples, subtle.OtherTraining, metric=None, max_drop=0.15)
+    assert wide.candidates[0].reason is None
+
+
+def one_probability(first: int, last: int) -> Any:
+    """`x` [N, 64] to `p` [N, 1]: whether the number is a 3."""
+    model = linear(first, last, "probabilities")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([3]), "three"))
+    model.graph.node.append(helper.make_node("Gather", ["probabilities", "three"], ["p"], axis=1))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("p", TensorProto.FLOAT, ["N", 1]))
+    return model
+
+
+def test_one_probability_is_compared_by_the_labels_0_and_1(tmp_path: Path) -> None:
+    x, y = digits()
+    np.savez(tmp_path / "samples.npz", x=x[SEEN:], labels=(y[SEEN:] == 3).astype(np.int64))
+    onnx.save(one_probability(0, 600), str(tmp_path / "other.onnx"))
+    recipes = (subtle.CopyOfFile, subtle.OtherTraining)
+    report = search(
+        tmp_path, one_probability(600, 1200), tmp_path / "samples.npz", *recipes, metric=None, max_drop=None
+    )
+    assert (report.goals.metric, report.samples.head) == ("accuracy", "threshold")
+    assert report.original.agreement is not None
+    assert (report.original.agreement.accuracy or 0.0) > 0.95
+    assert [one.reason for one in report.candidates] == [None, "disagrees"]
+
+
+def test_8_bits_are_not_taken_for_another_model(tmp_path: Path) -> None:
+    samples = write_samples(tmp_path / "samples.npz", 500, (1, 8, 8), labels=True)
+    recipes = (Static8, Static8Excluded)
+    report = search(tmp_path, cnn(), samples, *recipes, metric=None, max_drop=0.02, batch_invariance=False)
+    assert [one.reason for one in report.candidates] == [None, None], report.candidates
+    for one in report.candidates:
+        assert one.agreement is not None
+        assert 0.0 < (one.agreement.distance or 0.0) < 0.07  # half of what is allowed at the usual drop
 
 
 @pytest.mark.parametrize("file", ["net.onnx", "training.csv"])

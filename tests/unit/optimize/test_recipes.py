@@ -126,6 +126,53 @@ def test_a_recipe_says_where_it_has_nothing_to_do(tmp_path: Path) -> None:
             recipe.build(work_for(tmp_path / str(number), nothing, rows))
 
 
+def linear(**attributes: Any) -> Any:
+    """The network as torch writes it: `Gemm`, weights transposed."""
+    model = mlp()
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    constants |= {name: np.ascontiguousarray(constants[name].T) for name in ("w1", "w2")}
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["h1"], name="first", transB=1, **attributes),
+        helper.make_node("Relu", ["h1"], ["h2"]),
+        helper.make_node("Gemm", ["h2", "w2", "b2"], ["logits"], name="second", transB=1, **attributes),
+    ]
+    return model_of(nodes, constants, {"x": ["N", 64]}, {"logits": ["N", 10]})
+
+
+def kinds_of(file: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(str(file)).graph.node)
+
+
+@pytest.mark.parametrize(("model", "layers"), [(linear, 2), (cnn, 1), (mlp, 2)])
+def test_dynamic_int8_computes_every_linear_layer_in_8_bits(tmp_path: Path, model: Any, layers: int) -> None:
+    rows, _ = pictures((1, 8, 8) if model is cnn else (64,))
+    work = work_for(tmp_path, model(), rows)
+    artefact = Dynamic8().build(work)
+    found = kinds_of(work.folder / artefact.model)
+    assert found["MatMulInteger"] == found["DynamicQuantizeLinear"] == layers
+    assert not found["Gemm"]
+    assert not found["MatMul"]
+    assert artefact.note == f"{layers} products in 8 bits"
+
+
+def test_a_gemm_that_stays_in_floats_is_not_called_8_bits(tmp_path: Path) -> None:
+    rows, _ = pictures((64,))
+    with pytest.raises(NotApplicableError, match="floating point"):
+        Dynamic8().build(work_for(tmp_path, linear(alpha=0.5), rows))
+
+
+def test_a_matmul_that_stays_in_floats_is_not_called_8_bits(tmp_path: Path) -> None:
+    model = model_of(
+        [helper.make_node("Reshape", ["x", "shape"], ["x3"]), helper.make_node("MatMul", ["x3", "w"], ["logits"])],
+        {"shape": np.array([-1, 2, 4, 8], np.int64), "w": np.ones((2, 8, 10), np.float32)},
+        {"x": ["N", 64]},
+        {"logits": ["N", 2, 4, 10]},
+    )
+    rows, _ = pictures((64,))
+    with pytest.raises(NotApplicableError, match="floating point"):
+        Weights8().build(work_for(tmp_path, model, rows))
+
+
 def test_every_recipe_has_a_name_of_its_own_and_can_be_opened() -> None:
     names = [open_candidate(reference).name for reference in REFERENCES]
     assert len(set(names)) == len(names) >= 7

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import pickle
+import re
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from tests.contract.tabular import diabetes, xgb
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import Perceptron, RidgeClassifier
+from sklearn.svm import LinearSVC
+from tests.contract.tabular import diabetes, dump, xgb
 from tests.models import candidates as planted
-from tests.unit.optimize.digits import mlp, write_samples
-from tests.unit.optimize.test_sources import WORDS, bert_weights, folder_of
+from tests.unit.optimize.digits import SEEN, digits, mlp, write_samples
+from tests.unit.optimize.test_folders import WORDS, bert_weights, folder_of
+from typer.testing import CliRunner
 
+from forebay.cli.main import app
 from forebay.core.errors import SetupError
 from forebay.models.artefact import isa_here, read_note
 from forebay.models.source import open_source
@@ -115,6 +122,22 @@ def test_a_planted_fault_is_rejected_with_its_reason(
     assert found.chosen is None
 
 
+def test_weights_in_a_file_of_their_own_count_as_part_of_the_model(source: Path) -> None:
+    onnx.save_model(
+        mlp(),
+        str(source),
+        save_as_external_data=True,
+        location="digits.onnx.data",
+        size_threshold=0,
+        convert_attribute=True,
+    )
+    report = search(source, planted.Planted)
+    files = [source, source.with_name("digits.onnx.data")]
+    assert report.original.size_bytes == sum(file.stat().st_size for file in files)
+    (same,) = report.candidates
+    assert same.size_bytes == pytest.approx(report.original.size_bytes, rel=0.05)
+
+
 def test_batch_variance_passes_only_where_it_is_allowed_and_is_reported_all_the_same(source: Path) -> None:
     report = search(source, planted.BatchVariant, batch_invariance=False)
     (judged,) = report.candidates
@@ -160,6 +183,53 @@ def test_trees_may_leave_their_library_with_the_same_names_and_shapes(tmp_path: 
     original = load_runtime(open_source(str(tmp_path / "sugar.ubj")), "cpu", 1)
     assert served.signature == original.signature
     np.testing.assert_allclose(served.run({"input": x}, len(x))[0], original.run({"input": x}, len(x))[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["skops", pytest.param("pkl", marks=pytest.mark.full)])
+def test_a_file_that_is_not_trusted_is_measured_once_the_setting_in_the_error_is_given(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    x, y = digits()
+    fitted = RandomForestClassifier(3, max_depth=4, random_state=0).fit(x[:SEEN], y[:SEEN])
+    if suffix == "pkl":
+        (tmp_path / "m.pkl").write_bytes(pickle.dumps(fitted))
+    else:
+        dump(tmp_path / "m.skops", fitted)
+    np.savez(tmp_path / "samples.npz", input=x[SEEN : SEEN + 100], labels=y[SEEN : SEEN + 100])
+    words = ["optimize", f"m.{suffix}", "--samples", "samples.npz", "--candidate", "onnx", "--rounds", "1"]
+    words += ["--min-speedup", "0", "--out", "out"]
+    refused = CliRunner().invoke(app, words).exception
+    assert isinstance(refused, SetupError)
+    mend = re.search(r"--set (\S+)$", refused.message)
+    assert mend is not None, refused.message
+    done = CliRunner().invoke(app, [*words, "--set", mend[1]])
+    assert done.exit_code == 0, done.output or done.exception
+    assert "onnx is in out" in done.output
+
+
+@pytest.mark.parametrize(
+    "name", ["LinearSVC", *(pytest.param(one, marks=pytest.mark.full) for one in ("RidgeClassifier", "Perceptron"))]
+)
+def test_a_classifier_without_probabilities_may_leave_its_library_too(tmp_path: Path, name: str) -> None:
+    x, y = digits()
+    fitted = {"LinearSVC": LinearSVC, "RidgeClassifier": RidgeClassifier, "Perceptron": Perceptron}[name]()
+    dump(tmp_path / "m.skops", fitted.fit(x[:SEEN], y[:SEEN]))
+    np.savez(tmp_path / "samples.npz", input=x[SEEN:], labels=y[SEEN:])
+    order = Order(
+        source=str(tmp_path / "m.skops"),
+        samples=tmp_path / "samples.npz",
+        out=tmp_path / "out",
+        asked=Asked(min_speedup=0.0, effort=QUICK),
+        only=("onnx",),
+    )
+    report = optimize(order, Silent())
+    assert report.chosen == "onnx", report.candidates[0].detail
+    assert (report.output, report.goals.metric) == ("label", "accuracy")
+    served = load_runtime(open_source(str(tmp_path / "out" / "m" / "1" / "model.onnx")), "cpu", 1)
+    assert [(spec.name, spec.datatype, spec.row_shape) for spec in served.signature.outputs] == [("label", "INT64", ())]
+    found = served.run({"input": x[SEEN:]}, len(x) - SEEN)[0]
+    assert np.mean(found == fitted.predict(x[SEEN:])) > 0.99
 
 
 def test_of_a_folder_that_cannot_be_served_itself_the_export_remains(tmp_path: Path) -> None:

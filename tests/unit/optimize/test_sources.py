@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression, Ridge
 from tests.contract.tabular import dump, lgb, xgb
-from tests.unit.examples.bert import last_layer
 from tests.unit.optimize.digits import digits, mlp
 
 from forebay.core.errors import SetupError
@@ -25,107 +21,6 @@ from forebay.optimize.sources.open import open_original
 from forebay.optimize.sources.port import Original
 from forebay.optimize.sources.torch_module import export_module
 from forebay.runtimes.port import load_runtime
-
-HIDDEN, HEADS, WORDS = 8, 2, 20
-
-
-def bert_weights(prefix: str = "", layers: int = 2, classes: int = 0) -> dict[str, Array]:
-    random = np.random.default_rng(0)
-
-    def made(*shape: int) -> Array:
-        return (0.3 * random.standard_normal(shape)).astype(np.float32)
-
-    found = {
-        "embeddings.word_embeddings.weight": made(WORDS, HIDDEN),
-        "embeddings.position_embeddings.weight": made(16, HIDDEN),
-        "embeddings.token_type_embeddings.weight": made(2, HIDDEN),
-    }
-    norms, linear = ["embeddings.LayerNorm"], {}
-    for number in range(layers):
-        layer = f"encoder.layer.{number}"
-        norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
-        for part in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
-            linear[f"{layer}.{part}"] = (HIDDEN, HIDDEN)
-        linear |= {f"{layer}.intermediate.dense": (4 * HIDDEN, HIDDEN), f"{layer}.output.dense": (HIDDEN, 4 * HIDDEN)}
-    if classes:
-        linear["pooler.dense"] = (HIDDEN, HIDDEN)
-    for name in norms:
-        found |= {f"{name}.weight": 1 + made(HIDDEN), f"{name}.bias": made(HIDDEN)}
-    for name, (out, into) in linear.items():
-        found |= {f"{name}.weight": made(out, into), f"{name}.bias": made(out)}
-    found = {f"{prefix}{name}": value for name, value in found.items()}
-    if classes:
-        found |= {"classifier.weight": made(classes, HIDDEN), "classifier.bias": made(classes)}
-    return found
-
-
-def folder_of(folder: Path, weights: dict[str, Array], **config: Any) -> Path:
-    folder.mkdir()
-    facts = {"model_type": "bert", "num_attention_heads": HEADS, "num_hidden_layers": 2, "hidden_act": "gelu", **config}
-    (folder / "config.json").write_text(json.dumps(facts))
-    save_file(weights, str(folder / "model.safetensors"))
-    return folder
-
-
-def bert(w: dict[str, Array], ids: list[int], first: int = 0) -> Array:
-    """The last layer of one row without padding, [tokens, hidden]."""
-    return last_layer(w, ids, HEADS, 2, first)
-
-
-def ask(original: Original, ids: Array, mask: Array) -> Array:
-    session = ort.InferenceSession(str(original.graph))
-    return np.asarray(session.run(None, {"input_ids": ids, "attention_mask": mask})[0])
-
-
-ROWS = [[3, 7, 1, 9], [5, 2]]
-IDS = np.array([[3, 7, 1, 9], [5, 2, 0, 0]])
-MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
-
-
-@pytest.mark.parametrize(("kind", "pad", "prefix"), [("bert", 0, ""), ("bert", 0, "bert."), ("roberta", 1, "roberta.")])
-def test_a_hugging_face_folder_answers_as_bert_does(tmp_path: Path, kind: str, pad: int, prefix: str) -> None:
-    folder = folder_of(tmp_path / "net", bert_weights(prefix), model_type=kind, pad_token_id=pad)
-    original = open_original(str(folder), None, tmp_path)
-    assert (original.name, original.kind, original.servable) == ("net", "huggingface", False)
-    found = ask(original, IDS, MASK)
-    for row, ids in enumerate(ROWS):
-        wanted = bert(bert_weights(), ids, 0 if kind == "bert" else 2)
-        np.testing.assert_allclose(found[row, : len(ids)], wanted, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("mode", "normalised"), [("mean_tokens", True), ("cls_token", False)])
-def test_pooling_is_that_of_sentence_transformers(tmp_path: Path, mode: str, normalised: bool) -> None:
-    folder = folder_of(tmp_path / "net", bert_weights())
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
-    types = ["sentence_transformers.models.Normalize"] if normalised else []
-    (folder / "modules.json").write_text(json.dumps([{"type": one} for one in types]))
-    found = ask(open_original(str(folder), None, tmp_path), IDS, MASK)
-    for row, ids in enumerate(ROWS):
-        tokens = bert(bert_weights(), ids)
-        wanted = tokens.mean(0) if mode == "mean_tokens" else tokens[0]
-        wanted = wanted / np.linalg.norm(wanted) if normalised else wanted
-        np.testing.assert_allclose(found[row], wanted, rtol=1e-4, atol=1e-5)
-
-
-def test_a_classifier_gives_logits(tmp_path: Path) -> None:
-    weights = bert_weights("bert.", classes=3)
-    folder = folder_of(tmp_path / "net", weights)
-    found = ask(open_original(str(folder), None, tmp_path), IDS, MASK)
-    first = bert(bert_weights(), ROWS[0])[0]
-    pooled = np.tanh(first @ weights["bert.pooler.dense.weight"].T + weights["bert.pooler.dense.bias"])
-    wanted = pooled @ weights["classifier.weight"].T + weights["classifier.bias"]
-    np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("config", "told"),
-    [({"model_type": "gpt2"}, "gpt2"), ({"hidden_act": "relu"}, "relu"), ({"num_hidden_layers": 5}, "5 layers")],
-)
-def test_a_folder_that_cannot_be_written_exactly_is_refused(tmp_path: Path, config: dict[str, Any], told: str) -> None:
-    folder = folder_of(tmp_path / "net", bert_weights(), **config)
-    with pytest.raises(SetupError, match=told):
-        open_original(str(folder), None, tmp_path)
 
 
 def served(original: Original, x: Array) -> list[Array]:

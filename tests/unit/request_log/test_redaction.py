@@ -37,6 +37,9 @@ def fails(row):
 def wrong(row):
     return row["inputs"]["text"]
 
+def leaves(row):
+    raise SystemExit(3)
+
 def unknown(row):
     return {"inputs": {"other": row["inputs"]["text"]}}
 
@@ -120,6 +123,7 @@ def test_a_row_can_be_dropped(module: Path) -> None:
     ("name", "why"),
     [
         ("fails", "it raised ValueError at redact.py:"),
+        ("leaves", "it raised SystemExit at redact.py:"),
         ("wrong", "it returned something else than None or a dict"),
         ("unknown", "its inputs have names that the row has not"),
         ("number", "inputs 'text' is not what it was"),

@@ -68,13 +68,56 @@ def test_a_finished_run_is_heard_again_without_measuring(tmp_path: Path) -> None
     assert machine.now_s == before
 
 
-def test_what_failed_is_remembered_too(tmp_path: Path) -> None:
+def test_only_what_failed_is_tried_again(tmp_path: Path) -> None:
     machine = FakeMachine(dict.fromkeys(SIZES, 100.0), SLO)
     machine.dead = frozenset(one for one in SIZES if one.instances == 2)
     first = run(machine, tmp_path / "t.json")
-    before = machine.now_s
+    failed = [group for group in machine.looked if group.instances == 2]
+    assert failed
+    machine.looked.clear()
+    machine.probed.clear()
     assert run(machine, tmp_path / "t.json") == first
-    assert machine.now_s == before
+    assert machine.looked == failed
+    assert machine.probed == []
+    journal = Journal(tmp_path / "t.json", dict(KEY))
+    assert journal.load() == len(journal.entries) - len(failed)
+
+
+def test_a_failure_whose_cause_is_mended_is_none_any_more(tmp_path: Path) -> None:
+    true = {one: 100.0 * one.instances for one in SIZES}
+    machine = FakeMachine(true, SLO)
+    machine.dead = frozenset(one for one in SIZES if one.instances == 2)
+    assert run(machine, tmp_path / "t.json").chosen.instances == 1
+    machine.dead = frozenset()
+    mended = run(machine, tmp_path / "t.json")
+    assert mended.chosen.instances == 2
+    before = machine.now_s
+    assert run(machine, tmp_path / "t.json") == mended
+    assert machine.now_s == before, "now that nothing fails, nothing is measured again"
+
+
+def test_where_everything_failed_the_next_run_tries_everything_again(tmp_path: Path) -> None:
+    machine = FakeMachine(dict.fromkeys(SIZES, 100.0), SLO, dead=frozenset(SIZES))
+    with pytest.raises(SetupError, match="no configuration can be served"):
+        run(machine, tmp_path / "t.json")
+    machine.dead = frozenset()
+    assert run(machine, tmp_path / "t.json").chosen in SIZES
+
+
+def test_a_run_with_failures_that_is_interrupted_again_and_again_ends_as_one_that_is_not(tmp_path: Path) -> None:
+    dead = frozenset(one for one in SIZES if one.instances == 2)
+    steady = FakeMachine(random_machine(3).capacities, SLO, dead=dead)
+    whole = run(steady, tmp_path / "whole.json")
+    machine = Interrupting(steady.capacities, SLO, dead=dead)
+    outcome = None
+    while outcome is None:
+        machine.calls_left = 8
+        try:
+            outcome = run(machine, tmp_path / "parts.json")
+        except KeyboardInterrupt:
+            continue
+    assert outcome == whole
+    assert machine.probed == steady.probed, "no probe was made twice"
 
 
 def test_another_key_begins_afresh(tmp_path: Path) -> None:

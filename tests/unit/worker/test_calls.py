@@ -128,6 +128,13 @@ async def test_a_request_comes_back_with_its_outputs_and_how_it_was_batched(rig:
     assert 29.0 < seen.deadline - time.monotonic() <= 30.0
 
 
+async def test_an_answer_says_which_files_gave_it_though_others_answered_when_the_worker_began(rig: Rig) -> None:
+    rig.worker()
+    for digest in ("the model's", "a variant's"):
+        rig.engines["mlp"].digest = digest
+        assert (await asked(rig.remote())).ran_on == digest
+
+
 async def test_all_that_a_request_says_reaches_the_engine(rig: Rig) -> None:
     rig.worker()
     done: asyncio.Future[Request] = asyncio.get_running_loop().create_future()

@@ -9,11 +9,10 @@ nothing in confidence.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-CONFIDENCE: Final = 0.95
-_HALVINGS: Final = 60
+from forebay.core.binomial import trials_needed, upper_bound
 
 
 class ScoredPair(NamedTuple):
@@ -56,27 +55,6 @@ class NoThresholdError(ValueError):
     """Even the highest scores are false hits too often."""
 
 
-def upper_bound(events: int, trials: int) -> float:
-    """The upper end of Clopper and Pearson's 95 % interval of a rate."""
-    if events >= trials:
-        return 1.0
-    tail = (1.0 - CONFIDENCE) / 2.0
-    return _first(lambda rate: _at_most(events, trials, rate) <= tail)
-
-
-def lower_bound(events: int, trials: int) -> float:
-    """The lower end of the same interval."""
-    if events == 0:
-        return 0.0
-    tail = (1.0 - CONFIDENCE) / 2.0
-    return _first(lambda rate: 1.0 - _at_most(events - 1, trials, rate) >= tail)
-
-
-def pairs_needed(budget: float) -> int:
-    """The least number of pairs with different answers by which this budget can be proven: without any false hit."""
-    return math.ceil(math.log((1.0 - CONFIDENCE) / 2.0) / math.log1p(-budget))
-
-
 def curve(pairs: Sequence[ScoredPair]) -> Curve:
     """Every threshold at which hits change, highest first. One above all scores is the first: no hits at all."""
     different = sum(not pair.same for pair in pairs)
@@ -96,7 +74,7 @@ def choose(found: Curve, budget: float) -> Point:
 
     Raises `TooFewPairsError`, and `NoThresholdError` where no threshold has any hits.
     """
-    needed = pairs_needed(budget)
+    needed = trials_needed(budget)
     if found.different_pairs < needed:
         raise TooFewPairsError(budget, needed, found.different_pairs)
     chosen = found.points[0]
@@ -107,29 +85,3 @@ def choose(found: Curve, budget: float) -> Point:
     if not chosen.true_hits:
         raise NoThresholdError(f"no threshold keeps a budget of {budget:.3g} and has any hits on these pairs")
     return chosen
-
-
-def _first(holds: Callable[[float], bool]) -> float:
-    """The rate from which on a condition holds, by halving."""
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2.0
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
-
-
-def _at_most(events: int, trials: int, rate: float) -> float:
-    """The probability of at most so many events in so many trials."""
-    if rate in (0.0, 1.0):
-        return float(rate == 0.0)
-    log_all = math.lgamma(trials + 1)
-    return math.fsum(
-        math.exp(
-            log_all
-            - math.lgamma(count + 1)
-            - math.lgamma(trials - count + 1)
-            + count * math.log(rate)
-            + (trials - count) * math.log1p(-rate)
-        )
-        for count in range(events + 1)
-    )

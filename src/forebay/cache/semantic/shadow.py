@@ -13,8 +13,8 @@ from typing import Final, get_args
 
 import numpy as np
 
-from forebay.cache.semantic.calibrate import lower_bound
 from forebay.cache.semantic.index import Way
+from forebay.core.binomial import lower_bound
 from forebay.core.request import Outputs
 from forebay.core.tensors import Array
 from forebay.telemetry.semantic_metrics import SemanticReading, WayReading
@@ -75,8 +75,9 @@ class Shadow:
         watched.false_hits += not same
         watched.wrong.append(not same)
         wrong, hits = sum(watched.wrong), len(watched.wrong)
-        certain = lower_bound(wrong, hits) > self._limit
-        if not watched.failed and (certain or (hits >= self._least_hits and wrong / hits > self._limit)):
+        above = wrong > self._limit * hits
+        certain = above and lower_bound(wrong, hits) > self._limit
+        if not watched.failed and (certain or (above and hits >= self._least_hits)):
             watched.failed = f"{wrong} of the last {hits} compared hits were wrong, more than {self._limit:.3g}"
             log.error("the semantic cache is off for %s: %s", _NAMES[way], watched.failed)
             self._turn_off(way)

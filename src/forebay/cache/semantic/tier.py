@@ -21,7 +21,7 @@ from forebay.cache.semantic.normalise import normalised
 from forebay.cache.semantic.partition import Partition
 from forebay.cache.semantic.policy import SemanticPolicy
 from forebay.cache.semantic.prompt import to_embed
-from forebay.core.errors import DependencyError, ForebayError
+from forebay.core.errors import DeadlineExceeded, DependencyError, ForebayError
 from forebay.core.tensors import Array
 
 log = logging.getLogger("forebay.cache")
@@ -83,6 +83,9 @@ class SemanticTier:
             return Found(hit, None)
         try:
             vector = await embed(to_embed(text))
+        except DeadlineExceeded as error:
+            self._missed("timeout", error)
+            return Found(None, None)
         except ForebayError as error:
             self._missed("embed_error", error)
             return Found(None, None)

@@ -49,7 +49,10 @@ class Static8(GraphRecipe):
         import onnx
 
         quantizer = StaticQuantizer(work, everything=True)
-        onnx.save(quantizer.quantized([]), str(work.folder / FILE))
+        made = quantizer.quantized([])
+        if not has(made, ("QuantizeLinear",)):
+            raise NotApplicableError("ONNX Runtime leaves every layer of this graph in floating point")
+        onnx.save(made, str(work.folder / FILE))
         return Artefact(FILE, f"{len(quantizer.parts)} layers")
 
 

@@ -28,6 +28,22 @@ Pooling = Literal["mean", "first", "none"]
 """Mean over the tokens that the mask keeps, the first token, or all tokens as they are."""
 
 
+Activation = Literal["", "Tanh", "Relu", "Sigmoid"]
+"""An operator; empty: none."""
+
+Head = Literal["none", "bert", "roberta", "tokens"]
+"""A classifier: BERT's pooler and a linear layer on it, RoBERTa's two layers on the first token, or a linear layer on
+each token.
+"""
+
+
+class Dense(msgspec.Struct, frozen=True):
+    """A linear layer behind the pooling. `name`: of its weights."""
+
+    name: str
+    activation: Activation = ""
+
+
 class BertShape(msgspec.Struct, frozen=True, kw_only=True):
     """What the weights do not tell."""
 
@@ -36,9 +52,11 @@ class BertShape(msgspec.Struct, frozen=True, kw_only=True):
     first_position: int = 0
     """Row of the position table for the first token: 0, or for RoBERTa the padding's id plus 1."""
     pooling: Pooling = "mean"
+    dense: tuple[Dense, ...] = ()
+    """Behind the pooling, before vectors are normalised."""
     normalise: bool = True
-    classifier: bool = False
-    """BERT's pooler and a linear layer on it: `logits` in place of an embedding."""
+    head: Head = "none"
+    """Gives `logits` in place of an embedding."""
 
 
 class GraphWriter:
@@ -64,8 +82,10 @@ class GraphWriter:
         return name
 
     def linear(self, x: str, name: str, weights: Weights, output: str = "") -> str:
-        """x @ W.T + b, with torch's [out, in] weight stored as [in, out]."""
+        """x @ W.T + b, with torch's [out, in] weight stored as [in, out]. Without b where the weights have none."""
         product = self.op("MatMul", x, self.constant(f"{name}.weight", weights[f"{name}.weight"].T))
+        if f"{name}.bias" not in weights:
+            return self.op("Identity", product, output=output) if output else product
         return self.op("Add", product, self.constant(f"{name}.bias", weights[f"{name}.bias"]), output=output)
 
     def norm(self, x: str, name: str, weights: Weights, epsilon: float) -> str:
@@ -132,27 +152,45 @@ def normalise(g: GraphWriter, x: str, output: str) -> None:
     g.op("Div", x, length, output=output)
 
 
+def classify(g: GraphWriter, x: str, weights: Weights, head: Head) -> list[Any]:
+    """Writes `logits`; returns their shape."""
+    match head:
+        case "tokens":
+            g.linear(x, "classifier", weights, output="logits")
+            return ["N", "L", len(weights["classifier.weight"])]
+        case "roberta":
+            inner, last = "classifier.dense", "classifier.out_proj"
+        case _:
+            inner, last = "pooler.dense", "classifier"
+    pooled = g.op("Tanh", g.linear(first_token(g, x), inner, weights))
+    g.linear(pooled, last, weights, output="logits")
+    return ["N", len(weights[f"{last}.weight"])]
+
+
 def finish(g: GraphWriter, x: str, weights: Weights, shape: BertShape) -> tuple[str, list[Any]]:
     """From the last layer to the output: its name and shape."""
     hidden = int(weights["embeddings.LayerNorm.weight"].size)
-    if shape.classifier:
-        pooled = g.op("Tanh", g.linear(first_token(g, x), "pooler.dense", weights))
-        g.linear(pooled, "classifier", weights, output="logits")
-        return "logits", ["N", int(weights["classifier.bias"].size)]
+    if shape.head != "none":
+        return "logits", classify(g, x, weights, shape.head)
     if shape.pooling == "none":
         g.op("Identity", x, output="last_hidden_state")
         return "last_hidden_state", ["N", "L", hidden]
-    mean = pool(g, x) if shape.pooling == "mean" else first_token(g, x)
+    whole = pool(g, x) if shape.pooling == "mean" else first_token(g, x)
+    for layer in shape.dense:
+        whole = g.linear(whole, layer.name, weights)
+        whole = g.op(layer.activation, whole) if layer.activation else whole
+        hidden = len(weights[f"{layer.name}.weight"])
     if shape.normalise:
-        normalise(g, mean, "embedding")
+        normalise(g, whole, "embedding")
     else:
-        g.op("Identity", mean, output="embedding")
+        g.op("Identity", whole, output="embedding")
     return "embedding", ["N", hidden]
 
 
 def write_bert(weights: Weights, shape: BertShape, name: str, producer: str) -> Any:
     """The whole model, an `onnx.ModelProto` that `onnx.checker` has passed. Inputs `input_ids` and `attention_mask`,
-    INT64 [N, L]; output `embedding` [N, hidden], `last_hidden_state` [N, L, hidden] or `logits` [N, classes].
+    INT64 [N, L]; output `embedding` [N, hidden], `last_hidden_state` [N, L, hidden] or `logits` [N, classes], of tokens
+    [N, L, classes].
     """
     from onnx import TensorProto, checker, helper
 

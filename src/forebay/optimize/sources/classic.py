@@ -10,8 +10,11 @@ from forebay.optimize.sources.port import Original
 from forebay.runtimes.ensemble import NotConvertibleError
 
 
-def convert_file(path: Path, kind: str, name: str, work: Path, *, allow_pickle: bool) -> Original:
-    """The file, and its graph as `NAME.onnx` in `work`, or the reason why there is none. Raises `SetupError`."""
+def convert_file(path: Path, kind: str, name: str, work: Path, trust: LoadOptions) -> Original:
+    """The file, read with `trust`, and its graph as `NAME.onnx` in `work`, or the reason why there is none.
+
+    Raises `SetupError`.
+    """
     source = open_source(str(path), name)
     convert: dict[str, Callable[[ModelSource, LoadOptions], bytes]] = {
         "xgboost": _xgboost,
@@ -21,13 +24,13 @@ def convert_file(path: Path, kind: str, name: str, work: Path, *, allow_pickle: 
     file: Path | None = work / f"{source.name}.onnx"
     note = ""
     try:
-        content = convert[kind](source, LoadOptions(allow_pickle=allow_pickle))
+        content = convert[kind](source, trust)
     except NotConvertibleError as error:
         file, note = None, f"cannot be said in ONNX: {error}"
     else:
         assert file is not None
         file.write_bytes(_as_served(content))
-    return Original(source.name, kind, path, str(path), file, note)
+    return Original(source.name, kind, path, str(path), file, note, trust=trust)
 
 
 def _xgboost(source: ModelSource, options: LoadOptions) -> bytes:

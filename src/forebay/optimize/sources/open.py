@@ -11,10 +11,11 @@ from forebay.core.errors import SetupError
 from forebay.models.artefact import origin_digest
 from forebay.models.kinds import check_content, mend_for, runtime_of
 from forebay.models.repository import is_name
+from forebay.models.source import LoadOptions
 from forebay.models.source_files import taken
 from forebay.optimize import wire
 from forebay.optimize.processes import CandidateError, export
-from forebay.optimize.sources.port import Original
+from forebay.optimize.sources.port import NO_OPTIONS, Original
 
 KINDS = ("onnx", "torch", "huggingface", "xgboost", "lightgbm", "sklearn")
 TAKEN = (
@@ -24,11 +25,13 @@ TAKEN = (
 
 
 def open_original(
-    text: str, name: str | None, work: Path, *, allow_pickle: bool = False, depends_on: Sequence[Path] = ()
+    text: str, name: str | None, work: Path, *, trust: LoadOptions = NO_OPTIONS, depends_on: Sequence[Path] = ()
 ) -> Original:
     """Open a source; what has to be exported is written to `work`.
 
-    depends_on: files that it depends on besides those that are found. Raises `SetupError` that names what is taken.
+    trust: what a file of scikit-learn may make. depends_on: files that it depends on besides those that are found.
+
+    Raises `SetupError` that names what is taken.
     """
     head, colon, factory = text.rpartition(":")
     is_module = bool(colon) and head.endswith(".py")
@@ -45,12 +48,12 @@ def open_original(
             "digit; name it with --name"
         )
     sha256, named = origin_digest(path), taken(map(Path.absolute, depends_on), path.parent)
-    original = _opened(path, kind, factory, name, work, allow_pickle=allow_pickle)
+    original = _opened(path, kind, factory, name, work, trust)
     files = {one.path: one for one in [*original.files, *named]}
     return replace(original, sha256=sha256, files=tuple(files[path] for path in sorted(files)))
 
 
-def _opened(path: Path, kind: str, factory: str, name: str, work: Path, *, allow_pickle: bool) -> Original:
+def _opened(path: Path, kind: str, factory: str, name: str, work: Path, trust: LoadOptions) -> Original:
     if kind == "torch":
         return _exported(path, factory, name, work)
     if kind == "huggingface":
@@ -62,7 +65,7 @@ def _opened(path: Path, kind: str, factory: str, name: str, work: Path, *, allow
         return Original(name, "onnx", path, str(path), path)
     from forebay.optimize.sources.classic import convert_file
 
-    return convert_file(path, kind, name, work, allow_pickle=allow_pickle)
+    return convert_file(path, kind, name, work, trust)
 
 
 def _exported(path: Path, factory: str, name: str, work: Path) -> Original:

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forebay.core.errors import SetupError
+from forebay.models.source import LoadOptions
 from forebay.models.source_files import SourceFile
+
+NO_OPTIONS = LoadOptions()
+"""Trusts nothing."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Original:
     """Of `path`, taken before anything was read of it."""
     files: tuple[SourceFile, ...] = ()
     """What it depends on besides: files that the source reads, and those that the user named."""
+    trust: LoadOptions = NO_OPTIONS
+    """What its file may make when it is loaded."""
 
     @property
     def servable(self) -> bool:

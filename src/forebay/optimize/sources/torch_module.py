@@ -136,7 +136,7 @@ def _call(torch: Any, path: Path, factory: str) -> tuple[Any, Mapping[str, Any],
 
 
 def _export(torch: Any, module: Any, inputs: Mapping[str, Any], axes: Mapping[str, Any]) -> Any:
-    with _quiet():
+    with quiet():
         return torch.export.export(module, (), dict(inputs), dynamic_shapes=_dynamic(torch, inputs, axes))
 
 
@@ -146,7 +146,7 @@ def _to_onnx(torch: Any, module: Any, inputs: Mapping[str, Any], axes: Mapping[s
     if isinstance(module, torch.export.ExportedProgram):
         runtime = load_runtime(open_source(str(file.with_suffix(".pt2"))), "cpu", 1)
         names["output_names"] = [spec.name for spec in runtime.signature.outputs]
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             module,
             kwargs=dict(inputs),
@@ -200,7 +200,7 @@ def _wanted(
     """
     found: list[tuple[Mapping[str, Any], list[Array]]] = [(inputs, _answers(torch, module, inputs))]
     for some in (*_sizes(torch, inputs, axes), _varied(torch, inputs)):
-        with contextlib.suppress(Exception), _quiet():
+        with contextlib.suppress(Exception), quiet():
             answers = _answers(torch, module, some)
             if all(np.isfinite(answer).all() for answer in answers):
                 found.append((some, answers))
@@ -267,7 +267,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what exporters have to say to their developers: warnings, log, prints of graphs."""
     disabled, unheard = logging.root.manager.disable, io.StringIO()
     logging.disable(logging.WARNING)

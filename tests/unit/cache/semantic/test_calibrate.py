@@ -14,10 +14,8 @@ from forebay.cache.semantic.calibrate import (
     TooFewPairsError,
     choose,
     curve,
-    lower_bound,
-    pairs_needed,
-    upper_bound,
 )
+from forebay.core.binomial import lower_bound, trials_needed, upper_bound
 
 
 @pytest.mark.parametrize(
@@ -47,7 +45,7 @@ def test_the_bounds_hold_the_rate_between_them_and_mirror_each_other(case: tuple
 
 @pytest.mark.parametrize("budget", [0.5, 0.1, 0.05, 0.01, 0.001])
 def test_the_pairs_that_are_needed_are_the_fewest_that_do(budget: float) -> None:
-    needed = pairs_needed(budget)
+    needed = trials_needed(budget)
     assert upper_bound(0, needed) <= budget < upper_bound(0, needed - 1)
 
 

@@ -19,7 +19,7 @@ from forebay.cache.semantic.partition import Partition
 from forebay.cache.semantic.policy import SemanticPolicy
 from forebay.cache.semantic.prompt import prompt_of_chat, prompt_of_text, to_embed
 from forebay.cache.semantic.tier import SemanticTier, Verifier
-from forebay.core.errors import AdmissionError, DependencyError
+from forebay.core.errors import AdmissionError, DeadlineExceeded, DependencyError
 from forebay.core.tensors import Array
 
 HERE = Partition(
@@ -112,6 +112,8 @@ async def test_the_embedder_runs_only_where_it_is_needed(guard: Guard) -> None:
         embedded.append(text)
         if text == "fail":
             raise AdmissionError("full")
+        if text == "late":
+            raise DeadlineExceeded("too late", stage="queued")
         return NORTH
 
     tier = tier_of(guard, max_text_bytes=60)
@@ -126,8 +128,10 @@ async def test_the_embedder_runs_only_where_it_is_needed(guard: Guard) -> None:
     assert (same.hit.way, near.hit.way) == ("normalised", "semantic")
     assert await tier.find(HERE, "a " * 60, embed) == (None, None)
     assert await tier.find(HERE, "fail", embed) == (None, None)
-    assert embedded == ["How do I mend a tyre?", "How do I repair a tyre?", "fail"]
-    assert tier.counts == {"none_near": 1, "normalised": 1, "semantic": 1, "too_long": 1, "embed_error": 1}
+    assert await tier.find(HERE, "late", embed) == (None, None)
+    assert embedded == ["How do I mend a tyre?", "How do I repair a tyre?", "fail", "late"]
+    became = {"none_near": 1, "normalised": 1, "semantic": 1, "too_long": 1, "embed_error": 1, "timeout": 1}
+    assert tier.counts == became
 
 
 async def test_the_guard_sees_case_that_the_normalised_form_has_lost(guard: Guard) -> None:

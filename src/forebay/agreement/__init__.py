@@ -1,0 +1,1 @@
+"""Whether two models say the same, and how sure one is of what it says. Pure."""

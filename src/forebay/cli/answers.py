@@ -1,0 +1,96 @@
+"""Several models asked the same rows, as they are served: what they say, and how fast."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from forebay.agreement.confidence import Form, form_of
+from forebay.core.errors import SetupError
+from forebay.core.tensors import Array
+from forebay.embedding.engine import EmbeddedEngine
+from forebay.models.signature import Signature
+from forebay.optimize.samples import Row, batch_of, length_of
+
+_ROWS: Final = 32
+_AT_ONCE: Final = 8
+_TIMEOUT_S: Final = 600.0
+
+
+class Answers(NamedTuple):
+    """All outputs by name, in the order of the rows, and how many rows a second that was."""
+
+    outputs: Mapping[str, Array]
+    rows_per_s: float
+
+
+def progress_bar() -> Progress:
+    """On stderr, gone at the end."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+async def answers_of(engine: EmbeddedEngine, name: str, rows: Sequence[Row], progress: Progress, told: str) -> Answers:
+    """Ask one model all rows, some at a time, near each other in length."""
+    task = progress.add_task(told, total=len(rows))
+    order = sorted(range(len(rows)), key=lambda place: length_of(rows[place]))
+    places = [order[begin : begin + _ROWS] for begin in range(0, len(order), _ROWS)]
+    limit = asyncio.Semaphore(_AT_ONCE)
+
+    async def ask(some: Sequence[int]) -> dict[str, Array]:
+        async with limit:
+            answer = await engine.infer(batch_of([rows[place] for place in some]), model=name, timeout_s=_TIMEOUT_S)
+        progress.advance(task, len(some))
+        return answer
+
+    began = time.monotonic()
+    parts = await asyncio.gather(*map(ask, places))
+    took_s = time.monotonic() - began
+    back = np.argsort(np.concatenate([np.asarray(some) for some in places]))
+    outputs = {output: np.concatenate([part[output] for part in parts])[back] for output in parts[0]}
+    return Answers(outputs, len(rows) / took_s)
+
+
+def check_alike(engine: EmbeddedEngine, one: str, other: str) -> None:
+    """Raises `SetupError` where two models differ in their inputs or outputs."""
+    told = [
+        ", ".join(f"{spec.name} {spec.datatype}{list(spec.row_shape)}" for spec in (*found.inputs, *found.outputs))
+        for found in (engine.signature(one), engine.signature(other))
+    ]
+    if told[0] != told[1]:
+        raise SetupError(
+            f"{other} has {told[1]}, and {one} has {told[0]}; both must have the same names, datatypes and shapes"
+        )
+
+
+def class_output(signature: Signature, answers: Mapping[str, Array], wanted: str | None) -> tuple[str, Form]:
+    """The output that holds a number for each class, and its form. Raises `SetupError`."""
+    found = find_class_output(signature, answers, wanted)
+    if found is None:
+        names = [spec.name for spec in signature.outputs]
+        raise SetupError(
+            f"{wanted or ', '.join(names)}: a cascade needs an output of one number for each class, probabilities or "
+            "logits, of shape [rows, classes]; the models have "
+            + ", ".join(f"{spec.name} {spec.datatype}{list(spec.row_shape)}" for spec in signature.outputs)
+        )
+    return found
+
+
+def find_class_output(
+    signature: Signature, answers: Mapping[str, Array], wanted: str | None
+) -> tuple[str, Form] | None:
+    """The same; None: there is none. Raises `SetupError` where there is no such output at all."""
+    names = [spec.name for spec in signature.outputs]
+    if wanted is not None and wanted not in names:
+        raise SetupError(f"--output {wanted}: the models have no such output; they have {', '.join(names)}")
+    for name in names if wanted is None else [wanted]:
+        form = form_of(answers[name])
+        if form is not None:
+            return name, form
+    return None

@@ -1,0 +1,153 @@
+"""`forebay cascade`: a teacher, a student and rows in; how sure the student must be to answer in its place out."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import msgspec
+import typer
+from rich.console import Console
+
+from forebay.agreement.confidence import Form, classes_of, confidence_of
+from forebay.cascade.policy import Calibration
+from forebay.cascade.threshold import Curve, NoThresholdError, TooFewRowsError, choose, curve
+from forebay.cli.answers import answers_of, check_alike, class_output, progress_bar
+from forebay.cli.curves import drawn, parse_share, pyplot
+from forebay.core.errors import SetupError
+from forebay.core.tensors import Array
+from forebay.embedding.engine import open_engine
+from forebay.optimize.samples import distinct, read_samples
+
+
+class Measured(NamedTuple):
+    """Both models' answers to the same rows. `output`, `form`: by what it is told how sure the student is."""
+
+    output: str
+    form: Form
+    confidences: Array
+    agrees: Array
+    student_name: str
+    teacher: str
+    student: str
+
+
+def cascade(
+    teacher: Annotated[
+        str, typer.Argument(help="The large model, as served: a model file, FILE.py:CLASS, or a folder.")
+    ],
+    student: Annotated[str, typer.Argument(help="The small one, with the same inputs and outputs.")],
+    samples: Annotated[
+        Path,
+        typer.Option(
+            help="Rows that the student was not trained with: .npz, .jsonl, .csv or .txt; labels are not used."
+        ),
+    ],
+    agreement: Annotated[
+        str, typer.Option(help="Share of all answers that must be of the same class as the teacher's.")
+    ] = "99%",
+    output: Annotated[
+        str | None, typer.Option(help="The output that holds probabilities or logits. Default: the first that does.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the calibration here, for the teacher's `cascade`.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write what the student answers, by threshold, as a picture.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the calibration as JSON.")] = False,
+) -> None:
+    """Find how sure a small model must be to answer in place of a large one.
+
+    Both models answer all rows. The threshold is the lowest at which the share of answers of the same class is kept,
+    with 95 % confidence, where the teacher answers what the student is not sure of. Then serve both: requests to the
+    teacher go to the student first.
+
+    Examples:
+
+      forebay cascade sentiment.py:Sentiment small/ --samples held-out.csv --agreement 99% --out cascade.json
+
+      forebay serve sentiment.py:Sentiment small/ --set sentiment.cascade=cascade.json
+    """
+    wanted = parse_share("--agreement", agreement)
+    if plot is not None:
+        pyplot()  # say that it is missing before the work, not after
+    measured = asyncio.run(_measure(teacher, student, samples, output))
+    found = curve(measured.confidences, measured.agrees)
+    if plot is not None:
+        _plot(found, wanted, plot)
+    try:
+        chosen = choose(found, wanted)
+    except (TooFewRowsError, NoThresholdError) as error:
+        raise SetupError(f"--samples {samples}: {error}") from None
+    calibration = Calibration(
+        student_name=measured.student_name,
+        threshold=chosen.threshold,
+        agreement=wanted,
+        upper_bound=chosen.upper_bound,
+        rows=found.rows,
+        answered=chosen.answered,
+        disagreed=chosen.disagreed,
+        output=measured.output,
+        form=measured.form,
+        teacher=measured.teacher,
+        student=measured.student,
+    )
+    document = msgspec.json.format(msgspec.json.encode(calibration)) + b"\n"
+    if out is not None:
+        try:
+            out.write_bytes(document)
+        except OSError as error:
+            raise SetupError(f"cannot write the calibration {out}: {error}") from None
+    if as_json:
+        typer.echo(document, nl=False)
+    else:
+        _print(calibration, found)
+
+
+async def _measure(teacher: str, student: str, samples: Path, output: str | None) -> Measured:
+    async with open_engine(teacher, student) as engine:
+        if len(engine.models) != 2:
+            named = ", ".join(engine.models)
+            raise SetupError(f"a cascade has a teacher and a student, and {teacher} and {student} hold {named}")
+        of_teacher, of_student = engine.models
+        check_alike(engine, of_teacher, of_student)
+        found = distinct(read_samples(samples, engine.signature(of_teacher), None))
+        with progress_bar() as progress:
+            one = await answers_of(engine, of_teacher, found.rows, progress, f"teacher {of_teacher}")
+            other = await answers_of(engine, of_student, found.rows, progress, f"student {of_student}")
+        chosen, form = class_output(engine.signature(of_teacher), other.outputs, output)
+        classes = [classes_of(answers.outputs[chosen], form) for answers in (one, other)]
+        return Measured(
+            output=chosen,
+            form=form,
+            confidences=confidence_of(other.outputs[chosen], form),
+            agrees=classes[0] == classes[1],
+            student_name=of_student,
+            teacher=engine.digest(of_teacher),
+            student=engine.digest(of_student),
+        )
+
+
+def _print(found: Calibration, points: Curve) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    of = f"output {found.output}, {found.form}"
+    console.print(f"threshold  [bold]{found.threshold:.4f}[/bold] (probability of the class chosen; {of})")
+    console.print(f"student    answers {found.answered} of {found.rows} rows ({found.answered / found.rows:.1%})")
+    console.print(
+        f"agreement  {1 - found.disagreed / found.rows:.2%} of all answers; at least {1 - found.upper_bound:.2%} with "
+        f"95 % confidence, {found.agreement:.4g} wanted"
+    )
+    last = points.points[-1]
+    console.print(f"without a teacher they would agree in {1 - last.disagreed / found.rows:.2%}")
+
+
+def _plot(found: Curve, agreement: float, path: Path) -> None:
+    shares = [point.answered / found.rows for point in found.points]
+    agreed = [1 - point.disagreed / found.rows for point in found.points]
+    bounds = [1 - point.upper_bound for point in found.points]
+    with drawn(path) as axes:
+        axes.plot(shares, agreed, color="seagreen", label="agreement")
+        axes.plot(shares, bounds, color="seagreen", ls=":", label="at least, with 95 % confidence")
+        axes.axhline(agreement, color="black", lw=0.8, ls="--", label="wanted")
+        low = max(0.0, min(agreement, *bounds) - 0.02)
+        axes.set(xlabel="share of rows that the student answers", ylabel="agreement with teacher", ylim=(low, 1.002))

@@ -1,0 +1,160 @@
+"""`forebay variants`: a model and faster forms of it in; how accurate and how fast each is out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from forebay.agreement.compare import Judge, same_rows
+from forebay.agreement.confidence import Form, classes_of
+from forebay.cli.answers import Answers, answers_of, check_alike, find_class_output, progress_bar
+from forebay.core.errors import SetupError
+from forebay.core.tensors import Array
+from forebay.embedding.engine import EmbeddedEngine, open_engine
+from forebay.models.signature import Signature
+from forebay.optimize.samples import Samples, distinct, read_samples
+from forebay.variants.policy import Measured, MeasuredVariant
+
+LEAST_ROWS: Final = 100
+LEAST_COSINE: Final = 0.99
+
+
+def variants(
+    model: Annotated[str, typer.Argument(help="The model itself, as served: a model file, or FILE.py:CLASS.")],
+    forms: Annotated[list[str], typer.Argument(help="Faster forms of it, with the same inputs and outputs.")],
+    samples: Annotated[
+        Path,
+        typer.Option(help="Rows that none was made with: .npz, .jsonl, .csv or .txt; with labels if any."),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(help="The output that is compared. Default: one of classes, else of numbers."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write what was found here, for the model's `variants`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+) -> None:
+    """Measure how accurate and how fast other forms of a model are, to let them answer under load.
+
+    With labels (the places of classes) accuracy is by these, else it is agreement with the model itself. Forms are put
+    in order, the most accurate first; one that is no faster than a more accurate one is left out.
+
+    Examples:
+
+      forebay variants net.onnx net-int8.onnx small.onnx --samples held-out.npz --out variants.json
+
+      forebay serve net.onnx net-int8.onnx small.onnx --set net.variants=variants.json
+    """
+    measured = asyncio.run(_measure(model, forms, samples, output))
+    document = msgspec.json.format(msgspec.json.encode(measured)) + b"\n"
+    if out is not None:
+        try:
+            out.write_bytes(document)
+        except OSError as error:
+            raise SetupError(f"cannot write {out}: {error}") from None
+    if as_json:
+        typer.echo(document, nl=False)
+    else:
+        _print(measured)
+
+
+async def _measure(model: str, forms: Sequence[str], samples: Path, output: str | None) -> Measured:
+    async with open_engine(model, *forms) as engine:
+        first, *others = engine.models
+        for other in others:
+            check_alike(engine, first, other)
+        signature = engine.signature(first)
+        found = distinct(read_samples(samples, signature, None))
+        if len(found) < LEAST_ROWS:
+            raise SetupError(
+                f"--samples {samples}: {len(found)} rows that differ say little; give {LEAST_ROWS} or more"
+            )
+        with progress_bar() as progress:
+            answers = {name: await answers_of(engine, name, found.rows, progress, name) for name in engine.models}
+        chosen, judge = _compared_by(signature, answers[first].outputs, output)
+        return _measured(engine, found, answers, first, chosen, judge)
+
+
+def _compared_by(signature: Signature, answers: Mapping[str, Array], wanted: str | None) -> tuple[str, Judge]:
+    """Raises `SetupError` where no output can be compared."""
+    found = find_class_output(signature, answers, wanted)
+    if found is not None and (wanted is not None or _is_class(signature, found)):
+        return found
+    for spec in signature.outputs if wanted is None else [one for one in signature.outputs if one.name == wanted]:
+        if answers[spec.name].dtype.kind == "f":
+            return spec.name, "vectors"
+    raise SetupError(f"{wanted or 'the outputs'}: variants are compared by an output of numbers, and there is none")
+
+
+def _is_class(signature: Signature, found: tuple[str, Form]) -> bool:
+    """Not every vector is a row of logits: one that is called so, or holds probabilities."""
+    name, form = found
+    return form == "probabilities" or any(word in name.lower() for word in ("logit", "score", "class", "prob"))
+
+
+def _measured(
+    engine: EmbeddedEngine, samples: Samples, answers: Mapping[str, Answers], first: str, chosen: str, judge: Judge
+) -> Measured:
+    right = answers[first].outputs[chosen]
+    labels = _labels(samples, judge, right)
+
+    def of(name: str) -> MeasuredVariant:
+        values = answers[name].outputs[chosen]
+        agreement = float(np.mean(same_rows(right, values, judge, LEAST_COSINE)))
+        accuracy = agreement
+        if labels is not None and judge != "vectors":
+            accuracy = float(np.mean(classes_of(values, judge) == labels))
+        return MeasuredVariant(
+            name=name,
+            digest=engine.digest(name),
+            accuracy=accuracy,
+            agreement=agreement,
+            rows_per_s=answers[name].rows_per_s,
+        )
+
+    itself = of(first)
+    kept: list[MeasuredVariant] = []
+    for one in sorted(map(of, engine.models[1:]), key=lambda one: -one.accuracy):
+        if one.rows_per_s > max([itself.rows_per_s, *(before.rows_per_s for before in kept)]):
+            kept.append(one)
+    if not kept:
+        raise SetupError(f"none is faster than {first}, which does {itself.rows_per_s:.0f} rows a second")
+    return Measured(
+        model=itself,
+        variants=tuple(kept),
+        rows=len(samples),
+        labelled=labels is not None,
+        output=chosen,
+        judge=judge,
+        least_cosine=LEAST_COSINE,
+    )
+
+
+def _labels(samples: Samples, judge: Judge, answers: Array) -> Array | None:
+    """The places of classes that the labels are; None: there are none, or they are none."""
+    if not samples.labels or judge == "vectors":
+        return None
+    try:
+        labels = np.array([int(label) for label in samples.labels])
+    except ValueError:
+        return None
+    classes = max(2, answers.reshape(len(answers), -1).shape[1])
+    return labels if labels.min() >= 0 and labels.max() < classes else None
+
+
+def _print(found: Measured) -> None:
+    console = Console(highlight=False)
+    what = "accuracy" if found.labelled else "agreement"
+    table = Table("", what, "agrees", "rows/s", "speed", box=None, pad_edge=False)
+    for one in (found.model, *found.variants):
+        speed = f"{one.rows_per_s / found.model.rows_per_s:.2f}x"
+        table.add_row(one.name, f"{one.accuracy:.2%}", f"{one.agreement:.2%}", f"{one.rows_per_s:.0f}", speed)
+    console.print(table)
+    console.print(f"{found.rows} rows, by output {found.output} ({found.judge})")

@@ -1,0 +1,1 @@
+"""A small, fast student that has learned to answer as a served model does."""

@@ -1,0 +1,88 @@
+"""The kinds of students by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from forebay.core.errors import SetupError
+from forebay.distill.students.port import Plan, Student, Subject
+
+KINDS: Final = ("static-embedding", "every-nth-layer", "cnn", "linear", "tree")
+_FACTORY = "FILE.py:FACTORY of a torch module"
+
+
+def check_kind(kind: str) -> None:
+    """Raises `SetupError` for what is no kind of student, before anything else is done."""
+    head, colon, _ = kind.rpartition(":")
+    if colon and head.endswith(".py"):
+        if not Path(head).is_file():
+            raise SetupError(f"--student {kind}: there is no file {head!r} (looked in {Path.cwd()})")
+        _check_torch(kind)
+        return
+    if kind not in KINDS:
+        raise SetupError(f"--student {kind}: there is no such student; there are {', '.join(KINDS)}, and {_FACTORY}")
+    if kind in ("static-embedding", "every-nth-layer", "cnn"):
+        _check_torch(kind)
+
+
+def _check_torch(kind: str) -> None:
+    if find_spec("torch") is None:
+        raise SetupError(
+            f"--student {kind} is trained by torch, which is not here; pip install 'forebay[torch,optimize]', or use "
+            "linear or tree, which need 'forebay[trees,optimize]'"
+        )
+
+
+def open_student(kind: str, subject: Subject, plan: Plan) -> Student:
+    """A student of this kind for this teacher. Raises `SetupError` where it does not suit it."""
+    makers: Mapping[str, Callable[[], Student]] = {
+        "static-embedding": lambda: _static(subject, plan),
+        "every-nth-layer": lambda: _layers(subject, plan),
+        "cnn": lambda: _convolution(subject, plan),
+        "linear": lambda: _linear(subject, plan),
+        "tree": lambda: _tree(subject, plan),
+    }
+    return makers[kind]() if kind in makers else _custom(kind, subject, plan)
+
+
+def _static(subject: Subject, plan: Plan) -> Student:
+    from forebay.distill.students.neural import NeuralStudent
+    from forebay.distill.students.static_embedding import StaticEmbedding
+
+    return NeuralStudent(StaticEmbedding(subject), subject, plan)
+
+
+def _layers(subject: Subject, plan: Plan) -> Student:
+    from forebay.distill.students.layers import FewerLayers
+    from forebay.distill.students.neural import NeuralStudent
+
+    return NeuralStudent(FewerLayers(subject, plan.every), subject, plan)
+
+
+def _convolution(subject: Subject, plan: Plan) -> Student:
+    from forebay.distill.students.convolution import Convolution
+    from forebay.distill.students.neural import NeuralStudent
+
+    return NeuralStudent(Convolution(subject), subject, plan)
+
+
+def _linear(subject: Subject, plan: Plan) -> Student:
+    from forebay.distill.students.classic import Linear
+
+    return Linear(subject, plan)
+
+
+def _tree(subject: Subject, plan: Plan) -> Student:
+    from forebay.distill.students.classic import Tree
+
+    return Tree(subject, plan)
+
+
+def _custom(kind: str, subject: Subject, plan: Plan) -> Student:
+    from forebay.distill.students.custom import Custom
+    from forebay.distill.students.neural import NeuralStudent
+
+    return NeuralStudent(Custom(kind, subject), subject, plan)

@@ -1,0 +1,198 @@
+"""A vector for each token and each pair of neighbours, their mean, and a small network on it: for classes of texts.
+
+Tokens come of a `tokenizer.json`, or of the words of the transfer set where there is none. The network is as in
+fastText (arXiv 1607.01759), with a hidden layer. Tokens that are rare in the transfer set mean nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forebay.core.errors import SetupError
+from forebay.core.tensors import Array, as_bytes
+from forebay.distill.students import text_model, words
+from forebay.distill.students.port import Module, Subject, described, is_text, needed, takes_tokens
+from forebay.models.signature import TensorSpec
+from forebay.optimize.samples import MASK, Row
+
+_WIDTH, _HIDDEN = 128, 128
+_LEAST_TOKEN, _LEAST_PAIR = 2, 3
+"""What occurs less often in the transfer set is not learned."""
+_PLACES = 1 << 17
+"""Where two neighbours fall; some fall together."""
+_FACTOR = 1_000_003
+_MOST_IDS = 1 << 22
+"""A larger id is no token of any vocabulary."""
+_DROPOUT = 0.3
+_LEFT_OUT = 0.2
+"""Share of tokens that are left out while it learns, each time others."""
+_IDS = "input_ids"
+
+
+class StaticEmbedding:
+    """See `Network`."""
+
+    def __init__(self, subject: Subject) -> None:
+        signature = subject.signature
+        self._subject, self._text = subject, is_text(signature)
+        if not self._text and not takes_tokens(signature):
+            raise SetupError(
+                f"--student static-embedding is for texts (one BYTES input) or tokens (input_ids); the teacher takes "
+                f"{described(signature)}; use cnn, linear or tree, or file.py:factory"
+            )
+        self.about, self.rate, self.batch, self.epochs = "", 1e-3, 64, 15
+        axis = (-1,)
+        tokens = (TensorSpec(_IDS, "INT64", axis), TensorSpec(MASK, "INT64", axis))
+        self.tensors: Sequence[TensorSpec] = tokens if self._text else signature.inputs
+        self._tokenizer: Any = None
+
+    def made(self, rows: Sequence[Row]) -> Module:
+        """See `Network.made`."""
+        if self._text:
+            self._tokenizer = self._opened(rows)
+        found = seen([_used(row) for row in self.prepare(rows)])
+        if not found.token_count:
+            raise SetupError(
+                f"no token occurs {_LEAST_TOKEN} times in the transfer set; give more rows, or look at the tokenizer"
+            )
+        self.about = (
+            f"{found.token_count:,} tokens and {found.pair_count:,} pairs, {_WIDTH} numbers each; {_HIDDEN} hidden"
+        )
+        return _module(found, self._subject.target.width, [spec.name for spec in self.tensors])
+
+    def prepare(self, rows: Sequence[Row]) -> list[Row]:
+        """See `Network.prepare`."""
+        if not self._text:
+            return list(rows)
+        texts = [_text_of(row) for row in rows]
+        found = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [_row(encoding.ids) for encoding in found]
+
+    def write(self, folder: Path, graph: str) -> str:
+        """See `Network.write`."""
+        if not self._text:
+            return graph
+        inner = folder / text_model.GRAPH_FILE
+        shutil.move(folder / graph, inner)
+        self._tokenizer.save(str(folder / text_model.TOKENIZER_FILE))
+        return text_model.write(folder, self._subject, self.tensors)
+
+    def _opened(self, rows: Sequence[Row]) -> Any:
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise needed("static-embedding", "torch,text,optimize", error) from None
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        file = self._subject.tokenizer
+        if file is None:
+            tokenizer = words.tokenizer_of([_text_of(row) for row in rows])
+        else:
+            try:
+                tokenizer = tokenizers.Tokenizer.from_file(str(file))
+            except Exception as error:  # the library raises plain Exception
+                raise SetupError(f"--tokenizer {file}: {error}") from None
+        tokenizer.enable_truncation(self._subject.max_tokens)
+        tokenizer.no_padding()
+        return tokenizer
+
+
+def _text_of(row: Row) -> str:
+    (value,) = row.values()
+    return as_bytes(value.reshape(-1)[0]).decode("utf-8", "replace")
+
+
+def _row(ids: Sequence[int]) -> Row:
+    """A text without a token is one that is masked: a tensor has no axis of 0."""
+    found = np.array(ids or [0], np.int64)
+    return {_IDS: found, MASK: np.full(len(found), 1 if ids else 0, np.int64)}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the transfer set has often enough to learn from. `tokens`: id to place, from 1 on; the last entry, for all
+    other ids, is 0. `pairs`: from where two places fall to their row; 0: they are not learned.
+    """
+
+    tokens: Array
+    pairs: Array
+
+    @property
+    def token_count(self) -> int:
+        """So many have a vector."""
+        return int(self.tokens.max(initial=0))
+
+    @property
+    def pair_count(self) -> int:
+        """So many have a vector."""
+        return int(self.pairs.max(initial=0))
+
+
+def seen(texts: Sequence[Array]) -> _Seen:
+    """What is learned of these texts, given as ids. Tokens and pairs that are rare teach only which text this is."""
+    ids = [text[(text >= 0) & (text < _MOST_IDS)] for text in texts]
+    counts = np.bincount(np.concatenate(ids)) if ids else np.zeros(0, np.int64)
+    tokens = _numbered(np.append(counts, 0) >= _LEAST_TOKEN)
+    places = np.zeros(_PLACES + 1, np.int64)
+    for text in ids:
+        here = tokens[text]
+        first, second = here[:-1], here[1:]
+        both = (first > 0) & (second > 0)
+        np.add.at(places, (first[both] * _FACTOR + second[both]) % _PLACES + 1, 1)
+    return _Seen(tokens, _numbered(places >= _LEAST_PAIR))
+
+
+def _numbered(kept: Array) -> Array:
+    """1, 2, ... for those that are kept, 0 for the others."""
+    return np.where(kept, np.cumsum(kept), 0).astype(np.int64)
+
+
+def _used(row: Row) -> Array:
+    ids = np.asarray(row[_IDS], np.int64)
+    return ids[np.asarray(row[MASK]) > 0] if MASK in row else ids
+
+
+def _module(found: _Seen, width: int, names: Sequence[str]) -> Module:
+    """A module for these tokens and pairs."""
+    import torch
+
+    has_mask, unknown = MASK in names, len(found.tokens) - 1
+
+    class Bag(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("tokens", torch.from_numpy(found.tokens))
+            self.register_buffer("together", torch.from_numpy(found.pairs))
+            self.words = torch.nn.Embedding(found.token_count + 1, _WIDTH, padding_idx=0, sparse=True)
+            self.pairs = torch.nn.Embedding(found.pair_count + 1, _WIDTH, padding_idx=0, sparse=True)
+            with torch.no_grad():
+                self.words.weight.mul_(0.1)
+                self.pairs.weight.zero_()
+            self.drop = torch.nn.Dropout(_DROPOUT)
+            self.straight = torch.nn.Linear(_WIDTH, width)
+            self.hidden = torch.nn.Linear(_WIDTH, _HIDDEN)
+            self.last = torch.nn.Linear(_HIDDEN, width)
+
+        def forward(self, **tensors: Any) -> Any:
+            ids = tensors[_IDS].long()
+            flat = ids.reshape(-1)
+            flat = torch.where((flat >= 0) & (flat < unknown), flat, unknown)
+            here = self.tokens.index_select(0, flat).reshape(ids.shape)
+            if has_mask:
+                here = here * (tensors[MASK] > 0).long()
+            if self.training:
+                here = here * (torch.rand(here.shape) >= _LEFT_OUT).long()
+            after = torch.cat([here[:, 1:], torch.zeros_like(here[:, :1])], dim=1)
+            places = torch.where((here > 0) & (after > 0), (here * _FACTOR + after) % _PLACES + 1, 0)
+            pairs = self.together.index_select(0, places.reshape(-1)).reshape(ids.shape)
+            total = (self.words(here) + self.pairs(pairs)).sum(dim=1)
+            x = self.drop(total / (here > 0).sum(dim=1, keepdim=True).clamp_min(1).float())
+            return self.straight(x) + self.last(self.drop(torch.relu(self.hidden(x))))
+
+    return Bag()

@@ -1,0 +1,185 @@
+"""What is learned of a teacher: one of its outputs, and how its numbers are meant. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from forebay.core.errors import SetupError
+from forebay.core.tensors import Array
+from forebay.models.signature import TensorSpec
+
+Form = Literal["probabilities", "logits", "vectors", "numbers"]
+"""`probabilities`, `logits`: one number a class. `vectors`: an embedding. `numbers`: quantities."""
+
+Task = Literal["auto", "classes", "vectors", "numbers"]
+
+_FLOATS = ("FP16", "FP32", "FP64")
+_WHOLE = ("INT64", "INT32")
+_CLASS_WORDS = ("logit", "prob", "score", "class")
+_SUM_TOLERANCE = 1e-3
+_MOST_CLASSES = 64
+"""An output of more numbers, without labels and a name that says so, is taken for an embedding."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """`index`: an output that is the place of the highest value of this one, which the student answers too, before
+    it or behind it as the teacher does.
+    """
+
+    spec: TensorSpec
+    form: Form
+    width: int
+    classes: tuple[str, ...] = ()
+    unit: bool = False
+    """Vectors have length 1."""
+    index: TensorSpec | None = None
+    index_first: bool = False
+    mean: float = 0.0
+    spread: float = 1.0
+    """Of numbers: a student learns them with mean 0 and spread 1."""
+
+    @property
+    def name(self) -> str:
+        """The output's."""
+        return self.spec.name
+
+    @property
+    def scalar(self) -> bool:
+        """Whether a row has one number without an axis."""
+        return self.spec.row_shape == ()
+
+    @property
+    def by_class(self) -> bool:
+        """Whether there are classes."""
+        return self.form in ("probabilities", "logits")
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the student answers, in the teacher's order."""
+        if self.index is None:
+            return (self.spec,)
+        return (self.index, self.spec) if self.index_first else (self.spec, self.index)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user said of the output. `classes`: their names in the order of the output."""
+
+    output: str | None = None
+    task: Task = "auto"
+    classes: tuple[str, ...] = ()
+
+
+def find_target(
+    outputs: Sequence[TensorSpec], answers: Mapping[str, Array], wanted: Wanted, labels: Sequence[str] = ()
+) -> Target:
+    """The target for these answers, by output [rows, ...]. Raises `SetupError` for an output that cannot be learned."""
+    spec = _chosen(outputs, wanted.output)
+    width = 1 if spec.row_shape == () else int(answers[spec.name].shape[1])
+    values = np.asarray(answers[spec.name], np.float64).reshape(-1, width)
+    form = _form(spec, values, wanted, labels)
+    index = _index_of(spec, values, outputs, answers) if wanted.output is None and width > 1 else None
+    others = [one.name for one in outputs if one not in (spec, index)]
+    if others and wanted.output is None:
+        raise SetupError(
+            f"the teacher also answers {', '.join(others)}, which does not follow from {spec.name!r}; a student of one "
+            f"output is made with --output {spec.name}"
+        )
+    if form == "numbers":
+        spread = float(values.std()) or 1.0
+        return Target(spec, form, width, mean=float(values.mean()), spread=spread)
+    unit = form == "vectors" and bool(np.allclose(np.linalg.norm(values, axis=1), 1.0, atol=1e-3))
+    classes = wanted.classes or tuple(str(place) for place in range(width)) if form != "vectors" else ()
+    if classes and len(classes) != width:
+        raise SetupError(f"--classes names {len(classes)}, and {spec.name!r} has {width} numbers; name each, in order")
+    names = [one.name for one in outputs]
+    first = index is not None and names.index(index.name) < names.index(spec.name)
+    return Target(spec, form, width, classes, unit, index, first)
+
+
+def _chosen(outputs: Sequence[TensorSpec], wanted: str | None) -> TensorSpec:
+    names = [spec.name for spec in outputs]
+    if wanted is not None and wanted not in names:
+        raise SetupError(f"--output {wanted}: the teacher has no such output; it has {', '.join(names)}")
+    fits = [spec for spec in outputs if spec.datatype in _FLOATS and len(spec.row_shape) <= 1]
+    found = next((spec for spec in fits if wanted in (None, spec.name)), None)
+    if found is None:
+        told = ", ".join(f"{spec.name} {spec.datatype}{list(spec.row_shape)}" for spec in outputs)
+        raise SetupError(
+            f"{'--output ' + wanted + ': it' if wanted else 'no output of the teacher'} "
+            f"{'is no' if wanted else 'is a'} row of numbers, which is what students learn; the teacher has {told}"
+        )
+    return found
+
+
+def _form(spec: TensorSpec, values: Array, wanted: Wanted, labels: Sequence[str]) -> Form:
+    width = values.shape[1]
+    shares = bool((values >= 0).all() and np.allclose(values.sum(axis=1), 1.0, atol=_SUM_TOLERANCE))
+    by_class: Form = "probabilities" if shares else "logits"
+    if wanted.task == "classes" or wanted.classes:
+        if width < 2:
+            raise SetupError(
+                f"--task classes: {spec.name!r} is one number a row, not one a class; leave the option away"
+            )
+        return by_class
+    if wanted.task != "auto":
+        return wanted.task
+    if width == 1:
+        return "numbers"
+    named = any(word in spec.name.lower() for word in _CLASS_WORDS)
+    indices = {str(place) for place in range(width)}
+    if shares or named or (labels and set(labels) <= indices):
+        return by_class
+    unit = bool(np.allclose(np.linalg.norm(values, axis=1), 1.0, atol=1e-3))
+    return "vectors" if unit or width > _MOST_CLASSES else by_class
+
+
+def _index_of(
+    spec: TensorSpec, values: Array, outputs: Sequence[TensorSpec], answers: Mapping[str, Array]
+) -> TensorSpec | None:
+    """An output of whole numbers that says where the highest value is, in every answer."""
+    for one in outputs:
+        if one.datatype in _WHOLE and one.row_shape == ():
+            said = np.asarray(answers[one.name]).reshape(-1)
+            if np.array_equal(said, values.argmax(axis=1)):
+                return one
+    return None
+
+
+def softmax(values: Array) -> Array:
+    """Rows of logits as probabilities, float64."""
+    shifted = np.asarray(values, np.float64)
+    shifted = np.exp(shifted - shifted.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+
+
+def log_of(probabilities: Array) -> Array:
+    """Logits that give these probabilities; what is 0 is taken for very small."""
+    return np.log(np.clip(np.asarray(probabilities, np.float64), 1e-7, None))
+
+
+def probabilities_of(target: Target, values: Array) -> Array:
+    """Answers [rows, classes] as probabilities."""
+    return np.asarray(values, np.float64) if target.form == "probabilities" else softmax(values)
+
+
+def logits_of(target: Target, values: Array) -> Array:
+    """Answers [rows, classes] as logits."""
+    return log_of(values) if target.form == "probabilities" else np.asarray(values, np.float64)
+
+
+def finished(target: Target, raw: Array) -> Array:
+    """A student's raw values [rows, width] as the output means them, float32: what a graph does at its end."""
+    values = np.asarray(raw, np.float64)
+    if target.form == "probabilities":
+        values = softmax(values)
+    elif target.form == "numbers":
+        values = values * target.spread + target.mean
+    elif target.unit:
+        values = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    return values.astype(np.float32)

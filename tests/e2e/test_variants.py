@@ -1,0 +1,132 @@
+"""Variants as a stranger sets them up: measured by one command, answering under load, never below the floor."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from tests.e2e.server import MODELS, Served, eventually, quick, run_once, serving
+
+LARGE, FAST, FASTEST = (f"{MODELS / 'varied.py'}:{name}" for name in ("Large", "Fast", "Fastest"))
+NAMES = {1: "large", 2: "fast", 3: "fastest"}
+
+
+def points(rows: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).normal(0, 1, (rows, 2)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that the command wrote."""
+    folder = tmp_path_factory.mktemp("measured")
+    np.savez(folder / "points.npz", x=points(300))
+    ran = run_once(folder, "variants", LARGE, FASTEST, FAST, "--samples", "points.npz", "--out", "variants.json")
+    assert ran.returncode == 0, ran.stderr
+    assert "300 rows, by output p (probabilities)" in ran.stdout
+    return folder / "variants.json"
+
+
+def test_the_most_accurate_stands_first(measured: Path) -> None:
+    found = json.loads(measured.read_bytes())
+    names = [one["name"] for one in found["variants"]]
+    assert (found["model"]["name"], found["model"]["accuracy"], names) == ("large", 1.0, ["fast", "fastest"])
+    assert [one["accuracy"] for one in found["variants"]] == pytest.approx([0.97, 0.71], abs=0.06)
+    rates = [found["model"]["rows_per_s"], *(one["rows_per_s"] for one in found["variants"])]
+    assert rates == sorted(rates)
+
+
+def test_with_labels_accuracy_is_by_them(tmp_path: Path) -> None:
+    x = points(200)
+    angle = np.arctan2(x[:, 1], x[:, 0]) + np.pi + 0.06  # as the fast one says
+    np.savez(tmp_path / "labelled.npz", x=x, labels=(angle / (2 * np.pi / 3)).astype(int) % 3)
+    ran = run_once(tmp_path, "variants", LARGE, FAST, "--samples", "labelled.npz", "--json")
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert (found["labelled"], found["variants"][0]["accuracy"]) == (True, 1.0)
+    assert found["model"]["accuracy"] == found["variants"][0]["agreement"] < 1.0
+
+
+@pytest.fixture
+def served(measured: Path, tmp_path: Path) -> Iterator[Served]:
+    settings = (
+        f"variants={measured}",
+        "variant_min_accuracy=0.9",
+        "variant_up_after_s=0.5",
+        "variant_shadow_rate=0",
+        "slo_ms=300",
+        "cache=exact",
+    )
+    arguments = [part for setting in settings for part in ("--set", f"large.{setting}")]
+    with serving(tmp_path, *quick(LARGE, FAST, FASTEST), *arguments) as served:
+        yield served
+
+
+def by(answer: httpx.Response) -> str:
+    """Who answered, by the row and by the header."""
+    assert answer.status_code == 200, answer.text
+    outputs = {output["name"]: output["data"] for output in answer.json()["outputs"]}
+    name = NAMES[outputs["by"][0]]
+    if answer.headers["x-cache"] == "miss":
+        assert answer.headers["x-model-variant"] == name
+    return name
+
+
+def ask(served: Served, row: Any, **parameters: Any) -> httpx.Response:
+    return served.infer("large", [np.asarray(row).tolist()], **parameters)
+
+
+def test_under_load_the_faster_one_answers_but_none_below_the_floor(served: Served) -> None:
+    assert by(ask(served, [1.0, 1.0])) == "large"
+    rows = np.random.default_rng(2).normal(0, 1, (900, 2))
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda row: ask(served, row), rows))
+    who = Counter(by(answer) for answer in answers if answer.status_code == 200)
+    assert who["fast"] > 300, who
+    assert who["fastest"] == 0
+    assert served.logged("model large steps down: fast answers")
+    eventually(lambda: by(ask(served, np.random.default_rng().normal(0, 1, 2))) == "large", "it answers again")
+    assert served.logged("model large steps up: large answers")
+    # What a variant has said is not served as the model's own, nor the other way round.
+    assert {by(ask(served, row)) for row in rows[-5:]} == {"large"}
+    assert ask(served, [1.0, 1.0]).headers["x-cache"] == "exact"
+
+
+def test_who_names_one_gets_that_one(served: Served) -> None:
+    assert by(ask(served, [0.5, 0.5], variant="fast")) == "fast"
+    assert by(ask(served, [0.5, 0.5], variant="large")) == "large"
+    refused = ask(served, [0.5, 0.5], variant="fastest")
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_request")
+    assert "of 'large' there are large, fast" in refused.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([LARGE, FAST, "--samples", "few.npz"], "20 rows that differ say little; give 100 or more"),
+        ([LARGE, FAST, "--samples", "points.npz", "--output", "q"], "--output q: the models have no such output"),
+        ([LARGE, FAST, "--samples", "points.npz", "--output", "by"], "compared by an output of numbers"),
+        ([FASTEST, LARGE, "--samples", "points.npz"], "none is faster than fastest"),
+        ([LARGE, f"{MODELS / 'plain.py'}:Echo", "--samples", "points.npz"], "both must have the same names"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_in_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
+    np.savez(tmp_path / "few.npz", x=points(20))
+    np.savez(tmp_path / "points.npz", x=points(100))
+    ran = run_once(tmp_path, "variants", *arguments)
+    assert ran.returncode != 0
+    assert said in ran.stderr, ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_floor_that_none_keeps_stops_the_start(measured: Path, tmp_path: Path) -> None:
+    settings = ["--set", f"large.variants={measured}", "--set", "large.variant_min_accuracy=0.999"]
+    ran = run_once(tmp_path, "serve", LARGE, FAST, FASTEST, *settings, "--port", "0")
+    assert ran.returncode != 0
+    assert "no variant keeps variant_min_accuracy = 0.999: fast has 0.9" in ran.stderr + ran.stdout

@@ -1,0 +1,88 @@
+"""`forebay distill`: what it shows while it works, and words that are refused before a teacher is opened."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from forebay.cli.distill_progress import DistillProgress
+from forebay.cli.main import app
+from forebay.core.errors import SetupError
+from forebay.distill.report import Epoch
+
+
+def epoch(number: int, agreement: float) -> Epoch:
+    return Epoch(number=number, loss=1 / number, held_out_loss=2 / number, agreement=agreement, seconds=0.5, note="")
+
+
+def test_a_terminal_shows_rows_a_second_and_the_curves() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=160, color_system=None)
+    with DistillProgress(console) as progress:
+        progress.says("asking sent about 2,000 rows")
+        progress.asking(500, 2000, 250.0)
+        progress.refresh()
+        progress.says("training static-embedding on 1,800 rows")
+        for number, agreement in enumerate((0.5, 0.75, 1.0, 0.875), 1):
+            progress.epoch(epoch(number, agreement))
+        progress.refresh()
+    shown = screen.getvalue()
+    for told in (
+        "500 of 2,000 rows, 250 rows/s, 6 s left",
+        "▁▅█▇",
+        "87.50%, best 100.00%",
+        "epoch 3: loss 0.3333, held out 0.6667, agreement 100.00%",
+    ):
+        assert told in shown, told
+
+
+def test_without_a_terminal_every_epoch_is_a_line() -> None:
+    screen = io.StringIO()
+    with DistillProgress(Console(file=screen, width=160)) as progress:
+        progress.says("asking sent about 2,000 rows")
+        progress.asking(0, 2000, 0.0)
+        progress.asking(2000, 2000, 250.0)
+        progress.epoch(epoch(1, 0.5))
+    assert screen.getvalue().splitlines() == [
+        "asking sent about 2,000 rows",
+        "2,000 of 2,000 rows asked, 250 rows/s",
+        "epoch 1: loss 1.0000, held out 2.0000, agreement 50.00%, 0.5 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "name the TEACHER, as for forebay serve, or a file of its answers: --teacher-outputs FILE"),
+        (("t.onnx",), "there are no rows to learn from; write --samples FILE or --from-log NAME"),
+        (("t.onnx", "--samples", "x.npz", "--from-log", "t"), "both --samples and --from-log are given"),
+        (("t.onnx", "--samples", "none.npz"), "--samples none.npz: there is no such file"),
+        (
+            ("--teacher-outputs", "x.npz", "--samples", "x.npz"),
+            "holds the rows and their answers; leave --samples away",
+        ),
+        (("t.onnx", "--samples", "x.npz", "--tenant", "a"), "--tenant a goes with --from-log NAME"),
+        (("t.onnx", "--samples", "x.npz", "--student", "oak"), "--student oak: there is no such student"),
+        (("t.onnx", "--samples", "x.npz", "--loss", "hinge=1"), "--loss hinge=1: there is no loss 'hinge'"),
+        (("t.onnx", "--samples", "x.npz", "--temperature", "0"), "--temperature 0: must be a number above 0"),
+        (("t.onnx", "--samples", "x.npz", "--held-out", "1"), "--held-out 1: write a share between 0 and 1"),
+        (("t.onnx", "--samples", "x.npz", "--epochs", "0"), "--epochs 0: must be 1 or more"),
+        (("t.onnx", "--samples", "x.npz", "--min-agreement", "90"), "--min-agreement 90: write a share"),
+        (("t.onnx", "--samples", "x.npz", "--classes", "a,a"), "--classes a,a: write two names or more, each once"),
+        (("t.onnx", "--samples", "x.npz", "--name", "a b"), "--name a b: it may have letters"),
+        (("t.onnx", "--samples", "x.npz", "--student", "linear"), "there is no file 't.onnx'"),
+    ],
+)
+def test_a_bad_word_is_one_line_with_its_mend(
+    words: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.npz").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("forebay.cli.distill.give_way", lambda: None)  # the tests' own process stays what it is
+    ended = CliRunner().invoke(app, ["distill", *words])
+    assert isinstance(ended.exception, SetupError), ended.output
+    assert told in ended.exception.message

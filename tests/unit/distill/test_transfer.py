@@ -1,0 +1,162 @@
+"""Rows and where they come from: files, the request log, a file of answers; and how they are parted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.unit.distill.lessons import linear_answers, numbers, part, target, texts
+
+from forebay.core.errors import SetupError
+from forebay.distill.augment import made_up
+from forebay.distill.teacher import key_of
+from forebay.distill.transfer import (
+    Transfer,
+    from_file,
+    from_log,
+    from_outputs,
+    labels_as_places,
+    shown,
+    split,
+)
+from forebay.models.signature import Signature, TensorSpec
+from forebay.request_log.row import Origin, Row, body_of, encode
+from forebay.request_log.segment import framed, opening
+
+TEXT = Signature((TensorSpec("text", "BYTES", (1,)),), (TensorSpec("y", "FP32", (2,)),))
+
+
+def test_a_file_of_texts_is_read_and_equal_ones_count_once(tmp_path: Path) -> None:
+    (tmp_path / "texts.csv").write_text("text,label\nyes,1\nno,0\nyes,1\n")
+    found = from_file(tmp_path / "texts.csv", TEXT, None)
+    assert ([shown(row) for row in found.rows], found.labels, found.duplicates) == (["yes", "no"], ["1", "0"], 1)
+    assert found.rows[0]["text"].tolist() == [b"yes"]
+
+
+def log_of(folder: Path, rows: list[tuple[str, list[float], str]]) -> Path:
+    """A request log of `text` to `y` as a server writes it: text, answer, digest of who answered."""
+    below = folder / "anonymous"
+    below.mkdir(parents=True)
+    for number, (text, answer, digest) in enumerate(rows):
+        row = Row(float(number), texts([text])[0], {"y": np.array(answer, np.float32)})  # type: ignore[arg-type]
+        key = number.to_bytes(16, "big")
+        content = opening(Origin("m", "1", digest, "anonymous")) + framed(key, encode(body_of(row)))
+        (below / f"{number:014d}-00000000-1-aa.rows").write_bytes(content)
+    return folder
+
+
+def test_the_log_gives_all_rows_and_the_answers_of_this_teacher_only(tmp_path: Path) -> None:
+    folder = log_of(tmp_path / "m", [("a", [1, 2], "now"), ("b", [3, 4], "before"), ("c", [5, 6], "now")])
+    found = from_log(folder, "m", TEXT, "now", None)
+    assert [shown(row) for row in found.rows] == ["a", "b", "c"]
+    answers: dict[str, Any] = {shown(row): found.known.get(key_of(row)) for row in found.rows}
+    assert answers["b"] is None
+    assert (answers["a"]["y"].tolist(), answers["c"]["y"].tolist()) == ([1.0, 2.0], [5.0, 6.0])
+    assert found.source == "the request log of m"
+
+
+def test_logged_rows_that_do_not_fit_the_model_as_it_is_now_are_passed_over(tmp_path: Path) -> None:
+    folder = log_of(tmp_path / "m", [("a", [1, 2], "now")])
+    other = Signature((TensorSpec("x", "FP32", (3,)),), TEXT.outputs)
+    found = from_log(folder, "m", other, "now", None)
+    assert (found.rows, found.passed_over) == ([], 1)
+
+
+def test_a_file_of_answers_tells_the_teachers_signature(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "logged.npz",
+        allow_pickle=False,
+        **{
+            "text": np.array([["yes"], ["no"], ["yes"]]),
+            "output.y": np.array([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]], np.float32),
+            "_at": np.zeros(3),
+        },
+    )
+    signature, found = from_outputs(tmp_path / "logged.npz")
+    assert signature == TEXT
+    assert ([shown(row) for row in found.rows], found.duplicates) == (["yes", "no"], 1)
+    assert found.known[key_of(found.rows[1])]["y"].tolist() == [3.0, 4.0]
+
+
+def test_what_a_table_filled_up_is_cut_off_again(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "logged.npz",
+        allow_pickle=False,
+        **{
+            "ids": np.array([[7, 8, 0], [5, 6, 4]]),
+            "_shape.ids": np.array([[2], [3]]),
+            "output.y": np.zeros((2, 2), np.float32),
+            "labels": np.array([1, 0]),
+        },
+    )
+    signature, found = from_outputs(tmp_path / "logged.npz")
+    assert signature.inputs == (TensorSpec("ids", "INT64", (-1,)),)
+    assert ([row["ids"].tolist() for row in found.rows], found.labels) == ([[7, 8], [5, 6, 4]], ["1", "0"])
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "told"),
+    [
+        ("a.npz", {"x": np.zeros((3, 2))}, r"holds x \[3, 2\]; it should be a .npz"),
+        ("a.npz", {"x": np.zeros((3, 2)), "output.y": np.zeros((4, 2))}, "it should be a .npz"),
+        ("a.npz", {"x": np.zeros((2, 2)), "output.y": np.zeros((2, 2)), "labels": np.zeros(3)}, "3 labels for 2 rows"),
+        ("a.jsonl", {}, ".jsonl is not taken; it should be a .npz"),
+        ("b.npz", None, "No such file"),
+    ],
+)
+def test_a_file_that_holds_no_answers_is_told_what_it_should(
+    tmp_path: Path, name: str, arrays: dict[str, Any] | None, told: str
+) -> None:
+    if arrays is not None:
+        with (tmp_path / name).open("wb") as file:
+            np.savez(file, **arrays)
+    with pytest.raises(SetupError, match=told):
+        from_outputs(tmp_path / name)
+
+
+def test_labels_are_places_or_names_of_classes() -> None:
+    of = target("logits", 2)
+    assert labels_as_places(["1", "0"], of, "f.csv").tolist() == [1, 0]
+    named = target("logits", 3)
+    named = type(named)(named.spec, named.form, named.width, ("ham", "spam", "2"))
+    assert labels_as_places(["spam", "0", "2"], named, "f.csv").tolist() == [1, 0, 2]
+    with pytest.raises(SetupError, match=r"f.csv: the label 'good' is no class of 'y'.*--classes A,B"):
+        labels_as_places(["good"], of, "f.csv")
+
+
+def test_the_three_parts_share_no_row_and_come_of_the_seed() -> None:
+    rows = numbers(200)
+    whole, transfer = part(rows, linear_answers(rows)), Transfer("f.npz", "", rows)
+    train, stop, test = split(transfer, whole, 0.2, 0, tested_apart=False)
+    assert test is not None
+    assert (len(train), len(stop), len(test)) == (160, 20, 20)
+    assert len({key_of(row) for one in (train, stop, test) for row in one.rows}) == 200
+    again, other = (
+        split(transfer, whole, 0.2, 0, tested_apart=False),
+        split(transfer, whole, 0.2, 1, tested_apart=False),
+    )
+    assert np.array_equal(again[0].wanted, train.wanted)
+    assert not np.array_equal(other[0].wanted, train.wanted)
+    train, stop, none = split(transfer, whole, 0.2, 0, tested_apart=True)
+    assert (len(train), len(stop), none) == (160, 40, None)
+
+
+def test_too_few_rows_are_told_with_their_file() -> None:
+    rows = numbers(20)
+    with pytest.raises(SetupError, match=r"f.npz holds 20 rows that differ.*at least 32"):
+        split(Transfer("f.npz", "", rows), part(rows, linear_answers(rows)), 0.1, 0, tested_apart=False)
+
+
+def test_texts_are_made_of_texts_and_of_nothing_else() -> None:
+    rows = texts(["the river rose overnight and flooded the fields", "one", ""])
+    found = [shown(row) for row in made_up(rows, 20, seed=0)]
+    words = shown(rows[0]).split()
+    assert len(found) == 20
+    for text in found:
+        kept = iter(words)
+        assert text
+        assert all(word in kept for word in text.split()), text  # in the same order
+    assert [shown(row) for row in made_up(rows, 20, seed=0)] == found
+    assert [shown(row) for row in made_up(rows, 20, seed=1)] != found
