@@ -85,10 +85,10 @@ class Caller:
 
 def test_what_is_measured_takes_over_without_a_failed_request_and_is_remembered(tmp_path: Path) -> None:
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
-    with serving(first, *auto(*model("sized.py", "Threaded"))) as served:
-        with Caller(served, "threaded") as caller:
-            assert threads(served, "threaded") == 1, "it serves with the default at once"
-            found = settled(served, "threaded")
+    with serving(first, *auto(*model("sized.py", "Steep"))) as served:
+        with Caller(served, "steep") as caller:
+            assert threads(served, "steep") == 1, "it serves with the default at once"
+            found = settled(served, "steep")
             best = int(found["tuning_chosen"].split("x")[1])
             assert best > 1, served.output
             assert f"{CORES}x1=" in found["tuning_rows_per_s"], "the default was measured too"
@@ -96,7 +96,7 @@ def test_what_is_measured_takes_over_without_a_failed_request_and_is_remembered(
         eventually(lambda: len(served.instances()) == 1, "the old processes have ended")
         asked = len(caller.seen) + 1
         statistics = served.http.get("/v2/models/threaded/stats").json()["model_stats"][0]
-        counted = served.metric("forebay_requests_total", "threaded"), statistics["inference_count"]
+        counted = served.metric("forebay_requests_total", "steep"), statistics["inference_count"]
         assert counted == (asked, asked), "counts go on, and hold nothing of the measuring"
         assert served.logged(MEASURING)
         assert served.logged("serves it best")
@@ -105,8 +105,8 @@ def test_what_is_measured_takes_over_without_a_failed_request_and_is_remembered(
     for folder in (second, third):
         folder.mkdir()
     shutil.copytree(first / ".forebay", second / ".forebay")
-    with serving(second, *auto(*model("sized.py", "Threaded"))) as served:
-        assert (threads(served, "threaded"), told(served, "threaded")) == (best, found)
+    with serving(second, *auto(*model("sized.py", "Steep"))) as served:
+        assert (threads(served, "steep"), told(served, "steep")) == (best, found)
         assert not served.logged(MEASURING)
     # What was measured may be shipped beside the model.
     (kept,) = (first / ".forebay" / "latency").iterdir()
@@ -114,8 +114,8 @@ def test_what_is_measured_takes_over_without_a_failed_request_and_is_remembered(
     for file in ("sized.py", "__init__.py"):
         if (source := Path(model(file, "x")[0].rpartition(":")[0])).exists():
             shutil.copy(source, third / file)
-    with serving(third, *auto("sized.py:Threaded")) as served:
-        assert (threads(served, "threaded"), told(served, "threaded")) == (best, found)
+    with serving(third, *auto("sized.py:Steep")) as served:
+        assert (threads(served, "steep"), told(served, "steep")) == (best, found)
 
 
 @pytest.mark.parametrize(

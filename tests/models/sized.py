@@ -24,6 +24,19 @@ class Threaded(forebay.Model):
         return np.full_like(x, self.threads)
 
 
+class Steep(forebay.Model):
+    """Twice the threads, eight times as fast: what a slow machine adds to each call does not turn that round."""
+
+    max_batch_rows = 1
+    inputs = {"x": ("FP32", [1])}
+    outputs = {"threads": ("FP32", [1])}
+
+    def predict(self, x: Array) -> Array:
+        """`x`: float32 [rows, 1]."""
+        time.sleep(0.04 / self.threads**3)
+        return np.full_like(x, self.threads)
+
+
 class Single(Threaded):
     """Does not load with more than one thread."""
 
