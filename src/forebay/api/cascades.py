@@ -31,8 +31,8 @@ class Cascades(Companions[CascadeEngine]):
     """See `Companions`."""
 
     def __init__(self, inference: Inference, metrics: Metrics) -> None:
-        super().__init__(inference, lambda endpoint: endpoint.cascade, "cascades")
-        self._metrics = metrics.cascades = CascadeMetrics()
+        metrics.cascades = CascadeMetrics()
+        super().__init__(inference, lambda endpoint: endpoint.cascade, "cascades", metrics.cascades.models)
         self._watched: dict[tuple[str, str], _Watched] = {}
 
     def drain(self) -> None:
@@ -72,7 +72,7 @@ class Cascades(Companions[CascadeEngine]):
             on_fall = partial(self._fell, place)
             kept = _Watched(like, AgreementWatch(rules.allowed, shadow_rate=rules.shadow_rate, on_fall=on_fall))
             self._watched[place] = kept
-        self._metrics.models[place] = partial(cascade.reading, kept.watch)
+        self._readings[place] = partial(cascade.reading, kept.watch)
         return kept.watch
 
     def _fell(self, place: tuple[str, str], reason: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from forebay.api.endpoint import Endpoint
 from forebay.api.inference import Inference
@@ -29,11 +29,20 @@ class Companions(Generic[F]):
     on without.
     """
 
-    def __init__(self, inference: Inference, fronts: Callable[[Endpoint], F | None], name: str) -> None:
-        """fronts: what stands in front of an endpoint's engine; None: nothing of the kind."""
+    def __init__(
+        self,
+        inference: Inference,
+        fronts: Callable[[Endpoint], F | None],
+        name: str,
+        readings: MutableMapping[tuple[str, str], Any],
+    ) -> None:
+        """fronts: what stands in front of an endpoint's engine; None: nothing of the kind. readings: what metrics tell,
+        by model and version; those that are served no longer are taken away.
+        """
         self._inference = inference
         self._front_of = fronts
         self._name = name
+        self._readings = readings
         self._news = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         inference.on_route.append(self._noticed)
@@ -68,7 +77,10 @@ class Companions(Generic[F]):
         while True:
             await self._news.wait()
             self._news.clear()
-            for front in self._fronts():
+            fronts = self._fronts()
+            for gone in self._readings.keys() - {(front.name, front.version) for front in fronts}:
+                del self._readings[gone]
+            for front in fronts:
                 try:
                     self._look(front)
                 except Exception:  # it goes on whatever happens: without it no model that comes or goes is noticed

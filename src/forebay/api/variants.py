@@ -32,8 +32,8 @@ class Variants(Companions[VariantEngine]):
     """See `Companions`."""
 
     def __init__(self, inference: Inference, metrics: Metrics) -> None:
-        super().__init__(inference, lambda endpoint: endpoint.variants, "variants")
-        self._metrics = metrics.variants = VariantMetrics()
+        metrics.variants = VariantMetrics()
+        super().__init__(inference, lambda endpoint: endpoint.variants, "variants", metrics.variants.models)
         self._watched: dict[tuple[str, str, str], _Watched] = {}
 
     def _look(self, front: VariantEngine) -> SetupError | None:
@@ -57,7 +57,7 @@ class Variants(Companions[VariantEngine]):
             found[name] = variant
             told.append(f"on: {name}, accuracy {one.accuracy:.4f} ({measured.model.accuracy:.4f} the model itself)")
         front.open(found, "; ".join(told), fallen)
-        self._metrics.models[front.name, front.version] = front.reading
+        self._readings[front.name, front.version] = front.reading
         if front.told != before:
             level = logging.WARNING if len(found) < len(front.rules.names) else logging.INFO
             about = fields(model=front.name, version=front.version)

@@ -29,7 +29,7 @@ from forebay.cache.semantic.policy import Calibration
 from forebay.cli.curves import drawn, parse_share, pyplot
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
-from forebay.embedding.engine import EmbeddedEngine, open_engine
+from forebay.embedding.engine import EmbeddedEngine, open_alone
 
 _ROWS: Final = 32
 _FLOATS: Final = frozenset(("FP16", "FP32", "FP64"))
@@ -175,7 +175,7 @@ def distinct(pairs: Sequence[TextPair], scored: Sequence[ScoredPair]) -> list[Sc
 
 async def embed_all(embedder: str, texts: Sequence[str]) -> tuple[dict[str, Array], str]:
     """Unit vectors by text, and the embedder's digest. Raises `SetupError`."""
-    async with open_engine(embedder) as engine:
+    async with open_alone(embedder) as engine:
         rows = [await embed(engine, texts[begin : begin + _ROWS]) for begin in range(0, len(texts), _ROWS)]
         widths = sorted({part.shape[1] for part in rows})
         if len(widths) > 1:

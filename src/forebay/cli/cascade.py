@@ -17,7 +17,7 @@ from forebay.cli.answers import answers_of, check_alike, class_output, progress_
 from forebay.cli.curves import drawn, parse_share, pyplot
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
-from forebay.embedding.engine import open_engine
+from forebay.embedding.engine import open_alone
 from forebay.optimize.samples import distinct, read_samples
 
 
@@ -105,7 +105,7 @@ def cascade(
 
 
 async def _measure(teacher: str, student: str, samples: Path, output: str | None) -> Measured:
-    async with open_engine(teacher, student) as engine:
+    async with open_alone(teacher, student) as engine:
         if len(engine.models) != 2:
             named = ", ".join(engine.models)
             raise SetupError(f"a cascade has a teacher and a student, and {teacher} and {student} hold {named}")

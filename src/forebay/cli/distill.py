@@ -200,9 +200,8 @@ def _run(order: Order, given: Given, as_json: bool) -> None:
         ):
             report = run_distillation(order, lesson, progress)
     except KeyboardInterrupt:
-        console.print(
-            "stopped; what the teacher has answered is kept, and the same command goes on from there", soft_wrap=True
-        )
+        kept = "" if given.outputs else "; what the teacher has answered is kept and need not be asked again"
+        console.print(f"stopped{kept}; training begins anew the next time", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         typer.echo(encoded(report), nl=False)
@@ -258,6 +257,7 @@ def _print(console: Console, report: Report, out: Path) -> None:
         f"{count:,} {what}"
         for count, what in (
             (transfer.duplicates, "that are the same as others"),
+            (transfer.passed_over, "of the log that do not fit the model as it is now"),
             (transfer.failed, "that the teacher did not answer"),
         )
         if count

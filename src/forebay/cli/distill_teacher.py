@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from forebay.core.errors import AdmissionError, ForebayError, SetupError
 from forebay.core.settings_sources import LoadedSettings
 from forebay.core.tensors import Array
 from forebay.distill.teacher import Answered
-from forebay.embedding.engine import EmbeddedEngine, open_engine
+from forebay.embedding.engine import EmbeddedEngine, open_alone
 from forebay.models.artefact import ServedWith
 from forebay.models.signature import Signature
 from forebay.models.source import ModelSource
@@ -32,6 +33,8 @@ _IN_FLIGHT_ELEMENTS: Final = 8 << 20
 """So many rows, and so many of their elements, are under way at once: enough for any batch."""
 _TIMEOUT_S: Final = 3600.0
 _AGAIN_S: Final = 0.05
+_GONE_S: Final = 60.0
+"""A teacher that takes nothing for so long, whose processes end one after the other, will not come back."""
 
 
 def give_way() -> None:
@@ -54,7 +57,15 @@ def exported(text: str, name: str | None, work: Path) -> ModelSource:
 class EngineTeacher:
     """See `Teacher`. A context: the engine's processes run within it."""
 
-    def __init__(self, source: ModelSource, loaded: LoadedSettings, config: Path | None, environ: Mapping[str, str]):
+    def __init__(
+        self,
+        source: ModelSource,
+        loaded: LoadedSettings,
+        config: Path | None,
+        environ: Mapping[str, str],
+        gone_s: float = _GONE_S,
+    ):
+        self._gone_s = gone_s
         settings = loaded.model(
             source.name, source.class_attributes(), source.sidecar, in_repository=bool(source.settings_file)
         )
@@ -64,14 +75,11 @@ class EngineTeacher:
         )
         self.digest = ""
         self.signature = Signature((), ())
-        self._opening = open_engine(
+        self._opening = open_alone(
             NamedModel(source, lambda: source),
             config=config,
             environ=environ,
             data_dir=loaded.settings.data_dir,
-            # What is asked here is no traffic, and every answer has to be the model's own.
-            cache="off",
-            request_log=0.0,
             max_queue_rows=10 * _IN_FLIGHT,
         )
         self._runner = asyncio.Runner()
@@ -112,10 +120,17 @@ class EngineTeacher:
     async def _one(self, row: Row) -> dict[str, Array] | str:
         assert self._engine is not None
         inputs = {name: np.asarray(value)[np.newaxis] for name, value in row.items()}
+        gone_at: float | None = None
         while True:
             try:
                 outputs = await self._engine.infer(inputs, timeout_s=_TIMEOUT_S)
-            except AdmissionError:
+            except AdmissionError as error:
+                now = time.monotonic()
+                gone_at = (gone_at or now) if error.code != "queue_full" else None
+                if gone_at is not None and now - gone_at > self._gone_s:
+                    raise SetupError(
+                        f"the teacher {self.name} does not answer any more: {error.message}", code="model_load_error"
+                    ) from None
                 await asyncio.sleep(_AGAIN_S)
                 continue
             except ForebayError as error:

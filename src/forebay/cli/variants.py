@@ -18,7 +18,7 @@ from forebay.agreement.confidence import Form, classes_of
 from forebay.cli.answers import Answers, answers_of, check_alike, find_class_output, progress_bar
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
-from forebay.embedding.engine import EmbeddedEngine, open_engine
+from forebay.embedding.engine import EmbeddedEngine, open_alone
 from forebay.models.signature import Signature
 from forebay.optimize.samples import Samples, distinct, read_samples
 from forebay.variants.policy import Measured, MeasuredVariant
@@ -66,7 +66,7 @@ def variants(
 
 
 async def _measure(model: str, forms: Sequence[str], samples: Path, output: str | None) -> Measured:
-    async with open_engine(model, *forms) as engine:
+    async with open_alone(model, *forms) as engine:
         first, *others = engine.models
         for other in others:
             check_alike(engine, first, other)

@@ -73,8 +73,8 @@ def _features(g: GraphWriter, inputs: Sequence[TensorSpec]) -> str:
 
 
 def _affine(g: GraphWriter, values: str, target: Target) -> str:
-    scaled = g.op("Mul", values, g.constant("spread", np.float32(target.spread)))
-    return g.op("Add", scaled, g.constant("mean", np.float32(target.mean)))
+    scaled = g.op("Mul", values, g.constant("spread", np.asarray(target.spread, np.float32)))
+    return g.op("Add", scaled, g.constant("mean", np.asarray(target.mean, np.float32)))
 
 
 def _unit(g: GraphWriter, values: str) -> str:

@@ -145,8 +145,9 @@ def _facts(report: Report) -> str:
             "transfer set",
             f"{transfer.source}: {transfer.train} to train, {transfer.stop} to stop, {transfer.test} to judge"
             f"{f' ({transfer.test_source})' if transfer.test_source else ''}, seed {transfer.seed}; "
-            f"{transfer.asked} asked, {transfer.known} known before; {transfer.duplicates} duplicates "
-            f"and {transfer.failed} without an answer left out; {transfer.made_up} made up",
+            f"{transfer.asked} asked, {transfer.known} known before; {transfer.duplicates} duplicates, "
+            f"{transfer.passed_over} that do not fit the model and {transfer.failed} without an answer left out; "
+            f"{transfer.made_up} made up",
         ),
         ("SHA-256 of the transfer set", transfer.sha256),
         ("student", f"{student.about}; {student.parameters:,} parameters, {student.size_bytes / 1e6:.2f} MB"),

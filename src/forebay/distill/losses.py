@@ -42,7 +42,9 @@ def usual_losses(target: Target) -> dict[str, float]:
     """What suits the output."""
     if target.by_class:
         return {"kl": 1.0}
-    return {"cosine": 1.0} if target.form == "vectors" else {"mse": 1.0}
+    if target.form == "vectors":
+        return {"cosine": 1.0} if target.unit else {"cosine": 1.0, "mse": 1.0}
+    return {"mse": 1.0}
 
 
 def check_losses(weights: Weights, target: Target, *, labelled: bool) -> None:
@@ -56,14 +58,20 @@ def check_losses(weights: Weights, target: Target, *, labelled: bool) -> None:
     if "cosine" in weights and target.width < 2:
         raise SetupError(f"--loss cosine needs several numbers a row, {target.name!r} is one; use mse")
     if "labels" in weights and not labelled:
-        raise SetupError("--loss labels needs labels in the samples: an array `labels`, or a column `label`")
+        raise no_labels()
+
+
+def no_labels() -> SetupError:
+    """What to say where the loss of labels is asked for."""
+    return SetupError("--loss labels needs labels in the samples: an array `labels`, or a column `label`")
 
 
 class TorchLoss:
     """The sum for batches of tensors.
 
     kl: KL divergence of softened probabilities times T squared (Hinton et al. 2015). mse and cosine: of the outputs as
-    clients see them; numbers in units of their spread. labels: cross-entropy of the rows that have one.
+    clients see them; numbers in units of their spread, vectors in units of their mean square. labels: cross-entropy of
+    the rows that have one.
     """
 
     def __init__(self, weights: Weights, temperature: float, target: Target) -> None:
@@ -90,8 +98,10 @@ class TorchLoss:
 
     def _mse(self, raw: Any, wanted: Any, labels: Any) -> Any:
         if self._target.form == "numbers":
-            return self._f.mse_loss(raw, (wanted - self._target.mean) / self._target.spread)
-        return self._f.mse_loss(finish(raw, self._target), wanted)
+            mean, spread = (raw.new_tensor(one) for one in (self._target.mean, self._target.spread))
+            return self._f.mse_loss(raw, (wanted - mean) / spread)
+        error = self._f.mse_loss(finish(raw, self._target), wanted)
+        return error / (wanted * wanted).mean().clamp_min(1e-12) if self._target.form == "vectors" else error
 
     def _cosine(self, raw: Any, wanted: Any, labels: Any) -> Any:
         return (1.0 - self._f.cosine_similarity(finish(raw, self._target), wanted, dim=1)).mean()
@@ -107,7 +117,7 @@ def finish(raw: Any, target: Target) -> Any:
     if target.form == "probabilities":
         return raw.softmax(dim=1)
     if target.form == "numbers":
-        return raw * target.spread + target.mean
+        return raw * raw.new_tensor(target.spread) + raw.new_tensor(target.mean)
     if target.unit:
         # A sum of squares, not torch's norm: both sides then round alike.
         return raw / (raw * raw).sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)

@@ -18,16 +18,17 @@ _VALUES = 8
 
 def agreement(target: Target, teacher: Array, student: Array) -> float:
     """Of answers [rows, width]: share of rows with the same highest class; of vectors the mean cosine; of numbers the
-    share of the teacher's variance that is explained.
+    share of the teacher's variance that is explained, at the place where it is least.
     """
     if target.by_class:
         return float(np.mean(teacher.argmax(axis=1) == student.argmax(axis=1)))
     mine, theirs = np.asarray(student, np.float64), np.asarray(teacher, np.float64)
     if target.form == "vectors":
         return float(np.mean(cosines(theirs, mine)))
-    total = float(np.sum((theirs - theirs.mean(axis=0)) ** 2))
-    left = float(np.sum((theirs - mine) ** 2))
-    return 1.0 - left / total if total else float(left == 0.0)
+    total = np.sum((theirs - theirs.mean(axis=0)) ** 2, axis=0)
+    left = np.sum((theirs - mine) ** 2, axis=0)
+    varies = total > 0
+    return float(np.min(1.0 - left[varies] / total[varies])) if varies.any() else float((left == 0.0).all())
 
 
 def cosines(one: Array, other: Array) -> Array:
@@ -40,8 +41,10 @@ def constant_agreement(target: Target, teacher: Array) -> float:
     """The best agreement of a model that answers one and the same to everything."""
     if target.by_class:
         return float(np.bincount(teacher.argmax(axis=1)).max() / len(teacher))
-    always = np.broadcast_to(np.asarray(teacher, np.float64).mean(axis=0), teacher.shape)
-    return agreement(target, teacher, always)
+    rows = np.asarray(teacher, np.float64)
+    if target.form == "vectors":  # the direction that is nearest to all, whatever their lengths
+        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return agreement(target, teacher, np.broadcast_to(rows.mean(axis=0), teacher.shape))
 
 
 def accuracy(answers: Array, labels: Array) -> float:

@@ -39,7 +39,10 @@ def check_target(folder: Path, name: str) -> None:
         return
     if not folder.is_dir():
         raise SetupError(f"--out {folder} is a file; name a folder")
-    known = {name, REPORT_FILE, PAGE_FILE, _STAGED, _REPLACED, ".forebay"} if _is_ours(folder, name) else set()
+    known = {_STAGED, _REPLACED}  # of a run that was interrupted while it wrote
+    if _is_ours(folder, name):
+        known |= {name, REPORT_FILE, PAGE_FILE, ".forebay"}
+    known |= {f"{_STAGED}.{file}" for file in (REPORT_FILE, PAGE_FILE)}
     strange = sorted(entry.name for entry in folder.iterdir() if entry.name not in known)
     if strange:
         raise SetupError(
@@ -68,7 +71,11 @@ def write(report: Report, folder: Path, files: Path) -> None:
         if report.passed:
             shutil.copytree(files, staged / VERSION, ignore=shutil.ignore_patterns("__pycache__"))
             (staged / SETTINGS_FILE).write_text(_settings(report), encoding="utf-8")
-        # Only now does anything go that was there.
+        # The report first: by it the next run knows that what lies here is its own, wherever this one is interrupted.
+        for file, content in ((REPORT_FILE, encoded(report)), (PAGE_FILE, page(report).encode())):
+            (folder / f"{_STAGED}.{file}").write_bytes(content)
+            (folder / f"{_STAGED}.{file}").replace(folder / file)
+        # Only now does any model go that was there.
         old = folder / _REPLACED
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
@@ -76,10 +83,10 @@ def write(report: Report, folder: Path, files: Path) -> None:
         if staged.exists():
             staged.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-        (folder / REPORT_FILE).write_bytes(encoded(report))
-        (folder / PAGE_FILE).write_text(page(report), encoding="utf-8")
     except OSError as error:
         raise SetupError(f"--out {folder}: {error}; name another folder, or make room") from None
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _settings(report: Report) -> str:

@@ -54,6 +54,8 @@ class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
     known."""
     known: int
     duplicates: int = 0
+    passed_over: int = 0
+    """Rows of a log that do not fit the model as it is now."""
     failed: int = 0
     """Rows that the teacher could not answer, or only with NaN or infinity; they were left out."""
     made_up: int = 0

@@ -21,6 +21,7 @@ from forebay.distill.augment import made_up
 from forebay.distill.judge import Asked as AskedOfGate
 from forebay.distill.judge import Judge, Judged, TimedTeacher, disagreement
 from forebay.distill.kept import Answers, KeptAnswers
+from forebay.distill.losses import no_labels
 from forebay.distill.report import (
     Epoch,
     GateReport,
@@ -31,7 +32,7 @@ from forebay.distill.report import (
     TransferReport,
 )
 from forebay.distill.students.port import Plan, Student, Subject, Trained, is_text
-from forebay.distill.students.registry import open_student
+from forebay.distill.students.registry import check_suits, open_student
 from forebay.distill.target import Target, Wanted, find_target, probabilities_of
 from forebay.distill.teacher import Asked, Teacher, ask_all, key_of
 from forebay.distill.transfer import Part, Transfer, labels_as_places, part_of, split
@@ -108,6 +109,12 @@ def check_order(order: Order, lesson: Lesson) -> Order:
     """
     order = order if order.name else replace(order, name=lesson.name)
     output.check_target(order.out, order.name)
+    check_suits(order.kind, lesson.signature)
+    if order.made_up and (lesson.teacher is None or not is_text(lesson.signature)):
+        why = "needs the teacher itself" if lesson.teacher is None else "is for texts (one BYTES input)"
+        raise SetupError(f"--augment {order.made_up} {why}; leave it away")
+    if "labels" in order.plan.losses and not lesson.transfer.labels:
+        raise no_labels()
     if not lesson.signature.batched:
         raise SetupError(
             f"{lesson.name}: its inputs and outputs share no leading variable axis, so that it has no rows"
@@ -228,9 +235,6 @@ def _with_made_up(
     """Training rows with texts that were made of them, as the teacher answers these."""
     if not order.made_up:
         return parts, None
-    if lesson.teacher is None or not is_text(lesson.signature):
-        why = "needs the teacher itself" if lesson.teacher is None else "is for texts (one BYTES input)"
-        raise SetupError(f"--augment {order.made_up} {why}; leave it away")
     rows = made_up(parts.train.rows, order.made_up, order.plan.seed)
     barred = {key_of(row) for row in [*parts.train.rows, *parts.stop.rows, *parts.test.rows]}
     found = Transfer("made up", "", rows).without(barred)
@@ -332,6 +336,7 @@ def _transfer(
         asked=asked.asked + (more.asked if more is not None else 0),
         known=asked.known + (more.known if more is not None else 0),
         duplicates=lesson.transfer.duplicates,
+        passed_over=lesson.transfer.passed_over,
         failed=sum(len(one.failed) for one in (asked, tested, more) if one is not None),
         made_up=made,
     )

@@ -20,7 +20,7 @@ Task = Literal["auto", "classes", "vectors", "numbers"]
 _FLOATS = ("FP16", "FP32", "FP64")
 _WHOLE = ("INT64", "INT32")
 _CLASS_WORDS = ("logit", "prob", "score", "class")
-_SUM_TOLERANCE = 1e-3
+_SUM_TOLERANCE, _HALF_SUM_TOLERANCE = 1e-3, 2e-2
 _MOST_CLASSES = 64
 """An output of more numbers, without labels and a name that says so, is taken for an embedding."""
 
@@ -39,9 +39,9 @@ class Target:
     """Vectors have length 1."""
     index: TensorSpec | None = None
     index_first: bool = False
-    mean: float = 0.0
-    spread: float = 1.0
-    """Of numbers: a student learns them with mean 0 and spread 1."""
+    mean: tuple[float, ...] = (0.0,)
+    spread: tuple[float, ...] = (1.0,)
+    """Of numbers, by place: a student learns each with mean 0 and spread 1."""
 
     @property
     def name(self) -> str:
@@ -83,7 +83,8 @@ def find_target(
     width = 1 if spec.row_shape == () else int(answers[spec.name].shape[1])
     values = np.asarray(answers[spec.name], np.float64).reshape(-1, width)
     form = _form(spec, values, wanted, labels)
-    index = _index_of(spec, values, outputs, answers) if wanted.output is None and width > 1 else None
+    classes_only = wanted.output is None and width > 1 and form != "numbers"
+    index = _index_of(spec, values, outputs, answers) if classes_only else None
     others = [one.name for one in outputs if one not in (spec, index)]
     if others and wanted.output is None:
         raise SetupError(
@@ -91,8 +92,8 @@ def find_target(
             f"output is made with --output {spec.name}"
         )
     if form == "numbers":
-        spread = float(values.std()) or 1.0
-        return Target(spec, form, width, mean=float(values.mean()), spread=spread)
+        spread = tuple(float(one) or 1.0 for one in values.std(axis=0))
+        return Target(spec, form, width, mean=tuple(values.mean(axis=0).tolist()), spread=spread)
     unit = form == "vectors" and bool(np.allclose(np.linalg.norm(values, axis=1), 1.0, atol=1e-3))
     classes = wanted.classes or tuple(str(place) for place in range(width)) if form != "vectors" else ()
     if classes and len(classes) != width:
@@ -119,8 +120,15 @@ def _chosen(outputs: Sequence[TensorSpec], wanted: str | None) -> TensorSpec:
 
 def _form(spec: TensorSpec, values: Array, wanted: Wanted, labels: Sequence[str]) -> Form:
     width = values.shape[1]
-    shares = bool((values >= 0).all() and np.allclose(values.sum(axis=1), 1.0, atol=_SUM_TOLERANCE))
+    tolerance = _HALF_SUM_TOLERANCE if spec.datatype == "FP16" else _SUM_TOLERANCE
+    sums = np.abs(values.sum(axis=1) - 1.0) <= tolerance
+    shares = bool((values >= 0).all() and sums.all())
     by_class: Form = "probabilities" if shares else "logits"
+    if wanted.task in ("auto", "classes") and width > 1 and not shares and ((values >= 0) & (values <= 1)).all():
+        raise SetupError(
+            f"{spec.name!r} holds numbers from 0 to 1 that do not sum to 1 in {int((~sums).sum())} of {len(values)} "
+            "rows: no probabilities of one class out of several, and no logits. --task numbers learns them as they are"
+        )
     if wanted.task == "classes" or wanted.classes:
         if width < 2:
             raise SetupError(
@@ -179,7 +187,7 @@ def finished(target: Target, raw: Array) -> Array:
     if target.form == "probabilities":
         values = softmax(values)
     elif target.form == "numbers":
-        values = values * target.spread + target.mean
+        values = values * np.asarray(target.spread) + np.asarray(target.mean)
     elif target.unit:
         values = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     return values.astype(np.float32)

@@ -19,7 +19,7 @@ from forebay.distill.kept import Answers
 from forebay.distill.target import Target
 from forebay.distill.teacher import key_of
 from forebay.models.signature import Signature, TensorSpec
-from forebay.optimize.samples import Row, Tokenize, read_arrays, read_samples, without_padding
+from forebay.optimize.samples import Row, Tokenize, as_label, as_they_were, read_arrays, read_samples, without_padding
 from forebay.request_log.export import OUTPUT, SHAPE
 from forebay.request_log.reading import Reading
 
@@ -115,6 +115,7 @@ def from_outputs(path: Path) -> tuple[Signature, Transfer]:
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         told = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise SetupError(f"--teacher-outputs {path}: {told}; it should be {_OUTPUTS_FORM}") from None
+    _check_one_teacher(path, columns)
     labels = next((columns.pop(name) for name in ("labels", "label") if name in columns), None)
     shapes = {name.removeprefix(SHAPE): value for name, value in columns.items() if name.startswith(SHAPE)}
     arrays = {name: value for name, value in columns.items() if not name.startswith("_")}
@@ -124,32 +125,45 @@ def from_outputs(path: Path) -> tuple[Signature, Transfer]:
     if not outputs or not inputs or len(counts) != 1:
         held = ", ".join(f"{name} {list(value.shape)}" for name, value in arrays.items()) or "nothing"
         raise SetupError(f"--teacher-outputs {path} holds {held}; it should be {_OUTPUTS_FORM}")
-    rows = _cropped(inputs, shapes)
-    answers = [{name.removeprefix(OUTPUT): value for name, value in row.items()} for row in _cropped(outputs, shapes)]
+    try:
+        rows, answered = _cropped(inputs, shapes), _cropped(outputs, shapes)
+    except ValueError as error:
+        raise SetupError(f"--teacher-outputs {path}: {error}") from None
+    answers = [{name.removeprefix(OUTPUT): value for name, value in row.items()} for row in answered]
     signature = Signature(
         tuple(_spec(name, value, name in shapes) for name, value in inputs.items()),
         tuple(_spec(name.removeprefix(OUTPUT), value, name in shapes) for name, value in outputs.items()),
     )
     known = {key_of(row): answer for row, answer in zip(rows, answers, strict=True)}
-    named = [] if labels is None else [str(label) for label in np.asarray(labels).tolist()]
+    named = [] if labels is None else [as_label(path, label) for label in np.asarray(labels).tolist()]
     if named and len(named) != len(rows):
         raise SetupError(f"--teacher-outputs {path}: {len(named)} labels for {len(rows)} rows; give each row one")
     return signature, _distinct(Transfer(str(path), digest, rows, named, known))
 
 
+def _check_one_teacher(path: Path, columns: Mapping[str, Array]) -> None:
+    """A log may hold the answers of several versions of a model, or of a student that answered for it."""
+    digests = np.unique(columns.get("_digest", np.zeros(0, np.str_))).tolist()
+    if len(digests) > 1:
+        versions = ", ".join(map(str, np.unique(columns.get("_version", np.zeros(0, np.str_))).tolist()))
+        raise SetupError(
+            f"--teacher-outputs {path} holds answers of {len(digests)} models ({', '.join(d[:12] for d in digests)}; "
+            f"versions {versions}), and a student has one teacher: choose with forebay log export --version, keep the "
+            "rows of one _digest, or let the teacher answer itself: distill TEACHER --from-log NAME"
+        )
+
+
 def _cropped(columns: Mapping[str, Array], shapes: Mapping[str, Array]) -> list[Row]:
-    """Rows; what a table had to fill up is cut off again."""
+    """Rows; what a table had to fill up is cut off again. Raises `ValueError` for shapes that are none."""
     count = len(next(iter(columns.values())))
     rows: list[dict[str, Array]] = [{} for _ in range(count)]
     for name, values in columns.items():
         if values.dtype.kind in "SU":
             flat = [as_bytes(item) for item in values.reshape(-1).tolist()]
             values = bytes_array(flat, values.shape)
+        cut = as_they_were(values, shapes[name]) if name in shapes else values
         for place in range(count):
-            value = values[place]
-            if name in shapes:
-                value = value[tuple(slice(0, int(axis)) for axis in shapes[name][place])]
-            rows[place][name] = np.asarray(value)
+            rows[place][name] = np.asarray(cut[place])
     return list(rows)
 
 
@@ -204,7 +218,9 @@ def _replaced(found: Transfer, places: Sequence[int], duplicates: int | None = N
 def labels_as_places(labels: Sequence[str], target: Target, source: str) -> Array:
     """Labels as places among the classes, int64. Raises `SetupError` for one that is no class."""
     places = {name: place for place, name in enumerate(target.classes)}
-    places |= {str(place): place for place in range(target.width) if str(place) not in places}
+    # Names or places, never some of each: where names are numbers, "1" would mean both.
+    if not set(labels) <= places.keys() and all(label.isdecimal() for label in labels):
+        places = {str(place): place for place in range(target.width)}
     unknown = sorted({label for label in labels if label not in places})
     if unknown:
         raise SetupError(

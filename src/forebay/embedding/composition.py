@@ -82,11 +82,18 @@ def settings_of(
 
 
 def site_of(
-    loaded: LoadedSettings, catalog: Catalog, *, listens: bool = False, webhooks: bool = True, seeks_near: bool = True
+    loaded: LoadedSettings,
+    catalog: Catalog,
+    *,
+    listens: bool = False,
+    has_jobs: bool = True,
+    webhooks: bool = True,
+    seeks_near: bool = True,
 ) -> Site:
     """The site, not started. Raises `SetupError` for settings that are wrong or unsafe.
 
-    listens: it will be served at the settings' host and port, not by another program. webhooks: they are called here.
+    listens: it will be served at the settings' host and port, not by another program. has_jobs: jobs are taken and
+    worked off here, where there is a store. webhooks: they are called here.
     seeks_near: texts get the answers to near ones here, for models that want that.
     """
     # Settings are read once more when a model is loaded, and when a Python model's class attributes are known.
@@ -114,7 +121,7 @@ def site_of(
         catalog,
         planner(loaded),
         refusal,
-        jobs=jobs,
+        jobs=jobs if has_jobs else None,
         cache=tree.cache,
         data_dir=data_dir,
         webhook_secrets=secrets,

@@ -142,6 +142,32 @@ async def open_engine(
     """
     with python_words():
         site = site_of(settings_of(settings, model_settings, config, environ), catalog_of(models, name))
+    async with _started(site) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def open_alone(
+    *models: ModelArgument,
+    config: str | Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> AsyncIterator[EmbeddedEngine]:
+    """`open_engine` for a command that asks models what they say themselves, whatever their settings have answer in
+    their place. Jobs of a server that has the same store are left to it. Raises `SetupError`.
+    """
+    itself: dict[str, Any] = {
+        "cache": "off", "request_log": 0.0, "cascade": "none", "variants": "none", "watch": False
+    }  # fmt: skip
+    with python_words():
+        loaded = settings_of({**itself, **settings}, None, config, environ)
+        site = site_of(loaded, catalog_of(models, None), has_jobs=False)
+    async with _started(site) as engine:
+        yield engine
+
+
+@asynccontextmanager
+async def _started(site: Site) -> AsyncIterator[EmbeddedEngine]:
     try:
         with python_words():
             await site.start()

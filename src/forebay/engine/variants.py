@@ -102,7 +102,11 @@ class VariantEngine(ForwardedEngine):
         """See `EngineClient.submit`. Raises `RequestError` for a variant that may not answer."""
         pinned = request.parameters.get(PARAMETER) if request.parameters else None
         if pinned is not None:
-            self._submit_to(request, self._pinned(pinned))
+            engine = self._pinned(pinned)
+            if engine is not self.inner:
+                # Never kept: what keys are about does not change with this variant, which may fall or be another one.
+                request.ran_on = f"{PARAMETER} {engine.digest}"
+            self._submit_to(request, engine)
         elif len(self._levels) == 1 or request.listener is not None or request.background is not None:
             self._submit_to(request, self.inner)  # a job has time
         else:

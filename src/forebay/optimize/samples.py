@@ -16,6 +16,7 @@ import numpy as np
 from forebay.core.errors import SetupError
 from forebay.core.tensors import NUMPY_TYPES, Array, stack_rows
 from forebay.models.signature import Signature, TensorSpec
+from forebay.request_log.export import SHAPE
 
 FORMS = (
     ".npz (an array [samples, ...] for each input, `labels` if there are any), .jsonl (an object a line: inputs by "
@@ -140,10 +141,10 @@ def read_samples(path: Path, signature: Signature, tokenize: Tokenize | None) ->
         rows = _rows(path, columns, signature)
     if len(labels) and len(labels) != len(rows):
         raise SetupError(f"--samples {path}: {len(labels)} labels for {len(rows)} samples; give each sample one")
-    return Samples(rows, [_as_label(path, label) for label in labels], texts, digest)
+    return Samples(rows, [as_label(path, label) for label in labels], texts, digest)
 
 
-def _as_label(path: Path, value: Any) -> str:
+def as_label(path: Path, value: Any) -> str:
     """A label as text: 3, 3.0 and "3" are one label, whatever the file makes of numbers."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
@@ -176,7 +177,17 @@ def _from_npz(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]
     single = [name for name, values in columns.items() if np.ndim(values) == 0]
     if single:
         raise ValueError(f"{single[0]!r} is a single number, not an array [samples, ...]")
+    for name in columns.keys() & {spec.name for spec in signature.inputs}:
+        if (shapes := columns.get(SHAPE + name)) is not None:
+            columns[name] = as_they_were(columns[name], shapes)
     return columns, _labels(columns, signature)
+
+
+def as_they_were(values: Array, shapes: Array) -> list[Array]:
+    """Rows of a table [rows, ...] that was filled up, each cut to its shape. Raises `ValueError`."""
+    if np.shape(shapes) != (len(values), np.ndim(values) - 1) or shapes.dtype.kind not in "iu":
+        raise ValueError(f"{SHAPE}NAME holds the shape of each row, {[len(values), np.ndim(values) - 1]} numbers")
+    return [row[tuple(slice(0, int(axis)) for axis in shape)] for row, shape in zip(values, shapes, strict=True)]
 
 
 def _from_jsonl(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]:

@@ -7,6 +7,7 @@ since 1970), `_tenant`, `_version`, `_digest` and `_parameters` (JSON). So it is
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +27,8 @@ FORMATS: Final = ("npz", "parquet", "jsonl", "chat")
 OUTPUT: Final = "output."
 SHAPE: Final = "_shape."
 """Before the name of what npz had to fill up: the shapes that its rows had."""
+MOST_FILLED_BYTES: Final = 4 << 30
+"""Of an array in npz whose rows differ in length: each takes as much as the longest."""
 
 
 def export(found: Iterable[Found], file: Path, form: str) -> tuple[int, list[str]]:
@@ -131,11 +134,28 @@ def _write_npz(found: Iterable[Found], file: IO[bytes]) -> tuple[int, list[str]]
 
 
 def _stacked(name: str, values: Sequence[Array]) -> Iterator[tuple[str, Array]]:
-    """The values one below the other; where they differ in shape, filled up with zeros or empty texts."""
+    """The values one below the other; where they differ in shape, filled up with zeros or empty texts.
+
+    Raises `SetupError` where that would take more memory than `MOST_FILLED_BYTES`.
+    """
+    needed = len(values) * math.prod(max(axis) for axis in zip(*(value.shape for value in values), strict=True))
+    needed *= max(_item_bytes(value) for value in values)
+    if needed > MOST_FILLED_BYTES and sum(value.size * _item_bytes(value) for value in values) < needed / 2:
+        raise SetupError(
+            f"{name!r} differs so much in length that npz, where every row is as long as the longest, would need "
+            f"{needed / (1 << 30):.0f} GiB of memory: export as parquet or jsonl"
+        )
     stacked = stack_rows([value[np.newaxis] for value in values])
     yield name, _texts(name, stacked) if stacked.dtype == object else stacked
     if len({value.shape for value in values}) > 1:
         yield SHAPE + name, np.array([value.shape for value in values])
+
+
+def _item_bytes(value: Array) -> int:
+    """What npz needs for each element: numpy gives every text four bytes for each character of the longest."""
+    if value.dtype != object:
+        return value.dtype.itemsize
+    return 4 * max((len(text) for text in value.reshape(-1).tolist()), default=0)
 
 
 def _texts(name: str, array: Array) -> Array:

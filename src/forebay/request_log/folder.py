@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
+from forebay.core.errors import SetupError
 from forebay.request_log.segment import SUFFIX
 
 if sys.platform != "win32":
@@ -50,10 +51,22 @@ def model_folder(data_dir: Path, model: str) -> Path:
     return data_dir / ROOT / folder_name(model)
 
 
+@contextlib.contextmanager
+def readable(place: Path) -> Iterator[None]:
+    """Around what reads below a folder. Raises `SetupError` that names what cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        told = error.strerror or error
+        raise SetupError(
+            f"{error.filename or place} cannot be read: {told}; is it the server's data folder, and yours to read?"
+        ) from None
+
+
 def models_in(data_dir: Path) -> dict[str, Path]:
-    """The models that have a log, by name."""
+    """The models that have a log, by name. Raises `SetupError`."""
     found: dict[str, Path] = {}
-    with contextlib.suppress(FileNotFoundError):
+    with readable(data_dir / ROOT), contextlib.suppress(FileNotFoundError):
         for folder in sorted((data_dir / ROOT).iterdir()):
             if folder.is_dir():
                 named = folder / _NAME_FILE

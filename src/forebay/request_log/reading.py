@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from forebay.request_log.folder import pieces
+from forebay.request_log.folder import pieces, readable
 from forebay.request_log.row import Origin, Row
 from forebay.request_log.segment import Damage, Segment
 
@@ -33,7 +33,10 @@ class Part(msgspec.Struct):
 
 
 class Reading:
-    """The rows of a model, oldest first; those that several processes have written come once."""
+    """The rows of a model, oldest first; those that several processes have written come once.
+
+    Raises `SetupError` where a folder or file cannot be read.
+    """
 
     def __init__(
         self, folder: Path, tenants: Collection[str] | None = None, versions: Collection[str] | None = None
@@ -46,6 +49,10 @@ class Reading:
         self._versions = versions
 
     def __iter__(self) -> Iterator[Found]:
+        with readable(self._folder):
+            yield from self._rows()
+
+    def _rows(self) -> Iterator[Found]:
         seen: set[bytes] = set()
         for piece in pieces(self._folder, self._tenants):
             for origin, key, row in Segment(piece.path, self.damage).rows():
@@ -59,7 +66,12 @@ class Reading:
 
 
 def parts_of(folder: Path, damage: Damage) -> list[Part]:
-    """What is there of a model, by version and tenant. `damage` is added to."""
+    """What is there of a model, by version and tenant. `damage` is added to. Raises `SetupError`."""
+    with readable(folder):
+        return _parts_of(folder, damage)
+
+
+def _parts_of(folder: Path, damage: Damage) -> list[Part]:
     parts: dict[tuple[str, str], Part] = {}
     for piece in pieces(folder):
         segment = Segment(piece.path, damage)

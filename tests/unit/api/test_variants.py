@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,33 @@ async def test_those_that_are_there_may_answer() -> None:
         text = house.metrics.text().decode()
         assert 'forebay_variant_requests_total{model="large",variant="fastest",version="1"} 1.0' in text
         assert 'forebay_variant_level{model="large",version="1"} 0.0' in text
+
+
+async def test_one_that_leaves_takes_its_metrics_along() -> None:
+    model = large()
+    async with started(model, named("fast"), named("fastest")) as house:
+        assert "forebay_variant_level{" in house.metrics.text().decode()
+        house.inference.retract(model)
+        await soon(lambda: "forebay_variant_level{" not in house.metrics.text().decode())
+        house.inference.publish(model)
+        await soon(lambda: "forebay_variant_level{" in house.metrics.text().decode())
+
+
+@pytest.mark.parametrize(("rows", "falls"), [(100, False), (10_000, True)])
+async def test_few_rows_that_all_agreed_say_little(rows: int, falls: bool) -> None:
+    """Of 100 rows that all agreed one in thirty may disagree: one in fifty is no reason to fall."""
+    small: dict[str, Any] = {
+        "rows": rows, "names": ("fast",), "shadow_rate": 1.0, "variants": (measured_one("fast", 1.0),)
+    }  # fmt: skip
+    fast = named("fast")
+    async with started(large(**small), fast) as house:
+        before, asked = fast.function, count()
+        fast.function = lambda x: [
+            before(x)[0], np.ascontiguousarray(before(x)[1][:, ::-1]) if next(asked) % 50 == 25 else before(x)[1]
+        ]  # fmt: skip
+        for _ in range(400):
+            await house.ask()
+        assert house.told.startswith("off: fast: of the last" if falls else "on: fast")
 
 
 BAD: list[tuple[str, list[FunctionEngine], str]] = [

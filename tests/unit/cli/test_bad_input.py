@@ -292,3 +292,19 @@ def test_what_tune_cannot_do(
     error = run("tune", *words)
     assert error.code == code
     assert [part for part in said if part not in error.message] == [], error.message
+
+
+LOG: list[tuple[str, ...]] = [
+    ("log", "stats"),
+    ("log", "stats", "net"),
+    ("log", "clear", "--all"),
+    ("log", "export", "net", "--out", "out.npz"),
+    ("distill", "net.onnx", "--from-log", "net"),
+]
+
+
+@pytest.mark.parametrize("words", LOG, ids=" ".join)
+def test_a_log_that_cannot_be_read(run: Callable[..., SetupError], words: tuple[str, ...]) -> None:
+    error = run(*words, "--data-dir", "net.onnx")
+    assert error.code == SETUP
+    assert "net.onnx/requests cannot be read: Not a directory; is it the server's data folder" in error.message

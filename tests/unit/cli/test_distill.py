@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.unit.distill.lessons import texts
 from typer.testing import CliRunner
 
 from forebay.cli.distill_progress import DistillProgress
+from forebay.cli.distill_teacher import EngineTeacher
 from forebay.cli.main import app
-from forebay.core.errors import SetupError
+from forebay.core.errors import AdmissionError, SetupError
+from forebay.core.settings_sources import load_settings
 from forebay.distill.report import Epoch
+from forebay.distill.run import Lesson, Order, check_order
+from forebay.distill.students.port import Plan
+from forebay.distill.transfer import Transfer
+from forebay.models.signature import Signature, TensorSpec
+from forebay.tune.subject import source_of
 
 
 def epoch(number: int, agreement: float) -> Epoch:
@@ -86,3 +96,55 @@ def test_a_bad_word_is_one_line_with_its_mend(
     ended = CliRunner().invoke(app, ["distill", *words])
     assert isinstance(ended.exception, SetupError), ended.output
     assert told in ended.exception.message
+
+
+TEACHERS = Path(__file__).resolve().parents[2] / "models" / "teachers.py"
+
+
+def teacher(folder: Path, config: Path | None = None, **more: Any) -> EngineTeacher:
+    loaded = load_settings(config_file=config, environ={}, flags={"data_dir": str(folder)}, sets=())
+    return EngineTeacher(source_of(f"{TEACHERS}:Keyword", None), loaded, config, {}, **more)
+
+
+def test_a_teacher_says_what_it_says_itself_whatever_its_server_is_set_to(tmp_path: Path) -> None:
+    """A store that is not there, files of cascade and variants that are none: they are for those who serve."""
+    config = tmp_path / "forebay.toml"
+    config.write_text(
+        '[jobs]\nstore = "redis://127.0.0.1:1"\n[models.keyword]\ncache = "exact"\ncascade = "none.json"\n'
+    )
+    heard: list[tuple[int, object]] = []
+    with teacher(tmp_path, config) as found:
+        found.ask(texts(["good"]), lambda place, said: heard.append((place, said)))
+        assert found._engine is not None
+        assert found._engine._site.jobs is None
+    ((place, said),) = heard
+    assert (place, isinstance(said, dict)) == (0, True)
+
+
+def test_a_teacher_that_is_gone_for_good_ends_it(tmp_path: Path) -> None:
+    class Gone:
+        async def infer(self, inputs: object, timeout_s: float) -> None:
+            raise AdmissionError("its processes ended 5 times", code="model_not_ready")
+
+    one = teacher(tmp_path, gone_s=0.2)
+    one._engine = Gone()  # type: ignore[assignment]
+    with pytest.raises(SetupError, match="the teacher keyword does not answer any more: its processes ended") as told:
+        asyncio.run(one._one(texts(["good"])[0]))
+    assert told.value.code == "model_load_error"
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ({"kind": "linear"}, "--student linear is for rows of so many numbers"),
+        ({"kind": "tree"}, "--student tree is for rows of so many numbers"),
+        ({"kind": "static-embedding", "plan": Plan(losses={"labels": 1.0})}, "--loss labels needs labels"),
+    ],
+)
+def test_what_the_rows_cannot_give_is_told_before_the_teacher_is_asked(
+    tmp_path: Path, order: dict[str, Any], said: str
+) -> None:
+    signature = Signature((TensorSpec("text", "BYTES", (1,)),), (TensorSpec("y", "FP32", (2,)),))
+    lesson = Lesson("m", signature, "d", Transfer("texts.txt", "", texts(["a", "b"])))
+    with pytest.raises(SetupError, match=said):
+        check_order(Order(out=tmp_path / "out", **order), lesson)

@@ -200,6 +200,22 @@ def test_a_student_that_passed_is_placed_and_one_that_did_not_takes_it_away(tmp_
     assert (out / "report.json").read_bytes() == encoded(report("disagrees"))
 
 
+def test_what_an_interrupted_run_left_stands_in_nobodys_way(tmp_path: Path) -> None:
+    """A run may end wherever it is: what it wrote by then is known as its own."""
+    files, out = tmp_path / "files", tmp_path / "out"
+    files.mkdir()
+    (files / "model.onnx").write_bytes(b"x")
+    (out / ".staged" / "1").mkdir(parents=True)
+    (out / ".staged.report.json").write_bytes(b"{")
+    output.check_target(out, "net")
+    output.write(report(), out, files)
+    assert sorted(entry.name for entry in out.iterdir()) == ["net", "report.html", "report.json"]
+    (out / "net").rename(out / ".replaced")
+    output.check_target(out, "net")
+    output.write(report(), out, files)
+    assert sorted(entry.name for entry in out.iterdir()) == ["net", "report.html", "report.json"]
+
+
 def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     with pytest.raises(SetupError, match="holds net, which is not of a distillation for net"):

@@ -61,9 +61,18 @@ def test_mse_and_cosine_compare_what_clients_see() -> None:
 
 
 def test_numbers_are_learned_in_units_of_their_spread() -> None:
-    of = target("numbers", 1, mean=10.0, spread=2.0)
+    of = target("numbers", 1, mean=(10.0,), spread=(2.0,))
     assert loss_of({"mse": 1.0}, [[0.0]], [[14.0]], of=of) == pytest.approx(4.0)
     assert finished(of, np.array([[2.0]])) == pytest.approx(14.0)
+
+
+def test_vectors_of_any_length_are_learned_with_their_length() -> None:
+    of = target("vectors", 2)
+    assert usual_losses(of) == {"cosine": 1.0, "mse": 1.0}
+    assert usual_losses(target("vectors", 2, unit=True)) == {"cosine": 1.0}
+    far, near = (loss_of({"mse": 1.0}, [[3.0 * by, 4.0 * by]], [[300.0, 400.0]], of=of) for by in (1.0, 99.0))
+    assert far == pytest.approx(0.99**2)
+    assert near < 0.001
 
 
 def test_labels_count_where_there_are_some() -> None:

@@ -49,6 +49,19 @@ def test_agreement_is_of_classes_vectors_or_numbers() -> None:
     assert agreement(target("numbers", 1), numbers, np.full((3, 1), 2.0)) == pytest.approx(0.0)
 
 
+def test_of_several_numbers_the_worst_counts() -> None:
+    teacher = np.array([[1.0, 1e4], [2.0, 3e4], [3.0, 2e4]])
+    student = teacher * np.array([-1.0, 1.0])
+    assert agreement(target("numbers", 2), teacher, student) < 0
+    constant = np.array([[1.0, 7.0], [2.0, 7.0]])
+    assert agreement(target("numbers", 2), constant, constant + 1e-9) == pytest.approx(1.0)
+
+
+def test_a_blind_model_of_vectors_answers_the_direction_of_most() -> None:
+    teacher = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1000.0]])
+    assert constant_agreement(target("vectors", 2), teacher) > 0.7
+
+
 def test_what_a_blind_model_would_reach_is_known() -> None:
     teacher = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]])
     assert constant_agreement(target("probabilities", 2), teacher) == 0.75

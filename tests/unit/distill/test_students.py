@@ -223,6 +223,21 @@ def test_batches_have_every_row_once_and_like_lengths_together() -> None:
     assert spread < 6
 
 
+@pytest.mark.parametrize("rows", [1, 2, 17, 1025, 2049, 4097])
+def test_no_batch_has_one_row_unless_there_is_but_one(rows: int) -> None:
+    found = list(batches(np.arange(rows) % 37, 16, np.random.default_rng(0)))
+    assert sorted(np.concatenate(found).tolist()) == list(range(rows))
+    assert min(map(len, found)) > 1 or rows == 1
+
+
+def test_rows_with_gaps_are_told_before_a_linear_student_is_fitted() -> None:
+    rows = numbers(40)
+    wanted = linear_answers(rows)
+    rows[3]["x"] = np.where(np.arange(6) == 2, np.nan, rows[3]["x"]).astype(np.float32)  # type: ignore[index]
+    with pytest.raises(SetupError, match="rows hold NaN or infinity in x, of which --student linear makes nothing"):
+        taught(open_student("linear", numeric_subject(wanted), Plan()), rows, wanted)
+
+
 def test_a_bert_with_all_its_layers_is_its_teacher(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="torch comes with an extra")
     folder = folder_of(tmp_path / "bert", bert_weights(layers=3, classes=2), num_hidden_layers=3)

@@ -42,7 +42,7 @@ def test_many_numbers_are_an_embedding_unless_labels_say_otherwise() -> None:
 
 def test_one_number_a_row_is_a_quantity() -> None:
     of = found("y", np.array([1.0, 3.0], np.float32))
-    assert (of.form, of.scalar, of.mean, of.spread) == ("numbers", True, 2.0, 1.0)
+    assert (of.form, of.scalar, of.mean, of.spread) == ("numbers", True, (2.0,), (1.0,))
     with pytest.raises(SetupError, match="--task classes: 'y' is one number a row"):
         found("y", np.array([1.0, 3.0], np.float32), Wanted(task="classes"))
 
@@ -58,6 +58,38 @@ def test_an_output_that_is_the_place_of_the_highest_goes_along() -> None:
     assert [spec.name for spec in find_target(specs, answers, Wanted(output="probabilities")).outputs] == [
         "probabilities"
     ]
+
+
+def test_scores_of_classes_that_do_not_exclude_each_other_are_numbers_or_refused() -> None:
+    sigmoids = np.array([[0.9, 0.8], [0.2, 0.8], [0.1, 0.3]], np.float32)
+    for wanted in (Wanted(), Wanted(task="classes"), Wanted(classes=("a", "b"))):
+        with pytest.raises(SetupError, match=r"do not sum to 1 in 2 of 3 rows: .* --task numbers"):
+            found("scores", sigmoids, wanted)
+    of = found("scores", sigmoids, Wanted(task="numbers"))
+    assert of.form == "numbers"
+    assert of.mean == pytest.approx((0.4, 1.9 / 3))
+
+
+def test_half_precision_does_not_sum_to_one_exactly() -> None:
+    raw = np.random.default_rng(0).random((50, 1000))
+    halves = (raw / raw.sum(axis=1, keepdims=True)).astype(np.float16)
+    spec = TensorSpec("probabilities", "FP16", (1000,))
+    assert find_target([spec], {"probabilities": halves}, Wanted()).form == "probabilities"
+
+
+def test_numbers_are_learned_each_by_its_own_spread() -> None:
+    values = np.array([[1.0, 10_000.0], [3.0, 30_000.0], [5.0, 20_000.0]], np.float32)
+    of = found("y", values, Wanted(task="numbers"))
+    assert of.mean == pytest.approx((3.0, 20_000.0))
+    raw = (values - np.array(of.mean)) / np.array(of.spread)
+    assert np.abs(raw).max(axis=0) == pytest.approx([np.sqrt(1.5), np.sqrt(1.5)])
+    assert finished(of, raw) == pytest.approx(values)
+
+
+def test_of_numbers_no_other_output_is_left_out_silently() -> None:
+    specs = [TensorSpec("label", "INT64", ()), TensorSpec("scores", "FP32", (2,))]
+    with pytest.raises(SetupError, match="also answers label"):
+        find_target(specs, {"label": SHARES.argmax(axis=1), "scores": SHARES}, Wanted(task="numbers"))
 
 
 def test_outputs_that_cannot_be_learned_are_named() -> None:

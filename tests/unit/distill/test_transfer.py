@@ -80,6 +80,21 @@ def test_a_file_of_answers_tells_the_teachers_signature(tmp_path: Path) -> None:
     assert found.known[key_of(found.rows[1])]["y"].tolist() == [3.0, 4.0]
 
 
+def test_answers_of_several_models_are_no_teachers(tmp_path: Path) -> None:
+    rows = {"x": np.arange(4.0), "output.y": np.zeros(4), "_version": np.array(["1", "1", "2", "2"])}
+    np.savez(tmp_path / "mixed.npz", allow_pickle=False, **rows, _digest=np.array(["d1", "d1", "d2", "d2"]))
+    with pytest.raises(SetupError, match=r"answers of 2 models \(d1, d2; versions 1, 2\).*--version"):
+        from_outputs(tmp_path / "mixed.npz")
+    np.savez(tmp_path / "one.npz", allow_pickle=False, **rows, _digest=np.array(["d1"] * 4))
+    assert len(from_outputs(tmp_path / "one.npz")[1].rows) == 4
+
+
+def test_labels_of_a_file_of_answers_are_read_as_those_of_samples(tmp_path: Path) -> None:
+    for labels in (np.array([b"ham", b"spam"]), np.array([1.0, 0.0])):
+        np.savez(tmp_path / "a.npz", allow_pickle=False, x=np.arange(2.0), labels=labels, **{"output.y": np.zeros(2)})
+        assert from_outputs(tmp_path / "a.npz")[1].labels in (["ham", "spam"], ["1", "0"])
+
+
 def test_what_a_table_filled_up_is_cut_off_again(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "logged.npz",
@@ -121,7 +136,12 @@ def test_labels_are_places_or_names_of_classes() -> None:
     assert labels_as_places(["1", "0"], of, "f.csv").tolist() == [1, 0]
     named = target("logits", 3)
     named = type(named)(named.spec, named.form, named.width, ("ham", "spam", "2"))
-    assert labels_as_places(["spam", "0", "2"], named, "f.csv").tolist() == [1, 0, 2]
+    assert labels_as_places(["spam", "2"], named, "f.csv").tolist() == [1, 2]
+    with pytest.raises(SetupError, match="the label '0' is no class"):
+        labels_as_places(["spam", "0", "2"], named, "f.csv")
+    stars = type(named)(named.spec, named.form, named.width, ("1", "2", "3"))
+    assert labels_as_places(["1", "3"], stars, "f.csv").tolist() == [0, 2]
+    assert labels_as_places(["1", "0", "2"], stars, "f.csv").tolist() == [1, 0, 2], "places, since 0 is no name"
     with pytest.raises(SetupError, match=r"f.csv: the label 'good' is no class of 'y'.*--classes A,B"):
         labels_as_places(["good"], of, "f.csv")
 

@@ -10,8 +10,11 @@ from tests.unit.engine.cascade_rig import request_of, said
 from tests.unit.engine.semantic_rig import soon
 from tests.unit.engine.variants_rig import BEST, FAST, FASTEST, Rig
 
+from forebay.cache.answer_cache import AnswerCache
+from forebay.core.caching import USUAL_ASK, CacheRules
 from forebay.core.errors import AdmissionError, RequestError
 from forebay.core.request import Background, Listener, Request
+from forebay.engine.cached import CachedEngine
 
 
 async def ask(rig: Rig, **more: Any) -> tuple[int, str]:
@@ -127,6 +130,23 @@ async def test_the_cache_keeps_variants_apart() -> None:
     assert len(set(digests)) == 3
     assert digests[0] == rig.best.digest
     assert (await asked(rig)).ran_on == ""
+
+
+async def test_answers_of_a_variant_that_was_named_are_not_kept() -> None:
+    rig = Rig()
+    cached = CachedEngine(rig.front, CacheRules(ttl_s=60.0), AnswerCache(1 << 20, 1 << 16, rig.clock))
+
+    async def outcome(name: str) -> str:
+        request = request_of((7.9,), parameters={"variant": name}, cache=USUAL_ASK)
+        cached.submit(request)
+        await soon(lambda: request.wire)
+        return str(request.cached.outcome)
+
+    assert [await outcome("fast"), await outcome("fast")] == ["miss", "miss"]
+    assert [await outcome("large"), await outcome("large")] == ["miss", "exact"]
+    rig.open(fastest=rig.fastest)
+    with pytest.raises(RequestError, match="there are large, fastest"):
+        await outcome("fast")
 
 
 async def test_one_that_falls_answers_no_more() -> None:

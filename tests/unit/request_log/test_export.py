@@ -76,6 +76,29 @@ def test_npz_of_rows_that_differ_in_length(tmp_path: Path) -> None:
     with np.load(file, allow_pickle=False) as found:
         assert found["x"].tolist() == [[1, 2, 3], [4, 0, 0]]
         assert found["_shape.x"].tolist() == [[3], [1]]
+    samples = read_samples(file, RAGGED, None)
+    assert [row["x"].tolist() for row in samples.rows] == [[1, 2, 3], [4]], "what filled it up is no sample"
+
+
+def test_shapes_that_are_none_are_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.npz"
+    arrays: dict[str, Any] = {"x": np.zeros((2, 3), np.float32), "_shape.x": np.zeros((2, 2), np.int64)}
+    np.savez(file, **arrays)
+    with pytest.raises(SetupError, match="holds the shape of each row"):
+        read_samples(file, RAGGED, None)
+
+
+def test_npz_of_one_long_row_among_many_short_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forebay.request_log.export.MOST_FILLED_BYTES", 4 * 4 * 1000)
+    for name, signature, short, long in (("n", RAGGED, [1], [1] * 1000), ("t", TEXTS, "a", "a" * 1000)):
+        rig = Rig(tmp_path / name, signature)
+        for number in range(5):
+            rig.ask(short, number=number)
+        rig.ask(long)
+        rig.close()
+        with pytest.raises(SetupError, match=r"differs so much in length .* parquet or jsonl"):
+            exported(rig, "npz")
+        assert exported(rig, "jsonl")[1] == 6
 
 
 @pytest.mark.parametrize("form", ["npz", "jsonl"])

@@ -52,6 +52,17 @@ def check_numbers(kind: str, signature: Signature) -> None:
         )
 
 
+def _check_finite(features: Array, signature: Signature, kind: str) -> None:
+    """Raises `SetupError` where a number is lacking, as in rows for trees."""
+    rows = int((~np.isfinite(features)).any(axis=1).sum())
+    if rows:
+        names = ", ".join(spec.name for spec in signature.inputs)
+        raise SetupError(
+            f"{rows} of {len(features)} rows hold NaN or infinity in {names}, of which --student {kind} makes nothing; "
+            "fill them up, leave those rows out, or use --student tree"
+        )
+
+
 class Linear:
     """See `Student`. Of classes it is a logistic regression on the teacher's softened probabilities, else a ridge
     regression; the penalty falls from step to step.
@@ -74,9 +85,10 @@ class Linear:
         """See `Student.fit`."""
         check_losses(self.losses, self._subject.target, labelled=bool((train.labels >= 0).any()))
         x = features_of(self._subject.signature, train.rows).astype(np.float64)
+        _check_finite(x, self._subject.signature, "linear")
         self._mean = x.mean(axis=0)
         spread = x.std(axis=0)
-        self._spread = np.where(spread > 1e-8 * max(float(np.abs(x).max(initial=0.0)), 1e-30), spread, 1.0)
+        self._spread = np.where(spread > 1e-8 * np.maximum(np.abs(x).max(axis=0, initial=0.0), 1e-30), spread, 1.0)
         design = self._design(x)
         self.parameters = design.shape[1] * self._subject.target.width
         self.about = f"a linear model of {x.shape[1]} numbers"
@@ -111,7 +123,9 @@ class Linear:
 
     def _held_out(self, stop: Part) -> Callable[[Any], tuple[float, float]]:
         target = self._subject.target
-        design = self._design(features_of(self._subject.signature, stop.rows).astype(np.float64))
+        x = features_of(self._subject.signature, stop.rows).astype(np.float64)
+        _check_finite(x, self._subject.signature, "linear")
+        design = self._design(x)
 
         def look(weights: Array) -> tuple[float, float]:
             raw = design @ weights
@@ -126,7 +140,7 @@ class Linear:
 
     def _numbers(self, part: Part) -> Array:
         target = self._subject.target
-        return np.asarray((part.wanted - target.mean) / target.spread, np.float64)
+        return np.asarray((part.wanted - np.asarray(target.mean)) / np.asarray(target.spread), np.float64)
 
     def _sloped(self, part: Part) -> Callable[[Array], tuple[float, Array]]:
         """Loss and slope of raw values for these rows."""

@@ -153,7 +153,12 @@ class NeuralStudent:
         return np.concatenate(parts)
 
     def _called(self, module: Module, feed: dict[str, Any]) -> Any:
-        raw = module(**feed)
+        try:
+            raw = module(**feed)
+        except Exception as error:
+            raise SetupError(
+                f"the student's forward fails on a batch of {', '.join(feed)}: {type(error).__name__}: {error}"
+            ) from error
         wanted = (len(next(iter(feed.values()))), self._subject.target.width)
         if not hasattr(raw, "shape") or tuple(raw.shape) != wanted:
             shape = list(raw.shape) if hasattr(raw, "shape") else type(raw).__name__
@@ -221,8 +226,9 @@ class _Optimizers:
 def batches(lengths: Array, size: int, shuffle: Any) -> Iterator[Array]:
     """All rows once, in batches of chance whose rows are of like length."""
     order = shuffle.permutation(len(lengths))
-    for start in range(0, len(order), size * _WINDOW):
-        window = order[start : start + size * _WINDOW]
+    ends = [*range(size * _WINDOW, len(order) - 1, size * _WINDOW), len(order)]  # no window of one row alone
+    for start, end in zip([0, *ends], ends, strict=False):
+        window = order[start:end]
         window = window[np.argsort(lengths[window], kind="stable")]
         parts = [window[at : at + size] for at in range(0, len(window), size)]
         if len(parts) > 1 and len(parts[-1]) == 1:

@@ -9,6 +9,7 @@ from typing import Final
 
 from forebay.core.errors import SetupError
 from forebay.distill.students.port import Plan, Student, Subject
+from forebay.models.signature import Signature
 
 KINDS: Final = ("static-embedding", "every-nth-layer", "cnn", "linear", "tree")
 _FACTORY = "FILE.py:FACTORY of a torch module"
@@ -29,11 +30,21 @@ def check_kind(kind: str) -> None:
 
 
 def _check_torch(kind: str) -> None:
-    if find_spec("torch") is None:
+    lacking = [library for library in ("torch", "onnx", "onnxscript") if find_spec(library) is None]
+    if lacking:
         raise SetupError(
-            f"--student {kind} is trained by torch, which is not here; pip install 'forebay[torch,optimize]', or use "
+            f"--student {kind} is trained by torch and written as ONNX, and {', '.join(lacking)} is not here; "
+            "pip install 'forebay[torch,optimize]', or use "
             "linear or tree, which need 'forebay[trees,optimize]'"
         )
+
+
+def check_suits(kind: str, signature: Signature) -> None:
+    """Raises `SetupError` for a student that cannot take what the teacher takes, before the teacher is asked."""
+    if kind in ("linear", "tree"):
+        from forebay.distill.students.classic import check_numbers
+
+        check_numbers(kind, signature)
 
 
 def open_student(kind: str, subject: Subject, plan: Plan) -> Student:
