@@ -12,10 +12,10 @@ import msgspec
 
 from forebay.engine.child import die_with_parent
 from forebay.models.artefact import ServedWith
+from forebay.models.references import importable, open_reference
 from forebay.optimize import wire
 from forebay.optimize.candidates.port import Candidate, NotApplicableError, Work
 from forebay.optimize.judge import Judge
-from forebay.optimize.references import importable, open_reference
 
 _LONGEST = 400
 

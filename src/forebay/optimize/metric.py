@@ -14,7 +14,7 @@ import numpy as np
 
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
-from forebay.optimize.references import importable, open_reference
+from forebay.models.references import importable, open_reference
 from forebay.optimize.report import Agreement
 
 _LONGEST = 300

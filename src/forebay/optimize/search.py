@@ -14,6 +14,7 @@ import msgspec
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
 from forebay.models.artefact import ServedWith
+from forebay.models.references import importable
 from forebay.models.repository import PYTHON_FILE
 from forebay.models.source import digest_of, model_files, open_source
 from forebay.optimize import agreement, gate, heads, invariance, processes, speed, wire
@@ -23,7 +24,6 @@ from forebay.optimize.compared import Answers, Compared, others_of, told
 from forebay.optimize.goals import Asked, goals_for
 from forebay.optimize.metric import check_original, open_metric
 from forebay.optimize.processes import CandidateError, Probe
-from forebay.optimize.references import importable
 from forebay.optimize.report import ORIGINAL, CandidateReport
 from forebay.optimize.samples import Split, length_of, shape_of
 from forebay.optimize.signatures import check_same, compared_output

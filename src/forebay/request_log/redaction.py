@@ -7,10 +7,7 @@ does not return is not written. Whatever goes wrong, the row is not written eith
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +17,7 @@ import numpy as np
 
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
+from forebay.models.references import module_of
 from forebay.request_log.row import Row
 
 Redact = Callable[[dict[str, Any]], Any]
@@ -34,7 +32,7 @@ def load_redaction(model: str, text: str) -> Redact:
     """The function that FILE.py:NAME or MODULE:NAME names. Raises `SetupError`."""
     where, _, name = text.rpartition(":")
     try:
-        module = _file_module(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        module = module_of(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except SyntaxError as error:
         raise _refused(model, text, f"it has a syntax error at line {error.lineno}", "mend it") from None
     except Exception as error:
@@ -51,24 +49,6 @@ def load_redaction(model: str, text: str) -> Redact:
 
 def _refused(model: str, text: str, why: str, mend: str) -> SetupError:
     return SetupError(f"model {model}: request_log_redact cannot be {text!r}: {why}; {mend} (docs/request-log.md)")
-
-
-def _file_module(file: Path) -> Any:
-    path = file.resolve()
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}")
-    name = f"forebay_redaction_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # as an import does: dataclasses look there
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def redacted(redact: Redact, row: Row) -> Row | None:

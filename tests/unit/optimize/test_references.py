@@ -11,10 +11,10 @@ from tests.unit.optimize.digits import mlp, write_samples
 from tests.unit.optimize.test_search import ANY_SPEED, QUICK, Silent
 
 from forebay.core.errors import SetupError
+from forebay.models.references import open_reference
 from forebay.models.repository import read_repository
 from forebay.models.source import open_source
 from forebay.optimize.goals import Asked
-from forebay.optimize.references import open_reference
 from forebay.optimize.report import Report
 from forebay.optimize.run import Order, optimize
 from forebay.runtimes.port import load_runtime

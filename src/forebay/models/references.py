@@ -1,4 +1,4 @@
-"""What the user names by `module:name` or `file.py:name`: a recipe of one's own, a metric of one's own.
+"""What the user names by `module:name` or `file.py:name`: a recipe, a metric, a redaction of one's own.
 
 A module is looked for in the current folder first, as `python -m` does it; a file's own imports beside the file.
 """
@@ -22,7 +22,7 @@ def open_reference(reference: str) -> Any:
         raise ImportError("it names nothing of a module")
     with importable(reference):
         importlib.invalidate_caches()  # a file that was written just now is seen
-        return getattr(_loaded(Path(module)) if _is_file(module) else importlib.import_module(module), name)
+        return getattr(module_of(Path(module)) if _is_file(module) else importlib.import_module(module), name)
 
 
 @contextlib.contextmanager
@@ -42,10 +42,11 @@ def _is_file(module: str) -> bool:
     return module.endswith(".py")
 
 
-def _loaded(path: Path) -> Any:
+def module_of(path: Path) -> Any:
+    """A file as a module. Raises `OSError`, or whatever the user's code does."""
     path = path.resolve()
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
     # Two files may have one name.
     name = f"forebay_named_{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
