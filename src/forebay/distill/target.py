@@ -120,31 +120,41 @@ def _chosen(outputs: Sequence[TensorSpec], wanted: str | None) -> TensorSpec:
 
 def _form(spec: TensorSpec, values: Array, wanted: Wanted, labels: Sequence[str]) -> Form:
     width = values.shape[1]
-    tolerance = _HALF_SUM_TOLERANCE if spec.datatype == "FP16" else _SUM_TOLERANCE
-    sums = np.abs(values.sum(axis=1) - 1.0) <= tolerance
-    shares = bool((values >= 0).all() and sums.all())
-    by_class: Form = "probabilities" if shares else "logits"
-    if wanted.task in ("auto", "classes") and width > 1 and not shares and ((values >= 0) & (values <= 1)).all():
-        raise SetupError(
-            f"{spec.name!r} holds numbers from 0 to 1 that do not sum to 1 in {int((~sums).sum())} of {len(values)} "
-            "rows: no probabilities of one class out of several, and no logits. --task numbers learns them as they are"
-        )
     if wanted.task == "classes" or wanted.classes:
         if width < 2:
             raise SetupError(
                 f"--task classes: {spec.name!r} is one number a row, not one a class; leave the option away"
             )
-        return by_class
+        return _class_form(spec, values)
     if wanted.task != "auto":
         return wanted.task
     if width == 1:
         return "numbers"
     named = any(word in spec.name.lower() for word in _CLASS_WORDS)
     indices = {str(place) for place in range(width)}
-    if shares or named or (labels and set(labels) <= indices):
-        return by_class
+    if named or (labels and set(labels) <= indices) or _shares(spec, values).all():
+        return _class_form(spec, values)
     unit = bool(np.allclose(np.linalg.norm(values, axis=1), 1.0, atol=1e-3))
-    return "vectors" if unit or width > _MOST_CLASSES else by_class
+    return "vectors" if unit or width > _MOST_CLASSES else _class_form(spec, values)
+
+
+def _class_form(spec: TensorSpec, values: Array) -> Form:
+    """Of an output of one number a class. Raises `SetupError` where these are neither of the two."""
+    shares = _shares(spec, values)
+    if shares.all():
+        return "probabilities"
+    if ((values >= 0) & (values <= 1)).all():
+        raise SetupError(
+            f"{spec.name!r} holds numbers from 0 to 1 that do not sum to 1 in {int((~shares).sum())} of {len(values)} "
+            "rows: no probabilities of one class out of several, and no logits. --task numbers learns them as they are"
+        )
+    return "logits"
+
+
+def _shares(spec: TensorSpec, values: Array) -> Array:
+    """Which rows are shares of 1."""
+    tolerance = _HALF_SUM_TOLERANCE if spec.datatype == "FP16" else _SUM_TOLERANCE
+    return np.asarray((values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1.0) <= tolerance))
 
 
 def _index_of(

@@ -223,6 +223,45 @@ def test_batches_have_every_row_once_and_like_lengths_together() -> None:
     assert spread < 6
 
 
+MODULE = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.linear(x)
+
+def factory(inputs, outputs): return Net()
+"""
+
+
+def test_a_torch_module_learns_numbers_of_any_size_and_answers_in_their_units(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch comes with an extra")
+    (tmp_path / "net.py").write_text(MODULE)
+    rows = numbers(400)
+    values = np.stack([row["x"] for row in rows])
+    wanted = np.stack([1e4 * values[:, 0] + 5e5, values[:, 1]], axis=1).astype(np.float32)
+    subject = numeric_subject(wanted, "numbers")
+    student = open_student(f"{tmp_path / 'net.py'}:factory", subject, Plan(epochs=60, rate=0.05))
+    taught(student, rows, wanted)
+    (answers,) = run(tmp_path / student.write(tmp_path), rows)
+    assert answers == pytest.approx(student.answer(rows), rel=1e-4, abs=1e-3)
+    assert agreement(subject.target, wanted, answers) > 0.95
+
+
+def test_a_module_that_fails_is_told_with_its_error(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch comes with an extra")
+    (tmp_path / "net.py").write_text(MODULE.replace("forward(self, x)", "forward(self, image)"))
+    rows = numbers(40)
+    wanted = linear_answers(rows)
+    student = open_student(f"{tmp_path / 'net.py'}:factory", numeric_subject(wanted), Plan())
+    with pytest.raises(SetupError, match=r"forward fails on a batch of x: TypeError: .*unexpected keyword argument"):
+        taught(student, rows, wanted)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 17, 1025, 2049, 4097])
 def test_no_batch_has_one_row_unless_there_is_but_one(rows: int) -> None:
     found = list(batches(np.arange(rows) % 37, 16, np.random.default_rng(0)))

@@ -65,6 +65,7 @@ def test_scores_of_classes_that_do_not_exclude_each_other_are_numbers_or_refused
     for wanted in (Wanted(), Wanted(task="classes"), Wanted(classes=("a", "b"))):
         with pytest.raises(SetupError, match=r"do not sum to 1 in 2 of 3 rows: .* --task numbers"):
             found("scores", sigmoids, wanted)
+    assert found("y", np.random.default_rng(0).random((4, 100)).astype(np.float32)).form == "vectors"
     of = found("scores", sigmoids, Wanted(task="numbers"))
     assert of.form == "numbers"
     assert of.mean == pytest.approx((0.4, 1.9 / 3))
