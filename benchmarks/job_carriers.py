@@ -17,7 +17,7 @@ from tests.contract.brokers.tansu import OPTIONS, Tansu
 CARRIED = "Forebay, carried by RabbitMQ"
 KAFKA = "Forebay, carried by Kafka (Tansu)"
 SQS = "Forebay, carried by SQS (moto)"
-RABBITMQ_VARIABLE = "FOREBAY_BENCH_RABBITMQ"
+RABBITMQ_VARIABLE = "BENCH_RABBITMQ"
 """The URL of a RabbitMQ, where it is not the one of this machine."""
 QUEUES = "forebay-bench"
 CELERY_QUEUE = "forebay-bench-celery"

@@ -26,7 +26,6 @@ STATUSES: dict[str, int] = {
     "cache_entry_not_found": 404,
     "method_not_allowed": 405,
     "body_timeout": 408,
-    "idempotency_key_in_use": 409,
     "job_not_failed": 409,
     "job_gone": 410,
     "payload_too_large": 413,

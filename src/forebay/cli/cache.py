@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import httpx
 import msgspec
 import typer
 from typer.core import TyperCommand
@@ -136,6 +135,8 @@ def clear(
 
 def _call(method: str, path: str, query: dict[str, str], url: str, api_key: str | None) -> Any:
     """One call. What the server refuses becomes a line on stderr and exit code 1."""
+    import httpx  # comes with an extra, of whose lack the client tells
+
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     with telling(url):
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
@@ -175,7 +176,7 @@ def distinct(pairs: Sequence[TextPair], scored: Sequence[ScoredPair]) -> list[Sc
 
 async def embed_all(embedder: str, texts: Sequence[str]) -> tuple[dict[str, Array], str]:
     """Unit vectors by text, and the embedder's digest. Raises `SetupError`."""
-    async with open_alone(embedder) as engine:
+    async with open_alone(embedder, environ=os.environ) as engine:
         rows = [await embed(engine, texts[begin : begin + _ROWS]) for begin in range(0, len(texts), _ROWS)]
         widths = sorted({part.shape[1] for part in rows})
         if len(widths) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -105,7 +106,7 @@ def cascade(
 
 
 async def _measure(teacher: str, student: str, samples: Path, output: str | None) -> Measured:
-    async with open_alone(teacher, student) as engine:
+    async with open_alone(teacher, student, environ=os.environ) as engine:
         if len(engine.models) != 2:
             named = ", ".join(engine.models)
             raise SetupError(f"a cascade has a teacher and a student, and {teacher} and {student} hold {named}")

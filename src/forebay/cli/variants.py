@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final
@@ -66,7 +67,7 @@ def variants(
 
 
 async def _measure(model: str, forms: Sequence[str], samples: Path, output: str | None) -> Measured:
-    async with open_alone(model, *forms) as engine:
+    async with open_alone(model, *forms, environ=os.environ) as engine:
         first, *others = engine.models
         for other in others:
             check_alike(engine, first, other)

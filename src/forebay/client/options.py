@@ -72,7 +72,7 @@ class SubmitOptions(TypedDict, total=False):
     ttl_s: float | None
     """Latest start, in seconds from its acceptance; then the job expires. Default: none."""
     timeout_s: float | None
-    """Longest run of one attempt, in seconds. Default: no limit. (Submitting itself takes the client's `timeout_s`.)"""
+    """Longest run of one attempt, in seconds. Default: an hour. (Submitting itself takes the client's `timeout_s`.)"""
     retention_s: float | None
     """How long the job is kept once it has ended. Default: the server's."""
     webhook: str | None

@@ -3,7 +3,7 @@
 ForebayError
   RequestError       invalid_request, forbidden, model_not_found, body_timeout, payload_too_large,
                      unsupported_encoding, unsupported, request_canceled, job_not_found, job_gone,
-                     job_not_failed, cache_entry_not_found, idempotency_key_reused, idempotency_key_in_use
+                     job_not_failed, cache_entry_not_found, idempotency_key_reused
   AdmissionError     unauthorized, over_quota, queue_full, deadline_unreachable, model_not_ready, draining
   DeadlineExceeded   deadline_exceeded, with the stage in which the deadline passed
   CacheMiss          cache_miss: only what is cached was asked for, and it is not
@@ -69,7 +69,6 @@ class RequestError(ForebayError):
         "job_not_failed",
         "cache_entry_not_found",
         "idempotency_key_reused",
-        "idempotency_key_in_use",
     )
 
 

@@ -33,6 +33,8 @@ from forebay.core.store_url import masked_url
 CONFIG_FILE = "forebay.toml"
 ENV_PREFIX = "FOREBAY_"
 TEST_PREFIX = "FOREBAY_TEST_"
+CLIENT_KEY_VARIABLE = "FOREBAY_API_KEY"
+"""Of commands that call a server, not of those that serve; a shell may well have it for both."""
 KEY_LINES_VARIABLE = "FOREBAY_API_KEYS"
 SECRET_LINES_VARIABLE = "FOREBAY_WEBHOOK_SECRETS"
 HIDDEN = "***"
@@ -290,7 +292,7 @@ def _read_environ(environ: Mapping[str, str], models: ModelLayers) -> Layer:
     layer: Layer = {}
     for variable, raw in environ.items():
         ours = variable.startswith(ENV_PREFIX) and not variable.startswith(TEST_PREFIX)
-        if not ours or variable in _LINES:
+        if not ours or variable in _LINES or variable == CLIENT_KEY_VARIABLE:
             continue
         parts = variable.removeprefix(ENV_PREFIX).lower()
         dotted = parts.replace("__", ".", 1)

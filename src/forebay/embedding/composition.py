@@ -58,11 +58,12 @@ def settings_of(
     models: Mapping[str, Mapping[str, Any]] | None,
     config: str | Path | None,
     environ: Mapping[str, str] | None,
+    folder: Path | None = None,
 ) -> LoadedSettings:
     """Settings as keyword arguments, by the names that flags have. Raises `SetupError`.
 
     given: `port=9000`, `log_level="warning"`; a model's key is for all models. models: settings by model. config: a
-    settings file. environ: whose FOREBAY_ variables count.
+    settings file. environ: whose FOREBAY_ variables count. folder: where `forebay.toml` is looked for; None: nowhere.
     """
     flags: dict[str, object] = {}
     for key, value in given.items():
@@ -76,7 +77,7 @@ def settings_of(
         environ=environ or {},
         flags=flags,
         sets=(),
-        folder=None,
+        folder=folder,
         flag_source=keyword_of,
     )
 
@@ -86,21 +87,22 @@ def site_of(
     catalog: Catalog,
     *,
     listens: bool = False,
-    has_jobs: bool = True,
+    alone: bool = False,
     webhooks: bool = True,
     seeks_near: bool = True,
 ) -> Site:
     """The site, not started. Raises `SetupError` for settings that are wrong or unsafe.
 
-    listens: it will be served at the settings' host and port, not by another program. has_jobs: jobs are taken and
-    worked off here, where there is a store. webhooks: they are called here.
+    listens: it will be served at the settings' host and port, not by another program. alone: there are no jobs
+    here, whatever the store, and settings may be of models that are served elsewhere. webhooks: they are called here.
     seeks_near: texts get the answers to near ones here, for models that want that.
     """
     # Settings are read once more when a model is loaded, and when a Python model's class attributes are known.
     for source in catalog.named:
         loaded.model(source.name, {}, source.sidecar)
-    for unserved in loaded.check_models(catalog.first, others_may_come=catalog.may_grow):
-        log.warning("%s", unserved)
+    if not alone:
+        for unserved in loaded.check_models(catalog.first, others_may_come=catalog.may_grow):
+            log.warning("%s", unserved)
     check_broker(loaded.settings.jobs)
     server = loaded.settings.server
     keys = Keys.load(server.api_keys, loaded.api_key_lines)
@@ -121,7 +123,7 @@ def site_of(
         catalog,
         planner(loaded),
         refusal,
-        jobs=jobs if has_jobs else None,
+        jobs=None if alone else jobs,
         cache=tree.cache,
         data_dir=data_dir,
         webhook_secrets=secrets,

@@ -154,14 +154,15 @@ async def open_alone(
     **settings: Any,
 ) -> AsyncIterator[EmbeddedEngine]:
     """`open_engine` for a command that asks models what they say themselves, whatever their settings have answer in
-    their place. Jobs of a server that has the same store are left to it. Raises `SetupError`.
+    their place. Otherwise they are as `forebay serve` would serve them from the current folder, whose `forebay.toml`
+    counts. Jobs of a server that has the same store are left to it. Raises `SetupError`.
     """
     itself: dict[str, Any] = {
         "cache": "off", "request_log": 0.0, "cascade": "none", "variants": "none", "watch": False
     }  # fmt: skip
     with python_words():
-        loaded = settings_of({**itself, **settings}, None, config, environ)
-        site = site_of(loaded, catalog_of(models, None), has_jobs=False)
+        loaded = settings_of({**itself, **settings}, None, config, environ, Path())
+        site = site_of(loaded, catalog_of(models, None), alone=True)
     async with _started(site) as engine:
         yield engine
 

@@ -18,8 +18,8 @@ from forebay.tune.machine import Artefact
 
 TUNED: Final = ("instances", "threads", "max_batch_rows")
 """The settings that are chosen."""
-_FORCED: Final = {"cache": "off", "request_log": 0.0}
-"""Cached answers would say nothing about the model, and made-up requests do not belong into a log."""
+_FORCED: Final = {"cache": "off", "request_log": 0.0, "cascade": "none", "variants": "none"}
+"""Others' answers would say nothing about the model, and made-up requests do not belong into a log."""
 
 
 class Subject(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ from forebay.distill.report import Epoch
 from forebay.distill.run import Lesson, Order, check_order
 from forebay.distill.students.port import Plan
 from forebay.distill.transfer import Transfer
+from forebay.embedding.engine import open_alone
 from forebay.models.signature import Signature, TensorSpec
 from forebay.tune.subject import source_of
 
@@ -111,6 +112,7 @@ def test_a_teacher_says_what_it_says_itself_whatever_its_server_is_set_to(tmp_pa
     config = tmp_path / "forebay.toml"
     config.write_text(
         '[jobs]\nstore = "redis://127.0.0.1:1"\n[models.keyword]\ncache = "exact"\ncascade = "none.json"\n'
+        "[models.keyword_of_another]\nthreads = 1\n"
     )
     heard: list[tuple[int, object]] = []
     with teacher(tmp_path, config) as found:
@@ -148,3 +150,17 @@ def test_what_the_rows_cannot_give_is_told_before_the_teacher_is_asked(
     lesson = Lesson("m", signature, "d", Transfer("texts.txt", "", texts(["a", "b"])))
     with pytest.raises(SetupError, match=said):
         check_order(Order(out=tmp_path / "out", **order), lesson)
+
+
+def test_models_are_measured_as_they_would_be_served_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `forebay.toml` of the folder and the environment say of a model counts; models that are elsewhere may stand
+    there, too."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "forebay.toml").write_text("[models.keyword]\nmax_batch_rows = 3\n[models.other]\nthreads = 1\n")
+
+    async def said() -> tuple[int, int]:
+        async with open_alone(f"{TEACHERS}:Keyword", environ={"FOREBAY_MODELS__KEYWORD__INSTANCES": "2"}) as engine:
+            found = engine._site.inference.find("keyword", None).engine
+            return found.max_batch_rows, found.instances
+
+    assert asyncio.run(said()) == (3, 2)
