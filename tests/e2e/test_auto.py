@@ -62,8 +62,9 @@ def trials(served: Served) -> list[psutil.Process]:
 class Caller:
     """Asks now and then until the block ends; anything but a right answer is an error there."""
 
-    def __init__(self, served: Served, name: str) -> None:
-        self._stop = threading.Event()
+    def __init__(self, served: Served, name: str, every_s: float = 0.02) -> None:
+        """every_s: between two questions. A server that is busy does not measure."""
+        self._stop, self._every_s = threading.Event(), every_s
         self._served, self._name = served, name
         self.seen: list[float] = []
 
@@ -74,7 +75,7 @@ class Caller:
 
     def _ask(self) -> None:
         with httpx.Client(base_url=self._served.http.base_url, timeout=30) as http:
-            while not self._stop.wait(0.02):
+            while not self._stop.wait(self._every_s):
                 self.seen += values(http.post(f"/v2/models/{self._name}/infer", json=body([1.0])))
 
     def __exit__(self, *_: object) -> None:
@@ -86,7 +87,7 @@ class Caller:
 def test_what_is_measured_takes_over_without_a_failed_request_and_is_remembered(tmp_path: Path) -> None:
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     with serving(first, *auto(*model("sized.py", "Steep"))) as served:
-        with Caller(served, "steep") as caller:
+        with Caller(served, "steep", every_s=0.2) as caller:
             assert threads(served, "steep") == 1, "it serves with the default at once"
             found = settled(served, "steep")
             best = int(found["tuning_chosen"].split("x")[1])
@@ -95,7 +96,7 @@ def test_what_is_measured_takes_over_without_a_failed_request_and_is_remembered(
             eventually(lambda: caller.seen[-1:] == [float(best)], "the new size answers")
         eventually(lambda: len(served.instances()) == 1, "the old processes have ended")
         asked = len(caller.seen) + 1
-        statistics = served.http.get("/v2/models/threaded/stats").json()["model_stats"][0]
+        statistics = served.http.get("/v2/models/steep/stats").json()["model_stats"][0]
         counted = served.metric("forebay_requests_total", "steep"), statistics["inference_count"]
         assert counted == (asked, asked), "counts go on, and hold nothing of the measuring"
         assert served.logged(MEASURING)
