@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from forebay.cli.flags import shown_value
 from forebay.core.settings_sources import load_settings
 from forebay.engine.costs_file import CostsFile
 from forebay.models.source import digest_of, open_source
@@ -36,3 +37,13 @@ def test_a_python_model_of_a_repository_has_the_digest_that_its_server_gives_it(
     looked_for = CostsFile(tmp_path, subject.artefact.source, subject.artefact.digest, 1)
     assert [entry["costs"] for _, entry in looked_for._entries()] == [1]
     assert subject.settings_file == tmp_path / "repo" / "net" / "model.toml"
+
+
+def test_nobody_answers_in_place_of_the_model_that_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(MODEL)
+    sets = ["net.cascade=cascade.json", "net.cache=exact", "net.slo_ms=50"]
+    loaded = load_settings(config_file=None, environ={}, flags={}, sets=sets, folder=tmp_path)
+    subject = open_subject(f"{tmp_path / 'net.py'}:Net", None, loaded, None, shown_value)
+    told = subject.artefact.arguments
+    assert {"net.cascade=none", "net.variants=none", "net.cache=off", "net.slo_ms=50"} <= set(told)
+    assert not any("cascade.json" in part for part in told)
