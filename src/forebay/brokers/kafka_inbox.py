@@ -24,7 +24,8 @@ log = logging.getLogger("forebay.jobs")
 
 COMMIT_S: Final = 0.2
 _POLL_S = 0.2
-_AT_ONCE = 256
+_AT_ONCE: Final = 64
+"""Few, so that one partition is not far beyond its share when it is looked at again."""
 _AGAIN_S = 1.0
 _CLOSE_S = 8.0
 _JOIN_S = 4.0
@@ -169,14 +170,13 @@ class Inbox:
         self._arrived()
 
     def _hold_back(self, consumer: Consumer) -> None:
-        """Fetch no more where there is enough, and go on where there is not."""
-        room = self.parts.room()
-        if room and self._paused:
-            consumer.resume(_partitions(self._paused))
-            self._paused.clear()
-        elif room is False and (stopped := set(self.parts.places()) - self._paused):
+        """Fetch no more of what there is enough, and go on where there is not."""
+        full = self.parts.full(self._paused)
+        if stopped := full - self._paused:
             consumer.pause(_partitions(stopped))
-            self._paused |= stopped
+        if to_go_on := self._paused - full:
+            consumer.resume(_partitions(to_go_on))
+        self._paused = full
 
     # -- partitions that come and go ----------------------------------------------------------------------------------
 

@@ -12,7 +12,9 @@ from forebay.brokers.port import Delivery
 
 AHEAD_JOBS: Final = 8192
 AHEAD_BYTES: Final = 32 << 20
-"""Of one topic that are here and nobody has, about; then no more is fetched until half of it is taken."""
+"""Of one topic that are here and nobody has, about. Each partition has an equal share of it, and is fetched from until
+that is full, then not until half of it is taken: of a backlog the first ones would otherwise fill it all, again and
+again, and what waits in the last ones would wait until the first are empty."""
 Place = tuple[str, int]
 """A topic and the number of a partition."""
 
@@ -21,7 +23,7 @@ class Part:
     """One partition, from when it was given to us until it is taken away. A message is done with when all before it
     are; `waiting` are those that are not done, by their offsets, None for one that is to become a dead letter."""
 
-    __slots__ = ("asked", "begin", "is_ours", "next", "parts", "place", "waiting")
+    __slots__ = ("asked", "begin", "is_ours", "kept_bytes", "kept_jobs", "next", "parts", "place", "waiting")
 
     def __init__(self, parts: Parts, place: Place) -> None:
         self.parts, self.place = parts, place
@@ -31,6 +33,8 @@ class Part:
         """The first offset that came, and the one after the last; -1: none has come."""
         self.asked = -1
         """What the broker was told, and has not refused."""
+        self.kept_jobs = self.kept_bytes = 0
+        """That are here and nobody has."""
 
     @property
     def lowest(self) -> int:
@@ -53,7 +57,6 @@ class Parts:
         self._parts: dict[Place, Part] = {}
         self._kept: deque[tuple[Pack, int]] = deque()
         """Packs some of whose messages nobody has, as they came, with their sizes."""
-        self._jobs = self._bytes = 0
 
     # -- the thread that fetches --------------------------------------------------------------------------------------
 
@@ -71,8 +74,6 @@ class Parts:
             for part in gone:
                 part.is_ours = False
             self._kept = deque((pack, size) for pack, size in self._kept if pack.owner.is_ours)
-            self._jobs = sum(pack.kept for pack, _ in self._kept)
-            self._bytes = sum(size for _, size in self._kept)
             return [(part.place, part.lowest) for part in gone if part.lowest > part.begin]
 
     def expects(self, place: Place, offset: int) -> Part | None:
@@ -91,8 +92,8 @@ class Parts:
             part.add(offset, pack)
             if pack is not None:
                 self._kept.append((pack, nbytes))
-                self._jobs += len(pack.messages)
-                self._bytes += nbytes
+                part.kept_jobs += len(pack.messages)
+                part.kept_bytes += nbytes
 
     def to_commit(self) -> list[tuple[Place, int]]:
         """How far partitions are done with of which the broker was not told; it counts as told now."""
@@ -109,11 +110,16 @@ class Parts:
                 if (part := self._parts.get(place)) is not None:
                     part.asked = part.begin
 
-    def room(self) -> bool | None:
-        """Whether more should be fetched; None: as before."""
-        if self._jobs >= AHEAD_JOBS or self._bytes >= AHEAD_BYTES:
-            return False
-        return True if 2 * self._jobs <= AHEAD_JOBS and 2 * self._bytes <= AHEAD_BYTES else None
+    def full(self, before: Collection[Place]) -> set[Place]:
+        """Of which no more should be fetched, when it was these `before`."""
+        found = set()
+        with self._lock:
+            share = 1 / max(1, len(self._parts))
+            for place, part in self._parts.items():
+                filled = max(part.kept_jobs / AHEAD_JOBS, part.kept_bytes / AHEAD_BYTES)
+                if filled >= (share / 2 if place in before else share):
+                    found.add(place)
+        return found
 
     def places(self) -> list[Place]:
         """Those that are ours."""
@@ -130,10 +136,10 @@ class Parts:
                 pack, size = self._kept[0]
                 handed = pack.hand_out(most - len(found))
                 found += handed
-                self._jobs -= len(handed)
+                pack.owner.kept_jobs -= len(handed)
                 if not pack.kept:
                     self._kept.popleft()
-                    self._bytes -= size
+                    pack.owner.kept_bytes -= size
         return found
 
     def put_back(self, pack: Pack, taken: Collection[int]) -> bool:
@@ -145,7 +151,7 @@ class Parts:
             pack.keep(list(taken))
             if not any(each is pack for each, _ in self._kept):
                 self._kept.appendleft((pack, 0))
-            self._jobs += len(taken)
+            pack.owner.kept_jobs += len(taken)
             return True
 
     def done(self, part: Part, offset: int) -> None:

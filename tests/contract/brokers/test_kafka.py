@@ -349,6 +349,25 @@ async def test_any_number_may_wait_and_be_held(url: str, pack_jobs: int) -> None
         await broker.ack(held)
 
 
+async def test_of_a_backlog_each_partition_has_its_turn(url: str) -> None:
+    """However much waits in the first of them, and however often fetching pauses: a worker that has taken as much as
+    each has was given some of all of them."""
+    count, each = 8 * AHEAD_JOBS, 2 * AHEAD_JOBS
+    async with connected(f"{url}&partitions=4" if "?" in url else f"{url}?partitions=4") as broker:
+        sent = messages(count)
+        for begin in range(0, count, 4096):
+            await published(broker, sent[begin : begin + 4096])
+        seen: set[int] = set()
+        taken = 0
+        async with asyncio.timeout(PATIENCE_S):
+            while taken < each:
+                found = await broker.lease(["q"], 500, 1.0, LEASE_S)
+                seen |= {delivery.receipt.pack.owner.place[1] for delivery in found}
+                taken += len(found)
+                await broker.ack(found)
+        assert seen == {0, 1, 2, 3}
+
+
 @pytest.mark.full
 async def test_a_topic_that_is_deleted_is_made_anew(url: str) -> None:
     """Nobody fetches from it meanwhile: to who does, a Tansu answers without the topic's id, and librdkafka 2.5 to 2.16

@@ -86,19 +86,32 @@ def test_a_topic_that_was_made_anew_begins_anew() -> None:
 def test_enough_is_enough_until_half_of_it_is_taken() -> None:
     parts = Parts()
     parts.given([ONE])
-    assert parts.room()
+    assert parts.full([]) == set()
     for offset in range(AHEAD_JOBS // 32):
         come(parts, ONE, offset, *map(str, range(32)))
-    assert parts.room() is False
-    parts.take(AHEAD_JOBS // 2 - 1)
-    assert parts.room() is None
+    assert parts.full([]) == {ONE}
+    parts.take(AHEAD_JOBS // 2)
+    assert parts.full([]) == set()
+    assert parts.full([ONE]) == {ONE}
     parts.take(1)
-    assert parts.room()
+    assert parts.full([ONE]) == set()
     come(parts, ONE, AHEAD_JOBS, "large", nbytes=AHEAD_BYTES)
-    assert parts.room() is False
+    assert parts.full([]) == {ONE}
     parts.taken_away([ONE])
-    assert parts.room()
+    assert parts.full([ONE]) == set()
     assert parts.take(1) == []
+
+
+def test_each_partition_has_its_share_of_what_is_enough() -> None:
+    parts = Parts()
+    parts.given([ONE, TWO])
+    for offset in range(AHEAD_JOBS // 64):
+        come(parts, ONE, offset, *map(str, range(32)))
+    assert parts.full([]) == {ONE}
+    come(parts, TWO, 0, "large", nbytes=AHEAD_BYTES // 2)
+    assert parts.full([]) == {ONE, TWO}
+    parts.taken_away([TWO])  # what is left has it all
+    assert parts.full([]) == set()
 
 
 def test_what_could_not_be_sent_anew_is_here_again() -> None:
