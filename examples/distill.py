@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,6 +40,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("spam", "sentiment", "digits")
 CONNECTIONS, ROWS, ROUNDS = 8, 16, 3
 """How rows are sent: so many a request, by so many clients, and each model in turns so often."""
+CASCADE = 2
+"""Which of the three ways to ask it is."""
 
 
 class Served(NamedTuple):
@@ -103,6 +106,7 @@ def measure(served: Served, calibration: Calibration, rows: Array, seconds: floa
     )
     parts = [rows[place : place + ROWS] for place in range(0, len(rows), ROWS)]
     answers, rates = [rows] * len(asked), [list[float]() for _ in asked]
+    by_student = Counter[str]()
     settings = {served.teacher: {"cascade": str(served.cascade.absolute())}}
     with (
         forebay.testing.serve(*served.models, model_settings=settings) as server,
@@ -115,19 +119,26 @@ def measure(served: Served, calibration: Calibration, rows: Array, seconds: floa
                 def ask(part: Array, model: str = model, parameters: dict[str, bool] = parameters) -> Array:
                     return client.infer(model, part, parameters=parameters)[calibration.output]
 
+                before = answered(server.base_url, served.teacher)
                 began, passes = time.monotonic(), 0
                 while not passes or time.monotonic() - began < seconds:
                     answers[place] = np.concatenate(list(pool.map(ask, parts)))
                     passes += 1
                 rates[place].append(passes * len(rows) / (time.monotonic() - began))
-        with urlopen(f"{server.base_url}/metrics") as metrics:
-            lines = [line for line in metrics.read().decode().splitlines() if f'model="{served.teacher}"' in line]
-    counts = {
-        found[1]: float(found[2])
-        for line in lines
-        if (found := re.match(r'forebay_cascade_rows_total\{.*answered_by="(\w+)".*\} (\S+)$', line))
-    }
-    return Ways(answers, rates, counts["student"] / sum(counts.values()))
+                if place == CASCADE:  # those that ask for the teacher alone count as answered by it
+                    by_student += answered(server.base_url, served.teacher) - before
+    return Ways(answers, rates, by_student["student"] / by_student.total())
+
+
+def answered(base_url: str, model: str) -> Counter[str]:
+    """How many rows of a cascade were answered so far, by whom."""
+    with urlopen(f"{base_url}/metrics") as metrics:
+        lines = [line for line in metrics.read().decode().splitlines() if f'model="{model}"' in line]
+    counts = Counter[str]()
+    for line in lines:
+        if found := re.match(r'forebay_cascade_rows_total\{.*answered_by="(\w+)".*\} (\S+)$', line):
+            counts[found[1]] += int(float(found[2]))
+    return counts
 
 
 def table(found: Ways, labels: Array, calibration: Calibration) -> Iterator[str]:
