@@ -34,8 +34,11 @@ lint: $(VENV)/.dev ## Format, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# Tests that kill and time real processes meet a machine that is busy with the others: what fails there is told, and has
+# to pass once more alone. Without failures to run, as after a crash of pytest itself, the second run fails too.
 test: lint ## What CI runs: lint, then every test in its short form
-	$(BIN)/pytest -m "not full" -n 3 --dist loadfile
+	$(BIN)/pytest -m "not full" -n 3 --dist loadfile || \
+		{ echo "once more, alone:"; $(BIN)/pytest -m "not full" -v --last-failed --last-failed-no-failures none; }
 
 faults: $(VENV)/.dev ## Faults and fuzzing at full length
 	$(BIN)/pytest tests/faults tests/e2e tests/unit tests/contract -m full --timeout 1800 -n 2 --dist loadfile
