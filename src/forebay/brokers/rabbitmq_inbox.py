@@ -40,9 +40,9 @@ DUMB_S: Final = 120.0
 """How long a queue is left alone that does not answer while its broker does: its members may be down, or lost; or one
 that may not be consumed from: finding that out again costs the connection."""
 _LEVELS: Final = range(PRIORITY_LEVELS)
-_SETTLE_S: Final = 0.1
-"""Until something has come from each queue that is new here, so that what is urgent is not left behind what came first;
-but no longer, since most of them are empty."""
+SETTLE_S: Final = 0.1
+"""Until something has come from each queue that is new to this connection, so that what is urgent is not left behind
+what came first; but no longer, since most of them are empty."""
 _ENDED_KEPT: Final = 64
 """Consumers that have ended and still take what was on its way to them."""
 
@@ -86,6 +86,9 @@ class Inbox:
         """All that is neither acked nor given back, by tag."""
         self._kept: defaultdict[Place, deque[Pack]] = defaultdict(deque)
         self._consumers: dict[Place, Consumer] = {}
+        self._met: set[Place] = set()
+        """All that ever had one here. A consumer that comes back after a long batch is not waited for: a worker would
+        stand still for it each time."""
         self._senders: dict[Pack, Consumer] = {}
         self._ended: deque[str] = deque()
         self._numbers = itertools.count(1)
@@ -117,14 +120,15 @@ class Inbox:
         async with self._changing:
             await self.session.call(self.session.consuming.basic_qos(prefetch_count=2 * wanted))
             found = await self._there(places)
-            new = [place for place in found if place not in self._consumers]
+            new = set(found) - self._met
+            self._met |= new
             # The last one that was made is the likeliest not to answer; it must not hold up what others have sent.
             for place in reversed(found):
                 if not self._is_sent_enough(place, wanted):
                     await self._end(place)
                     await self._begin(place, 2 * wanted)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SETTLE_S):
+            async with asyncio.timeout(SETTLE_S):
                 while not self.ended and any(not self._kept[place] for place in new):
                     await self.arrival.wait()
         return found

@@ -13,8 +13,9 @@ from tests.contract.brokers.rabbit import queues_of_its_own
 from tests.contract.brokers.rabbit_nodes import RabbitNode
 from tests.contract.brokers.test_broker import LEASE_S, PATIENCE_S, by_id, carried, leased, messages, published
 
+from forebay.brokers import rabbitmq_inbox
 from forebay.brokers.packs import unpacked
-from forebay.brokers.port import Delivery, Message
+from forebay.brokers.port import PRIORITY_LEVELS, Delivery, Message
 from forebay.brokers.rabbitmq import RabbitMq
 from forebay.brokers.rabbitmq_inbox import AHEAD_BYTES, MOST_SENT
 from forebay.core.errors import DependencyError, SetupError
@@ -426,3 +427,31 @@ async def test_any_number_may_be_held_at_once(url: str, pack_jobs: int) -> None:
 def test_a_url_shows_no_password() -> None:
     shown = RabbitMq("amqp://me:s3cret@host:1/v").address.shown
     assert urlsplit(shown).netloc == "host:1"
+
+
+async def test_who_begins_is_given_what_is_urgent_first_however_late_it_comes(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbitmq_inbox, "SETTLE_S", PATIENCE_S)
+    async with connected(url) as broker, connected(url) as other:
+        await published(other, [message for level in (2, 1) for message in messages(2, level=level)])
+        first = asyncio.ensure_future(broker.lease(["q"], 1, PATIENCE_S, LEASE_S))
+        while broker._inbox is None or not all(broker._inbox._kept["q", level] for level in (1, 2)):
+            await asyncio.sleep(0.01)
+        await published(other, messages(1, level=0))
+        assert [message.level for message in carried(list(await first))] == [0]
+
+
+async def test_a_consumer_that_comes_back_is_not_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does after each batch that takes long."""
+    async with connected(url) as broker:
+        await published(broker, messages(1))
+        await broker.ack(await leased(broker, 1))
+        inbox = broker._inbox
+        assert inbox is not None
+        while inbox._consumers:
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr(rabbitmq_inbox, "SETTLE_S", 2 * PATIENCE_S)
+        await published(broker, messages(1, start=1))
+        assert len(await leased(broker, 1)) == 1
+        assert len(inbox._consumers) == PRIORITY_LEVELS
