@@ -33,8 +33,8 @@ class Answers:
         items = batch.items
         arrived = [item.arrived for item in items if item.on_done is not nobody and item.pieces is None]
         self._record.answered(arrived, batch.sent_at, now)
-        if self.sampler is not None and (places := self.sampler.due(len(items))):
-            self._sample(self.sampler, items, places, outputs)
+        if self.sampler is not None and (runs := self.sampler.due(len(items))):
+            self._sample(self.sampler, items, runs, outputs)
         outputs.items = items
         row = left = 0
         for item in items:
@@ -57,8 +57,8 @@ class Answers:
     def deliver_behind(self, batch: Batch[Request], outputs: Outputs, now: float, busy_s: float) -> None:
         """A batch of jobs came back. They are no part of what is told about requests that somebody waits for."""
         row = left = 0
-        if self.sampler is not None and (places := self.sampler.due(len(batch.items))):
-            self._sample(self.sampler, batch.items, places, outputs)
+        if self.sampler is not None and (runs := self.sampler.due(len(batch.items))):
+            self._sample(self.sampler, batch.items, runs, outputs)
         for item in batch.items:
             assert item.background is not None
             item.outputs = outputs
@@ -77,14 +77,16 @@ class Answers:
         self._less(left)
 
     @staticmethod
-    def _sample(sampler: Sampler, items: Sequence[Request], places: Sequence[int], outputs: Outputs) -> None:
-        """Write down those at these places, before anybody is told. Of a split request the whole is."""
+    def _sample(sampler: Sampler, items: Sequence[Request], runs: Sequence[tuple[int, int]], outputs: Outputs) -> None:
+        """Write down those of these runs of places, before anybody is told. Of a split request the whole is."""
         row = begun = 0
-        for place in places:
-            row += sum(item.rows for item in items[begun:place])
-            begun, item = place, items[place]
-            if item.on_done is not nobody and not isinstance(item.pieces, Request):
-                sampler.take(item, outputs, row)
+        for start, stop in runs:
+            row += sum(item.rows for item in items[begun:start])
+            for item in items[start:stop]:
+                if item.on_done is not nobody and not isinstance(item.pieces, Request):
+                    sampler.take(item, outputs, row)
+                row += item.rows
+            begun = stop
 
     @staticmethod
     def _tell_of_batch(batch: Batch[Request], item: Request) -> None:
@@ -102,7 +104,7 @@ class Answers:
         if item.explain or item.pieces is not None or item.background is not None:
             self._tell_of_batch(batch, item)
         if self.sampler is not None and self.sampler.due(1):
-            self._sample(self.sampler, (item,), (0,), outputs)
+            self._sample(self.sampler, (item,), ((0, 1),), outputs)
         item.on_done = nobody
         counted = item.pieces is None
         if counted and item.background is None:

@@ -76,9 +76,13 @@ def unpack(body: bytes) -> Row:
 def _tensors(arrays: Mapping[str, Array]) -> list[Tensor]:
     tensors = []
     for name, array in arrays.items():
-        data = pack_bytes(array.reshape(-1).tolist()) if array.dtype == object else array.tobytes()
-        tensors.append(Tensor(name, _DATATYPES[array.dtype], array.shape, data))
+        tensors.append(Tensor(name, _DATATYPES[array.dtype], array.shape, data_of(array)))
     return tensors
+
+
+def data_of(array: Array) -> bytes:
+    """Its elements in the protocol's binary form."""
+    return pack_bytes(array.reshape(-1).tolist()) if array.dtype == object else array.tobytes()
 
 
 def _arrays(tensors: list[Tensor]) -> dict[str, Array]:

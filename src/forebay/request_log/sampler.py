@@ -21,6 +21,11 @@ log = logging.getLogger("forebay.request_log")
 
 MOST_BYTES: Final = 4 << 20
 """Of one request with its answer: to copy more would hold up all others."""
+LONGEST_RUN: Final = 8
+"""Requests that are written together where many are answered together. The first of a run costs some five times what
+each further one does: its code has left the processor's caches since the last time."""
+RUNS: Final = 4
+"""Of which a batch has at least as many as one of these are chosen, so that few neighbours are all there is of it."""
 
 
 class Taken(msgspec.Struct, eq=False):
@@ -74,20 +79,23 @@ class Sampler:
         self._clock = clock
         self._skips = Skips(share, seed)
         self._left = self._skips.next()
-        """How many are passed over until the next one."""
+        """How many runs are passed over until the next one."""
 
-    def due(self, requests: int) -> Sequence[int]:
-        """Which of so many requests that are answered together are written: their places. Mostly none, and then this
-        is all that the log costs."""
-        self._left -= requests
+    def due(self, requests: int) -> Sequence[tuple[int, int]]:
+        """Which of so many requests that are answered together are written: runs of places, each from the first up to
+        the one behind the last. Mostly none, and then this is all that the log costs. A run is chosen as a whole, and
+        each request is in one run, so that all have the same chance."""
+        run = min(requests // RUNS, LONGEST_RUN) or 1
+        runs = -(-requests // run)
+        self._left -= runs
         if self._left >= 0:
             return ()
-        place = requests + self._left
+        chosen = runs + self._left
         places = []
-        while place < requests:
-            places.append(place)
-            place += 1 + self._skips.next()
-        self._left = place - requests
+        while chosen < runs:
+            places.append((chosen * run, min(chosen * run + run, requests)))
+            chosen += 1 + self._skips.next()
+        self._left = chosen - runs
         return places
 
     def take(self, request: Request, outputs: Outputs, row_start: int) -> None:

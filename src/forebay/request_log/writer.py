@@ -18,7 +18,7 @@ from forebay.core.request import Payload, Request, payload_array
 from forebay.core.tensors import Array
 from forebay.models.signature import Signature
 from forebay.request_log.redaction import Redact, RedactionError, redacted
-from forebay.request_log.row import KEY_BYTES, NO_TENANT, Body, Origin, Row, body_of, encode
+from forebay.request_log.row import KEY_BYTES, NO_TENANT, Body, Origin, Row, Tensor, body_of, data_of, encode
 from forebay.request_log.sampler import Taken
 from forebay.request_log.store import Entry, Store
 from forebay.telemetry.logs import fields
@@ -76,6 +76,9 @@ class Destination:
             mine = self.origin
             origin = Origin(mine.model, mine.version, mine.digest, taken.tenant, mine.labels)
             self._origins[taken.tenant] = origin
+        if taken.rows == 1 and self._redact is None and self._signature.batched:
+            yield self._as_it_came(origin, taken)
+            return
         for row in self._rows(taken):
             allowed: Row | None = row
             if self._redact is not None:
@@ -90,6 +93,23 @@ class Destination:
                 continue
             body = body_of(allowed)
             yield Entry(origin, self._key(body, taken.tenant), encode(body), self.counts)
+
+    def _as_it_came(self, origin: Origin, taken: Taken) -> Entry:
+        """A single row that nobody changes: what it brought is written, without arrays in between."""
+        tenant = "" if taken.tenant == NO_TENANT else taken.tenant
+        request = Request(taken.inputs, taken.shapes, 1, 0, 0.0, 0.0, _nobody, parameters=taken.parameters)
+        key = digest_of(self._keys.of(request, tenant))[:KEY_BYTES]  # which packs what came as a list
+        signature = self._signature
+        inputs = [
+            Tensor(spec.name, spec.datatype, shape, data)  # type: ignore[arg-type]
+            for spec, shape, data in zip(signature.inputs, taken.shapes, taken.inputs, strict=True)
+        ]
+        outputs = [
+            Tensor(spec.name, spec.datatype, array.shape[1:], data_of(array))
+            for spec, array in zip(signature.outputs, taken.outputs, strict=True)
+        ]
+        body = Body(taken.at, inputs, outputs, taken.parameters or {})
+        return Entry(origin, key, encode(body), self.counts)
 
     def _tell(self, reason: str) -> None:
         """At most once a minute: a function that fails often fails always."""

@@ -89,6 +89,28 @@ async def test_not_those_whose_caller_has_left(answers: Answers, target: Target)
     assert target.pairs == [([1], [2]), ([4], [8])]
 
 
+async def test_each_with_its_own_rows_where_neighbours_are_chosen_together(answers: Answers, target: Target) -> None:
+    assert answers.sampler is not None
+    items = [row(*range(number * 10, number * 10 + 1 + number % 3)) for number in range(40)]
+    items[5].on_done = items[20].on_done = nobody
+    wanted = [(item.inputs[0], [2 * value for value in item.inputs[0]]) for item in items if item.on_done is not nobody]
+    made, outputs = batch(*items)
+    answers.deliver(made, outputs, time.monotonic())
+    assert target.pairs == wanted
+
+
+async def test_the_share_is_kept_where_rows_are_counted(target: Target) -> None:
+    answers = Answers("m", Recorder(ModelMetrics("m", "1", dict)))
+    answers.in_flight = 100_000
+    answers.sampler = Sampler(SIGNATURE, 0.1, target, RequestLogCounts(), seed=3)
+    for _ in range(500):
+        made, outputs = batch(*(row(number, -number) for number in range(40)))
+        answers.deliver(made, outputs, time.monotonic())
+    assert len(target.taken) == pytest.approx(2000, rel=0.1)
+    assert all(outputs == [2 * value for value in inputs] for inputs, outputs in target.pairs)
+    assert {int(inputs[0]) for inputs, _ in target.pairs} == set(range(40))
+
+
 async def test_a_split_request_once_and_whole(answers: Answers, target: Target) -> None:
     whole = row(1, 2)
     pieces = [row(1), row(2)]

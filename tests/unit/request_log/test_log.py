@@ -12,14 +12,17 @@ import pytest
 from tests.unit.request_log.rig import NUMBERS, TEXTS, Rig, entries, numbers_of, texts_of
 
 from forebay.core.errors import SetupError
-from forebay.core.request import Outputs, Request
+from forebay.core.request import Outputs, Payload, Request
 from forebay.core.settings import ModelSettings
 from forebay.core.tensors import NUMPY_TYPES, bytes_array, to_buffer
 from forebay.models.signature import Signature, TensorSpec
 from forebay.request_log.folder import folder_name, model_folder, models_in
 from forebay.request_log.logs import RequestLogs
 from forebay.request_log.reading import Reading, parts_of
+from forebay.request_log.row import unpack
+from forebay.request_log.sampler import Taken
 from forebay.request_log.segment import Damage
+from forebay.request_log.store import Entry
 
 
 def test_rows_with_their_answers_come_back(tmp_path: Path) -> None:
@@ -56,6 +59,36 @@ def test_every_datatype_and_models_that_do_not_batch(tmp_path: Path) -> None:
         assert found.row.inputs[spec.name].dtype == array.dtype
         assert found.row.inputs[spec.name].tolist() == array.tolist()
     assert found.row.outputs["y"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("tenant", ["anonymous", "acme"])
+@pytest.mark.parametrize("as_list", [True, False], ids=["list", "bytes"])
+def test_a_row_is_written_alike_whether_somebody_looks_at_it_or_not(tmp_path: Path, as_list: bool, tenant: str) -> None:
+    datatypes = list(NUMPY_TYPES)
+    signature = Signature(
+        tuple(TensorSpec(name.lower(), name, (2,)) for name in datatypes),
+        tuple(TensorSpec("out_" + name.lower(), name, (-1,)) for name in datatypes),
+    )
+    arrays = [
+        bytes_array([b"\xff", "grün".encode()], (1, 2)) if name == "BYTES" else np.array([[0, 1]]).astype(dtype)
+        for name, dtype in NUMPY_TYPES.items()
+    ]
+    payloads: list[Payload] = [to_buffer(array, name) for array, name in zip(arrays, datatypes, strict=True)]
+    if as_list:
+        payloads[datatypes.index("FP32")] = payloads[datatypes.index("FP64")] = [0.0, 1.0]
+    rig = Rig(tmp_path, signature)
+
+    def written() -> Entry:
+        shapes = ((2,),) * len(datatypes)
+        taken = Taken(tenant, 1_700_000_000.0, 1, shapes, list(payloads), arrays, {"b": 1, "a": "x"}, 99)
+        (entry,) = rig.destination.entries(taken)
+        return entry
+
+    plain = written()
+    rig.destination._redact = lambda row: row
+    looked_at = written()
+    assert unpack(plain.body).inputs["bytes"].tolist() == [b"\xff", "grün".encode()]
+    assert (plain.key, plain.body, plain.origin) == (looked_at.key, looked_at.body, looked_at.origin)
 
 
 def test_texts_that_are_single_values_have_no_axis(tmp_path: Path) -> None:

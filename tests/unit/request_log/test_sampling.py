@@ -28,31 +28,49 @@ def sampler_of(share: float, target: Kept, counts: RequestLogCounts | None = Non
     return Sampler(NUMBERS, share, target, counts or RequestLogCounts(), seed=7, **options)  # type: ignore[arg-type]
 
 
+def chosen_of(sampler: Sampler, requests: int, batch: int) -> list[int]:
+    """Who is chosen where so many are answered together, again and again; the last batch may be smaller."""
+    return [
+        first + place
+        for first in range(0, requests, batch)
+        for start, stop in sampler.due(min(batch, requests - first))
+        for place in range(start, stop)
+    ]
+
+
 def test_all_are_chosen_at_one() -> None:
     skips = Skips(1.0)
     assert [skips.next() for _ in range(100)] == [0] * 100
-    assert sampler_of(1.0, Kept()).due(3) == [0, 1, 2]
+    for batch in (1, 3, 8, 50, 64):
+        assert chosen_of(sampler_of(1.0, Kept()), 100, batch) == list(range(100))
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
-@pytest.mark.parametrize("batch", [1, 7, 64])
+@pytest.mark.parametrize("batch", [1, 7, 8, 37, 64])
 def test_the_share_is_kept_however_requests_come_together(share: float, batch: int) -> None:
-    sampler, asked = sampler_of(share, Kept()), 200_000
-    chosen = [start + place for start in range(0, asked, batch) for place in sampler.due(batch)]
+    chosen = chosen_of(sampler_of(share, Kept()), 400_000, batch)
     assert chosen == sorted(set(chosen))
-    assert len(chosen) / asked == pytest.approx(share, rel=0.1)
+    assert len(chosen) / 400_000 == pytest.approx(share, rel=0.1)
 
 
-def test_batches_do_not_change_who_is_chosen() -> None:
-    one, many = sampler_of(0.1, Kept()), sampler_of(0.1, Kept())
-    alone = [place for place in range(1000) if one.due(1)]
-    assert alone == [start + place for start in range(0, 1000, 50) for place in many.due(50)]
+def test_of_a_few_that_are_answered_together_each_is_chosen_by_itself() -> None:
+    alone = chosen_of(sampler_of(0.1, Kept()), 1000, 1)
+    assert alone == chosen_of(sampler_of(0.1, Kept()), 1000, 7)
 
 
-def test_a_period_in_the_traffic_is_none_in_the_log() -> None:
-    sampler = sampler_of(0.1, Kept())
-    chosen = [place for place in range(100_000) if sampler.due(1)]
-    assert all(sum(place % 10 == digit for place in chosen) > 800 for digit in range(10))
+@pytest.mark.parametrize(("batch", "run"), [(8, 2), (32, 8), (256, 8)])
+def test_of_many_that_are_answered_together_neighbours_are_written_together(batch: int, run: int) -> None:
+    sampler = sampler_of(0.05, Kept())
+    runs = [one for _ in range(5000) for one in sampler.due(batch)]
+    assert {stop - start for start, stop in runs} == {run}
+    assert {start % run for start, _ in runs} == {0}
+    assert len({start for start, _ in runs}) == batch // run
+
+
+@pytest.mark.parametrize("batch", [1, 10, 30])
+def test_a_period_in_the_traffic_is_none_in_the_log(batch: int) -> None:
+    chosen = chosen_of(sampler_of(0.1, Kept()), 150_000, batch)
+    assert all(sum(place % 10 == digit for place in chosen) > 1200 for digit in range(10))
 
 
 def test_the_smallest_share_does_not_overflow() -> None:
