@@ -169,7 +169,10 @@ class Served:
         """SIGTERM; the drain must end by itself, well, and leave nothing behind."""
         children = self.instances()
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(within_s)
+        try:
+            code = self.process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"not ended {within_s:g} s after SIGTERM:\n{self.output}") from None
         self._reader.join(10)
         assert code == 0, f"exit code {code} after SIGTERM:\n{self.output}"
         assert "Traceback" not in self.output, self.output

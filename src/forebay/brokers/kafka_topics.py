@@ -180,4 +180,5 @@ class Topics:
 
 async def told(answer: Any) -> Any:
     """What a future of another thread brings. Raises what it does, and `TimeoutError`."""
-    return await asyncio.wait_for(asyncio.wrap_future(answer), CALL_TIMEOUT_S + 1.0)
+    async with asyncio.timeout(CALL_TIMEOUT_S + 1.0):
+        return await asyncio.wrap_future(answer)

@@ -182,7 +182,8 @@ class RabbitLink:
             if self._session is not None:
                 raise self._session.broken()
             try:
-                await asyncio.wait_for(self._changed.wait(), _FIRST_S * len(self.address.hosts))
+                async with asyncio.timeout(_FIRST_S * len(self.address.hosts)):
+                    await self._changed.wait()
             except TimeoutError:
                 raise unavailable("no answer in time", self.address) from None
 

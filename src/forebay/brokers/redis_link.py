@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
@@ -36,6 +36,7 @@ SOCKET_TIMEOUT_S: Final = 5.0
 CALL_TIMEOUT_S: Final = 8.0
 """Of a whole call: waiting for a connection, connecting, and the answer."""
 
+T = TypeVar("T")
 DependencyCode = Literal["store_unavailable", "broker_unavailable"]
 _CODE_WORDS = {
     "OOM": "it is at its maxmemory; raise maxmemory or let jobs finish",
@@ -109,7 +110,7 @@ class RedisLink:
         """
         try:
             async with asyncio.timeout(timeout_s), self._free:
-                return await self._client.execute_command(*words)
+                return await unless_canceled(self._client.execute_command(*words))
         except redis_errors.NoScriptError:
             raise
         except _FAILURES as error:
@@ -150,7 +151,7 @@ class RedisLink:
         pubsub = client.pubsub(ignore_subscribe_messages=True)
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
-                await pubsub.subscribe(*channels)
+                await unless_canceled(pubsub.subscribe(*channels))
             yield pubsub
         finally:
             await pubsub.aclose()  # type: ignore[no-untyped-call]
@@ -204,6 +205,19 @@ class RedisLink:
         if isinstance(self._client, ClusterClient):
             return self._client.node(await self._client.any_node())
         return self._client
+
+
+async def unless_canceled(call: Awaitable[T]) -> T:
+    """What a call of redis-py brings, where the task is not canceled meanwhile. redis-py writes through
+    `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes as the write ends (bpo-37658), so that
+    whoever waits for the end of the task waits for ever."""
+    task = asyncio.current_task()
+    assert task is not None
+    canceled_before = task.cancelling()
+    found = await call
+    if task.cancelling() > canceled_before:
+        raise asyncio.CancelledError
+    return found
 
 
 def _limits() -> dict[str, Any]:

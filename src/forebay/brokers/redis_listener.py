@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from redis.asyncio.client import PubSub
 
-from forebay.brokers.redis_link import RedisLink
+from forebay.brokers.redis_link import RedisLink, unless_canceled
 
 _log = logging.getLogger(__name__)
 _PING_AFTER_S = 5.0
@@ -82,4 +82,4 @@ class RedisListener:
                 _log.warning("The subscription to %s fell silent and is made anew", self._subject)
                 return
             else:
-                await pubsub.ping()
+                await unless_canceled(pubsub.ping())

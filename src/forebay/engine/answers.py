@@ -161,6 +161,7 @@ class Answers:
             return
         self._none_left.clear()
         try:
-            await asyncio.wait_for(self._none_left.wait(), grace_s)
+            async with asyncio.timeout(grace_s):
+                await self._none_left.wait()
         except TimeoutError:
             log.warning("%d requests were still in flight at shutdown", self.in_flight, extra=fields(model=self._model))

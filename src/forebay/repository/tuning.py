@@ -174,7 +174,8 @@ class Tuner:
             return
         self._wake.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), self._drift_look_s)
+            async with asyncio.timeout(self._drift_look_s):
+                await self._wake.wait()
 
     def _look_for_drift(self, now: float) -> None:
         for engine, drift in self._watched.items():

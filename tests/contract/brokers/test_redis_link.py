@@ -189,3 +189,22 @@ def _seen(error: ForebayError) -> str:
         texts.append(f"{chained!r} {chained}")
         chained = chained.__cause__ or chained.__context__
     return "\n".join(texts)
+
+
+async def test_whoever_is_canceled_while_asking_ends() -> None:
+    """At whatever moment: a task that goes on asking would keep a server from ending."""
+    with Server(valkey()) as server:
+        async with linked(server.url) as link:
+            await link.execute("PING")
+
+            async def asks() -> None:
+                while True:
+                    await link.execute("PING")
+
+            for steps in range(400):
+                asking = asyncio.ensure_future(asks())
+                for _ in range(steps % 40):
+                    await asyncio.sleep(0)
+                asking.cancel()
+                done, _ = await asyncio.wait([asking], timeout=5.0)
+                assert done, f"it goes on, canceled after {steps % 40} steps"
