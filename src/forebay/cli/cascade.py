@@ -116,12 +116,12 @@ async def _measure(teacher: str, student: str, samples: Path, output: str | None
         with progress_bar() as progress:
             one = await answers_of(engine, of_teacher, found.rows, progress, f"teacher {of_teacher}")
             other = await answers_of(engine, of_student, found.rows, progress, f"student {of_student}")
-        chosen, form = class_output(engine.signature(of_teacher), other.outputs, output)
-        classes = [classes_of(answers.outputs[chosen], form) for answers in (one, other)]
+        chosen, form = class_output(engine.signature(of_teacher), other, output)
+        classes = [classes_of(answers[chosen], form) for answers in (one, other)]
         return Measured(
             output=chosen,
             form=form,
-            confidences=confidence_of(other.outputs[chosen], form),
+            confidences=confidence_of(other[chosen], form),
             agrees=classes[0] == classes[1],
             student_name=of_student,
             teacher=engine.digest(of_teacher),
