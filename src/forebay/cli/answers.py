@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from forebay.agreement.confidence import Form, form_of
+from forebay.cli.sample_rows import SampleRows
 from forebay.cli.turns import ROUNDS, in_turns, turn
 from forebay.core.errors import SetupError
-from forebay.core.tensors import Array
+from forebay.core.tensors import NUMPY_TYPES, Array
 from forebay.embedding.engine import EmbeddedEngine
 from forebay.models.signature import Signature
 from forebay.optimize.samples import Row, batch_of, length_of
@@ -98,27 +99,40 @@ def check_alike(engine: EmbeddedEngine, one: str, other: str) -> None:
         )
 
 
-def class_output(signature: Signature, answers: Mapping[str, Array], wanted: str | None) -> tuple[str, Form]:
-    """The output that holds a number for each class, and its form. Raises `SetupError`."""
-    found = find_class_output(signature, answers, wanted)
-    if found is None:
-        names = [spec.name for spec in signature.outputs]
-        raise SetupError(
-            f"{wanted or ', '.join(names)}: a cascade needs an output of one number for each class, probabilities or "
-            "logits, of shape [rows, classes]; the models have "
-            + ", ".join(f"{spec.name} {spec.datatype}{list(spec.row_shape)}" for spec in signature.outputs)
-        )
-    return found
-
-
-def find_class_output(
-    signature: Signature, answers: Mapping[str, Array], wanted: str | None
-) -> tuple[str, Form] | None:
-    """The same; None: there is none. Raises `SetupError` where there is no such output at all."""
+def check_output(signature: Signature, wanted: str | None) -> None:
+    """Raises `SetupError` where the models have no such output."""
     names = [spec.name for spec in signature.outputs]
     if wanted is not None and wanted not in names:
         raise SetupError(f"--output {wanted}: the models have no such output; they have {', '.join(names)}")
-    for name in names if wanted is None else [wanted]:
+
+
+def check_may_be_classes(signature: Signature, wanted: str | None) -> None:
+    """Raises `SetupError` where no output can hold a number for each class, before any model is asked."""
+    check_output(signature, wanted)
+    chosen = [spec for spec in signature.outputs if wanted in (None, spec.name)]
+    if not any(NUMPY_TYPES[spec.datatype].kind == "f" and len(spec.row_shape) <= 1 for spec in chosen):
+        raise no_classes(signature, wanted)
+
+
+def no_classes(signature: Signature, wanted: str | None) -> SetupError:
+    """The error of models without an output that a cascade needs."""
+    return SetupError(
+        f"{wanted or ', '.join(spec.name for spec in signature.outputs)}: a cascade needs an output of one number for "
+        "each class, probabilities or logits, of shape [rows, classes]; the models have "
+        + ", ".join(f"{spec.name} {spec.datatype}{list(spec.row_shape)}" for spec in signature.outputs)
+    )
+
+
+def find_class_output(
+    signature: Signature, answers: Mapping[str, Array], wanted: str | None, rows: SampleRows, model: str
+) -> tuple[str, Form] | None:
+    """The output that holds a number for each class, and its form, by a model's answers; None: there is none.
+
+    Raises `SetupError` where it might be one that holds NaN.
+    """
+    for name in [spec.name for spec in signature.outputs] if wanted is None else [wanted]:
+        if answers[name].ndim in (1, 2):
+            rows.check_finite(model, name, answers[name])
         form = form_of(answers[name])
         if form is not None:
             return name, form

@@ -14,12 +14,12 @@ from rich.console import Console
 from forebay.agreement.confidence import Form, classes_of, confidence_of
 from forebay.cascade.policy import Calibration
 from forebay.cascade.threshold import Curve, NoThresholdError, TooFewRowsError, choose, curve
-from forebay.cli.answers import answers_of, check_alike, class_output, progress_bar
+from forebay.cli.answers import answers_of, check_alike, find_class_output, no_classes, progress_bar
 from forebay.cli.curves import drawn, parse_share, pyplot
+from forebay.cli.sample_rows import read_rows
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
 from forebay.embedding.engine import open_alone
-from forebay.optimize.samples import distinct, read_samples
 
 
 class Measured(NamedTuple):
@@ -112,11 +112,16 @@ async def _measure(teacher: str, student: str, samples: Path, output: str | None
             raise SetupError(f"a cascade has a teacher and a student, and {teacher} and {student} hold {named}")
         of_teacher, of_student = engine.models
         check_alike(engine, of_teacher, of_student)
-        found = distinct(read_samples(samples, engine.signature(of_teacher), None))
+        signature = engine.signature(of_teacher)
+        rows = read_rows(samples, signature)
         with progress_bar() as progress:
-            one = await answers_of(engine, of_teacher, found.rows, progress, f"teacher {of_teacher}")
-            other = await answers_of(engine, of_student, found.rows, progress, f"student {of_student}")
-        chosen, form = class_output(engine.signature(of_teacher), other, output)
+            one = await answers_of(engine, of_teacher, rows.samples.rows, progress, f"teacher {of_teacher}")
+            other = await answers_of(engine, of_student, rows.samples.rows, progress, f"student {of_student}")
+        found = find_class_output(signature, other, output, rows, of_student)
+        if found is None:
+            raise no_classes(signature, output)
+        chosen, form = found
+        rows.check_finite(of_teacher, chosen, one[chosen])
         classes = [classes_of(answers[chosen], form) for answers in (one, other)]
         return Measured(
             output=chosen,

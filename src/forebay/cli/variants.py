@@ -18,11 +18,12 @@ from rich.table import Table
 from forebay.agreement.compare import Judge, same_rows
 from forebay.agreement.confidence import Form, classes_of
 from forebay.cli.answers import answers_of, check_alike, find_class_output, progress_bar, rates_of
+from forebay.cli.sample_rows import SampleRows, read_rows
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
 from forebay.embedding.engine import EmbeddedEngine, open_alone
 from forebay.models.signature import Signature
-from forebay.optimize.samples import Samples, distinct, read_samples
+from forebay.optimize.samples import Samples
 from forebay.variants.policy import Measured, MeasuredVariant
 
 LEAST_ROWS: Final = 100
@@ -75,26 +76,28 @@ async def _measure(model: str, forms: Sequence[str], samples: Path, output: str 
         for other in others:
             check_alike(engine, first, other)
         signature = engine.signature(first)
-        found = distinct(read_samples(samples, signature, None))
-        if len(found) < LEAST_ROWS:
-            raise SetupError(
-                f"--samples {samples}: {len(found)} rows that differ say little; give {LEAST_ROWS} or more"
-            )
+        rows = read_rows(samples, signature)
+        if len(rows) < LEAST_ROWS:
+            raise SetupError(f"--samples {samples}: {len(rows)} rows that differ say little; give {LEAST_ROWS} or more")
         with progress_bar() as progress:
             answers: dict[str, Mapping[str, Array]] = {}
             asked_s: dict[str, float] = {}
             for name in engine.models:
                 began = time.monotonic()
-                answers[name] = await answers_of(engine, name, found.rows, progress, name)
+                answers[name] = await answers_of(engine, name, rows.samples.rows, progress, name)
                 asked_s[name] = time.monotonic() - began
-            chosen, judge = _compared_by(signature, answers[first], output)
-            rates = await rates_of(engine, found.rows, asked_s, progress)
-        return _measured(engine, found, answers, rates, chosen, judge)
+                if name == first:
+                    chosen, judge = _compared_by(signature, answers[first], output, rows, first)
+                rows.check_finite(name, chosen, answers[name][chosen])
+            rates = await rates_of(engine, rows.samples.rows, asked_s, progress)
+        return _measured(engine, rows.samples, answers, rates, chosen, judge)
 
 
-def _compared_by(signature: Signature, answers: Mapping[str, Array], wanted: str | None) -> tuple[str, Judge]:
-    """Raises `SetupError` where no output can be compared."""
-    found = find_class_output(signature, answers, wanted)
+def _compared_by(
+    signature: Signature, answers: Mapping[str, Array], wanted: str | None, rows: SampleRows, model: str
+) -> tuple[str, Judge]:
+    """By which output forms are compared, and how, by the model's own answers. Raises `SetupError` where by none."""
+    found = find_class_output(signature, answers, wanted, rows, model)
     if found is not None and (wanted is not None or _is_class(signature, found)):
         return found
     for spec in signature.outputs if wanted is None else [one for one in signature.outputs if one.name == wanted]:
