@@ -112,6 +112,7 @@ def test_who_names_one_gets_that_one(served: Served) -> None:
         ([LARGE, FAST, "--samples", "few.npz"], "20 rows that differ say little; give 100 or more"),
         ([LARGE, FAST, "--samples", "points.npz", "--output", "q"], "--output q: the models have no such output"),
         ([LARGE, FAST, "--samples", "points.npz", "--output", "by"], "compared by an output of numbers"),
+        ([LARGE, FAST, "--samples", "points.npz", "--out", "no/v.json"], "--out no/v.json: there is no folder"),
         ([FASTEST, LARGE, "--samples", "points.npz"], "none is faster than fastest"),
         ([LARGE, f"{MODELS / 'plain.py'}:Echo", "--samples", "points.npz"], "both must have the same names"),
     ],
@@ -123,6 +124,8 @@ def test_what_cannot_be_measured_is_told_in_one_line(tmp_path: Path, arguments: 
     assert ran.returncode != 0
     assert said in ran.stderr, ran.stderr
     assert "Traceback" not in ran.stderr
+    # What can be told at once is told before a model is asked.
+    assert ("asking" in ran.stderr) == ("none is faster" in said)
 
 
 def test_a_floor_that_none_keeps_stops_the_start(measured: Path, tmp_path: Path) -> None:

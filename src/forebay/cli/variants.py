@@ -17,10 +17,11 @@ from rich.table import Table
 
 from forebay.agreement.compare import Judge, same_rows
 from forebay.agreement.confidence import Form, classes_of
-from forebay.cli.answers import answers_of, check_alike, find_class_output, progress_bar, rates_of
+from forebay.cli.answers import answers_of, check_alike, check_output, find_class_output, progress_bar, rates_of
 from forebay.cli.sample_rows import SampleRows, read_rows
+from forebay.cli.written import check_writable, write_file
 from forebay.core.errors import SetupError
-from forebay.core.tensors import Array
+from forebay.core.tensors import NUMPY_TYPES, Array
 from forebay.embedding.engine import EmbeddedEngine, open_alone
 from forebay.models.signature import Signature
 from forebay.optimize.samples import Samples
@@ -57,13 +58,11 @@ def variants(
 
       forebay serve net.onnx net-int8.onnx small.onnx --set net.variants=variants.json
     """
+    check_writable("--out", out)
     measured = asyncio.run(_measure(model, forms, samples, output))
     document = msgspec.json.format(msgspec.json.encode(measured)) + b"\n"
     if out is not None:
-        try:
-            out.write_bytes(document)
-        except OSError as error:
-            raise SetupError(f"cannot write {out}: {error}") from None
+        write_file("--out", out, document)
     if as_json:
         typer.echo(document, nl=False)
     else:
@@ -76,6 +75,7 @@ async def _measure(model: str, forms: Sequence[str], samples: Path, output: str 
         for other in others:
             check_alike(engine, first, other)
         signature = engine.signature(first)
+        _check_numbers(signature, output)
         rows = read_rows(samples, signature)
         if len(rows) < LEAST_ROWS:
             raise SetupError(f"--samples {samples}: {len(rows)} rows that differ say little; give {LEAST_ROWS} or more")
@@ -93,17 +93,26 @@ async def _measure(model: str, forms: Sequence[str], samples: Path, output: str 
         return _measured(engine, rows.samples, answers, rates, chosen, judge)
 
 
+def _check_numbers(signature: Signature, wanted: str | None) -> None:
+    """Raises `SetupError` where no output can be compared."""
+    check_output(signature, wanted)
+    chosen = [spec for spec in signature.outputs if wanted in (None, spec.name)]
+    if not any(NUMPY_TYPES[spec.datatype].kind == "f" for spec in chosen):
+        held = ", ".join(f"{spec.name} {spec.datatype}{list(spec.row_shape)}" for spec in signature.outputs)
+        raise SetupError(
+            f"{wanted or 'the outputs'}: variants are compared by an output of numbers (FP32), the models have {held}"
+        )
+
+
 def _compared_by(
     signature: Signature, answers: Mapping[str, Array], wanted: str | None, rows: SampleRows, model: str
 ) -> tuple[str, Judge]:
-    """By which output forms are compared, and how, by the model's own answers. Raises `SetupError` where by none."""
+    """By which output forms are compared, and how, by the model's own answers."""
     found = find_class_output(signature, answers, wanted, rows, model)
     if found is not None and (wanted is not None or _is_class(signature, found)):
         return found
-    for spec in signature.outputs if wanted is None else [one for one in signature.outputs if one.name == wanted]:
-        if answers[spec.name].dtype.kind == "f":
-            return spec.name, "vectors"
-    raise SetupError(f"{wanted or 'the outputs'}: variants are compared by an output of numbers, and there is none")
+    floats = [spec.name for spec in signature.outputs if answers[spec.name].dtype.kind == "f"]
+    return floats[0] if wanted is None else wanted, "vectors"
 
 
 def _is_class(signature: Signature, found: tuple[str, Form]) -> bool:

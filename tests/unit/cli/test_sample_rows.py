@@ -37,7 +37,7 @@ def test_the_sample_is_named_as_it_stands_in_the_file(tmp_path: Path) -> None:
 
 def test_a_model_that_makes_nan_of_numbers_is_to_be_looked_at(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, np.array([[1, 1], [2, 2]], np.float32))
-    with pytest.raises(SetupError, match="sample 2: net answers NaN .* or look at the model"):
+    with pytest.raises(SetupError, match=r"sample 2: net answers NaN .* or look at the model"):
         rows.check_finite("net", "p", np.array([[1, 0], [0, np.inf]], np.float32))
     rows.check_finite("net", "by", np.array([1, 2]))
 
