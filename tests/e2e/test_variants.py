@@ -53,6 +53,20 @@ def test_with_labels_accuracy_is_by_them(tmp_path: Path) -> None:
     assert found["model"]["accuracy"] == found["variants"][0]["agreement"] < 1.0
 
 
+@pytest.mark.parametrize(
+    ("labels", "code", "said"),
+    [
+        (["red", "green"] * 50, 0, "labels are not used, only agreement with large is measured: 'red' is none of"),
+        ([0, 1] * 50, 2, "points.npz: its labels tell nothing: by them large itself is right in"),
+    ],
+)
+def test_labels_that_are_not_the_models_are_told(tmp_path: Path, labels: list[Any], code: int, said: str) -> None:
+    np.savez(tmp_path / "points.npz", x=points(100), labels=labels)
+    ran = run_once(tmp_path, "variants", LARGE, FAST, "--samples", "points.npz")
+    assert (ran.returncode, said in ran.stderr) == (code, True), ran.stderr
+    assert ran.stderr.startswith("asking large about 100 rows\n")
+
+
 @pytest.fixture
 def served(measured: Path, tmp_path: Path) -> Iterator[Served]:
     settings = (

@@ -18,13 +18,13 @@ from rich.table import Table
 from forebay.agreement.compare import Judge, same_rows
 from forebay.agreement.confidence import Form, classes_of
 from forebay.cli.answers import answers_of, check_alike, check_output, find_class_output, progress_bar, rates_of
+from forebay.cli.sample_labels import check_related, not_used, places_of
 from forebay.cli.sample_rows import SampleRows, read_rows
 from forebay.cli.written import check_writable, write_file
 from forebay.core.errors import SetupError
 from forebay.core.tensors import NUMPY_TYPES, Array
 from forebay.embedding.engine import EmbeddedEngine, open_alone
 from forebay.models.signature import Signature
-from forebay.optimize.samples import Samples
 from forebay.variants.policy import Measured, MeasuredVariant
 
 LEAST_ROWS: Final = 100
@@ -49,8 +49,9 @@ def variants(
 ) -> None:
     """Measure how accurate and how fast other forms of a model are, to let them answer under load.
 
-    With labels (the places of classes) accuracy is by these, else it is agreement with the model itself. Forms are put
-    in order, the most accurate first; one that is not faster than a more accurate one, by 5 %, is left out.
+    With labels (the places of classes, or their names) accuracy is by these, else it is agreement with the model
+    itself. Forms are put in order, the most accurate first; one that is not faster than a more accurate one, by 5 %, is
+    left out.
 
     Examples:
 
@@ -89,8 +90,10 @@ async def _measure(model: str, forms: Sequence[str], samples: Path, output: str 
                 if name == first:
                     chosen, judge = _compared_by(signature, answers[first], output, rows, first)
                 rows.check_finite(name, chosen, answers[name][chosen])
+                if name == first:
+                    labels = _labels(rows, judge, answers[first][chosen], first, engine.labels(first), chosen)
             rates = await rates_of(engine, rows.samples.rows, asked_s, progress)
-        return _measured(engine, rows.samples, answers, rates, chosen, judge)
+        return _measured(engine, labels, answers, rates, chosen, judge)
 
 
 def _check_numbers(signature: Signature, wanted: str | None) -> None:
@@ -123,7 +126,7 @@ def _is_class(signature: Signature, found: tuple[str, Form]) -> bool:
 
 def _measured(
     engine: EmbeddedEngine,
-    samples: Samples,
+    labels: Array | None,
     answers: Mapping[str, Mapping[str, Array]],
     rates: Mapping[str, float],
     chosen: str,
@@ -131,7 +134,6 @@ def _measured(
 ) -> Measured:
     first = engine.models[0]
     right = answers[first][chosen]
-    labels = _labels(samples, judge, right)
 
     def of(name: str) -> MeasuredVariant:
         values = answers[name][chosen]
@@ -159,7 +161,7 @@ def _measured(
     return Measured(
         model=itself,
         variants=tuple(kept),
-        rows=len(samples),
+        rows=len(right),
         labelled=labels is not None,
         output=chosen,
         judge=judge,
@@ -167,16 +169,27 @@ def _measured(
     )
 
 
-def _labels(samples: Samples, judge: Judge, answers: Array) -> Array | None:
-    """The places of classes that the labels are; None: there are none, or they are none."""
-    if not samples.labels or judge == "vectors":
+def _labels(
+    rows: SampleRows, judge: Judge, answers: Array, model: str, names: Sequence[str], output: str
+) -> Array | None:
+    """The places of classes that the labels are; None: there are none, or they are none, which is said.
+
+    Raises `SetupError` where they have nothing to do with the model's own answers.
+    """
+    labels = rows.samples.labels
+    if not labels:
         return None
-    try:
-        labels = np.array([int(label) for label in samples.labels])
-    except ValueError:
+    console = Console(stderr=True, highlight=False)
+    if judge == "vectors":
+        console.print(f"labels are not used: output {output!r} is compared as vectors", soft_wrap=True, markup=False)
         return None
-    classes = max(2, answers.reshape(len(answers), -1).shape[1])
-    return labels if labels.min() >= 0 and labels.max() < classes else None
+    width = max(2, answers.reshape(len(answers), -1).shape[1])
+    places = places_of(labels, names, width)
+    if places is None:
+        console.print(not_used(labels, names, width, model, output), soft_wrap=True, markup=False)
+    else:
+        check_related(rows.path, places, classes_of(answers, judge), model, output)
+    return places
 
 
 def _print(found: Measured) -> None:
