@@ -131,6 +131,11 @@ def test_workers_ask_the_student_for_web_processes_and_jobs(calibrated: Path, tm
             [LARGE, SMALL, "--samples", "few.npz", "--output", "by"],
             "by: a cascade needs an output of one number for",
         ),
+        (
+            [LARGE, SMALL, "--samples", "nan.npz"],
+            "nan.npz, sample 7, where x holds NaN or infinity: small answers NaN or infinity in output 'p'",
+        ),
+        ([LARGE, SMALL, "--samples", "nan.npz", "--out", "no/c.json"], "--out no/c.json: there is no folder"),
         ([LARGE, SMALL, "--samples", "none.npz"], "--samples none.npz: No such file"),
         ([LARGE, LARGE, "--samples", "few.npz"], "two models are called 'large'"),
         ([LARGE, f"{MODELS / 'plain.py'}:Echo", "--samples", "few.npz"], "both must have the same names"),
@@ -139,6 +144,9 @@ def test_workers_ask_the_student_for_web_processes_and_jobs(calibrated: Path, tm
 )
 def test_what_cannot_be_measured_is_told_in_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
     np.savez(tmp_path / "few.npz", x=points(20))
+    with_nan = points(400)
+    with_nan[6, 0] = np.nan
+    np.savez(tmp_path / "nan.npz", x=with_nan)
     for name in ("one", "other"):
         folder = tmp_path / "pair" / name / "1"
         folder.mkdir(parents=True)
@@ -148,6 +156,8 @@ def test_what_cannot_be_measured_is_told_in_one_line(tmp_path: Path, arguments: 
     assert ran.returncode != 0
     assert said in ran.stderr, ran.stderr
     assert "Traceback" not in ran.stderr
+    # What can be told at once is told before a model is asked.
+    assert ("asking" in ran.stderr) == ("answers NaN" in said)
 
 
 def test_a_student_that_was_not_measured_stops_the_start(calibrated: Path, tmp_path: Path) -> None:

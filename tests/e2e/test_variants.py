@@ -53,6 +53,20 @@ def test_with_labels_accuracy_is_by_them(tmp_path: Path) -> None:
     assert found["model"]["accuracy"] == found["variants"][0]["agreement"] < 1.0
 
 
+@pytest.mark.parametrize(
+    ("labels", "code", "said"),
+    [
+        (["red", "green"] * 50, 0, "labels are not used, only agreement with large is measured: 'red' is none of"),
+        ([0, 1] * 50, 2, "points.npz: its labels tell nothing: by them large itself is right in"),
+    ],
+)
+def test_labels_that_are_not_the_models_are_told(tmp_path: Path, labels: list[Any], code: int, said: str) -> None:
+    np.savez(tmp_path / "points.npz", x=points(100), labels=labels)
+    ran = run_once(tmp_path, "variants", LARGE, FAST, "--samples", "points.npz")
+    assert (ran.returncode, said in ran.stderr) == (code, True), ran.stderr
+    assert ran.stderr.startswith("asking large about 100 rows\n")
+
+
 @pytest.fixture
 def served(measured: Path, tmp_path: Path) -> Iterator[Served]:
     settings = (
@@ -112,6 +126,7 @@ def test_who_names_one_gets_that_one(served: Served) -> None:
         ([LARGE, FAST, "--samples", "few.npz"], "20 rows that differ say little; give 100 or more"),
         ([LARGE, FAST, "--samples", "points.npz", "--output", "q"], "--output q: the models have no such output"),
         ([LARGE, FAST, "--samples", "points.npz", "--output", "by"], "compared by an output of numbers"),
+        ([LARGE, FAST, "--samples", "points.npz", "--out", "no/v.json"], "--out no/v.json: there is no folder"),
         ([FASTEST, LARGE, "--samples", "points.npz"], "none is faster than fastest"),
         ([LARGE, f"{MODELS / 'plain.py'}:Echo", "--samples", "points.npz"], "both must have the same names"),
     ],
@@ -123,6 +138,8 @@ def test_what_cannot_be_measured_is_told_in_one_line(tmp_path: Path, arguments: 
     assert ran.returncode != 0
     assert said in ran.stderr, ran.stderr
     assert "Traceback" not in ran.stderr
+    # What can be told at once is told before a model is asked.
+    assert ("asking" in ran.stderr) == ("none is faster" in said)
 
 
 def test_a_floor_that_none_keeps_stops_the_start(measured: Path, tmp_path: Path) -> None:

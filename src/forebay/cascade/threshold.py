@@ -61,12 +61,17 @@ def curve(confidences: Array, agrees: Array) -> Curve:
     return Curve(points, rows)
 
 
+def check_rows(rows: int, agreement: float) -> None:
+    """Raises `TooFewRowsError` where so few cannot show an agreement, whatever is answered to them."""
+    needed = trials_needed(1.0 - agreement)
+    if rows < needed:
+        raise TooFewRowsError(agreement, needed, rows)
+
+
 def choose(found: Curve, agreement: float) -> Point:
     """The lowest threshold that keeps an agreement. Raises `TooFewRowsError`, `NoThresholdError`."""
     allowed = 1.0 - agreement
-    needed = trials_needed(allowed)
-    if found.rows < needed:
-        raise TooFewRowsError(agreement, needed, found.rows)
+    check_rows(found.rows, agreement)
     chosen = None
     for point in found.points:
         if point.upper_bound > allowed:

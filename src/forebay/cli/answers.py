@@ -1,46 +1,51 @@
-"""Several models asked the same rows, as they are served: what they say, and how fast."""
+"""Several models asked the same rows, as they are served: what they say, and how fast they are."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from forebay.agreement.confidence import Form, form_of
+from forebay.cli.sample_rows import SampleRows
+from forebay.cli.turns import ROUNDS, in_turns, turn
 from forebay.core.errors import SetupError
-from forebay.core.tensors import Array
+from forebay.core.tensors import NUMPY_TYPES, Array
 from forebay.embedding.engine import EmbeddedEngine
 from forebay.models.signature import Signature
 from forebay.optimize.samples import Row, batch_of, length_of
+from forebay.optimize.speed import spread
 
 _ROWS: Final = 32
 _AT_ONCE: Final = 8
 _TIMEOUT_S: Final = 600.0
 
 
-class Answers(NamedTuple):
-    """All outputs by name, in the order of the rows, and how many rows a second that was."""
-
-    outputs: Mapping[str, Array]
-    rows_per_s: float
-
-
 def progress_bar() -> Progress:
-    """On stderr, gone at the end."""
+    """On stderr, gone at the end; where that is no terminal `answers_of` writes a line a model."""
+    console = Console(stderr=True, highlight=False)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-async def answers_of(engine: EmbeddedEngine, name: str, rows: Sequence[Row], progress: Progress, told: str) -> Answers:
-    """Ask one model all rows, some at a time, near each other in length."""
+def says(progress: Progress, text: str) -> None:
+    """A line in place of a bar, where nobody sees one."""
+    if progress.disable:
+        progress.console.print(text, soft_wrap=True, markup=False)
+
+
+async def answers_of(
+    engine: EmbeddedEngine, name: str, rows: Sequence[Row], progress: Progress, told: str
+) -> dict[str, Array]:
+    """Ask one model all rows, some at a time, near each other in length: all outputs by name, in the order of the
+    rows."""
+    says(progress, f"asking {told} about {len(rows):,} rows")
     task = progress.add_task(told, total=len(rows))
-    order = sorted(range(len(rows)), key=lambda place: length_of(rows[place]))
-    places = [order[begin : begin + _ROWS] for begin in range(0, len(order), _ROWS)]
+    places = _batches(rows)
     limit = asyncio.Semaphore(_AT_ONCE)
 
     async def ask(some: Sequence[int]) -> dict[str, Array]:
@@ -49,12 +54,37 @@ async def answers_of(engine: EmbeddedEngine, name: str, rows: Sequence[Row], pro
         progress.advance(task, len(some))
         return answer
 
-    began = time.monotonic()
     parts = await asyncio.gather(*map(ask, places))
-    took_s = time.monotonic() - began
     back = np.argsort(np.concatenate([np.asarray(some) for some in places]))
-    outputs = {output: np.concatenate([part[output] for part in parts])[back] for output in parts[0]}
-    return Answers(outputs, len(rows) / took_s)
+    return {output: np.concatenate([part[output] for part in parts])[back] for output in parts[0]}
+
+
+async def rates_of(
+    engine: EmbeddedEngine, rows: Sequence[Row], asked_s: Mapping[str, float], progress: Progress
+) -> dict[str, float]:
+    """Rows a second of all models, under as much load as makes full batches. `asked_s`: how long each has been at work
+    already."""
+    says(progress, f"timing {', '.join(engine.models)} in turns")
+    task = progress.add_task("timing", total=ROUNDS * len(engine.models))
+    batches = [batch_of([rows[place] for place in some]) for some in spread(_full(_batches(rows)), _AT_ONCE)]
+
+    async def one_turn(name: str) -> float:
+        rate = await turn(lambda batch: engine.infer(batch, model=name, timeout_s=_TIMEOUT_S), batches, _AT_ONCE)
+        progress.advance(task)
+        return rate
+
+    return await in_turns(engine.models, one_turn, asked_s)
+
+
+def _batches(rows: Sequence[Row]) -> list[list[int]]:
+    """Places of rows, those of a batch near each other in length."""
+    order = sorted(range(len(rows)), key=lambda place: length_of(rows[place]))
+    return [order[begin : begin + _ROWS] for begin in range(0, len(order), _ROWS)]
+
+
+def _full(batches: Sequence[list[int]]) -> Sequence[list[int]]:
+    """Without the last one, where that is smaller than the others."""
+    return [some for some in batches if len(some) == _ROWS] or batches
 
 
 def check_alike(engine: EmbeddedEngine, one: str, other: str) -> None:
@@ -69,27 +99,40 @@ def check_alike(engine: EmbeddedEngine, one: str, other: str) -> None:
         )
 
 
-def class_output(signature: Signature, answers: Mapping[str, Array], wanted: str | None) -> tuple[str, Form]:
-    """The output that holds a number for each class, and its form. Raises `SetupError`."""
-    found = find_class_output(signature, answers, wanted)
-    if found is None:
-        names = [spec.name for spec in signature.outputs]
-        raise SetupError(
-            f"{wanted or ', '.join(names)}: a cascade needs an output of one number for each class, probabilities or "
-            "logits, of shape [rows, classes]; the models have "
-            + ", ".join(f"{spec.name} {spec.datatype}{list(spec.row_shape)}" for spec in signature.outputs)
-        )
-    return found
-
-
-def find_class_output(
-    signature: Signature, answers: Mapping[str, Array], wanted: str | None
-) -> tuple[str, Form] | None:
-    """The same; None: there is none. Raises `SetupError` where there is no such output at all."""
+def check_output(signature: Signature, wanted: str | None) -> None:
+    """Raises `SetupError` where the models have no such output."""
     names = [spec.name for spec in signature.outputs]
     if wanted is not None and wanted not in names:
         raise SetupError(f"--output {wanted}: the models have no such output; they have {', '.join(names)}")
-    for name in names if wanted is None else [wanted]:
+
+
+def check_may_be_classes(signature: Signature, wanted: str | None) -> None:
+    """Raises `SetupError` where no output can hold a number for each class, before any model is asked."""
+    check_output(signature, wanted)
+    chosen = [spec for spec in signature.outputs if wanted in (None, spec.name)]
+    if not any(NUMPY_TYPES[spec.datatype].kind == "f" and len(spec.row_shape) <= 1 for spec in chosen):
+        raise no_classes(signature, wanted)
+
+
+def no_classes(signature: Signature, wanted: str | None) -> SetupError:
+    """The error of models without an output that a cascade needs."""
+    return SetupError(
+        f"{wanted or ', '.join(spec.name for spec in signature.outputs)}: a cascade needs an output of one number for "
+        "each class, probabilities or logits, of shape [rows, classes]; the models have "
+        + ", ".join(f"{spec.name} {spec.datatype}{list(spec.row_shape)}" for spec in signature.outputs)
+    )
+
+
+def find_class_output(
+    signature: Signature, answers: Mapping[str, Array], wanted: str | None, rows: SampleRows, model: str
+) -> tuple[str, Form] | None:
+    """The output that holds a number for each class, and its form, by a model's answers; None: there is none.
+
+    Raises `SetupError` where it might be one that holds NaN.
+    """
+    for name in [spec.name for spec in signature.outputs] if wanted is None else [wanted]:
+        if answers[name].ndim in (1, 2):
+            rows.check_finite(model, name, answers[name])
         form = form_of(answers[name])
         if form is not None:
             return name, form

@@ -13,13 +13,21 @@ from rich.console import Console
 
 from forebay.agreement.confidence import Form, classes_of, confidence_of
 from forebay.cascade.policy import Calibration
-from forebay.cascade.threshold import Curve, NoThresholdError, TooFewRowsError, choose, curve
-from forebay.cli.answers import answers_of, check_alike, class_output, progress_bar
-from forebay.cli.curves import drawn, parse_share, pyplot
+from forebay.cascade.threshold import Curve, NoThresholdError, TooFewRowsError, check_rows, choose, curve
+from forebay.cli.answers import (
+    answers_of,
+    check_alike,
+    check_may_be_classes,
+    find_class_output,
+    no_classes,
+    progress_bar,
+)
+from forebay.cli.curves import check_plot, drawn, parse_share
+from forebay.cli.sample_rows import read_rows
+from forebay.cli.written import check_writable, write_file
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
 from forebay.embedding.engine import open_alone
-from forebay.optimize.samples import distinct, read_samples
 
 
 class Measured(NamedTuple):
@@ -70,15 +78,17 @@ def cascade(
       forebay serve sentiment.py:Sentiment small/ --set sentiment.cascade=cascade.json
     """
     wanted = parse_share("--agreement", agreement)
+    # What cannot be written is told before the work, not after.
+    check_writable("--out", out)
     if plot is not None:
-        pyplot()  # say that it is missing before the work, not after
-    measured = asyncio.run(_measure(teacher, student, samples, output))
+        check_plot(plot)
+    measured = asyncio.run(_measure(teacher, student, samples, output, wanted))
     found = curve(measured.confidences, measured.agrees)
     if plot is not None:
         _plot(found, wanted, plot)
     try:
         chosen = choose(found, wanted)
-    except (TooFewRowsError, NoThresholdError) as error:
+    except NoThresholdError as error:
         raise SetupError(f"--samples {samples}: {error}") from None
     calibration = Calibration(
         student_name=measured.student_name,
@@ -95,33 +105,40 @@ def cascade(
     )
     document = msgspec.json.format(msgspec.json.encode(calibration)) + b"\n"
     if out is not None:
-        try:
-            out.write_bytes(document)
-        except OSError as error:
-            raise SetupError(f"cannot write the calibration {out}: {error}") from None
+        write_file("--out", out, document)
     if as_json:
         typer.echo(document, nl=False)
     else:
         _print(calibration, found)
 
 
-async def _measure(teacher: str, student: str, samples: Path, output: str | None) -> Measured:
+async def _measure(teacher: str, student: str, samples: Path, output: str | None, wanted: float) -> Measured:
     async with open_alone(teacher, student, environ=os.environ) as engine:
         if len(engine.models) != 2:
             named = ", ".join(engine.models)
             raise SetupError(f"a cascade has a teacher and a student, and {teacher} and {student} hold {named}")
         of_teacher, of_student = engine.models
         check_alike(engine, of_teacher, of_student)
-        found = distinct(read_samples(samples, engine.signature(of_teacher), None))
+        signature = engine.signature(of_teacher)
+        check_may_be_classes(signature, output)
+        rows = read_rows(samples, signature)
+        try:
+            check_rows(len(rows), wanted)
+        except TooFewRowsError as error:
+            raise SetupError(f"--samples {samples}: {error}") from None
         with progress_bar() as progress:
-            one = await answers_of(engine, of_teacher, found.rows, progress, f"teacher {of_teacher}")
-            other = await answers_of(engine, of_student, found.rows, progress, f"student {of_student}")
-        chosen, form = class_output(engine.signature(of_teacher), other.outputs, output)
-        classes = [classes_of(answers.outputs[chosen], form) for answers in (one, other)]
+            one = await answers_of(engine, of_teacher, rows.samples.rows, progress, f"teacher {of_teacher}")
+            other = await answers_of(engine, of_student, rows.samples.rows, progress, f"student {of_student}")
+        found = find_class_output(signature, other, output, rows, of_student)
+        if found is None:
+            raise no_classes(signature, output)
+        chosen, form = found
+        rows.check_finite(of_teacher, chosen, one[chosen])
+        classes = [classes_of(answers[chosen], form) for answers in (one, other)]
         return Measured(
             output=chosen,
             form=form,
-            confidences=confidence_of(other.outputs[chosen], form),
+            confidences=confidence_of(other[chosen], form),
             agrees=classes[0] == classes[1],
             student_name=of_student,
             teacher=engine.digest(of_teacher),

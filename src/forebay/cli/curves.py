@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from forebay.cli.written import check_writable
 from forebay.core.errors import SetupError
 
 
@@ -31,6 +32,17 @@ def pyplot() -> Any:
     import matplotlib.pyplot
 
     return matplotlib.pyplot
+
+
+def check_plot(path: Path) -> None:
+    """Raises `SetupError` where no picture can be written there, before there is anything to draw."""
+    plots = pyplot()
+    check_writable("--plot", path)
+    figure = plots.figure()
+    kinds = sorted(figure.canvas.get_supported_filetypes())
+    plots.close(figure)
+    if path.suffix and path.suffix[1:].lower() not in kinds:  # without a suffix it is a PNG
+        raise SetupError(f"--plot {path}: {path.suffix} is not written; that is {', '.join(kinds)}")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final
@@ -16,16 +17,20 @@ from rich.table import Table
 
 from forebay.agreement.compare import Judge, same_rows
 from forebay.agreement.confidence import Form, classes_of
-from forebay.cli.answers import Answers, answers_of, check_alike, find_class_output, progress_bar
+from forebay.cli.answers import answers_of, check_alike, check_output, find_class_output, progress_bar, rates_of
+from forebay.cli.sample_labels import check_related, not_used, places_of
+from forebay.cli.sample_rows import SampleRows, read_rows
+from forebay.cli.written import check_writable, write_file
 from forebay.core.errors import SetupError
-from forebay.core.tensors import Array
+from forebay.core.tensors import NUMPY_TYPES, Array
 from forebay.embedding.engine import EmbeddedEngine, open_alone
 from forebay.models.signature import Signature
-from forebay.optimize.samples import Samples, distinct, read_samples
 from forebay.variants.policy import Measured, MeasuredVariant
 
 LEAST_ROWS: Final = 100
 LEAST_COSINE: Final = 0.99
+LEAST_SPEEDUP: Final = 1.05
+"""So many times as fast as a more accurate form is one that is kept: less may be chance."""
 
 
 def variants(
@@ -44,8 +49,9 @@ def variants(
 ) -> None:
     """Measure how accurate and how fast other forms of a model are, to let them answer under load.
 
-    With labels (the places of classes) accuracy is by these, else it is agreement with the model itself. Forms are put
-    in order, the most accurate first; one that is no faster than a more accurate one is left out.
+    With labels (the places of classes, or their names) accuracy is by these, else it is agreement with the model
+    itself. Forms are put in order, the most accurate first; one that is not faster than a more accurate one, by 5 %, is
+    left out.
 
     Examples:
 
@@ -53,13 +59,11 @@ def variants(
 
       forebay serve net.onnx net-int8.onnx small.onnx --set net.variants=variants.json
     """
+    check_writable("--out", out)
     measured = asyncio.run(_measure(model, forms, samples, output))
     document = msgspec.json.format(msgspec.json.encode(measured)) + b"\n"
     if out is not None:
-        try:
-            out.write_bytes(document)
-        except OSError as error:
-            raise SetupError(f"cannot write {out}: {error}") from None
+        write_file("--out", out, document)
     if as_json:
         typer.echo(document, nl=False)
     else:
@@ -72,26 +76,46 @@ async def _measure(model: str, forms: Sequence[str], samples: Path, output: str 
         for other in others:
             check_alike(engine, first, other)
         signature = engine.signature(first)
-        found = distinct(read_samples(samples, signature, None))
-        if len(found) < LEAST_ROWS:
-            raise SetupError(
-                f"--samples {samples}: {len(found)} rows that differ say little; give {LEAST_ROWS} or more"
-            )
+        _check_numbers(signature, output)
+        rows = read_rows(samples, signature)
+        if len(rows) < LEAST_ROWS:
+            raise SetupError(f"--samples {samples}: {len(rows)} rows that differ say little; give {LEAST_ROWS} or more")
         with progress_bar() as progress:
-            answers = {name: await answers_of(engine, name, found.rows, progress, name) for name in engine.models}
-        chosen, judge = _compared_by(signature, answers[first].outputs, output)
-        return _measured(engine, found, answers, first, chosen, judge)
+            answers: dict[str, Mapping[str, Array]] = {}
+            asked_s: dict[str, float] = {}
+            for name in engine.models:
+                began = time.monotonic()
+                answers[name] = await answers_of(engine, name, rows.samples.rows, progress, name)
+                asked_s[name] = time.monotonic() - began
+                if name == first:
+                    chosen, judge = _compared_by(signature, answers[first], output, rows, first)
+                rows.check_finite(name, chosen, answers[name][chosen])
+                if name == first:
+                    labels = _labels(rows, judge, answers[first][chosen], first, engine.labels(first), chosen)
+            rates = await rates_of(engine, rows.samples.rows, asked_s, progress)
+        return _measured(engine, labels, answers, rates, chosen, judge)
 
 
-def _compared_by(signature: Signature, answers: Mapping[str, Array], wanted: str | None) -> tuple[str, Judge]:
+def _check_numbers(signature: Signature, wanted: str | None) -> None:
     """Raises `SetupError` where no output can be compared."""
-    found = find_class_output(signature, answers, wanted)
+    check_output(signature, wanted)
+    chosen = [spec for spec in signature.outputs if wanted in (None, spec.name)]
+    if not any(NUMPY_TYPES[spec.datatype].kind == "f" for spec in chosen):
+        held = ", ".join(f"{spec.name} {spec.datatype}{list(spec.row_shape)}" for spec in signature.outputs)
+        raise SetupError(
+            f"{wanted or 'the outputs'}: variants are compared by an output of numbers (FP32), the models have {held}"
+        )
+
+
+def _compared_by(
+    signature: Signature, answers: Mapping[str, Array], wanted: str | None, rows: SampleRows, model: str
+) -> tuple[str, Judge]:
+    """By which output forms are compared, and how, by the model's own answers."""
+    found = find_class_output(signature, answers, wanted, rows, model)
     if found is not None and (wanted is not None or _is_class(signature, found)):
         return found
-    for spec in signature.outputs if wanted is None else [one for one in signature.outputs if one.name == wanted]:
-        if answers[spec.name].dtype.kind == "f":
-            return spec.name, "vectors"
-    raise SetupError(f"{wanted or 'the outputs'}: variants are compared by an output of numbers, and there is none")
+    floats = [spec.name for spec in signature.outputs if answers[spec.name].dtype.kind == "f"]
+    return floats[0] if wanted is None else wanted, "vectors"
 
 
 def _is_class(signature: Signature, found: tuple[str, Form]) -> bool:
@@ -101,13 +125,18 @@ def _is_class(signature: Signature, found: tuple[str, Form]) -> bool:
 
 
 def _measured(
-    engine: EmbeddedEngine, samples: Samples, answers: Mapping[str, Answers], first: str, chosen: str, judge: Judge
+    engine: EmbeddedEngine,
+    labels: Array | None,
+    answers: Mapping[str, Mapping[str, Array]],
+    rates: Mapping[str, float],
+    chosen: str,
+    judge: Judge,
 ) -> Measured:
-    right = answers[first].outputs[chosen]
-    labels = _labels(samples, judge, right)
+    first = engine.models[0]
+    right = answers[first][chosen]
 
     def of(name: str) -> MeasuredVariant:
-        values = answers[name].outputs[chosen]
+        values = answers[name][chosen]
         agreement = float(np.mean(same_rows(right, values, judge, LEAST_COSINE)))
         accuracy = agreement
         if labels is not None and judge != "vectors":
@@ -117,20 +146,22 @@ def _measured(
             digest=engine.digest(name),
             accuracy=accuracy,
             agreement=agreement,
-            rows_per_s=answers[name].rows_per_s,
+            rows_per_s=rates[name],
         )
 
     itself = of(first)
     kept: list[MeasuredVariant] = []
     for one in sorted(map(of, engine.models[1:]), key=lambda one: -one.accuracy):
-        if one.rows_per_s > max([itself.rows_per_s, *(before.rows_per_s for before in kept)]):
+        if one.rows_per_s >= LEAST_SPEEDUP * max([itself.rows_per_s, *(before.rows_per_s for before in kept)]):
             kept.append(one)
     if not kept:
-        raise SetupError(f"none is faster than {first}, which does {itself.rows_per_s:.0f} rows a second")
+        raise SetupError(
+            f"none is faster than {first} by 5 % or more, which does {itself.rows_per_s:.0f} rows a second"
+        )
     return Measured(
         model=itself,
         variants=tuple(kept),
-        rows=len(samples),
+        rows=len(right),
         labelled=labels is not None,
         output=chosen,
         judge=judge,
@@ -138,16 +169,27 @@ def _measured(
     )
 
 
-def _labels(samples: Samples, judge: Judge, answers: Array) -> Array | None:
-    """The places of classes that the labels are; None: there are none, or they are none."""
-    if not samples.labels or judge == "vectors":
+def _labels(
+    rows: SampleRows, judge: Judge, answers: Array, model: str, names: Sequence[str], output: str
+) -> Array | None:
+    """The places of classes that the labels are; None: there are none, or they are none, which is said.
+
+    Raises `SetupError` where they have nothing to do with the model's own answers.
+    """
+    labels = rows.samples.labels
+    if not labels:
         return None
-    try:
-        labels = np.array([int(label) for label in samples.labels])
-    except ValueError:
+    console = Console(stderr=True, highlight=False)
+    if judge == "vectors":
+        console.print(f"labels are not used: output {output!r} is compared as vectors", soft_wrap=True, markup=False)
         return None
-    classes = max(2, answers.reshape(len(answers), -1).shape[1])
-    return labels if labels.min() >= 0 and labels.max() < classes else None
+    width = max(2, answers.reshape(len(answers), -1).shape[1])
+    places = places_of(labels, names, width)
+    if places is None:
+        console.print(not_used(labels, names, width, model, output), soft_wrap=True, markup=False)
+    else:
+        check_related(rows.path, places, classes_of(answers, judge), model, output)
+    return places
 
 
 def _print(found: Measured) -> None:

@@ -33,7 +33,7 @@ from forebay.distill.report import (
 )
 from forebay.distill.students.port import Plan, Student, Subject, Trained, is_text
 from forebay.distill.students.registry import check_suits, open_student
-from forebay.distill.target import Target, Wanted, find_target, probabilities_of
+from forebay.distill.target import Target, Wanted, check_wanted, find_target, probabilities_of
 from forebay.distill.teacher import Asked, Teacher, ask_all, key_of
 from forebay.distill.transfer import Part, Transfer, labels_as_places, part_of, split
 from forebay.models.signature import Signature
@@ -63,8 +63,8 @@ class Watcher(Protocol):
 class Lesson:
     """What there is to learn from: the teacher, or only its answers, and the rows.
 
-    `test`: rows that judge, in place of a part of the transfer set. `kept`: where answers are on disk. `path`: the
-    folder of a Hugging Face teacher. `tokenizer`: for students of texts.
+    `name`: the student's, where the order has none. `test`: rows that judge, in place of a part of the transfer set.
+    `kept`: where answers are on disk. `path`: the folder of a Hugging Face teacher. `tokenizer`: for students of texts.
     """
 
     name: str
@@ -77,6 +77,11 @@ class Lesson:
     path: Path | None = None
     tokenizer: Path | None = None
     max_tokens: int = 256
+
+    @property
+    def teacher_name(self) -> str:
+        """The teacher's own name, whatever the student is called."""
+        return self.name if self.teacher is None else self.teacher.name
 
 
 @dataclass(frozen=True)
@@ -109,16 +114,17 @@ def check_order(order: Order, lesson: Lesson) -> Order:
     """
     order = order if order.name else replace(order, name=lesson.name)
     output.check_target(order.out, order.name)
-    check_suits(order.kind, lesson.signature)
+    if not lesson.signature.batched:
+        raise SetupError(
+            f"{lesson.teacher_name}: its inputs and outputs share no leading variable axis, so that it has no rows"
+        )
+    check_suits(order.kind, lesson.signature, lesson.path)
+    check_wanted(lesson.signature.outputs, order.wanted)
     if order.made_up and (lesson.teacher is None or not is_text(lesson.signature)):
         why = "needs the teacher itself" if lesson.teacher is None else "is for texts (one BYTES input)"
         raise SetupError(f"--augment {order.made_up} {why}; leave it away")
     if "labels" in order.plan.losses and not lesson.transfer.labels:
         raise no_labels()
-    if not lesson.signature.batched:
-        raise SetupError(
-            f"{lesson.name}: its inputs and outputs share no leading variable axis, so that it has no rows"
-        )
     return order
 
 
@@ -166,11 +172,11 @@ def _asked(lesson: Lesson, watcher: Watcher) -> tuple[Lesson, Asked, Asked | Non
     transfer = lesson.transfer
     if test is not None:
         transfer = transfer.without({key_of(row) for row in test.rows})
-    watcher.says(f"asking {lesson.name} about {len(transfer.rows):,} rows")
+    watcher.says(f"asking {lesson.teacher_name} about {len(transfer.rows):,} rows")
     asked = ask_all(lesson.teacher, transfer.rows, transfer.known, lesson.kept, watcher)
     tested = None
     if test is not None:
-        watcher.says(f"asking {lesson.name} about {len(test.rows):,} rows to judge by")
+        watcher.says(f"asking {lesson.teacher_name} about {len(test.rows):,} rows to judge by")
         tested = ask_all(lesson.teacher, test.rows, transfer.known, lesson.kept, watcher)
     return replace(lesson, transfer=transfer), asked, tested
 
@@ -178,7 +184,9 @@ def _asked(lesson: Lesson, watcher: Watcher) -> tuple[Lesson, Asked, Asked | Non
 def _target(order: Order, lesson: Lesson, asked: Asked, tested: Asked | None) -> Target:
     answers: list[Answers] = [one for one in [*asked.answers, *(tested.answers if tested else ())] if one is not None]
     if not answers:
-        raise SetupError(f"{lesson.transfer.source} holds no row that {lesson.name} answers; look at the samples")
+        raise SetupError(
+            f"{lesson.transfer.source} holds no row that {lesson.teacher_name} answers; look at the samples"
+        )
     stacked: dict[str, Array] = {}
     for spec in lesson.signature.outputs:
         values = [answer[spec.name] for answer in answers if spec.name in answer]
@@ -238,7 +246,7 @@ def _with_made_up(
     rows = made_up(parts.train.rows, order.made_up, order.plan.seed)
     barred = {key_of(row) for row in [*parts.train.rows, *parts.stop.rows, *parts.test.rows]}
     found = Transfer("made up", "", rows).without(barred)
-    watcher.says(f"asking {lesson.name} about {len(found.rows):,} texts that were made of others")
+    watcher.says(f"asking {lesson.teacher_name} about {len(found.rows):,} texts that were made of others")
     asked = ask_all(lesson.teacher, found.rows, {}, lesson.kept, watcher)
     more = _part(found, asked, target)
     train = Part(
@@ -310,7 +318,7 @@ def _check_agreement(gate: GateReport, target: Target, quality: Quality, order: 
 
 def _teacher(lesson: Lesson, target: Target) -> TeacherReport:
     return TeacherReport(
-        name=lesson.name,
+        name=lesson.teacher_name,
         model=lesson.teacher.argument if lesson.teacher is not None else "",
         digest=lesson.digest,
         output=target.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -75,6 +76,19 @@ class Wanted:
     classes: tuple[str, ...] = ()
 
 
+def check_wanted(outputs: Sequence[TensorSpec], wanted: Wanted) -> None:
+    """Raises `SetupError` where the outputs' shapes tell already that what was said of them does not hold."""
+    spec = _chosen(outputs, wanted.output)
+    width = math.prod(spec.row_shape)
+    if width < 0:  # of any length
+        return
+    if wanted.task == "classes" or wanted.classes:
+        _check_several(spec, width)
+    _check_classes(spec, width, wanted.classes)
+    places = [one for one in outputs if one.datatype in _WHOLE and one.row_shape == ()] if width > 1 else []
+    _check_alone(spec, [one.name for one in outputs if one != spec and one not in places], wanted)
+
+
 def find_target(
     outputs: Sequence[TensorSpec], answers: Mapping[str, Array], wanted: Wanted, labels: Sequence[str] = ()
 ) -> Target:
@@ -86,18 +100,13 @@ def find_target(
     classes_only = wanted.output is None and width > 1 and form != "numbers"
     index = _index_of(spec, values, outputs, answers) if classes_only else None
     others = [one.name for one in outputs if one not in (spec, index)]
-    if others and wanted.output is None:
-        raise SetupError(
-            f"the teacher also answers {', '.join(others)}, which does not follow from {spec.name!r}; a student of one "
-            f"output is made with --output {spec.name}"
-        )
+    _check_alone(spec, others, wanted)
     if form == "numbers":
         spread = tuple(float(one) or 1.0 for one in values.std(axis=0))
         return Target(spec, form, width, mean=tuple(values.mean(axis=0).tolist()), spread=spread)
     unit = form == "vectors" and bool(np.allclose(np.linalg.norm(values, axis=1), 1.0, atol=1e-3))
     classes = wanted.classes or tuple(str(place) for place in range(width)) if form != "vectors" else ()
-    if classes and len(classes) != width:
-        raise SetupError(f"--classes names {len(classes)}, and {spec.name!r} has {width} numbers; name each, in order")
+    _check_classes(spec, width, classes)
     names = [one.name for one in outputs]
     first = index is not None and names.index(index.name) < names.index(spec.name)
     return Target(spec, form, width, classes, unit, index, first)
@@ -118,13 +127,28 @@ def _chosen(outputs: Sequence[TensorSpec], wanted: str | None) -> TensorSpec:
     return found
 
 
+def _check_several(spec: TensorSpec, width: int) -> None:
+    if width < 2:
+        raise SetupError(f"--task classes: {spec.name!r} is one number a row, not one a class; leave the option away")
+
+
+def _check_classes(spec: TensorSpec, width: int, classes: Sequence[str]) -> None:
+    if classes and len(classes) != width:
+        raise SetupError(f"--classes names {len(classes)}, and {spec.name!r} has {width} numbers; name each, in order")
+
+
+def _check_alone(spec: TensorSpec, others: Sequence[str], wanted: Wanted) -> None:
+    if others and wanted.output is None:
+        raise SetupError(
+            f"the teacher also answers {', '.join(others)}, which does not follow from {spec.name!r}; a student of one "
+            f"output is made with --output {spec.name}"
+        )
+
+
 def _form(spec: TensorSpec, values: Array, wanted: Wanted, labels: Sequence[str]) -> Form:
     width = values.shape[1]
     if wanted.task == "classes" or wanted.classes:
-        if width < 2:
-            raise SetupError(
-                f"--task classes: {spec.name!r} is one number a row, not one a class; leave the option away"
-            )
+        _check_several(spec, width)
         return _class_form(spec, values)
     if wanted.task != "auto":
         return wanted.task

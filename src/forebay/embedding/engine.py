@@ -111,6 +111,10 @@ class EmbeddedEngine:
         """What tells the latest version of a model from every other one: a digest of its files."""
         return self._site.inference.find(self._only() if model is None else model, None).engine.digest
 
+    def labels(self, model: str | None = None) -> Sequence[str]:
+        """The names of the classes of a model's latest version, in the order of its output; empty: it has none."""
+        return self._site.inference.find(self._only() if model is None else model, None).engine.labels
+
     async def load(self, model: str) -> None:
         """Load a model, or bring it up to date with its files. Raises `RequestError`, `SetupError`."""
         with python_words():

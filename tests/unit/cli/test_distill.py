@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tests.unit.distill.lessons import texts
+from tests.unit.distill.lessons import FakeTeacher, Heard, numbers, texts
 from typer.testing import CliRunner
 
 from forebay.cli.distill_progress import DistillProgress
@@ -18,8 +18,9 @@ from forebay.cli.main import app
 from forebay.core.errors import AdmissionError, SetupError
 from forebay.core.settings_sources import load_settings
 from forebay.distill.report import Epoch
-from forebay.distill.run import Lesson, Order, check_order
+from forebay.distill.run import Lesson, Order, check_order, distill
 from forebay.distill.students.port import Plan
+from forebay.distill.target import Wanted
 from forebay.distill.transfer import Transfer
 from forebay.embedding.engine import open_alone
 from forebay.models.signature import Signature, TensorSpec
@@ -140,6 +141,11 @@ def test_a_teacher_that_is_gone_for_good_ends_it(tmp_path: Path) -> None:
     [
         ({"kind": "linear"}, "--student linear is for rows of so many numbers"),
         ({"kind": "tree"}, "--student tree is for rows of so many numbers"),
+        ({"kind": "cnn"}, "--student cnn is for one input of pictures of one size"),
+        ({"kind": "every-nth-layer"}, "--student every-nth-layer is cut out of its teacher"),
+        ({"kind": "mine.py:make"}, "--student mine.py:make: torch has no texts"),
+        ({"kind": "static-embedding", "wanted": Wanted("z")}, "--output z: the teacher has no such output; it has y"),
+        ({"kind": "static-embedding", "wanted": Wanted(classes=("a", "b", "c"))}, "--classes names 3, and 'y' has 2"),
         ({"kind": "static-embedding", "plan": Plan(losses={"labels": 1.0})}, "--loss labels needs labels"),
     ],
 )
@@ -150,6 +156,33 @@ def test_what_the_rows_cannot_give_is_told_before_the_teacher_is_asked(
     lesson = Lesson("m", signature, "d", Transfer("texts.txt", "", texts(["a", "b"])))
     with pytest.raises(SetupError, match=said):
         check_order(Order(out=tmp_path / "out", **order), lesson)
+
+
+def numeric_lesson(teacher: FakeTeacher) -> Lesson:
+    return Lesson("student", FakeTeacher.signature, "d", Transfer("rows.npz", "", numbers(40)), teacher=teacher)
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ({"kind": "static-embedding"}, "--student static-embedding is for texts"),
+        ({"kind": "cnn"}, "--student cnn is for one input of pictures"),
+        ({"kind": "linear", "wanted": Wanted("q")}, "--output q: the teacher has no such output"),
+        ({"kind": "linear", "wanted": Wanted(classes=("a", "b", "c"))}, "--classes names 3"),
+    ],
+)
+def test_the_teacher_is_not_asked_for_what_cannot_be(tmp_path: Path, order: dict[str, Any], said: str) -> None:
+    teacher = FakeTeacher()
+    with pytest.raises(SetupError, match=said):
+        distill(Order(out=tmp_path / "out", **order), numeric_lesson(teacher), Heard())
+    assert teacher.asked == []
+
+
+def test_it_is_the_teacher_that_is_asked_whatever_the_student_is_called(tmp_path: Path) -> None:
+    heard = Heard()
+    with pytest.raises(KeyboardInterrupt):
+        distill(Order("linear", tmp_path / "out"), numeric_lesson(FakeTeacher(fails_after=3)), heard)
+    assert heard.said == ["asking fake about 40 rows"]
 
 
 def test_models_are_measured_as_they_would_be_served_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

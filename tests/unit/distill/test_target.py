@@ -8,7 +8,7 @@ from tests.unit.distill.lessons import target
 
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
-from forebay.distill.target import Target, Wanted, find_target, finished
+from forebay.distill.target import Target, Wanted, check_wanted, find_target, finished
 from forebay.models.signature import TensorSpec
 
 SHARES = np.array([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]], np.float32)
@@ -107,3 +107,15 @@ def test_raw_values_are_finished_as_the_output_means_them() -> None:
     assert finished(target("probabilities", 3), RAW).sum(axis=1) == pytest.approx(1.0)
     assert np.array_equal(finished(target("logits"), RAW), RAW)
     assert np.linalg.norm(finished(target("vectors", unit=True), RAW), axis=1) == pytest.approx(1.0)
+
+
+def test_what_the_shapes_tell_is_told_without_an_answer() -> None:
+    scores, place = TensorSpec("p", "FP32", (3,)), TensorSpec("label", "INT64", ())
+    check_wanted([place, scores], Wanted())  # it may be the place of the highest
+    check_wanted([TensorSpec("p", "FP32", (-1,))], Wanted(classes=("a", "b")))
+    with pytest.raises(SetupError, match="the teacher also answers e, which does not follow from 'p'"):
+        check_wanted([scores, TensorSpec("e", "FP32", (8,))], Wanted())
+    with pytest.raises(SetupError, match="--task classes: 'y' is one number a row"):
+        check_wanted([TensorSpec("y", "FP32", ())], Wanted(task="classes"))
+    with pytest.raises(SetupError, match="no output of the teacher is a row of numbers"):
+        check_wanted([place], Wanted())

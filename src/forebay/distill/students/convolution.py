@@ -10,7 +10,7 @@ import numpy as np
 
 from forebay.core.errors import SetupError
 from forebay.distill.students.port import Module, Subject, described
-from forebay.models.signature import TensorSpec
+from forebay.models.signature import Signature, TensorSpec
 from forebay.optimize.samples import Row
 
 _CHANNELS = (16, 32)
@@ -21,6 +21,18 @@ _LEAST_SIDE = 4
 _MOST_CELLS = 8
 
 
+def check_pictures(signature: Signature) -> None:
+    """Raises `SetupError` where rows are no pictures of one size."""
+    inputs = signature.inputs
+    shape = inputs[0].row_shape
+    fits = len(inputs) == 1 and len(shape) in (2, 3) and min(shape) > 0 and inputs[0].datatype != "BYTES"
+    if not fits or min(_order(shape)[2:]) < _LEAST_SIDE:
+        raise SetupError(
+            f"--student cnn is for one input of pictures of one size, such as [1, 28, 28]; the teacher takes "
+            f"{described(signature)}; use linear or tree, or file.py:factory"
+        )
+
+
 class Convolution:
     """See `Network`. Two convolutions, each followed by a maximum over 2 x 2, the mean over a grid of at most 8 x 8,
     and two linear layers.
@@ -28,16 +40,8 @@ class Convolution:
 
     def __init__(self, subject: Subject) -> None:
         inputs = subject.signature.inputs
-        shape = inputs[0].row_shape
-        fits = len(inputs) == 1 and len(shape) in (2, 3) and min(shape) > 0 and inputs[0].datatype != "BYTES"
-        if fits:
-            self._order, channels, height, width = _order(shape)
-            fits = min(height, width) >= _LEAST_SIDE
-        if not fits:
-            raise SetupError(
-                f"--student cnn is for one input of pictures of one size, such as [1, 28, 28]; the teacher takes "
-                f"{described(subject.signature)}; use linear or tree, or file.py:factory"
-            )
+        check_pictures(subject.signature)
+        self._order, channels, height, width = _order(inputs[0].row_shape)
         self._shape = channels, height, width
         self._width, self._name = subject.target.width, inputs[0].name
         self.tensors: Sequence[TensorSpec] = inputs

@@ -16,10 +16,19 @@ from pathlib import Path
 
 from forebay.core.errors import SetupError
 from forebay.distill.students.port import Module, Subject, described
-from forebay.models.signature import TensorSpec
+from forebay.models.signature import Signature, TensorSpec
 from forebay.optimize.samples import Row
 
 _WANTED = "it must be a function (inputs, outputs) that returns a torch.nn.Module"
+
+
+def check_tensors(text: str, signature: Signature) -> None:
+    """Raises `SetupError` where rows are no numbers."""
+    if any(spec.datatype == "BYTES" for spec in signature.inputs):
+        raise SetupError(
+            f"--student {text}: torch has no texts, and the teacher takes {described(signature)}; use "
+            "static-embedding, or a teacher that takes tokens"
+        )
 
 
 class Custom:
@@ -30,11 +39,7 @@ class Custom:
         self._text, self._path, self._subject = text, Path(head), subject
         if not self._path.is_file():
             raise SetupError(f"--student {text}: there is no file {head!r} (looked in {Path.cwd()})")
-        if any(spec.datatype == "BYTES" for spec in subject.signature.inputs):
-            raise SetupError(
-                f"--student {text}: torch has no texts, and the teacher takes {described(subject.signature)}; use "
-                "static-embedding, or a teacher that takes tokens"
-            )
+        check_tensors(text, subject.signature)
         self.tensors: Sequence[TensorSpec] = subject.signature.inputs
         self.rate, self.batch, self.epochs = 1e-3, 64, 30
         self.about = text

@@ -12,7 +12,7 @@ import numpy as np
 
 from forebay.core.errors import SetupError
 from forebay.distill.students.port import Module, Subject, described, takes_tokens
-from forebay.models.signature import TensorSpec
+from forebay.models.signature import Signature, TensorSpec
 from forebay.optimize.samples import MASK, Row
 from forebay.optimize.sources.bert import read_bert
 from forebay.optimize.sources.bert_graph import MASKED, BertShape, Weights, layers_of
@@ -20,20 +20,23 @@ from forebay.optimize.sources.bert_graph import MASKED, BertShape, Weights, laye
 _DROPOUT = 0.1
 
 
+def check_bert(folder: Path | None, signature: Signature) -> Path:
+    """The folder that layers are taken of. Raises `SetupError` where there is none, or rows are no tokens."""
+    if folder is None or not (folder / "config.json").is_file():
+        raise SetupError(
+            "--student every-nth-layer is cut out of its teacher, which has to be a Hugging Face folder "
+            "(config.json, model.safetensors); use static-embedding, or file.py:factory"
+        )
+    if not takes_tokens(signature):
+        raise SetupError(f"--student every-nth-layer takes tokens; the teacher takes {described(signature)}")
+    return folder
+
+
 class FewerLayers:
     """See `Network`."""
 
     def __init__(self, subject: Subject, every: int) -> None:
-        folder = subject.teacher
-        if folder is None or not (folder / "config.json").is_file():
-            raise SetupError(
-                "--student every-nth-layer is cut out of its teacher, which has to be a Hugging Face folder "
-                "(config.json, model.safetensors); use static-embedding, or file.py:factory"
-            )
-        if not takes_tokens(subject.signature):
-            raise SetupError(
-                f"--student every-nth-layer takes tokens; the teacher takes {described(subject.signature)}"
-            )
+        folder = check_bert(subject.teacher, subject.signature)
         self._weights, self._shape, note = read_bert(folder)
         layers = layers_of(self._weights)
         self._kept = list(range(0, layers, every))

@@ -39,12 +39,29 @@ def _check_torch(kind: str) -> None:
         )
 
 
-def check_suits(kind: str, signature: Signature) -> None:
-    """Raises `SetupError` for a student that cannot take what the teacher takes, before the teacher is asked."""
+def check_suits(kind: str, signature: Signature, teacher: Path | None) -> None:
+    """Raises `SetupError` for a student that cannot take what the teacher takes, before the teacher is asked.
+    `teacher`: its folder, where it is a Hugging Face one."""
     if kind in ("linear", "tree"):
         from forebay.distill.students.classic import check_numbers
 
         check_numbers(kind, signature)
+    elif kind == "static-embedding":
+        from forebay.distill.students.static_embedding import check_texts
+
+        check_texts(signature)
+    elif kind == "every-nth-layer":
+        from forebay.distill.students.layers import check_bert
+
+        check_bert(teacher, signature)
+    elif kind == "cnn":
+        from forebay.distill.students.convolution import check_pictures
+
+        check_pictures(signature)
+    else:
+        from forebay.distill.students.custom import check_tensors
+
+        check_tensors(kind, signature)
 
 
 def open_student(kind: str, subject: Subject, plan: Plan) -> Student:

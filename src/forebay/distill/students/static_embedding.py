@@ -19,7 +19,7 @@ from forebay.core.errors import SetupError
 from forebay.core.tensors import Array, as_bytes
 from forebay.distill.students import text_model, words
 from forebay.distill.students.port import Module, Subject, described, is_text, needed, takes_tokens
-from forebay.models.signature import TensorSpec
+from forebay.models.signature import Signature, TensorSpec
 from forebay.optimize.samples import MASK, Row
 
 _WIDTH, _HIDDEN = 128, 128
@@ -36,17 +36,22 @@ _LEFT_OUT = 0.2
 _IDS = "input_ids"
 
 
+def check_texts(signature: Signature) -> None:
+    """Raises `SetupError` where rows are neither texts nor tokens."""
+    if not is_text(signature) and not takes_tokens(signature):
+        raise SetupError(
+            f"--student static-embedding is for texts (one BYTES input) or tokens (input_ids); the teacher takes "
+            f"{described(signature)}; use cnn, linear or tree, or file.py:factory"
+        )
+
+
 class StaticEmbedding:
     """See `Network`."""
 
     def __init__(self, subject: Subject) -> None:
         signature = subject.signature
         self._subject, self._text = subject, is_text(signature)
-        if not self._text and not takes_tokens(signature):
-            raise SetupError(
-                f"--student static-embedding is for texts (one BYTES input) or tokens (input_ids); the teacher takes "
-                f"{described(signature)}; use cnn, linear or tree, or file.py:factory"
-            )
+        check_texts(signature)
         self.about, self.rate, self.batch, self.epochs = "", 1e-3, 64, 15
         axis = (-1,)
         tokens = (TensorSpec(_IDS, "INT64", axis), TensorSpec(MASK, "INT64", axis))
