@@ -165,7 +165,7 @@ def optimize(
     `forebay serve OUT`, with report.json and report.html.
 
     Exit code 0: there is a model to serve. 1: no candidate passed. 2: the
-    search could not begin. 130: stopped.
+    search could not begin. 70: a fault of Forebay's own. 130: stopped.
 
     Examples:
 

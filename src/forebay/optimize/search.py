@@ -323,7 +323,8 @@ class Search:
 
     def _answers(self, probe: Probe, indices: Sequence[int]) -> list[list[Array]]:
         """All outputs of samples, each run alone, without the batch axis."""
-        return [[output[0] for output in outputs] for outputs in self._run(probe, [[index] for index in indices])]
+        # With `...` the one text of a row stays an array.
+        return [[output[0, ...] for output in outputs] for outputs in self._run(probe, [[index] for index in indices])]
 
     def _run(self, probe: Probe, batches: Sequence[Sequence[int]]) -> list[list[Array]]:
         """The outputs of batches, in the order of the original's signature."""
