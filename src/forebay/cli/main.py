@@ -101,7 +101,7 @@ for _name, _subcommand in SUBCOMMANDS.items():
 
 
 def main() -> None:
-    """The console script. A `SetupError` becomes one line on stderr and exit code 2; a fault of our own ends with 70."""
+    """The console script. A `SetupError` becomes one line on stderr and exit code 2, a fault of our own 70."""
     try:
         app(prog_name="forebay")
     except SetupError as error:

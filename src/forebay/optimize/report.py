@@ -186,6 +186,8 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     files: tuple[SourceFile, ...] = ()
     """What it depends on besides: files that a factory was seen to read, and those that were named."""
+    refuses: Mapping[str, tuple[str, ...]] = {}
+    """Input name to those of "nan" and "inf" that it takes nowhere there; every form of it refuses them, too."""
 
 
 class SampleReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -116,6 +116,11 @@ class Search:
         # Their rows stand behind those that were held out.
         new = speed.plan([length_of(row) for row in calibration.rows], sizes)
         self._new = {size: [[len(held) + i for i in batch] for batch in these] for size, these in new.items()}
+
+    @property
+    def refuses(self) -> Mapping[str, tuple[str, ...]]:
+        """What the original takes nowhere in an input, see `TensorSpec`."""
+        return self._probe.loaded.refuses
 
     def close(self) -> None:
         """Ends the original's process."""
