@@ -286,7 +286,8 @@ class Search:
             name=ORIGINAL,
             meaning="the original",
             runtime=open_source(self._source.model).runtime,
-            model=self._source.model,
+            # Of an export the path ends with the search: its file's name stays, as of a candidate.
+            model=self._source.model if self._source.servable else Path(self._source.model).name,
         )
         self._watcher.begins(report.name, report.meaning)
         report.load_s = self._probe.loaded.seconds
