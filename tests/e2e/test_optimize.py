@@ -9,15 +9,21 @@ import signal
 import subprocess
 from pathlib import Path
 
+import httpx
 import numpy as np
 import onnx
 import onnxruntime as ort
 import psutil
 import pytest
 from examples.minilm import build as minilm_build
-from tests.e2e.server import COMMAND, ROOT, environment, eventually, gone, quick, run_once, serving
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tests.contract.tabular import dump
+from tests.e2e.server import COMMAND, ROOT, Served, environment, eventually, gone, quick, run_once, serving
 from tests.unit.optimize.digits import SEEN, cnn, digits, write_samples
 
+from forebay.core.tensors import Array
 from forebay.optimize.candidates.gpu import gpu_here
 from forebay.optimize.candidates.openvino import has_bf16
 
@@ -82,6 +88,44 @@ def test_a_network_is_optimised_served_as_it_was_measured_and_refused_once_its_s
     refused = run_once(tmp_path, "serve", "faster/digits/1/model.xml", "--port", "0")
     assert refused.returncode == 2
     assert "has changed since; run forebay optimize on it again" in refused.stderr
+
+
+def test_an_artefact_refuses_the_values_that_its_original_refuses(tmp_path: Path) -> None:
+    x, y = digits()
+    dump(tmp_path / "m.skops", make_pipeline(StandardScaler(), LogisticRegression()).fit(x[:SEEN], y[:SEEN]))
+    np.savez(tmp_path / "samples.npz", allow_pickle=False, input=x[SEEN:])
+    words = (
+        "--samples",
+        "samples.npz",
+        "--out",
+        "faster",
+        "--rounds",
+        "1",
+        "--min-speedup",
+        "0",
+        "--candidate",
+        "onnx",
+    )
+    ended = run(tmp_path, "m.skops", *words)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    note = json.loads((tmp_path / "faster" / "m" / "1" / "artefact.json").read_text())
+    assert (note["candidate"], note["refuses"]) == ("onnx", {"input": ["nan", "inf"]})
+    for served_from in ("m.skops", "faster"):
+        with serving(tmp_path, *quick(served_from)) as served:
+            assert ask_for(served, x[SEEN]).status_code == 200
+            for value, called in ((np.nan, "NaN"), (np.inf, "infinite")):
+                refused = ask_for(served, np.full(64, value, np.float32))
+                assert refused.status_code == 400, (served_from, refused.text)
+                assert f"the value at [0, 0] is {called}, which this model does not take" in refused.json()["error"]
+
+
+def ask_for(served: Served, row: Array) -> httpx.Response:
+    """A request with a binary tensor: JSON has no NaN."""
+    data = np.ascontiguousarray(row, np.float32).tobytes()
+    one = {"name": "input", "datatype": "FP32", "shape": [1, 64], "parameters": {"binary_data_size": len(data)}}
+    head = json.dumps({"inputs": [one]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    return served.http.post("/v2/models/m/infer", content=head + data, headers=headers)
 
 
 NET = """\

@@ -152,6 +152,7 @@ def test_what_cannot_be_done_is_told_in_one_line_and_nothing_is_written(
     assert last.startswith("error: ")
     assert all(part in last for part in said), last
     assert net.with_suffix(".toml").read_text() == before
+    assert not list(tmp_path.rglob("*-servers"))
 
 
 def test_a_model_that_does_not_load_is_told_with_its_reason(tmp_path: Path) -> None:

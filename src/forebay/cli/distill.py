@@ -133,7 +133,7 @@ def distill(
     is written to OUT as a folder for `forebay serve OUT`.
 
     Exit code 0: there is a student to serve. 1: it did not pass. 2: it could not
-    begin. 130: stopped.
+    begin. 70: a fault of Forebay's own. 130: stopped.
 
     Examples:
 

@@ -135,7 +135,7 @@ class EngineTeacher:
                 continue
             except ForebayError as error:
                 return error.message
-            return {name: value[0] for name, value in outputs.items()}
+            return {name: value[0, ...] for name, value in outputs.items()}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from forebay import __version__
-from forebay.cli.errors import EXIT_SETUP, show_error
+from forebay.cli.errors import EXIT_FAULT, EXIT_SETUP, show_error, show_fault
 from forebay.core.errors import SetupError
 
 
@@ -101,9 +101,12 @@ for _name, _subcommand in SUBCOMMANDS.items():
 
 
 def main() -> None:
-    """The console script. A `SetupError` becomes one line on stderr and exit code 2."""
+    """The console script. A `SetupError` becomes one line on stderr and exit code 2, a fault of our own 70."""
     try:
         app(prog_name="forebay")
     except SetupError as error:
         show_error(error)
         raise SystemExit(EXIT_SETUP) from None
+    except Exception:
+        show_fault()
+        raise SystemExit(EXIT_FAULT) from None

@@ -27,7 +27,7 @@ from forebay.optimize.gate import described
 from forebay.optimize.goals import Asked, Effort
 from forebay.optimize.heads import MEANINGS
 from forebay.optimize.output import OTHERS, PAGE_FILE, REPORT_FILE, chosen_of, encoded
-from forebay.optimize.report import METRICS, ORIGINAL, CandidateReport, Goals, Metric, Report, SourceReport
+from forebay.optimize.report import METRICS, ORIGINAL, CandidateReport, Goals, Metric, Report, SourceReport, megabytes
 from forebay.optimize.run import Order
 from forebay.optimize.run import optimize as run_search
 from forebay.optimize.samples import LEAST
@@ -165,7 +165,7 @@ def optimize(
     `forebay serve OUT`, with report.json and report.html.
 
     Exit code 0: there is a model to serve. 1: no candidate passed. 2: the
-    search could not begin. 130: stopped.
+    search could not begin. 70: a fault of Forebay's own. 130: stopped.
 
     Examples:
 
@@ -348,7 +348,7 @@ def _table(reports: list[CandidateReport], goals: Goals | None) -> Table:
             f"{one.speed.speedup:.2f}x" if one.speed else "",
             _agreement(one, goals),
             f"{one.invariance.max_error:.1e}" if one.invariance else "",
-            f"{one.size_bytes / 1e6:.1f}" if one.size_bytes else "",
+            megabytes(one.size_bytes),
             "" if one.name == ORIGINAL else verdict,
         )
     return table

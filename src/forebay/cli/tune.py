@@ -72,7 +72,10 @@ def tune(
     instances: Annotated[str | None, typer.Option(help="Numbers of instances to try, such as 1,2.")] = None,
     threads: Annotated[str | None, typer.Option(help="Threads of each instance to try, such as 1,2.")] = None,
     batch_caps: Annotated[str | None, typer.Option(help="Values of max_batch_rows to try. Default: 8,32,256.")] = None,
-    max_time: Annotated[str, typer.Option(help="Longest time of measuring, such as 90s or 5m.")] = "5m",
+    max_time: Annotated[
+        str,
+        typer.Option(help="Longest time of measuring, such as 90s or 5m; at least until a first rate holds."),
+    ] = "5m",
     deadlines: Annotated[
         bool, typer.Option("--deadlines", help="Requests carry the SLO as their timeout; slo_ms is written too.")
     ] = False,
@@ -247,11 +250,15 @@ def _measure(
     folder = journal.path.with_name(f"{journal.path.stem}-servers")
     machine = Machine(artefacts, slo, serve, folder, with_deadline=deadlines)
     world = JournaledWorld(machine, journal, time.monotonic)
-    with ended_by_signals(), TuneProgress(console, world, slo, most_s, time.monotonic) as progress:
-        try:
-            outcome = search(configurations, slo, progress, most_s, progress.found)
-        finally:
-            machine.close()
+    try:
+        with ended_by_signals(), TuneProgress(console, world, slo, most_s, time.monotonic) as progress:
+            try:
+                outcome = search(configurations, slo, progress, most_s, progress.found)
+            finally:
+                machine.close()
+    except SetupError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     return outcome
 
@@ -274,9 +281,14 @@ def _tell(
     what = f"{form}{chosen.instances} x {chosen.threads} threads, at most {chosen.max_batch_rows} rows a batch"
     console.print(
         f"[bold]{what}[/bold]: {outcome.goodput_per_s:,.1f} answers/s within {outcome.slo} "
-        f"at {outcome.rate:,.1f} requests/s; measured in {outcome.spent_s:.0f} s",
+        f"at {outcome.rate:,.1f} requests/s{' (unconfirmed)' if outcome.unconfirmed else ''}; "
+        f"measured in {outcome.spent_s:.0f} s",
         soft_wrap=True,
     )
+    if outcome.unconfirmed:
+        console.print(
+            f"unconfirmed: {outcome.unconfirmed}; a longer --max-time, or another run, may tell", soft_wrap=True
+        )
     if outcome.generator_limited:
         console.print("the load generator was the limit: this configuration may do more than was asked of it")
     subject = subjects[chosen.artefact]

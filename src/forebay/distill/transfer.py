@@ -19,7 +19,7 @@ from forebay.distill.kept import Answers
 from forebay.distill.target import Target
 from forebay.distill.teacher import key_of
 from forebay.models.signature import Signature, TensorSpec
-from forebay.optimize.samples import Row, Tokenize, as_label, as_they_were, read_arrays, read_samples, without_padding
+from forebay.optimize.samples import Row, Tokenize, as_labels, as_they_were, read_arrays, read_samples, without_padding
 from forebay.request_log.export import OUTPUT, SHAPE
 from forebay.request_log.reading import Reading
 
@@ -135,7 +135,7 @@ def from_outputs(path: Path) -> tuple[Signature, Transfer]:
         tuple(_spec(name.removeprefix(OUTPUT), value, name in shapes) for name, value in outputs.items()),
     )
     known = {key_of(row): answer for row, answer in zip(rows, answers, strict=True)}
-    named = [] if labels is None else [as_label(path, label) for label in np.asarray(labels).tolist()]
+    named = [] if labels is None else as_labels(path, np.asarray(labels).tolist())
     if named and len(named) != len(rows):
         raise SetupError(f"--teacher-outputs {path}: {len(named)} labels for {len(rows)} rows; give each row one")
     return signature, _distinct(Transfer(str(path), digest, rows, named, known))

@@ -21,6 +21,7 @@ import msgspec
 from forebay.core.errors import SetupError
 from forebay.models.read_files import ReadFiles
 from forebay.models.repository import Stamp, is_settled, stamp_of
+from forebay.models.signature import Signature
 from forebay.models.source import MEASURED_FILE, LoadOptions, ModelSource, digest_of, model_files, open_source
 from forebay.models.source_files import SourceFile, file_digest, walk
 
@@ -66,6 +67,16 @@ class ArtefactNote(msgspec.Struct, frozen=True, kw_only=True):
     versions: Mapping[str, str] = {}
     """Library name to version, of those that made and ran it."""
     served_with: ServedWith = ServedWith()
+    refuses: Mapping[str, tuple[str, ...]] = {}
+    """Input name to what the source takes nowhere there, see `TensorSpec`: an ONNX graph would make something of it."""
+
+    def refusing(self, signature: Signature) -> Signature:
+        """An artefact's signature that refuses what its source does."""
+        inputs = (
+            msgspec.structs.replace(spec, refuses=self.refuses.get(spec.name, spec.refuses))
+            for spec in signature.inputs
+        )
+        return msgspec.structs.replace(signature, inputs=tuple(inputs))
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -103,19 +114,19 @@ def inspect(source: ModelSource, options: LoadOptions) -> Known:
 
 def check_artefact(
     source: ModelSource, device: str = "cpu", options: LoadOptions = _NO_OPTIONS, known: Known | None = None
-) -> None:
-    """Raises `SetupError` (`model_load_error`) where a note beside the model does not fit the model, its source (if
-    that is on this machine), this processor, or the device and options that it is loaded with. A model without a note
-    passes.
+) -> ArtefactNote | None:
+    """The note about a model; None where there is none, which passes. Raises `SetupError` (`model_load_error`) where
+    it does not fit the model, its source (if that is on this machine), this processor, or the device and options that
+    it is loaded with.
 
     known: what was found of these files before; they are read again only where it does not hold any more.
     """
     note = read_note(Path(source.path).parent)
     if note is None:
-        return
+        return None
     noted = known.noted if known is not None and known.holds() else _check_files(source)[1]
     if not noted:
-        return
+        return None
     _check_settings(source, note.served_with, device, options, Path(source.path).parent / NOTE_FILE)
     here = isa_here()
     if note.isa and note.isa != here:
@@ -126,6 +137,7 @@ def check_artefact(
             f"run forebay optimize on this machine, or delete {Path(source.path).parent / NOTE_FILE} to serve answers "
             "that nobody compared here",
         )
+    return note
 
 
 def _check_files(source: ModelSource) -> tuple[str, bool]:

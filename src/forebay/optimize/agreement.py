@@ -26,7 +26,8 @@ def compare(
     samples = len(original)
     if original[0].dtype.kind in "OSU":
         same = [bool(np.array_equal(a, b)) for a, b in zip(original, candidate, strict=True)]
-        return Agreement(samples=samples, finite=True, top1=float(np.mean(same)))
+        accuracy = head.accuracy(candidate, labels) if head is not None else None
+        return Agreement(samples=samples, finite=True, top1=float(np.mean(same)), accuracy=accuracy)
     if not finite(candidate):
         return Agreement(samples=samples, finite=False)
     errors = [sample_error(a, b) for a, b in zip(original, candidate, strict=True)]

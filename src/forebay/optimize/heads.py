@@ -115,6 +115,11 @@ def open_head(name: str, outputs: Sequence[Array], labels: Sequence[str]) -> Hea
 def _check(wanted: HeadName, outputs: Sequence[Array], labels: Sequence[str]) -> None:
     """Raises `SetupError` where this head cannot tell labels from these answers."""
     first, classes = outputs[0], len(set(labels))
+    if first.dtype.kind in "OSU" and (wanted != "argmax" or first.size > 1):
+        raise SetupError(
+            f"the output holds texts, {list(first.shape)} a sample, and --head {wanted} is for numbers; a label is "
+            "compared with one text: name another output with --output, or compare without labels: --metric top1"
+        )
     if wanted == "threshold" and not _is_probability(outputs, labels):
         raise SetupError(
             "--head threshold is for an output of one number from 0 to 1 and labels 0 and 1, the output has "

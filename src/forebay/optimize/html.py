@@ -7,7 +7,7 @@ from html import escape
 
 from forebay.optimize.gate import described, drop_of
 from forebay.optimize.heads import MEANINGS
-from forebay.optimize.report import CandidateReport, Goals, OtherOutput, Report
+from forebay.optimize.report import CandidateReport, Goals, OtherOutput, Report, megabytes
 from forebay.optimize.svg import Point, bars, scatter
 
 STYLE = """
@@ -89,7 +89,7 @@ def _candidates(report: Report) -> str:
                 f"{one.speed.speedup:.2f}×" if one.speed else "",
                 _agreement(one, report.goals),
                 f"{invariance.max_error:.1e}{'' if invariance.holds else ' ✗'}" if invariance else "",
-                f"{one.size_bytes / 1e6:.1f}" if one.size_bytes else "",
+                megabytes(one.size_bytes),
                 f"{one.peak_memory_bytes / 1e6:.0f}" if one.peak_memory_bytes else "",
                 verdict,
             ]

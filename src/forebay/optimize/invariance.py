@@ -38,7 +38,7 @@ def judge(
     for batch, answer in zip(batches, answers, strict=True):
         for place, index in enumerate(batch):
             compared += 1
-            here = cropped(answer[place], alone[index].shape)
+            here = cropped(answer[place, ...], alone[index].shape)
             if not numeric:
                 worst = max(worst, 0.0 if np.array_equal(here, alone[index]) else 1.0)
                 continue

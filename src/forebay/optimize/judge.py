@@ -55,7 +55,7 @@ class Judge:
     def answers(self, subject: Subject, count: int) -> list[Array]:
         """The compared output of the first rows, each alone, without the batch axis."""
         run = subject if callable(subject) else _onnx_run(subject, self.output)
-        return [run(batch_of([row]))[0] for row in self._rows[:count]]
+        return [run(batch_of([row]))[0, ...] for row in self._rows[:count]]
 
     def error(self, subject: Subject) -> float:
         """Mean distance of the answers from the original's, as a share of their length; infinite for NaN."""

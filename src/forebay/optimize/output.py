@@ -195,6 +195,7 @@ def _place(report: Report, model: Path, form: Form) -> None:
         isa=report.machine.isa if form.isa_bound else (),
         versions=report.machine.versions,
         served_with=one.served_with,
+        refuses=report.source.refuses,
     )
     (version / NOTE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(note)) + b"\n")
     (model / SETTINGS_FILE).write_text(_settings(report, one), encoding="utf-8")

@@ -105,7 +105,8 @@ def main() -> None:
         except SetupError as error:
             wire.send(sock, wire.Failed("crashed", f"it does not load: {error.message}"))
             return
-        wire.send(sock, wire.Loaded(*described(runtime.signature), time.perf_counter() - started))
+        refuses = {spec.name: spec.refuses for spec in runtime.signature.inputs if spec.refuses}
+        wire.send(sock, wire.Loaded(*described(runtime.signature), time.perf_counter() - started, refuses))
         ProbeProcess(sock, runtime, rows).serve()
 
 

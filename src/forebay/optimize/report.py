@@ -142,6 +142,7 @@ class CandidateReport(msgspec.Struct, kw_only=True):
     detail: str = ""
     note: str = ""
     model: str = ""
+    """As a MODEL argument; of a candidate, and of an original that was exported, the file's name in its folder."""
     model_sha256: str = ""
     served_with: ServedWith = ServedWith()
     size_bytes: int = 0
@@ -186,6 +187,8 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     files: tuple[SourceFile, ...] = ()
     """What it depends on besides: files that a factory was seen to read, and those that were named."""
+    refuses: Mapping[str, tuple[str, ...]] = {}
+    """Input name to those of "nan" and "inf" that it takes nowhere there; every form of it refuses them, too."""
 
 
 class SampleReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,6 +238,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     original: CandidateReport
     candidates: list[CandidateReport]
     chosen: str | None
+
+
+def megabytes(count: int) -> str:
+    """Bytes for a table, with digits enough for a model of a few thousand; empty: they are not known."""
+    millions = count / 1e6
+    return "" if not count else f"{millions:.1f}" if millions >= 1 else f"{millions:.2g}"
 
 
 def read_report(content: bytes) -> Report:

@@ -114,6 +114,7 @@ def optimize(order: Order, watcher: Watcher) -> Report:
                 sha256=original.sha256,
                 note=original.note,
                 files=original.files,
+                refuses=search.refuses,
             ),
             samples=_sample_report(order, parts, search.head.name if search.head else "", tokenizer),
             goals=search.goals,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,12 +37,15 @@ Tokenize = Callable[[Sequence[str]], list[dict[str, Array]]]
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows in the order of the file. `labels`: one a row, else empty. `texts`: what rows show in a report, or empty."""
+    """Rows in the order of the file. `labels`: one a row, else empty. `texts`: what rows show in a report, or empty.
+    `numbers`: of each row in the file, from 1 on.
+    """
 
     rows: list[Row]
     labels: list[str]
     texts: list[str]
     sha256: str
+    numbers: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,7 +54,7 @@ class Samples:
         """Some of the samples, in this order."""
         labels = [self.labels[i] for i in indices] if self.labels else []
         texts = [self.texts[i] for i in indices] if self.texts else []
-        return Samples([self.rows[i] for i in indices], labels, texts, self.sha256)
+        return Samples([self.rows[i] for i in indices], labels, texts, self.sha256, [self.numbers[i] for i in indices])
 
     def shown(self, index: int) -> str:
         """One sample for a person."""
@@ -141,22 +145,29 @@ def read_samples(path: Path, signature: Signature, tokenize: Tokenize | None) ->
         rows = _rows(path, columns, signature)
     if len(labels) and len(labels) != len(rows):
         raise SetupError(f"--samples {path}: {len(labels)} labels for {len(rows)} samples; give each sample one")
-    return Samples(rows, [as_label(path, label) for label in labels], texts, digest)
+    return Samples(rows, as_labels(path, labels), texts, digest, range(1, len(rows) + 1))
 
 
-def as_label(path: Path, value: Any) -> str:
-    """A label as text: 3, 3.0 and "3" are one label, whatever the file makes of numbers."""
+def as_labels(path: Path, values: Sequence[Any]) -> list[str]:
+    """Labels as texts: 3, 3.0 and "3" are one label, whatever the file makes of numbers. Raises `SetupError`."""
+    return [_as_label(f"--samples {path}, sample {number}", value) for number, value in enumerate(values, 1)]
+
+
+def _as_label(where: str, value: Any) -> str:
+    mend = "give each sample one number or word"
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if not isinstance(value, str | int | float):  # a list, where a label has an axis of its own
-        raise SetupError(f"--samples {path}: a label is {str(value)[:60]}; give each sample one number or word")
+        raise SetupError(f"{where}: its label is {str(value)[:60]}; {mend}")
     text = str(value).strip()
     if not text:
-        raise SetupError(f"--samples {path}: a label is empty; give each sample one number or word")
+        raise SetupError(f"{where}: its label is empty; {mend}")
     try:
         number = float(text)
     except ValueError:
         return text
+    if not math.isfinite(number):  # tables write what is missing so
+        raise SetupError(f"{where}: its label is {text}; {mend}, or leave the sample out")
     return str(int(number)) if number.is_integer() else text
 
 
@@ -213,6 +224,11 @@ def _from_csv(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]
     if not lines:
         raise ValueError("it is empty")
     names, entries = lines[0], lines[1:]
+    if _are_values(names):
+        raise SetupError(
+            f"--samples {path}: its first line holds numbers alone, {','.join(names)[:60]}, where the names of the "
+            "columns belong; write a line of names above it"
+        )
     for number, entry in enumerate(entries, 2):
         if len(entry) != len(names):
             raise SetupError(f"--samples {path}, row {number}: has {len(entry)} values for {len(names)} columns")
@@ -230,6 +246,15 @@ def _from_csv(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]
         raise SetupError(f"--samples {path}: {error}; a column is numbers, or it is called text or label") from None
     table: Columns = {signature.inputs[0].name: list(numbers)}
     return table, labels
+
+
+def _are_values(names: Sequence[str]) -> bool:
+    """Whether a table's first line is one of numbers, and not the places of columns by which tools name them."""
+    try:
+        numbers = [float(name) for name in names]
+    except ValueError:
+        return False
+    return not any(numbers == list(range(first, first + len(numbers))) for first in (0, 1))
 
 
 def _from_txt(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]:

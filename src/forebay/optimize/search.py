@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,7 @@ from forebay.models.artefact import ServedWith
 from forebay.models.references import importable
 from forebay.models.repository import PYTHON_FILE
 from forebay.models.source import digest_of, model_files, open_source
-from forebay.optimize import agreement, gate, heads, invariance, processes, speed, wire
+from forebay.optimize import agreement, gate, heads, invariance, processes, speed, usable, wire
 from forebay.optimize.builder import open_candidate
 from forebay.optimize.candidates.port import Candidate
 from forebay.optimize.compared import Answers, Compared, others_of, told
@@ -86,17 +86,17 @@ class Search:
         names = list(self._probe.loaded.outputs)
         self.output = compared_output(self._probe.loaded, asked.output)
         place = names.index(self.output)
+        usable.check_taken([held, calibration], self.refuses)
         started = time.monotonic()
         self._alone = self._answers(self._probe, range(len(held)))
         took_s = time.monotonic() - started
         self._timeout_s = 60.0 + 30.0 * took_s
         alone = [outputs[place] for outputs in self._alone]
-        if not agreement.finite(alone):
-            raise SetupError(
-                f"the original itself answers NaN or infinity in {self.output!r} on these samples; there is nothing to "
-                "keep. Look at the samples, or name another output with --output"
-            )
-        self.head = self._head(asked, place)
+        # By these recipes calibrate: one NaN would spoil the scales of a whole graph unseen.
+        also = self._answers(self._probe, range(len(held), len(held) + len(calibration)))
+        seen = [outputs[place] for outputs in also]
+        usable.check_answers([(held, alone), (calibration, seen)], self.output)
+        self.head = self._head(asked, seen)
         self.goals = goals_for(asked, self.output, alone, labelled=bool(held.labels))
         labels = held.labels if self.head is not None else ()
         own = open_metric(self.goals.function, held.labels) if self.goals.metric == "own" else None
@@ -116,6 +116,11 @@ class Search:
         # Their rows stand behind those that were held out.
         new = speed.plan([length_of(row) for row in calibration.rows], sizes)
         self._new = {size: [[len(held) + i for i in batch] for batch in these] for size, these in new.items()}
+
+    @property
+    def refuses(self) -> Mapping[str, tuple[str, ...]]:
+        """What the original takes nowhere in an input, see `TensorSpec`."""
+        return self._probe.loaded.refuses
 
     def close(self) -> None:
         """Ends the original's process."""
@@ -281,7 +286,8 @@ class Search:
             name=ORIGINAL,
             meaning="the original",
             runtime=open_source(self._source.model).runtime,
-            model=self._source.model,
+            # Of an export the path ends with the search: its file's name stays, as of a candidate.
+            model=self._source.model if self._source.servable else Path(self._source.model).name,
         )
         self._watcher.begins(report.name, report.meaning)
         report.load_s = self._probe.loaded.seconds
@@ -307,15 +313,15 @@ class Search:
     def _load(self, model: str, served_with: ServedWith, rows: Path | None = None) -> wire.Load:
         return wire.Load(model, self._threads, served_with, str(rows or self.rows), sys.path)
 
-    def _head(self, asked: Asked, place: int) -> heads.Head | None:
+    def _head(self, asked: Asked, fitted: Sequence[Array]) -> heads.Head | None:
+        """fitted: the compared output of the calibration samples."""
         held, calibration = self._split.held_out, self._split.calibration
         if not held.labels:
             if asked.head != "auto":
                 raise SetupError(f"--head {asked.head} judges by labels, and the samples have none; leave it away")
             return None
-        fitted = self._answers(self._probe, range(len(held), len(held) + len(calibration)))
         try:
-            return heads.choose_head(asked.head, [outputs[place] for outputs in fitted], calibration.labels)
+            return heads.choose_head(asked.head, fitted, calibration.labels)
         except SetupError:
             if asked.metric in (None, "accuracy"):
                 raise
@@ -323,7 +329,8 @@ class Search:
 
     def _answers(self, probe: Probe, indices: Sequence[int]) -> list[list[Array]]:
         """All outputs of samples, each run alone, without the batch axis."""
-        return [[output[0] for output in outputs] for outputs in self._run(probe, [[index] for index in indices])]
+        # With `...` the one text of a row stays an array.
+        return [[output[0, ...] for output in outputs] for outputs in self._run(probe, [[index] for index in indices])]
 
     def _run(self, probe: Probe, batches: Sequence[Sequence[int]]) -> list[list[Array]]:
         """The outputs of batches, in the order of the original's signature."""

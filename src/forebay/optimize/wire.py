@@ -61,6 +61,8 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     inputs: dict[str, tuple[str, list[int]]]
     outputs: dict[str, tuple[str, list[int]]]
     seconds: float
+    refuses: dict[str, tuple[str, ...]] = {}
+    """Input name to what it takes nowhere, see `TensorSpec`; without the inputs that take everything."""
 
 
 class Answered(msgspec.Struct, frozen=True, tag=True):

@@ -55,7 +55,14 @@ def load_runtime(
 
     known: what was found of its files before, see `check_artefact`.
     """
-    check_artefact(source, device, options, known)
+    note = check_artefact(source, device, options, known)
+    runtime = _loaded(source, device, threads, options, known)
+    if note is not None:
+        runtime.signature = note.refusing(runtime.signature)
+    return runtime
+
+
+def _loaded(source: ModelSource, device: str, threads: int, options: LoadOptions, known: Known | None) -> Runtime:
     if options.inference_precision != "fp32" and source.runtime not in ("openvino", "onnx"):
         raise load_error(
             source,

@@ -25,7 +25,8 @@ def capacity(probes: Sequence[Probe], slo: Slo) -> float:
 
     Probes at and below it that failed speak against it, and so do those above it that held. Of two that are as likely
     it is the higher: what disturbs a measurement makes it worse, never better. Only the probes of the finals count
-    where one of them held: a shorter one sees less of a queue that grows.
+    where one of them held: a shorter one sees less of a queue that grows. Where none did, nothing counts at or above
+    the lowest rate that was too much for one.
     """
     probes = decisive(probes, slo)
     held = sorted({probe.rate for probe in probes if probe.holds(slo)})
@@ -37,9 +38,29 @@ def capacity(probes: Sequence[Probe], slo: Slo) -> float:
 
 
 def decisive(probes: Sequence[Probe], slo: Slo) -> Sequence[Probe]:
-    """The probes of the finals where one of them held, else all."""
+    """The probes of the finals where one of them held, else those below the finals that failed; all where none of these
+    held either.
+    """
     finals = [probe for probe in probes if probe.final]
-    return finals if any(probe.holds(slo) for probe in finals) else probes
+    if any(probe.holds(slo) for probe in finals):
+        return finals
+    lowest = min((probe.rate for probe in finals), default=float("inf"))
+    below = [probe for probe in probes if probe.rate < lowest]
+    return below if any(probe.holds(slo) for probe in below) else probes
+
+
+def unconfirmed(probes: Sequence[Probe], slo: Slo) -> str:
+    """Why the capacity is one that no longer probe has confirmed; empty: one has."""
+    finals = [probe for probe in probes if probe.final]
+    at = capacity(probes, slo)
+    if not at or any(probe.holds(slo) for probe in finals):
+        return ""
+    if not finals:
+        return f"{at:,.1f}/s held in short probes alone, no longer one has confirmed it"
+    lowest = min(probe.rate for probe in finals)
+    if at < lowest:
+        return f"{at:,.1f}/s held in short probes alone: all longer ones failed, at {lowest:,.1f}/s and above"
+    return f"{at:,.1f}/s held in short probes, but longer ones failed at {lowest:,.1f}/s: it is too high"
 
 
 def goodput(probes: Sequence[Probe], slo: Slo) -> float:
@@ -112,3 +133,5 @@ class Outcome(msgspec.Struct, frozen=True):
     notes: tuple[str, ...]
     spent_s: float
     """Seconds of measuring, those of interrupted runs included."""
+    unconfirmed: str = ""
+    """Why the rate is one that no longer probe has confirmed; empty: one has."""

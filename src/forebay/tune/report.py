@@ -74,6 +74,8 @@ def evidence(outcome: Outcome, facts: Facts, document: str) -> list[str]:
             "others: "
             + ", ".join(f"{_name(one, chosen.artefact)} {one.goodput_per_s:,.1f}" for one in others[:MOST_LISTED])
         )
+    if outcome.unconfirmed:
+        lines.append(f"unconfirmed: {outcome.unconfirmed}")
     if outcome.generator_limited:
         lines.append("the load generator was the limit: it may do more")
     return [*lines, f"all figures: {document}"]

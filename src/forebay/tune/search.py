@@ -22,7 +22,7 @@ from typing import Final
 from forebay.core.errors import SetupError
 from forebay.tune.climb import NEAR, climb, keeps_up
 from forebay.tune.configuration import Configuration, Group
-from forebay.tune.contender import Contender, Outcome, Result, capacity, generator_limited, goodput
+from forebay.tune.contender import Contender, Outcome, Result, capacity, generator_limited, goodput, unconfirmed
 from forebay.tune.slo import Slo
 from forebay.tune.world import CannotServeError, Look, Probe, World
 
@@ -294,6 +294,7 @@ class _Search:
             generator_limited=generator_limited(chosen.probes, slo),
             notes=tuple(self._notes),
             spent_s=self._world.spent_s(),
+            unconfirmed=unconfirmed(chosen.probes, slo),
         )
 
     def _result(self, configuration: Configuration, contender: Contender | None) -> Result:

@@ -162,7 +162,7 @@ OPTIMIZE: list[tuple[tuple[str, ...], str, list[str]]] = [
             ("nameless.npz", ["without a name", "numpy.savez"]),
             ("cut.npz", ["not a zip file"]),
             ("short.npz", ["10 labels for 20 samples"]),
-            ("matrix.npz", ["a label is [0.0, 0.0]", "one number or word"]),
+            ("matrix.npz", ["its label is [0.0, 0.0]", "one number or word"]),
             ("bad.jsonl", ["line 1", "malformed"]),
             ("keys.jsonl", ["line 2", "has y, line 1 has x"]),
             ("words.jsonl", ["sample 1", "is no number"]),

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 from tests.unit.distill.lessons import FakeTeacher, Heard, numbers, texts
@@ -17,6 +18,8 @@ from forebay.cli.distill_teacher import EngineTeacher
 from forebay.cli.main import app
 from forebay.core.errors import AdmissionError, SetupError
 from forebay.core.settings_sources import load_settings
+from forebay.core.tensors import Array, bytes_array
+from forebay.distill.kept import KeptAnswers
 from forebay.distill.report import Epoch
 from forebay.distill.run import Lesson, Order, check_order, distill
 from forebay.distill.students.port import Plan
@@ -134,6 +137,25 @@ def test_a_teacher_that_is_gone_for_good_ends_it(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="the teacher keyword does not answer any more: its processes ended") as told:
         asyncio.run(one._one(texts(["good"])[0]))
     assert told.value.code == "model_load_error"
+
+
+def test_the_words_that_a_teacher_answers_are_kept_as_they_came(tmp_path: Path) -> None:
+    class Says:
+        async def infer(self, inputs: object, timeout_s: float) -> dict[str, Array]:
+            return {"label": bytes_array([b"good"], (1,)), "score": np.array([0.5], np.float32)}
+
+    one = teacher(tmp_path)
+    one._engine = Says()  # type: ignore[assignment]
+    said = asyncio.run(one._one(texts(["good"])[0]))
+    assert not isinstance(said, str)
+    writing = KeptAnswers(tmp_path, "keyword", "d" * 64)
+    writing.add(b"k" * 16, said)
+    writing.close()
+    (kept,) = KeptAnswers(tmp_path, "keyword", "d" * 64).load().values()
+    assert {name: (value.shape, value.tolist()) for name, value in kept.items()} == {
+        "label": ((), b"good"),
+        "score": ((), 0.5),
+    }
 
 
 @pytest.mark.parametrize(

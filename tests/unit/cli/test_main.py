@@ -89,3 +89,17 @@ def test_a_misspelt_flag_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--prot" in done.stderr
     assert "--port" in done.stderr
+
+
+def test_a_fault_of_our_own_is_none_of_the_exit_codes_that_tell_what_was_found(tmp_path: Path) -> None:
+    (tmp_path / "faulty.py").write_text("def run():\n    raise AttributeError('of nothing')\n")
+    code = (
+        "import forebay.cli.main as m; m.SUBCOMMANDS['faulty'] = m.Subcommand('faulty', 'run', ''); "
+        "m.app.command('faulty')(m._listed); m.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "faulty"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 70
+    assert "AttributeError: of nothing" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: this is a fault of Forebay's")

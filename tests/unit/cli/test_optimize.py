@@ -10,6 +10,7 @@ from tests.unit.optimize.test_gate import measured
 
 from forebay.cli.optimize import LiveTable, parse_slo
 from forebay.core.errors import SetupError
+from forebay.optimize.report import megabytes
 
 
 def test_a_terminal_shows_what_is_done_and_what_is_at_work() -> None:
@@ -34,6 +35,13 @@ def test_without_a_terminal_each_verdict_is_one_line() -> None:
     assert screen.getvalue().splitlines() == [
         "weights-int8, 2.00 times as fast, slower: half of the [original] speed is not enough"
     ]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, ""), (2_345, "0.0023"), (430_000, "0.43"), (1_250_000, "1.2"), (90_900_000, "90.9")]
+)
+def test_the_size_of_a_small_model_is_not_nothing(count: int, shown: str) -> None:
+    assert megabytes(count) == shown
 
 
 @pytest.mark.parametrize(("text", "milliseconds"), [("50ms", 50.0), ("0.05s", 50.0), ("2.5 ms", 2.5)])

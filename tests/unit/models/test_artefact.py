@@ -278,3 +278,12 @@ def test_the_digest_of_a_folder_is_of_names_and_contents(tmp_path: Path) -> None
 
 def test_the_note_is_written_as_it_is_read() -> None:
     assert "candidate" in ArtefactNote.__struct_fields__
+
+
+@pytest.mark.parametrize(("changes", "refused"), [({}, ()), ({"refuses": {"x": ["nan"], "other": ["inf"]}}, ("nan",))])
+def test_an_artefact_refuses_what_its_note_says_of_the_source(
+    tmp_path: Path, changes: dict[str, Any], refused: tuple[str, ...]
+) -> None:
+    """A note of an earlier version says nothing of it."""
+    (spec,) = load_runtime(open_source(str(place(tmp_path, **changes))), "cpu", 1).signature.inputs
+    assert (spec.name, spec.refuses) == ("x", refused)

@@ -92,3 +92,33 @@ def test_the_parts_share_nothing_and_the_seed_decides(tmp_path: Path) -> None:
     assert [r["x"][0] for r in other.held_out.rows] != [r["x"][0] for r in parts.held_out.rows]
     with pytest.raises(SetupError, match="at least 8"):
         split(samples.part(range(7)), 0.5, 100, seed=0)
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.csv"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_label_that_is_no_number_is_refused_with_its_place(tmp_path: Path, name: str, value: str) -> None:
+    x, labels = np.zeros((4, 3), np.float32), np.array([0.0, 1.0, float(value), 1.0])
+    np.savez(tmp_path / "a.npz", x=x, labels=labels)
+    (tmp_path / "a.csv").write_text("\n".join(["one,two,three,label", *(f"0,0,0,{one}" for one in labels)]))
+    with pytest.raises(SetupError, match=rf"{name}, sample 3: its label is {value}; give each sample one number"):
+        read_samples(tmp_path / name, NUMBERS, None)
+
+
+def test_a_table_without_names_is_told_and_columns_that_are_numbered_are_names(tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text("0.5,1,2\n3,4,5\n")
+    with pytest.raises(SetupError, match=r"its first line holds numbers alone, 0\.5,1,2, where the names"):
+        read_samples(table, NUMBERS, None)
+    for names in ("0,1,2", "1,2,3", "a,1,2"):
+        table.write_text(f"{names}\n3,4,5\n")
+        assert len(read_samples(table, NUMBERS, None)) == 1
+
+
+def test_samples_know_their_place_in_the_file(tmp_path: Path) -> None:
+    x = np.arange(60, dtype=np.float32).reshape(20, 3)
+    np.savez(tmp_path / "a.npz", x=x[[0, 0, *range(1, 20)]])
+    parts = split(read_samples(tmp_path / "a.npz", NUMBERS, None), 0.5, 100, 0)
+    both = [*zip(parts.calibration.numbers, parts.calibration.rows, strict=True)]
+    both += zip(parts.held_out.numbers, parts.held_out.rows, strict=True)
+    places = {number: int(row["x"][0]) // 3 for number, row in both}
+    assert places == {1: 0, **{place + 2: place for place in range(1, 20)}}

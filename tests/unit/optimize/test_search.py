@@ -246,5 +246,6 @@ def test_of_a_folder_that_cannot_be_served_itself_the_export_remains(tmp_path: P
     report = optimize(order, Silent())
     assert report.candidates[0].reason is not None
     assert report.chosen == "fp32"
+    assert report.original.model == "net.onnx", "a path into the search's own folder is gone by now"
     served = load_runtime(open_source(str(tmp_path / "out" / "net" / "1" / "net.onnx")), "cpu", 1)
     assert [spec.name for spec in served.signature.outputs] == ["last_hidden_state"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forebay.tune.contender import capacity, generator_limited, goodput
+from forebay.tune.contender import capacity, generator_limited, goodput, unconfirmed
 from forebay.tune.slo import Slo
 from forebay.tune.world import Probe
 
@@ -64,3 +64,21 @@ def test_goodput_is_that_of_the_probes_that_held_at_the_capacity() -> None:
 def test_a_busy_generator_is_told_from_a_slow_server(busy: float, late_ms: float, *, limited: bool) -> None:
     probes = [probe(100, held=True), probe(110, held=False, busy=busy, late_ms=late_ms), probe(150, held=False)]
     assert generator_limited(probes, SLO) is limited
+
+
+def test_where_no_final_held_nothing_counts_at_or_above_the_lowest_that_failed() -> None:
+    short = [probe(100, held=True), probe(120, held=True), probe(130, held=True)]
+    failed = [probe(rate, held=False, final=True) for rate in (130, 124, 118)]
+    assert capacity([*short, *failed], SLO) == 100
+    assert goodput([*short, *failed], SLO) == 100
+    said = "100.0/s held in short probes alone: all longer ones failed, at 118.0/s and above"
+    assert unconfirmed([*short, *failed], SLO) == said
+
+
+def test_a_rate_is_unconfirmed_until_a_longer_probe_held() -> None:
+    short, high = [probe(100, held=True)], probe(110, held=True, final=True)
+    assert unconfirmed([*short, probe(120, held=False, final=True), high], SLO) == ""
+    assert unconfirmed(short, SLO) == "100.0/s held in short probes alone, no longer one has confirmed it"
+    too_high = "100.0/s held in short probes, but longer ones failed at 90.0/s: it is too high"
+    assert unconfirmed([*short, probe(90, held=False, final=True)], SLO) == too_high
+    assert unconfirmed([probe(100, held=False)], SLO) == ""

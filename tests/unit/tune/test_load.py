@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from forebay.bench.recording import Recording
+from forebay.tune import load
+from forebay.tune.inputs import Inputs
 from forebay.tune.load import HALF_S, Misses, arrivals
 from forebay.tune.slo import Slo
 
@@ -52,3 +56,16 @@ def test_arrivals_are_as_many_as_the_rate_says_and_half_as_many_at_the_start() -
     assert sum(1 for instant in instants if instant < HALF_S) == round(100 * HALF_S)
     assert sum(1 for instant in instants if instant >= HALF_S) == round(200 * (5.0 - HALF_S))
     assert instants != arrivals(200.0, 5.0, seed=4)
+
+
+def test_what_is_answered_in_time_is_never_more_than_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a Poisson process more may be due in the part that counts than the rate says."""
+    crowded = recorded(*((0.5 + place / 120, 0.51 + place / 120, 200) for place in range(120)))
+    early = len(arrivals(100.0, 1.5, 1)) - 120
+    whole = recorded(*((0.1, 0.11, 200) for _ in range(early)))
+    for due, finished in zip(crowded.intended, crowded.finished, strict=True):
+        whole.finish(whole.add(due, due), finished, 200)
+    monkeypatch.setattr(load, "run_open", lambda *_args, **_more: None)
+    monkeypatch.setattr(load, "_run", lambda _loop: whole)
+    found = load.at_rate(("", 0), Inputs((), (), "none"), 100.0, 1.0, SLO, 1)
+    assert (found.in_time, found.goodput_per_s) == (120, 100.0)

@@ -24,6 +24,14 @@ def test_the_evidence_says_what_where_and_what_else_there_was() -> None:
     assert lines[-1] == "all figures: tune.json"
 
 
+def test_the_evidence_says_where_the_rate_is_not_confirmed() -> None:
+    hasty = found(by(lambda one: 100.0 * one.instances / one.threads), most_s=1.0)
+    (line,) = [one for one in report.evidence(hasty, FACTS, "tune.json") if one.startswith("unconfirmed: ")]
+    assert "held in short probes" in line
+    assert json.loads(report.document(hasty, FACTS))["unconfirmed"] == line.removeprefix("unconfirmed: ")
+    assert not any("unconfirmed" in one for one in report.evidence(OUTCOME, FACTS, "tune.json"))
+
+
 def test_the_table_lists_what_was_measured_the_chosen_one_first_and_the_rest_by_reason() -> None:
     console = Console(width=100)
     with console.capture() as capture:
