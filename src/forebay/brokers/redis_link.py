@@ -209,7 +209,7 @@ class RedisLink:
 
 async def unless_canceled(call: Awaitable[T]) -> T:
     """What a call of redis-py brings, where the task is not canceled meanwhile. redis-py writes through
-    `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes as the write ends (bpo-37658): whoever
+    `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes as the write ends (bpo-37658): who
     waits for the end of the task would wait for ever."""
     task = asyncio.current_task()
     assert task is not None
