@@ -33,7 +33,7 @@ def test_scripts_exist_and_options_are_known(page: str, tmp_path: Path, monkeypa
         if words[0] == "forebay":
             ended = CliRunner().invoke(app, words[1:])
             assert isinstance(ended.exception, SetupError), f"{command}\n{ended.output}"
-            wanted = ("there is no file", "there is no such file", "does not exist")
+            wanted = ("there is no file", "there is no such file", "does not exist", "there is no folder")
             assert any(told in str(ended.exception) for told in wanted)
 
 
