@@ -214,10 +214,11 @@ async def unless_canceled(call: Awaitable[T]) -> T:
     task = asyncio.current_task()
     assert task is not None
     canceled_before = task.cancelling()
-    found = await call
-    if task.cancelling() > canceled_before:
-        raise asyncio.CancelledError
-    return found
+    try:
+        return await call
+    finally:  # also where the call fails after it has forgotten
+        if task.cancelling() > canceled_before:
+            raise asyncio.CancelledError
 
 
 def _limits() -> dict[str, Any]:

@@ -73,7 +73,7 @@ class RedisListener:
         loop = asyncio.get_running_loop()
         heard = loop.time()
         while True:
-            message = await pubsub.get_message(timeout=_PING_AFTER_S)
+            message = await unless_canceled(pubsub.get_message(timeout=_PING_AFTER_S))
             if message is not None:
                 heard = loop.time()
                 if message["type"] == "message":

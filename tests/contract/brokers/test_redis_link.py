@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.contract.jobs.redis_servers import Server, free_port, redis_server, valkey
 
-from forebay.brokers.redis_link import RedisLink
+from forebay.brokers.redis_link import RedisLink, unless_canceled
 from forebay.brokers.redis_url import RedisAddress, parse_url
 from forebay.core.errors import DependencyError, ForebayError, SetupError
 
@@ -208,3 +208,19 @@ async def test_whoever_is_canceled_while_asking_ends() -> None:
                 asking.cancel()
                 done, _ = await asyncio.wait([asking], timeout=5.0)
                 assert done, f"it goes on, canceled after {steps % 40} steps"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_cancellation_that_a_call_forgets_is_not_forgotten(fails: bool) -> None:
+    async def forgets() -> int:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(30)
+        if fails:
+            raise ConnectionError
+        return 1
+
+    asking = asyncio.ensure_future(unless_canceled(forgets()))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
