@@ -51,7 +51,7 @@ def _option(schema: Schema, description: str) -> Schema:
 _SECONDS: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": MOST_SECONDS}
 _OPTIONS: Schema = {
     "ttl_s": _option(_SECONDS, "Latest start, in seconds from its acceptance; then the job expires. Default: never."),
-    "timeout_s": _option(_SECONDS, "Longest run of one attempt, in seconds. Default: no limit."),
+    "timeout_s": _option(_SECONDS, "Longest run of one attempt, in seconds. Default: an hour."),
     "retention_s": _option(
         {"type": "number", "exclusiveMinimum": 0},
         "How long the job is kept once it is finished, in seconds, up to `jobs.max_retention_s`.",

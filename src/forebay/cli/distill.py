@@ -71,7 +71,7 @@ Classes = Annotated[
     str | None, typer.Option(metavar="A,B,...", help="Names of the classes, in the order of the output.")
 ]
 DataDir = Annotated[
-    Path | None, typer.Option(help="Folder for the teacher's answers, and of the log. Default: .forebay.")
+    Path | None, typer.Option(help="Folder for the teacher's answers, and of the log. Default: as for serve.")
 ]
 
 

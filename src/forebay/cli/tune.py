@@ -96,7 +96,7 @@ def tune(
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME.KEY=VALUE", help="A model's setting; may be repeated.")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder for what was measured. Default: .forebay.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder for what was measured. Default: as for serve.")] = None,
 ) -> None:
     """Find the instances, threads and batch cap that answer most requests in time.
 

@@ -25,13 +25,13 @@ def worker(
     """Run models for web processes (forebay web): jobs, and requests that wait for their answer, from one store.
 
     Any number of workers, on any host; a web process finds out by itself what they have. It does not listen, unless
-    --port is given: then for /healthz, /readyz and /metrics only. SIGTERM lets it finish what it runs.
+    --port is given (its default does not count): then for /healthz, /readyz and /metrics only. SIGTERM lets it finish what it runs.
 
     Examples:
 
       forebay worker mlp.onnx --store redis://10.0.0.5:6379
 
-      forebay worker models/ --watch --store redis://10.0.0.5:6379 --port 9001
+      forebay worker models/ --watch --store redis://10.0.0.5:6379 --port 9001 --host 0.0.0.0 --insecure-no-auth
     """
     from forebay.embedding.composition import run_worker
     from forebay.repository.catalog import Catalog

@@ -209,7 +209,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     semantic_index: Annotated[
         Literal["memory", "usearch", "store"],
         Meta(
-            description="Where texts are looked up; usearch: large partitions in a graph; store: in that of the cache."
+            description="Where texts are looked up; usearch: large partitions in a graph; store: in the cache's store."
         ),
     ] = "memory"
     semantic_max_text_bytes: Annotated[

@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
-from forebay.core.settings_sources import SECRET_LINES_VARIABLE
+from forebay.core.settings_sources import KEY_LINES_VARIABLE, SECRET_LINES_VARIABLE
 from forebay.engine import frames
 from forebay.engine.arena import SLOT_BYTES, Arena
 from forebay.engine.assemble import Buffer
@@ -28,7 +28,9 @@ log = logging.getLogger("forebay.engine")
 
 _SOCKET_BUFFER_BYTES = 1 << 20
 _QUIT_S = 5.0
-_WITHHELD = frozenset({SECRET_LINES_VARIABLE, "FOREBAY_JOBS__STORE"})
+_WITHHELD = frozenset(
+    {SECRET_LINES_VARIABLE, KEY_LINES_VARIABLE, "FOREBAY_JOBS__STORE", "FOREBAY_JOBS__BROKER", "FOREBAY_CACHE__STORE"}
+)
 """Variables that hold secrets, which a model has no need of."""
 _LAST_WORDS_S = 0.1
 LATER_NICE = 10
