@@ -38,9 +38,10 @@ def show(
 ) -> None:
     """Show the settings in effect and where each came from.
 
-    Takes the same models and flags as serve, but for --name, and refuses settings that serve would refuse. Whether serve
-    could start (keys, broker, loading) is not checked. A Python model's file is imported to read its class attributes. A model of a repository that serve would leave out is left out and named on stderr, and
-    the exit code is 2.
+    Takes the same models and flags as serve, but for --name, and refuses settings that serve would refuse. Whether
+    serve could start (keys, broker, loading) is not checked. A Python model's file is imported to read its class
+    attributes. A model of a repository that serve would leave out is left out and named on stderr, and the exit code
+    is 2.
 
     Examples:
 

@@ -25,7 +25,8 @@ def worker(
     """Run models for web processes (forebay web): jobs, and requests that wait for their answer, from one store.
 
     Any number of workers, on any host; a web process finds out by itself what they have. It does not listen, unless
-    --port is given (its default does not count): then for /healthz, /readyz and /metrics only. SIGTERM lets it finish what it runs.
+    --port is given (its default does not count): then for /healthz, /readyz and /metrics only. SIGTERM lets it finish
+    what it runs.
 
     Examples:
 
