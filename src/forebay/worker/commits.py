@@ -86,10 +86,7 @@ class Commits:
             # Chosen before the store is told how jobs go, so that all of it stands before their ends.
             batch = self._next()
             try:
-                if self._partials:
-                    await self._tell()
-                if batch:
-                    await self._finish(batch)
+                await self._commit(batch)
             except DependencyError as error:
                 if not self.failing:
                     log.warning(
@@ -121,6 +118,24 @@ class Commits:
                 await self._ends.wait()
         except TimeoutError:
             pass
+
+    async def _commit(self, batch: Sequence[Finish]) -> None:
+        """Raises `DependencyError` where the store did not take all of it."""
+        refused: DependencyError | None = None
+        try:
+            if self._partials:
+                await self._tell()
+        except DependencyError as error:
+            if not self.failing:
+                raise  # it may be for a moment only, and then nothing need be missing
+            refused = error
+        if batch:
+            await self._finish(batch)
+        if refused is not None:
+            # A store that is full takes ends, but not what comes before them: that would be refused after them too.
+            ended = {finish.job.nonce for finish in batch}
+            self._partials = [partial for partial in self._partials if partial.job.nonce not in ended]
+            raise refused
 
     async def _tell(self) -> None:
         told = len(self._partials)

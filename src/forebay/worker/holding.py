@@ -13,7 +13,7 @@ from forebay.core.clock import Clock
 from forebay.core.errors import ForebayError
 from forebay.core.request import Background, Listener, Outputs, Request
 from forebay.engine.client import EngineClient
-from forebay.jobs.record import ENVELOPE_VERSION, JobError, JobSpec
+from forebay.jobs.record import ENVELOPE_VERSION, JobError, JobSpec, Output
 from forebay.jobs.store import Finish, JobQueue, LeasedJob, Partial
 from forebay.telemetry.job_metrics import JobMetrics
 from forebay.telemetry.logs import fields
@@ -31,6 +31,9 @@ LARGE_BYTES = 64 << 10
 """Larger bodies are decoded in steps."""
 LONGEST_RUN_S = 3600.0
 """The timeout of a job that names none: nothing may hang for ever."""
+MOST_OUTPUT_BYTES = 256 << 20
+"""Half of what Redis takes as one value, and what it can be told in the time of one call: a larger answer would be tried
+for ever, and all others behind it."""
 
 Stage = Literal["leased", "submitted", "ended"]
 
@@ -38,7 +41,7 @@ Stage = Literal["leased", "submitted", "ended"]
 class Held:
     """One job that is held. Its end comes by `done`, or by `Holding.end`."""
 
-    __slots__ = ("client", "holding", "job", "request", "room", "stage")
+    __slots__ = ("client", "holding", "job", "request", "room", "stage", "told")
 
     def __init__(self, holding: Holding, job: LeasedJob, room: Room) -> None:
         self.holding = holding
@@ -47,6 +50,7 @@ class Held:
         self.stage: Stage = "leased"
         self.client: EngineClient | None = None
         self.request: Request | None = None
+        self.told = 0
 
     def done(self, request: Request) -> None:
         """Called by the engine."""
@@ -60,6 +64,9 @@ class Held:
         except Exception as failure:
             holding.refuse(self, failure)
             return
+        if isinstance(result, Output) and len(result.body) > MOST_OUTPUT_BYTES:
+            told = f"its answer has {len(result.body)} bytes; that of a job may have at most {MOST_OUTPUT_BYTES}"
+            result = JobError("model_error", told)
         if isinstance(result, JobError):
             holding.end(self, Finish(self.job, "failed", None, result, 0.0, _metrics(request)), request.rows)
         else:
@@ -68,15 +75,20 @@ class Held:
     def on_piece(self, row: int, outputs: Outputs) -> None:
         """A piece of the answer."""
         assert self.request is not None
-        self._tell(Partial(self.job, piece=self.holding.codec.piece(self.request, row, outputs)))
+        piece = self.holding.codec.piece(self.request, row, outputs)
+        self._tell(Partial(self.job, piece=piece, number=self.told + 1))
 
     def on_progress(self, row: int, fraction: float) -> None:
         """How far a row is. Of several rows the first speaks for all."""
         if row == 0:
-            self._tell(Partial(self.job, progress=fraction))
+            self._tell(Partial(self.job, progress=fraction, number=self.told + 1))
 
     def _tell(self, partial: Partial) -> None:
-        if self.stage == "submitted" and not self.holding.commits.tell(partial) and self.request is not None:
+        if self.stage != "submitted":
+            return
+        if self.holding.commits.tell(partial):
+            self.told = partial.number  # by which the store knows what it is told a second time
+        elif self.request is not None:
             self.request.listener = None  # no piece may be missing between others, so there are no more
 
     @property
@@ -127,6 +139,7 @@ class Holding:
             before = self.held.get(spec.id)
             if before is not None:
                 self.drop(before)  # its lease had run out, unnoticed, and here it is again
+                self._forget(before.job)  # also where it had ended and waits for its commit
             room = self.room_of(spec.model)
             room.took(len(spec.body), now)
             self.nbytes += len(spec.body)

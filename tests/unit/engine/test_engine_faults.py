@@ -242,15 +242,19 @@ async def test_a_retry_that_comes_too_late_is_a_deadline(tmp_path: Path, gate: G
         gate.open()
 
 
-async def test_a_model_does_not_see_what_webhooks_are_signed_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("FOREBAY_WEBHOOK_SECRETS", "FOREBAY_JOBS__STORE", "FOREBAY_TEST_SEEN"):
+async def test_a_model_does_not_see_secrets_of_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = (
+        "FOREBAY_WEBHOOK_SECRETS",
+        "FOREBAY_API_KEYS",
+        "FOREBAY_JOBS__STORE",
+        "FOREBAY_JOBS__BROKER",
+        "FOREBAY_CACHE__STORE",
+        "FOREBAY_TEST_SEEN",
+    )
+    for name in names:
         monkeypatch.setenv(name, "x")
     text = INDEPENDENT.replace("np.zeros(len(x), int)", "np.full(len(x), sum(n in os.environ for n in NAMES))")
-    text = text.replace(
-        "HERE =", 'NAMES = ("FOREBAY_WEBHOOK_SECRETS", "FOREBAY_JOBS__STORE", "FOREBAY_TEST_SEEN")\nHERE ='
-    )
+    text = text.replace("HERE =", f"NAMES = {names}\nHERE =")
     async with engine_of(tmp_path, text) as (_, answers):
         item = answers.submit(1.0)
         await answers.all(item)
