@@ -32,8 +32,8 @@ LARGE_BYTES = 64 << 10
 LONGEST_RUN_S = 3600.0
 """The timeout of a job that names none: nothing may hang for ever."""
 MOST_OUTPUT_BYTES = 256 << 20
-"""Half of what Redis takes as one value, and what it can be told in the time of one call: a larger answer would be tried
-for ever, and all others behind it."""
+"""Half of what Redis takes as one value, and what it can be told in the time of one call: a larger answer would be
+tried for ever, and all others behind it."""
 
 Stage = Literal["leased", "submitted", "ended"]
 

@@ -1,4 +1,4 @@
-"""What a worker holds while its store is away or full: nothing of it is counted or told twice, and it stops no others."""
+"""What a worker holds while its store is away or full: it is counted and told once, and stops no others."""
 
 from __future__ import annotations
 

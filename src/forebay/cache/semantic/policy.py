@@ -69,8 +69,9 @@ def threshold_for(
         if not uncalibrated:
             raise SetupError(
                 f'{model}: cache = "semantic" without a calibration may serve wrong answers; measure with '
-                "`forebay cache calibrate --pairs pairs.csv --budget 1% --embedder FILE.py:CLASS --out calibration.json` "
-                'and set semantic_calibration = "calibration.json", or accept the risk with semantic_uncalibrated = true'
+                "`forebay cache calibrate --pairs pairs.csv --budget 1% --embedder FILE.py:CLASS --out "
+                'calibration.json` and set semantic_calibration = "calibration.json", or accept the risk with '
+                "semantic_uncalibrated = true"
             )
         return DEFAULT_THRESHOLD if threshold is None else threshold
     _check_made_with(model, calibration.embedder, calibration.guard, embedder)
