@@ -40,8 +40,13 @@ test: lint ## What CI runs: lint, then every test in its short form
 	$(BIN)/pytest -m "not full" -n 3 --dist loadfile || \
 		{ echo "once more, alone:"; $(BIN)/pytest -m "not full" -v --last-failed --last-failed-no-failures none; }
 
-faults: $(VENV)/.dev ## Faults and fuzzing at full length
-	$(BIN)/pytest tests/faults tests/e2e tests/unit tests/contract -m full --timeout 1800 -n 2 --dist loadfile
+FULL := tests/faults tests/e2e tests/unit tests/contract -m full --timeout 1800
+WORKERS ?= 2
+
+# The same way. With more WORKERS it takes less time, and more of them have to run once more.
+faults: $(VENV)/.dev ## Faults and fuzzing at full length (WORKERS=4: more at a time)
+	$(BIN)/pytest $(FULL) -n $(WORKERS) --dist loadfile || \
+		{ echo "once more, alone:"; $(BIN)/pytest $(FULL) -v --last-failed --last-failed-no-failures none; }
 
 bench: $(VENV)/.dev ## Compare with other servers, side by side (QUICK=1: shorter)
 	$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)
