@@ -17,6 +17,9 @@ def foreseen(ctx: Any, response: Any, case: Any) -> None:
             assert document["status"] == response.status_code, document
             assert document["detail"], document
             assert isinstance(document["code"], str), document
+        elif case.path.startswith(("/ping", "/predictions")):
+            assert document["code"] == response.status_code, document
+            assert document["message"], document
         elif "reasons" not in document:
             assert isinstance(document["error"], str), document
             assert document["error"], document

@@ -243,6 +243,13 @@ def test_large_bodies_are_cached_too(tmp_path: Path) -> None:
         assert compressed.headers["x-cache"] == "exact"
 
 
+def test_an_answer_to_a_body_that_is_read_in_steps_tells_of_the_cache(tmp_path: Path) -> None:
+    with serving(tmp_path, *quick(*model("tallied.py", "Tallied")), *CACHED, "--decode-off-loop-bytes", "1") as served:
+        answers = [ask(served, FIRST + 5) for _ in range(2)]
+        assert [found(answer)[0] for answer in answers] == ["miss", "exact"]
+        assert "age" in answers[1].headers
+
+
 def test_tenants_are_apart(tmp_path: Path) -> None:
     import hashlib
 

@@ -107,6 +107,17 @@ def test_loading_and_unloading_too(mlp: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(400)
+def test_predictions_of_torchserve_too(mlp: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "server", *quick(str(mlp)), "--torchserve-api") as served:
+        url = f"http://127.0.0.1:{served.port}/openapi.json"
+        cases, _ = fuzz(served, tmp_path, url, 25, 3, "--include-path-regex", "/(ping|predictions/.*)")
+        assert cases > 50
+        answer = served.http.post("/predictions/mlp", json=[0.5] * 16)
+        assert answer.status_code == 200
+        assert "Traceback" not in served.output, served.output[-4_000:]
+
+
+@pytest.mark.timeout(400)
 def test_every_operation_answers_as_the_document_says(alone: Served, tmp_path: Path) -> None:
     assert check(alone, tmp_path, examples=5, seed=1) > 500
 

@@ -166,13 +166,15 @@ class Quota:
 class Gate:
     """Keys and quota together: what every request passes first."""
 
-    __slots__ = ("_keys", "_quota", "guards")
+    __slots__ = ("_keys", "_quota", "guards", "keyed")
 
     def __init__(self, keys: Keys, quota: Quota) -> None:
         self._keys = keys
         self._quota = quota
         self.guards = len(keys) > 0 or quota.limits
         """Whether `enter` ever refuses anybody."""
+        self.keyed = len(keys) > 0
+        """Whether it asks for a key."""
 
     def enter(self, authorization: bytes | None) -> str:
         """The tenant of a request that may go on. Raises `AdmissionError`: `unauthorized`, `over_quota`.
@@ -227,9 +229,12 @@ def from_here(headers: Mapping[str, str], *, keys: bool) -> bool:
     site, origin, host = headers.get("sec-fetch-site"), headers.get("origin"), headers.get("host", "")
     if site is None and origin is None:
         return True
-    if (site or "none") not in _SAME_PLACE or (origin is not None and urlsplit(origin).netloc != host):
+    try:
+        if (site or "none") not in _SAME_PLACE or (origin is not None and urlsplit(origin).netloc != host):
+            return False
+        return keys or is_address(urlsplit(f"//{host}").hostname or "")
+    except ValueError:  # no URL, such as http://[
         return False
-    return keys or is_address(urlsplit(f"//{host}").hostname or "")
 
 
 def control_refusal(server: ServerSettings, keys: Keys, *, listens: bool = True) -> str:

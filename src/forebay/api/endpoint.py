@@ -184,14 +184,18 @@ class Endpoint:
         if error is None:
             try:
                 headers, body = self._encoder.encode(request)
-                if request.cached is not None:
-                    headers = (*headers, *told(request.cached))
-                if request.answered_by:
-                    headers = (*headers, (self._who, request.answered_by.encode()))
-                return Answer(200, headers, body)
+                return Answer(200, self.telling(request, headers), body)
             except Exception as failure:
                 error = failure
         return self.refuse(error)
+
+    def telling(self, request: Request, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[tuple[bytes, bytes], ...]:
+        """The headers of an answer, with what it tells of the cache and of who gave it."""
+        if request.cached is not None:
+            headers = (*headers, *told(request.cached))
+        if request.answered_by:
+            headers = (*headers, (self._who, request.answered_by.encode()))
+        return headers
 
     def refuse(self, error: BaseException) -> Answer:
         """The HTTP answer to an error on the way; one that nobody foresaw is logged."""

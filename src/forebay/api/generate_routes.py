@@ -12,7 +12,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from forebay.api import openapi
-from forebay.api.cache_control import told
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.event_stream import EventStream
 from forebay.api.infer_routes import TENANT, Waiting, as_wanted, ask_of, awake, let_in, read_body
@@ -39,8 +38,7 @@ def add_generate(app: FastAPI, inference: Inference, clock: Clock) -> Mapping[by
         answered = await waiting.answer()
         if answered.error is not None:
             return endpoint.refuse(answered.error)
-        headers_out = JSON_HEADERS if answered.cached is None else (*JSON_HEADERS, *told(answered.cached))
-        answer = Answer(200, headers_out, endpoint.generate.whole(answered))
+        answer = Answer(200, endpoint.telling(answered, JSON_HEADERS), endpoint.generate.whole(answered))
         return await as_wanted(answer, http, inference)
 
     async def generate_stream(http: HttpRequest) -> Answer | Response:

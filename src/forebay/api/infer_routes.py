@@ -72,9 +72,16 @@ def ask_of(http: HttpRequest, endpoint: Endpoint) -> CacheAsk | None:
 
 
 async def awake(http: HttpRequest, headers: Mapping[bytes, bytes], inference: Inference) -> None:
-    """`Inference.awake` of the model that a request is for."""
+    """`Inference.awake` of the model that a request is for, which is let in by its key and quota first."""
     named = http.path_params
-    await inference.awake(named["model"], named.get("version"), headers.get(b"authorization"))
+    _enter(http, headers, inference)
+    await inference.awake(named["model"], named.get("version"))
+
+
+def _enter(http: HttpRequest, headers: Mapping[bytes, bytes], inference: Inference) -> None:
+    """Its quota is charged once, however many ask."""
+    if TENANT not in http.scope:
+        http.scope[TENANT] = inference.gate.enter(headers.get(b"authorization"))
 
 
 @contextmanager
@@ -85,10 +92,10 @@ def let_in(
 
     Until the block ends, in which the request is to be submitted, a version that is unloaded meanwhile stays open.
     """
-    http.scope[TENANT] = inference.gate.enter(headers.get(b"authorization"))
+    _enter(http, headers, inference)
     endpoint = inference.find(http.path_params["model"], http.path_params.get("version"))
-    coding = headers.get(b"transfer-encoding", b"chunked")
-    if coding.lower() != b"chunked":
+    codings = [value.strip().lower() for name, value in http.scope["headers"] if name == b"transfer-encoding"]
+    if codings and codings != [b"chunked"]:
         raise RequestError("no Transfer-Encoding is supported but chunked", code="unsupported")
     length = headers.get(b"content-length", b"")
     request_coding(http.scope["headers"])

@@ -156,13 +156,12 @@ class Inference:
         found = self._versions.get(model, {})
         return [found[version].engine for version in sorted(found, key=_order)]
 
-    async def awake(self, model: str, version: str | None, authorization: bytes | None) -> None:
-        """Before `find`, on ways that can wait: loads a model again that was unloaded to make room.
+    async def awake(self, model: str, version: str | None) -> None:
+        """Between `gate.enter` and `find`, on ways that can wait: loads a model again that was unloaded to make room.
 
-        Raises `AdmissionError` (unauthorized, over_quota, model_not_ready), `RequestError` (model_not_found).
+        Raises `AdmissionError` (model_not_ready), `RequestError` (model_not_found).
         """
         if self.on_demand is not None and self.on_demand.covers(model):
-            self.gate.enter(authorization)
             await self.on_demand.wake(model, version)
 
     def find(self, model: str, version: str | None = None) -> Endpoint:

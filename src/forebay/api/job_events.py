@@ -21,7 +21,7 @@ from forebay.api.inference import LEAVING, Leaving
 from forebay.api.job_hub import Seen
 from forebay.api.job_streams import Follow, Item, Streams, known_job, last_event_id, one_line
 from forebay.api.problems import Answer, detailed_of
-from forebay.api.routing import ClientGone, add
+from forebay.api.routing import add
 from forebay.core.errors import AdmissionError, DependencyError, RequestError
 from forebay.jobs.record import TERMINAL
 
@@ -77,7 +77,7 @@ class JobEvents(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write until the job has ended, the client has left, or the server shuts down."""
         if self._leaving is not None and self._leaving.happened:
-            raise ClientGone
+            return
         watching = None if self._leaving is not None else asyncio.ensure_future(until_gone(receive))
         try:
             self._streams.hub.subscribe(self._follow.id, self)

@@ -102,7 +102,7 @@ class _Calls:
         record = await self._own(http, self._enter(http))
         new = await self._jobs.read_again(record)
         # Its body was checked when it was new; the model may have changed, and then it fails again.
-        await self._inference.awake(new.spec.model, new.spec.version or None, _authorization(http))
+        await self._inference.awake(new.spec.model, new.spec.version or None)
         self._inference.find(new.spec.model, new.spec.version or None)
         job = await self._jobs.submitted(new)
         return await as_wanted(accepted(job, _base(http)), http, self._inference)

@@ -90,7 +90,7 @@ async def _serve(streams: Streams, socket: WebSocket, begin: Callable[[JobSocket
     try:
         authorization, subprotocol = _credentials(socket)
         following = JobSocket(streams, socket, streams.gate.enter(authorization), authorization)
-        if not from_here(socket.headers, keys=streams.gate.guards):
+        if not from_here(socket.headers, keys=streams.gate.keyed):
             raise RequestError("a web page of another site may not follow jobs", code="forbidden")
         if streams.closing:
             raise AdmissionError("the server is shutting down", code="draining")

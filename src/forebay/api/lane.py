@@ -249,7 +249,8 @@ class Lane(HttpToolsProtocol):
                     self.jobs.post(endpoint, slot.asked(slot.tenant), slot.accepted)
                 elif len(body) > self.settings.decode_off_loop_bytes and endpoint.slow_to_decode(slot.header_length):
                     given = (slot.content_type, slot.header_length, slot.submit)
-                    endpoint.read_elsewhere(body, _now(), slot.done, *given)
+                    done = slot.done if endpoint.recall is None else slot.answered
+                    endpoint.read_elsewhere(body, _now(), done, *given)
                 elif endpoint.decode is not None and slot.header_length is None:
                     request = slot.request = endpoint.decode(body, _now(), slot.done)
                     if slot.caller:
@@ -351,7 +352,8 @@ class Lane(HttpToolsProtocol):
         """A last answer, after those that are ahead of it. Nothing more is read."""
         self.deaf = True
         self.quick = False
-        self.by_path = {}  # a parser that is at work goes on to the end of what it was given
+        # A parser that is at work goes on to the end of what it was given.
+        self.by_path = self.jobs_by_path = {}
         cycle = self.cycle
         if self.in_message and self.in_body and self.mode != _IGNORED:
             self._answer_instead(answer)

@@ -13,11 +13,14 @@ import msgspec
 
 from forebay.api.documents import PARAMETER_PREFIX, ModelConfig
 from forebay.api.elements import show
+from forebay.api.general import check_depth
 from forebay.core.errors import RequestError, SetupError
 from forebay.models.repository import VersionPolicy, read_policy
 from forebay.repository.states import Asked
 
 _TAKEN = "max_batch_size, instance_group, dynamic_batching, version_policy"
+_DEEPEST = 32
+_MAX_INTEGER = 2**63 - 1
 
 
 def asked_of(text: str, model: str, served: ModelConfig | None) -> Asked:
@@ -30,8 +33,11 @@ def asked_of(text: str, model: str, served: ModelConfig | None) -> Asked:
         config = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise RequestError(f"config is not JSON: {error}") from None
+    except RecursionError:
+        raise RequestError("config is nested too deep") from None
     if not isinstance(config, dict):
         raise RequestError("config must be a JSON object")
+    check_depth(config, _DEEPEST)
     if config.get("name", model) not in (model, ""):
         raise RequestError(f"config is for model {show(config['name'])}, the request for {show(model)}")
     now: dict[str, Any] = msgspec.to_builtins(served) if served is not None else {}
@@ -89,14 +95,20 @@ def _dynamic_batching(value: Any) -> dict[str, object]:
     if not isinstance(value, dict):
         raise RequestError("config: dynamic_batching must be an object")
     delay_us = value.get("max_queue_delay_microseconds", 0)
-    if isinstance(delay_us, str) and delay_us.isdecimal():  # protobuf writes 64-bit integers as text
-        delay_us = int(delay_us)
-    if type(delay_us) is not int or delay_us < 0:
+    delay_us = _integer(delay_us)
+    if type(delay_us) is not int or not 0 <= delay_us <= _MAX_INTEGER:
         raise RequestError(f"config: max_queue_delay_microseconds must be 0 or more, not {show(delay_us)}")
     others = {key: entry for key, entry in value.items() if key != "max_queue_delay_microseconds"}
     if not _is_empty(others):
         raise RequestError("config: dynamic_batching takes max_queue_delay_microseconds; batch sizes are measured")
     return {"max_queue_delay_ms": delay_us / 1e3}
+
+
+def _integer(value: Any) -> Any:
+    """Protobuf writes 64-bit integers as text; anything else is as it was."""
+    return (
+        int(value) if isinstance(value, str) and value.isdecimal() and len(value) <= len(str(_MAX_INTEGER)) else value
+    )
 
 
 def _policy(value: Any) -> VersionPolicy:
@@ -109,7 +121,7 @@ def _policy(value: Any) -> VersionPolicy:
         case {"all": {}} if len(value) == 1:
             wanted = "all"
         case {"specific": {"versions": [*versions]}} if len(value) == 1:
-            wanted = [int(one) if isinstance(one, str) and one.isdecimal() else one for one in versions]
+            wanted = [_integer(one) for one in versions]
         case _:
             raise RequestError(f"config: version_policy cannot be {show(value)}; it is one of latest, all, specific")
     try:

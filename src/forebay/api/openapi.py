@@ -40,7 +40,7 @@ _REASONS = {
     504: "The deadline passed; `stage` says where. Or `cache_miss`: only what is cached was asked for, and it is not.",
     507: "A model is larger than `server.memory_limit_bytes`.",
 }
-_OF_REQUESTS = tuple(status for status in _REASONS if status not in {403, 507})
+OF_REQUESTS = tuple(status for status in _REASONS if status not in {403, 507})
 """The others answer only requests to load and unload."""
 
 _DATATYPE: Schema = {"type": "string", "enum": list(NUMPY_TYPES)}
@@ -82,7 +82,7 @@ _BODIES: dict[str, Schema] = {
         ["error", "code"],
         {
             "error": {"type": "string", "description": "What is wrong, in words."},
-            "code": {"type": "string", "enum": sorted(code for code, status in STATUSES.items() if status != 499)},
+            "code": {"type": "string", "enum": sorted(STATUSES)},
             "stage": {"type": "string", "enum": ["queued", "executing", "waiting"]},
         },
     ),
@@ -269,7 +269,7 @@ def inference_responses() -> dict[int | str, Schema]:
     """Every answer of the inference operation."""
     described = responses(
         {"oneOf": [ref("InferenceResponse"), ref("OneRowResponse")]},
-        *_OF_REQUESTS,
+        *OF_REQUESTS,
         description="The outputs: the one-row form where the request had it.",
     )
     described[200]["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
@@ -296,7 +296,7 @@ def generate_operation(*path_names: str) -> Schema:
 
 def generate_responses() -> dict[int | str, Schema]:
     """Every answer of `generate`."""
-    described = responses(ref("GenerateResponse"), *_OF_REQUESTS, description="The outputs.")
+    described = responses(ref("GenerateResponse"), *OF_REQUESTS, description="The outputs.")
     described[200]["headers"] = {**OF_ANSWER}
     return described
 
@@ -313,7 +313,7 @@ def stream_responses() -> dict[int | str, Schema]:
         "fails before its first event is answered with the status of its error.",
         "content": EVENT_STREAM,
     }
-    return {200: ok, **{status: _error(status) for status in _OF_REQUESTS}}
+    return {200: ok, **{status: _error(status) for status in OF_REQUESTS}}
 
 
 def operation(*path_names: str, secured: bool = True, **members: Any) -> Schema:

@@ -37,7 +37,7 @@ class ModelControl:
         gate.enter(http.headers.get("authorization", "").encode("latin-1") or None)
         if self.refusal:
             raise RequestError(self.refusal, code="forbidden")
-        if not from_here(http.headers, keys=gate.guards):
+        if not from_here(http.headers, keys=gate.keyed):
             raise RequestError("a web page of another site may not load or unload models", code="forbidden")
 
 

@@ -35,7 +35,9 @@ TYPES = {
     413: "RequestEntityTooLargeException",
     503: "ServiceUnavailableException",
 }
-"""TorchServe's `type` of an error, by status; any other is an InternalServerException."""
+OTHER_TYPE = "InternalServerException"
+"""TorchServe's `type` of an error, by status, and of any other."""
+_BODY: dict[str, Any] = {"application/json": {"schema": {}}, "*/*": {"schema": {"type": "string", "format": "binary"}}}
 
 
 def add_torchserve(
@@ -56,11 +58,11 @@ def add_torchserve(
     described: dict[int | str, Any] = {200: {"description": "Healthy."}, 500: {"description": "Not ready."}}
     summary = "Whether the server takes requests, as TorchServe says it"
     add(app, "/ping", ping, described, summary, "torchserve", refuse=_refused)
-    described = {200: {"description": "The row's outputs by name."}, **_errors()}
+    described = {200: {"description": "The row's outputs by name.", **_of_json({"type": "object"})}, **_errors()}
     summary = "Run the model on one row, as TorchServe takes it"
     for path, names in zip(PATHS, (("model",), ("model", "version")), strict=True):
         for method in ("POST", "PUT"):
-            extra = openapi.operation(*names)
+            extra = openapi.operation(*names, requestBody={"required": True, "content": _BODY})
             add(app, path, predict, described, summary, "torchserve", method=method, extra=extra, refuse=_refused)
 
 
@@ -74,7 +76,16 @@ def is_torchserve(path: str) -> bool:
 
 
 def _errors() -> dict[int | str, Any]:
-    return {status: {"description": f"An error; its type is {name}."} for status, name in sorted(TYPES.items())}
+    members = {"code": {"type": "integer"}, "type": {"type": "string"}, "message": {"type": "string"}}
+    schema = {"type": "object", "required": list(members), "properties": members}
+    return {
+        status: {"description": f"An error; its type is {TYPES.get(status, OTHER_TYPE)}.", **_of_json(schema)}
+        for status in openapi.OF_REQUESTS
+    }
+
+
+def _of_json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema}}}
 
 
 def as_inference(http: HttpRequest, inference: Inference) -> HttpRequest:
@@ -143,7 +154,7 @@ def prediction(answer: Answer) -> Answer:
     problem = msgspec.json.decode(answer.body)
     message = {
         "code": answer.status,
-        "type": TYPES.get(answer.status, "InternalServerException"),
+        "type": TYPES.get(answer.status, OTHER_TYPE),
         "message": problem["error"],
     }
     kept = [header for header in answer.headers if header not in JSON_HEADERS]

@@ -19,6 +19,8 @@ from forebay.core.settings import JobSettings
 
 LONGEST_URL = 2048
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+"""RFC 8215. Python before 3.11.10 takes it for global."""
 
 
 def private_allowed(settings: JobSettings, host: str) -> bool:
@@ -74,4 +76,6 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
         if inner is not None:
             return is_public(str(inner))
+        if ip in _LOCAL_NAT64 or ip.is_site_local:
+            return False
     return ip.is_global and not ip.is_multicast

@@ -58,10 +58,19 @@ class Endpoint(msgspec.Struct, frozen=True):
     @classmethod
     def parse(cls, url: str) -> Endpoint:
         """From `http://host:port/prefix` or `host:port`. Raises `SetupError` for anything else."""
-        parts = urlsplit(url if "//" in url else f"http://{url}")
+        try:
+            parts = urlsplit(url if "//" in url else f"http://{url}")
+            port = parts.port
+        except ValueError as error:
+            raise SetupError(f"{url!r} is not a URL: {error}") from None
         if parts.scheme != "http" or not parts.hostname:
             raise SetupError(f"{url!r} is not a URL this generator can use; write http://HOST:PORT (no TLS)")
-        return cls(parts.hostname, parts.port or 80, parts.path.rstrip("/"))
+        return cls(parts.hostname, port or 80, parts.path.rstrip("/"))
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a Host header has them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def fetch_metadata(endpoint: Endpoint, model: str, headers: Mapping[str, str] | None = None) -> ModelMetadata:
@@ -95,7 +104,7 @@ def http_request(
     """A whole POST request: head and body."""
     lines = [
         f"POST {endpoint.path}{path} HTTP/1.1",
-        f"Host: {endpoint.host}:{endpoint.port}",
+        f"Host: {endpoint.authority}",
         f"Content-Type: {content_type}",
         f"Content-Length: {len(body)}",
         *(f"{name}: {value}" for name, value in (headers or {}).items()),

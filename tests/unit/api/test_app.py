@@ -100,6 +100,8 @@ async def test_several_models_and_datatypes(client: httpx.AsyncClient) -> None:
         (INFER, b"{}", {"content-encoding": "gzip"}, 400, "invalid_request"),
         (INFER, b"{}", {"content-encoding": "br"}, 415, "unsupported_encoding"),
         (INFER, json.dumps({**MLP, "parameters": {"sequence_id": 1}}).encode(), {}, 501, "unsupported"),
+        (INFER, b"x", [("transfer-encoding", "gzip"), ("transfer-encoding", "chunked")], 501, "unsupported"),
+        (INFER, b"x", {"transfer-encoding": "gzip, chunked"}, 501, "unsupported"),
         ("/v2/models/none/infer", b"{}", {}, 404, "model_not_found"),
         ("/v2/models/mlp/versions/7/infer", b"{}", {}, 404, "model_not_found"),
         ("/v2/models/mlp/other", b"{}", {}, 404, "not_found"),

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from tests.unit.api.conftest import FunctionEngine
+from tests.unit.api.test_generate import app_of
 from tests.unit.engine.cascade_rig import STUDENT, TEACHER, engine, request_of, rules, said
 from tests.unit.engine.semantic_rig import soon
 
@@ -107,6 +109,17 @@ async def test_what_is_wrong_stops_the_start_or_is_told(engines: list[FunctionEn
     async with started(*engines, must=False) as house:
         assert house.told.startswith("off: ")
         assert await house.ask() == (TEACHER, b"teacher")
+
+
+async def test_generate_tells_who_answered() -> None:
+    async with started(large(), small()) as house:
+        transport = httpx.ASGITransport(app_of(house.inference))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            told = [
+                (await client.post("/v2/models/large/generate", json={"x": x})).headers["x-cascade"]
+                for x in (SURE, 7.6)
+            ]
+    assert told == ["student", "teacher"]
 
 
 async def test_students_come_and_go() -> None:

@@ -8,14 +8,17 @@ import socket
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, suppress
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from httpx_sse import ServerSentEvent, aconnect_sse
+from starlette.requests import Request as HttpRequest
 from tests.unit.api.job_server import JobServer, job_server
 
 from forebay.api.auth import key_line
+from forebay.api.inference import LEAVING, Leaving
+from forebay.api.job_events import JobEvents
 from forebay.api.job_hub import Hub, Seen
 from forebay.api.job_streams import Follow, Streams
 from forebay.core.errors import DependencyError
@@ -343,6 +346,20 @@ async def test_a_client_that_does_not_read_is_dropped_and_others_go_on(
             with suppress(ConnectionResetError):
                 assert not (await slow.until_end()).endswith(b"\r\n0\r\n\r\n"), "its answer is not complete"
         slow.vanish()
+
+
+async def test_a_client_that_left_before_its_stream_began_is_told_nothing(served: JobServer) -> None:
+    leaving = Leaving()
+    leaving.happen()
+    scope: dict[str, Any] = {"type": "http", "path": "/", "headers": [], LEAVING: leaving}
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    events = JobEvents(served.streams, HttpRequest(scope), Follow(UNKNOWN, 0))
+    await events(scope, cast(Any, None), send)
+    assert sent == []
 
 
 async def test_a_thousand_clients_that_vanish_leave_nothing_behind(served: JobServer) -> None:

@@ -7,7 +7,7 @@ import gc
 import logging
 import weakref
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.differential.replies import Reply, parse
@@ -17,7 +17,7 @@ from tests.differential.ways import Way, settle
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from forebay.api import lane_check
-from forebay.api.lane import Lane
+from forebay.api.lane import Lane, lane_protocol
 from forebay.api.lane_time import LINGER_S, sweep, sweep_connections
 
 ONE = request(JSON)
@@ -197,6 +197,24 @@ async def test_a_slow_head_is_408(wire: Wire, before: bytes) -> None:
     assert wire.statuses() == [200] * bool(before) + [408]
     assert wire.replies()[-1].closes
     assert wire.closed
+
+
+async def test_after_a_request_that_ends_its_connection_no_job_is_taken(way: Way) -> None:
+    taken: list[Any] = []
+
+    class Jobs:
+        """What would take them."""
+
+        def post(self, *given: Any) -> None:
+            taken.append(given)
+
+    way.protocol = lane_protocol(way.inference, way.settings, cast(Any, Jobs()))
+    [name] = [name for name in way.engines if name == "mlp"]
+    job = request(b'{"input":{"x":[1,2,3,4]}}').replace(b"/v2/models/mlp/infer", f"/v1/models/{name}/jobs".encode())
+    assert b"/jobs" in job
+    wire = await Wire(way).send(b"GET / HTTP/1.1\r\n\r\n" + job)
+    assert (wire.statuses(), taken) == ([400], [])
+    await wire.end()
 
 
 @pytest.mark.parametrize("one", [ONE, chunked(JSON), request(JSON, b"Expect: 100-continue")], ids=["", "chunks", "100"])

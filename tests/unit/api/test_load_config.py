@@ -22,6 +22,13 @@ def asked(config: Any, engine: FunctionEngine | None = None) -> Any:
     return asked_of(config if isinstance(config, str) else json.dumps(config), "mlp", served)
 
 
+def nested(depth: int) -> Any:
+    value: Any = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
 @pytest.mark.parametrize(
     ("config", "overrides"),
     [
@@ -76,6 +83,11 @@ def test_version_policies(policy: Any, wanted: VersionPolicy) -> None:
         ({"version_policy": {"specific": {"versions": []}}}, "version_policy"),
         ({"version_policy": "all"}, "version_policy"),
         ({"version_policy": {"all": {}, "latest": {}}}, "version_policy"),
+        ("[" * 100_000, "nested"),
+        ({"optimization": nested(900)}, "nested"),
+        ({"dynamic_batching": {"max_queue_delay_microseconds": "9" * 400}}, "max_queue_delay_microseconds"),
+        ('{"dynamic_batching": {"max_queue_delay_microseconds": 1%s}}' % ("0" * 400), "JSON|max_queue_delay"),
+        ({"version_policy": {"specific": {"versions": ["9" * 5000]}}}, "version"),
     ],
 )
 def test_what_cannot_be_followed_is_named(config: Any, said: str) -> None:

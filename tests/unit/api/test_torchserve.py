@@ -158,6 +158,14 @@ class Gone:
         raise self.refusal(model) if model == "gone" else ValueError("a secret")
 
 
+async def test_every_answer_is_described(make_inference: MakeInference) -> None:
+    async with client_of(make_inference(torchserve_api=True)) as http:
+        described = (await http.get("/openapi.json")).json()["paths"]["/predictions/{model}"]["post"]
+    assert "application/json" in described["requestBody"]["content"]
+    for status in (200, 400, 401, 404, 408, 413, 415, 429, 500, 501, 503, 504):
+        assert "application/json" in described["responses"][str(status)]["content"], status
+
+
 async def test_forms_are_refused_by_name(client: httpx.AsyncClient) -> None:
     answer = await client.post("/predictions/mlp", files={"data": b"[1, 2, 3, 4]"})
     assert answer.status_code == 501

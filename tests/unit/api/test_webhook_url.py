@@ -88,6 +88,8 @@ def test_what_is_no_url_to_call_is_refused(url: Any, reason: str) -> None:
         "[ff02::1]",
         "[::ffff:127.0.0.1]",
         "[64:ff9b::7f00:1]",
+        "[64:ff9b:1::a00:1]",
+        "[fec0::1]",
         "[2002:7f00:1::]",
     ],
 )

@@ -10,6 +10,7 @@ from forebay.bench.bodies import (
     ModelMetadata,
     TensorMetadata,
     holds_outputs,
+    http_request,
     infer_request,
     pool_from_metadata,
     random_text,
@@ -80,6 +81,17 @@ def test_other_urls_are_refused_with_the_mend(url: str) -> None:
 def test_url_forms() -> None:
     assert Endpoint.parse("127.0.0.1:80") == Endpoint("127.0.0.1", 80)
     assert Endpoint.parse("http://h:8000/base/") == Endpoint("h", 8000, "/base")
+
+
+def test_an_address_of_ip_6_has_its_brackets_in_the_request() -> None:
+    head, _ = split(http_request(Endpoint.parse("http://[::1]:8000"), "/v2", b""))
+    assert "Host: [::1]:8000\r\n" in head
+
+
+@pytest.mark.parametrize("url", ["http://h:99999", "http://h:x", "http://["])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(SetupError, match="not a URL"):
+        Endpoint.parse(url)
 
 
 @pytest.mark.parametrize(
