@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from forebay.cache.semantic.denials import Denial, read_denials
 from forebay.cache.semantic.grammar import (
     AFTER_ARTICLE,
     CLIPPED,
@@ -13,8 +14,6 @@ from forebay.cache.semantic.grammar import (
     FUNCTION_WORDS,
     INTERJECTIONS,
     MODALS,
-    NEGATIVE_PREFIXES,
-    NEGATORS,
     PREPOSITIONS,
     QUESTION_WORDS,
     RESTRICTORS,
@@ -28,6 +27,7 @@ from forebay.cache.semantic.spelling import read_spelling
 from forebay.cache.semantic.tokens import Token, canonical, tokenize
 
 _STOPS: Final = frozenset(",.;:!?\n")
+"""Where a phrase or a clause ends."""
 _LEAST_TITLE_WORDS: Final = 3
 _SURE_TITLE_WORDS: Final = 5
 
@@ -39,7 +39,7 @@ class Facts(NamedTuple):
     signs: tuple[str, ...]
     spelling: tuple[str, ...]
     """Words whose case says something, as they are written."""
-    negations: int
+    denials: tuple[Denial, ...]
     asked: frozenset[str]
     small: frozenset[str]
     """Words that narrow, third persons."""
@@ -62,7 +62,9 @@ def read_facts(text: str, lexicon: Lexicon) -> Facts:
     text = canonical(text)
     tokens = tokenize(text)
     signs = read_signs(text, tokens)
-    quantities = read_quantities(tokens)
+    stops = _stops(text, tokens)
+    fronted = _fronted(text, tokens, stops)
+    quantities = read_quantities(tokens, fronted)
     plain = [token.word.replace("'", "") for token in tokens]
     small = [one in FUNCTION_WORDS or token.word in FUNCTION_WORDS for one, token in zip(plain, tokens, strict=True)]
     lemmas = [token.word if empty else lexicon.lemma(token.word) for token, empty in zip(tokens, small, strict=True)]
@@ -75,7 +77,7 @@ def read_facts(text: str, lexicon: Lexicon) -> Facts:
         quantities=quantities,
         signs=signs.found,
         spelling=read_spelling(tokens, quantities, signs, lexicon),
-        negations=sum(_denies(token.word, lexicon) for token in tokens),
+        denials=read_denials([token.word for token in tokens], lemmas, small, stops, lexicon),
         asked=_asked(plain),
         small=frozenset(THIRD_PERSONS.get(word, word) for word in plain if word in RESTRICTORS | THIRD_PERSONS.keys()),
         modals=frozenset(MODALS[word] for word in plain if word in MODALS),
@@ -91,7 +93,7 @@ def read_facts(text: str, lexicon: Lexicon) -> Facts:
             if tokens[place].written.islower() and not lexicon.knows(_bare(tokens[place].word))
         ),
         spelt=frozenset(token.word for place, token in enumerate(tokens) if place not in bare),
-        roles=read_roles([token.word for token in tokens], lemmas, small, quantities.used, _fronted(text, tokens)),
+        roles=read_roles([token.word for token in tokens], lemmas, small, quantities.used, fronted),
     )
 
 
@@ -114,18 +116,6 @@ def _named(
             or (_is_loud(token) and not title if small[place] else _is_name(token, title, lexicon))
         )
     ]
-
-
-def _denies(word: str, lexicon: Lexicon) -> bool:
-    """Whether a word denies: `not`, `don't`, `unsafe`."""
-    if word in NEGATORS or word.endswith("n't") or word.replace("'", "") in NEGATORS:
-        return True
-    lemma = lexicon.lemma(word)
-    for prefix in NEGATIVE_PREFIXES:
-        base = lemma.removeprefix(prefix)
-        if base != lemma and lexicon.knows(base):
-            return lexicon.opposed(lemma, lexicon.lemma(base)) or (prefix == "non" and not lexicon.knows(lemma))
-    return False
 
 
 def _asked(words: Sequence[str]) -> frozenset[str]:
@@ -155,13 +145,21 @@ def _is_title(tokens: Sequence[Token], small: Sequence[bool]) -> bool:
     )
 
 
-def _fronted(text: str, tokens: Sequence[Token]) -> int:
+def _stops(text: str, tokens: Sequence[Token]) -> frozenset[int]:
+    """Places of the tokens before which punctuation stands."""
+    return frozenset(
+        place
+        for place in range(1, len(tokens))
+        if not _STOPS.isdisjoint(text[tokens[place - 1].end : tokens[place].start])
+    )
+
+
+def _fronted(text: str, tokens: Sequence[Token], stops: frozenset[int]) -> int:
     """How many words stand before the first comma, where a preposition opens the text: `On Sundays, is it open`."""
-    if not tokens or tokens[0].word not in PREPOSITIONS:
+    if not stops or tokens[0].word not in PREPOSITIONS:
         return 0
-    ends = (place for place in range(1, len(tokens)) if set(text[tokens[place - 1].end : tokens[place].start]) & _STOPS)
-    first = next(ends, 0)
-    return first if first and "," in text[tokens[first - 1].end : tokens[first].start] else 0
+    first = min(stops)
+    return first if "," in text[tokens[first - 1].end : tokens[first].start] else 0
 
 
 def _is_name(token: Token, title: bool, lexicon: Lexicon) -> bool:

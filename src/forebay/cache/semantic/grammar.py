@@ -23,6 +23,13 @@ NEGATORS: Final = frozenset(
 )
 """Words that deny what follows. Contractions are found by their n't as well."""
 
+CLAUSES: Final = frozenset(
+    words_of(
+        "and but nor because while although though unless if since when where who whom which that than then yet so"
+    )
+)
+"""Words that begin another clause, to which a denial does not reach. `Or` carries it on: no sugar or milk."""
+
 NEGATIVE_PREFIXES: Final = ("non", "dis", "mis", "un", "in", "im", "il", "ir")
 """Prefixes that deny a word: only where dictionary and opposites bear it out (`facts.py`)."""
 
@@ -97,6 +104,9 @@ PERSONS: Final = THIRD_PERSONS | {
     "we": "1s", "us": "1s", "our": "1s", "ours": "1s", "it": "n", "its": "n", "itself": "n",
 }  # fmt: skip
 """Pronouns, as the person they stand for: `did he call her` is not `did she call him`."""
+
+SUBJECTS: Final = frozenset(PERSONS) | frozenset(words_of("the a an this that these those there all any some"))
+"""Words that begin a subject: behind a verb that denies (`isn't my card`) what is denied comes after it."""
 
 MODALS: Final = {
     "must": "must", "shall": "must", "need": "must", "needs": "must", "required": "must", "should": "should",

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from functools import lru_cache, partial
 
+from forebay.cache.semantic.denials import denied_otherwise
 from forebay.cache.semantic.facts import Facts, read_facts
 from forebay.cache.semantic.lexicon import Lexicon
 from forebay.cache.semantic.order import Roles, in_other_order, led_otherwise, turned
 from forebay.cache.semantic.prompt import turns_of
 
-GUARD_VERSION = 2
+GUARD_VERSION = 3
 """Raised whenever the guard decides otherwise than before: calibrations are made for one version."""
 _SHORTEST_MISSPELT = 6
 _MOST_KEPT = 64
@@ -61,7 +62,7 @@ class Guard:
             return "signs"
         if one.spelling != other.spelling:
             return "spelling"
-        if one.negations != other.negations:
+        if denied_otherwise(one.denials, one.words, other.denials, other.words):
             return "negation"
         if one.small != other.small:
             return "restriction"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from typing import Final, NamedTuple
 
 from forebay.cache.semantic.grammar import FUNCTION_WORDS, words_of
+from forebay.cache.semantic.sequence import Named, in_sequence
 from forebay.cache.semantic.signs import OPERATORS
 from forebay.cache.semantic.tokens import Token
 
@@ -61,24 +62,44 @@ _ONLY_AFTER_NUMBERS: Final = frozenset(
 """Names of units that are other words as well."""
 _LEADING: Final = frozenset("$€£¥₹₩₽")
 """Signs of units that stand before their number."""
+_NO_MEASURES: Final = _ONLY_AFTER_NUMBERS | frozenset(
+    words_of("hourly daily weekly fortnightly monthly quarterly yearly annually annual")
+)
+"""Names of units behind which a number may as well be a version or a section: is Python 3.10 a language."""
 
 _DATE_NAMES: Final = (
     "january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|september sep sept|october oct|"
-    "november nov|december dec|monday mon|tuesday tue tues|wednesday wed|thursday thu thur thurs|friday fri|"
-    "saturday sat|sunday sun|today|tonight|tomorrow|yesterday|morning|noon midday|afternoon|evening|night|midnight|"
-    "weekend|weekday|spring|summer|autumn|winter|bc bce|ad ce"
+    "november nov|december dec",
+    "monday mon|tuesday tue tues|wednesday wed|thursday thu thur thurs|friday fri|saturday sat|sunday sun|today|"
+    "tonight|tomorrow|yesterday|weekend|weekday",
+    "morning|noon midday|afternoon|evening|night|midnight",
+    "spring|summer|autumn|winter",
+    "bc bce|ad ce",
 )
-_DATES: Final = {name: group.split(" ")[0] for group in _DATE_NAMES.split("|") for name in group.split(" ")}
+"""Kinds of dates; of one kind several may be said of several things."""
+_DATES: Final = {
+    name: (group.split(" ")[0], kind)
+    for kind, names in enumerate(_DATE_NAMES)
+    for group in names.split("|")
+    for name in group.split(" ")
+}
 _NEEDS_CAPITAL: Final = frozenset(words_of("may march mar jan mon sat sun wed dec sep ad ce bc spring"))
 """Names of dates that are other words as well: they count with a capital letter within a sentence, or by a number."""
 
 _NUMBER: Final = re.compile(r"(-?\d+(?:[.,]\d+)*)([^\W\d_]*)")
-_THOUSANDS: Final = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_THOUSANDS: Final = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+_PLAIN: Final = re.compile(r"-?\d+(?:\.\d+)?")
+_CODE: Final = re.compile(r"-?(?:0\d.*|\d+\.\d*0)")
+"""Figures that say more than their value where they do not measure: 0451, and 3.10, which is no 3.1."""
+_PADDED: Final = re.compile(r"-?\d+\.(?!\d{3}$)\d*0")
+"""A fraction whose last zeros say nothing in a measure. One of three figures may be thousands: 10.000 km."""
+_EXACT: Final = Context(prec=MAX_PREC, Emin=MIN_EMIN, Emax=MAX_EMAX)
 
 
 class Quantities(NamedTuple):
-    """Numbers and codes in their order; units and dates sorted. `measured`: the units that stand beside a number,
-    with the place of that number among them. `used`: which tokens they were; `counted`: those of the numbers."""
+    """Numbers and codes in their order, as they are written but for those that a unit makes a measure. `measured`: the
+    units that stand beside a number, with the place of that number among them, sorted; `units`: the others; these and
+    `dates` in the order of `sequence.py`. `used`: which tokens all were; `counted`: those of the numbers."""
 
     numbers: tuple[str, ...]
     units: tuple[str, ...]
@@ -88,44 +109,49 @@ class Quantities(NamedTuple):
     counted: frozenset[int]
 
 
-def read_quantities(tokens: Sequence[Token]) -> Quantities:
-    """What a text counts, measures and dates."""
+def read_quantities(tokens: Sequence[Token], fronted: int = 0) -> Quantities:
+    """What a text counts, measures and dates. The first `fronted` words are a phrase that could come last as well."""
     numbers: list[str] = []
-    units: list[str] = []
-    dates: list[str] = []
-    used: set[int] = set()
     measured: list[tuple[int, str]] = []
     ordinals: dict[int, int] = {}  # by the place of a token of a number, which number it is
     place = 0
     while place < len(tokens):
         value, unit, after = _number(tokens, place)
         numbers += [value] if value else []
-        units += [unit] if unit else []
         measured += [(len(numbers), unit)] if unit else []
         ordinals |= dict.fromkeys(range(place, after), len(numbers))
-        used.update(range(place, after))
         place = after if after > place else place + 1
-    counted = frozenset(used)
-    for place, token in enumerate(tokens):
-        near = place - 1 in counted or place + 1 in counted
-        if place in counted:
+    units: list[Named] = []
+    dates: list[Named] = []
+    used = set(ordinals)
+    for place in (*range(fronted, len(tokens)), *range(fronted)):
+        if place in ordinals:
             continue
-        unit = _unit(token.word, after_number=place - 1 in counted)
-        capital = token.written[0].isupper() and not token.opens
-        date = _DATES.get(token.word, "") if token.word not in _NEEDS_CAPITAL or capital or near else ""
-        units += [unit] if unit else []
+        token = tokens[place]
+        near = place - 1 in ordinals or place + 1 in ordinals
+        at = (place - fronted) % len(tokens)
+        unit = _unit(token.word, after_number=place - 1 in ordinals)
+        used.update([place] if unit else [])
         if unit and near:
-            leads = place - 1 not in counted or (place + 1 in counted and token.word in _LEADING)
-            measured.append((ordinals[place + 1 if leads else place - 1], unit))
-        dates += [date] if date else []
-        used.update([place] if unit or date else [])
+            leads = place - 1 not in ordinals or (place + 1 in ordinals and token.word in _LEADING)
+            ordinal = ordinals[place + 1 if leads else place - 1]
+            measured.append((ordinal, unit))
+            if unit in _LEADING if leads else token.word not in _NO_MEASURES:
+                numbers[ordinal - 1] = _unpadded(numbers[ordinal - 1])
+        elif unit:
+            units.append(Named(at, unit, 0, bound=False))
+        capital = token.written[0].isupper() and not token.opens
+        if token.word in _DATES and (token.word not in _NEEDS_CAPITAL or capital or near):
+            dates.append(Named(at, *_DATES[token.word], bound=near))
+            used.add(place)
+    words = [token.word for token in (*tokens[fronted:], *tokens[:fronted])]
     return Quantities(
         numbers=tuple(numbers),
-        units=tuple(sorted(units)),
+        units=in_sequence(words, units),
         measured=tuple(sorted(measured)),
-        dates=tuple(sorted(dates)),
+        dates=in_sequence(words, dates),
         used=frozenset(used),
-        counted=counted,
+        counted=frozenset(ordinals),
     )
 
 
@@ -137,8 +163,8 @@ def _number(tokens: Sequence[Token], place: int) -> tuple[str, str, int]:
     if any(character.isdigit() for character in word):
         value, unit = _digits(word)
         scale = _SCALES.get(tokens[place + 1].word) if place + 1 < len(tokens) else None
-        if scale and _decimal(value) is not None:
-            return _plain(Decimal(value) * scale), unit, place + 2
+        if scale and _PLAIN.fullmatch(value):
+            return _times(value, scale), unit, place + 2
         return value, unit, place + 1
     if word in _ORDINALS:
         return str(_ORDINALS[word]), "", place + 1
@@ -186,26 +212,28 @@ def _digits(word: str) -> tuple[str, str]:
     if match is None:
         return word, ""
     text, suffix = match.groups()
-    value = _decimal(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text)
-    if value is None:
+    if _THOUSANDS.fullmatch(text):
+        text = text.replace(",", "")
+    if _PLAIN.fullmatch(text) is None:
         return word, ""
     if not suffix or suffix in ORDINAL_ENDINGS:
-        return _plain(value), ""
+        return text, ""
     unit = _unit(suffix, after_number=True)
     if unit and suffix != "m":
-        return _plain(value), unit
-    return (_plain(value * _SUFFIXES[suffix]), "") if suffix in _SUFFIXES else (word, "")
+        return text if suffix in _NO_MEASURES else _unpadded(text), unit
+    if suffix not in _SUFFIXES or _CODE.fullmatch(text):
+        return word, ""
+    return _times(text, _SUFFIXES[suffix]), ""
 
 
-def _decimal(text: str) -> Decimal | None:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        return None
+def _times(number: str, scale: int) -> str:
+    """The product as plain figures, however many: no digit of a long number is rounded away."""
+    return format(_EXACT.normalize(_EXACT.multiply(Decimal(number), Decimal(scale))), "f")
 
 
-def _plain(value: Decimal) -> str:
-    return format(value.normalize(), "f")
+def _unpadded(number: str) -> str:
+    """A number that measures, without the zeros that say nothing: 5.0 kg is 5 kg."""
+    return number.rstrip("0").rstrip(".") if _PADDED.fullmatch(number) else number
 
 
 def _unit(word: str, *, after_number: bool) -> str:

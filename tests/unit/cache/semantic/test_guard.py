@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -28,6 +29,12 @@ def objection(guard: Guard, one: str, other: str) -> str | None:
     [
         ("Where is parcel 10023?", "Where is parcel 10032?", "numbers"),
         ("Convert 5 to binary", "Convert 5.5 to binary", "numbers"),
+        ("Is Python 3.10 fast?", "Is Python 3.1 fast?", "numbers"),
+        ("Is Python 3.10 a language?", "Is Python 3.1 a language?", "numbers"),
+        ("What does section 2.10b say?", "What does section 2.1b say?", "numbers"),
+        ("What does error 0451 mean?", "What does error 451 mean?", "numbers"),
+        ("Who lives in flat 012b?", "Who lives in flat 12b?", "numbers"),
+        ("Is 10.000 km far?", "Is 10 km far?", "numbers"),
         ("A room for two nights", "A room for three nights", "numbers"),
         ("What opened on 2024-03-01?", "What opened on 2024-03-02?", "numbers"),
         ("Is gate A4 open", "Is gate B4 open", "numbers"),
@@ -40,13 +47,29 @@ def objection(guard: Guard, one: str, other: str) -> str | None:
         ("Is 30°C hot?", "Is 30°F hot?", "units"),
         ("What is 20 euros worth?", "What is 20 dollars worth?", "units"),
         ("How many does it make a week?", "How many does it make a month?", "units"),
+        ("How many grams are in an ounce?", "How many ounces are in a gram?", "units"),
+        ("Is it paid weekly and billed monthly?", "Is it paid monthly and billed weekly?", "units"),
         ("The forecast for Monday", "The forecast for Tuesday", "dates"),
         ("Will it rain today?", "Will it rain tomorrow?", "dates"),
+        ("Is it dry today and wet tomorrow?", "Is it dry tomorrow and wet today?", "dates"),
+        ("Is the mill open Tuesday-Friday?", "Is the mill open Friday-Tuesday?", "dates"),
+        ("The days between Tuesday and Friday", "The days between Friday and Tuesday", "dates"),
+        ("In on Tuesday and out on Friday", "In on Friday and out on Tuesday", "dates"),
+        ("In on May 3 and out on June 5", "In on June 3 and out on May 5", "dates"),
+        ("Trains on May 3 and June 5", "Trains on June 3 and May 5", "dates"),
+        ("Tuesday morning and Friday evening", "Tuesday evening and Friday morning", "dates"),
+        ("On Tuesday I come, on Friday I go", "On Friday I come, on Tuesday I go", "dates"),
         ("Which plants like shade?", "Which plants don't like shade?", "negation"),
         ("Is the bridge safe to cross?", "Is the bridge not safe to cross?", "negation"),
         ("Is this wood suitable for boats?", "Is this wood unsuitable for boats?", "negation"),
         ("Prices for smokers", "Prices for non-smokers", "negation"),
         ("A recipe with eggs", "A recipe without eggs", "negation"),
+        ("A bridge that is old but not safe", "A bridge that is not old but safe", "negation"),
+        ("Not old wells near the mill", "Old wells not near the mill", "negation"),
+        ("A tower with a stair and no bell", "A tower with no stair and a bell", "negation"),
+        ("Can sheep that don't swim dive?", "Can sheep that swim not dive?", "negation"),
+        ("Is the well unsafe but deep?", "Is the well safe but not deep?", "negation"),
+        ("Swimming yes, diving not", "Swimming not, diving yes", "negation"),
         ("Turn the pump on", "Turn the pump off", "opposites"),
         ("Open the valve slowly", "Open the valve quickly", "opposites"),
         ("What is the maximum depth?", "What is the minimum depth?", "opposites"),
@@ -106,8 +129,23 @@ def test_different_questions_are_told_apart(guard: Guard, one: str, other: str, 
         ("Is 1,000 g enough?", "Is 1000 grams enough?"),
         ("Is 2 kilograms enough?", "Is 2kg enough?"),
         ("A loan of 10k", "A loan of 10,000"),
+        ("A loan of 1.50 million", "A loan of 1.5 million"),
+        ("Is 5.0 kg enough?", "Is 5kg enough?"),
+        ("Is $3.10 enough?", "Is 3.1 dollars enough?"),
+        ("Is USD 5.00 enough?", "Is USD 5 enough?"),
+        ("Is 30.0°C hot?", "Is 30 °C hot?"),
         ("A loan of twenty-five thousand", "A loan of 25 thousand"),
         ("Concerts in Sept 2024", "Concerts in September 2024"),
+        ("Is it open on Saturday or on Sunday?", "Is it open on Sunday or Saturday?"),
+        ("Is the mill open on Sundays in summer?", "Is the mill open in summer on Sundays?"),
+        ("On Sundays, is the mill open in summer?", "Is the mill open in summer on Sundays?"),
+        ("Is it open on Friday evening?", "Is it open in the evening on Friday?"),
+        ("Is it paid weekly or monthly?", "Is it paid monthly or weekly?"),
+        ("Why can't the sheep in the barn swim?", "Why can the sheep in the barn not swim?"),
+        ("No sheep has come", "The sheep has not come"),
+        ("The mill is not turning", "The mill is not really turning"),
+        ("Sheep did not leave on time", "Sheep were not on time"),
+        ("Is cash not accepted?", "Do you not accept cash?"),
         ("Don’t the gates open at 9?", "Don't the gates open at nine?"),
         ("When is Kilimanjaro climbed?", "when is kilimanjaro climbed"),
         ("What are the symptoms of an allergy?", "What are the symptms of an allergy?"),
@@ -161,26 +199,34 @@ def test_any_text_is_read_and_agrees_with_itself(guard: Guard, one: str, other: 
 
 NUMBERS = st.one_of(
     st.integers(0, 10**9).map(str),
+    st.from_regex(r"[0-9]{1,60}", fullmatch=True),
     st.decimals(0, 10**6, places=2).map(str),
     st.from_regex(r"[A-Z]{1,3}-?[0-9]{1,5}[a-z]?", fullmatch=True),
     st.times().map(lambda time: time.strftime("%H:%M")),
     st.dates().map(str),
 )
-
-
-def value(number: str) -> float | str:
-    """What a number is worth; what is none stays as it is."""
-    try:
-        return float(number)
-    except ValueError:
-        return number.casefold()
+NEAR = st.sampled_from((str, "0{}".format, "{}0".format, "{}.0".format, "{}1".format, "-{}".format))
 
 
 @settings(max_examples=300, deadline=None)
 @given(one=NUMBERS, other=NUMBERS)
 def test_other_numbers_codes_times_and_dates_are_never_taken_for_the_same(guard: Guard, one: str, other: str) -> None:
     text = "Where is the parcel {} that was sent to the mill?"
-    assert (objection(guard, text.format(one), text.format(other)) is None) == (value(one) == value(other))
+    assert (objection(guard, text.format(one), text.format(other)) is None) == (one == other)
+
+
+@settings(max_examples=300, deadline=None)
+@given(number=NUMBERS, near=NEAR)
+def test_without_a_unit_every_digit_counts(guard: Guard, number: str, near: Callable[[str], str]) -> None:
+    text = "Where is the parcel {} that was sent to the mill?"
+    other = near(number)
+    assert (objection(guard, text.format(number), text.format(other)) is None) == (number == other)
+
+
+@pytest.mark.parametrize("text", ["Where is parcel {}?", "Is {} million more?", "Is {} kg more?", "Is {}k more?"])
+def test_the_last_digit_of_a_long_number_counts(guard: Guard, text: str) -> None:
+    number = "123456789" * 5
+    assert objection(guard, text.format(f"{number}1"), text.format(f"{number}2")) == "numbers"
 
 
 @settings(max_examples=200, deadline=None)
