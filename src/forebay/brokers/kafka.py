@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError
 
+from forebay.brokers.kafka_dead import DeadLetters
 from forebay.brokers.kafka_errors import FAILURES, UNKNOWN_TOPICS, failure, is_refusal, is_too_large, setup_failure
 from forebay.brokers.kafka_inbox import Inbox, taken
 from forebay.brokers.kafka_link import KafkaLink
@@ -44,7 +45,6 @@ STEADY_S: Final = 0.1
 round trip, since a broker answers the requests of one connection one after the other."""
 IDLE_S: Final = 30.0
 """Who has not leased from a model for so long, and has nothing of it, leaves its partitions to others."""
-_AGAIN_S = 1.0
 
 
 class Kafka:
@@ -66,6 +66,7 @@ class Kafka:
         self.address: KafkaAddress = parse_url(url)
         self._pack_jobs, self._pack_bytes = pack_jobs, pack_bytes
         self._link = KafkaLink(self.address)
+        self._dead = DeadLetters(self._link, self._send)
         self._inboxes: dict[tuple[str, int], Inbox] = {}
         self._turn = random.randrange(1 << 16)
         """Which partition is next."""
@@ -209,14 +210,7 @@ class Kafka:
     async def bury(self, messages: Sequence[Message]) -> Sequence[bool]:
         """To the topic of dead letters; its key is the topic that it came in."""
         await self._open()
-        name = dead_name(self.address)
-        try:
-            await self._link.topics.need(name)
-        except FAILURES as error:
-            raise failure(error, self.address) from None
-        topics = [topic_name(self.address, message.queue, message.level) for message in messages]
-        records = [Record(name, 0, packed([one]), topic) for one, topic in zip(messages, topics, strict=True)]
-        return [told is True for told in await self._send(records)]
+        return await self._dead.keep(messages)
 
     async def close(self) -> None:
         """Tell how far all is done with, and leave the groups."""
@@ -262,20 +256,6 @@ class Kafka:
                 self._end(pack)
             self._arrived()
 
-    async def _bury(self, part: Part, offset: int, body: bytes) -> None:
-        """Keep what cannot be read with the dead letters, then be done with it."""
-        name, (topic, number) = dead_name(self.address), part.place
-        while part.is_ours:
-            try:
-                await self._open()
-                await self._link.topics.need(name)
-                if all(await self._send([Record(name, 0, body, f"{topic}/{number}/{offset}")])):
-                    part.parts.done(part, offset)
-                    return
-            except (*FAILURES, DependencyError) as error:
-                log.warning("a message of %s waits to become a dead letter: %s", topic, error)
-            await asyncio.sleep(_AGAIN_S)
-
     # -- consumers ----------------------------------------------------------------------------------------------------
 
     async def _listen(self, queues: Sequence[str]) -> list[list[Inbox]]:
@@ -312,7 +292,7 @@ class Kafka:
             log.error("no jobs of %s are taken; it is tried again, others go on: %s", queue, words, extra=names)
 
     def _begin_to_bury(self, part: Part, offset: int, body: bytes) -> None:
-        self._aside(self._bury(part, offset, body))
+        self._aside(self._dead.bury(part, offset, body))
 
     def _leave(self, names: Sequence[str]) -> None:
         self._leases.subtract(names)

@@ -186,14 +186,16 @@ class Inbox:
         self._tell()
 
     def _revoked(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        done = self._gone(partitions)
+        done = self._gone(consumer, partitions)
         if not self._is_away():
             self._commit(consumer, done, waits=True)
 
     def _lost(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        self._gone(partitions)
+        self._gone(consumer, partitions)
 
-    def _gone(self, partitions: Sequence[TopicPartition]) -> list[tuple[Place, int]]:
+    def _gone(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> list[tuple[Place, int]]:
+        # librdkafka would keep one paused when it comes back. Now, since it drops a resume that meets an assignment.
+        consumer.resume(list(partitions))
         places = [(each.topic, each.partition) for each in partitions]
         self._paused.difference_update(places)
         done = self.parts.taken_away(places)

@@ -116,6 +116,9 @@ class KafkaLink:
             self._suspected.clear()
             try:
                 found = await told(self.admin.describe_cluster(request_timeout=LOOK_S))
+                if self._state in ("unsure", "away"):
+                    self.topics.forget_all()
+                    self.sender.renew()
             except Exception as error:  # whatever it is: nobody else would ask again
                 self._set_away(self._told_reason() or failure(error, self.address))
                 if self._why != said:
@@ -126,9 +129,6 @@ class KafkaLink:
             self.cluster = f"Kafka, cluster {found.cluster_id}, brokers: {len(found.nodes)}"
             if said:
                 log.info("Kafka at %s can be reached again", self.address.shown)
-            if self._state in ("unsure", "away"):
-                self.topics.forget_all()
-                self.sender.renew()
             said, self._state, self._why, self._reason = "", "up", "", None
             self._wake()
             await self._suspected.wait()

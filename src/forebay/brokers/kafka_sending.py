@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from forebay.brokers.kafka_errors import ClientLog
+from forebay.brokers.kafka_errors import ClientLog, failure
 from forebay.brokers.kafka_url import KafkaAddress
 
 log = logging.getLogger("forebay.jobs")
@@ -79,7 +79,7 @@ class Sender:
     """`blame` is told of errors; `also` is called now and then."""
 
     def __init__(self, address: KafkaAddress, blame: Callable[[KafkaError], None], also: Callable[[], object]) -> None:
-        self._blame, self._also = blame, also
+        self._address, self._blame, self._also = address, blame, also
         self._settings: dict[str, Any] = address.client() | {
             "enable.idempotence": True,
             "acks": "all",
@@ -92,6 +92,8 @@ class Sender:
         self._producer = self._made()
         self._old: list[Producer] = []
         """Have messages on their way."""
+        self._unmade = ""
+        """Why there was no new one the last time."""
         self._loop = asyncio.get_running_loop()
         self._under_way = 0
         """Calls."""
@@ -184,7 +186,16 @@ class Sender:
         if producer is not self._producer or self._closed:
             return
         log.debug("the producer is made anew")
-        self._producer = self._made()
+        try:
+            self._producer = self._made()
+        except KafkaException as error:
+            # A certificate may be half written, or threads short. Brokers that know the old one still take from it.
+            why = failure(error, self._address).message
+            if why != self._unmade:
+                log.error("no new producer can be made, so the old one goes on; it is tried again: %s", why)
+            self._unmade = why
+            return
+        self._unmade = ""
         self._old.append(producer)
 
 

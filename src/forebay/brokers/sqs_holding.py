@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from forebay.brokers.packs import Pack
-from forebay.brokers.sqs_errors import FAILURES, failure
+from forebay.brokers.sqs_errors import FAILURES, failure, is_away, setup_words
 from forebay.brokers.sqs_link import SqsLink
 from forebay.brokers.sqs_queues import Place
 from forebay.brokers.sqs_sending import ENTRIES
+from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.jobs")
 
@@ -75,7 +76,15 @@ async def _change(link: SqsLink, name: str, packs: Sequence[Pack], more: dict[st
 
 async def _in_one_call(link: SqsLink, name: str, url: str, batch: Sequence[Pack], more: dict[str, Any]) -> set[Pack]:
     entries = [{"Id": str(at), "ReceiptHandle": pack.owner.receipt, **more} for at, pack in enumerate(batch)]
-    answer = await link.call(name, QueueUrl=url, Entries=entries)
+    try:
+        answer = await link.call(name, QueueUrl=url, Entries=entries)
+    except FAILURES as error:
+        words = setup_words(error, link.address)
+        if words is not None and not is_away(error) and link.refused.note((name, url), words):
+            names = fields(model=batch[0].owner.place[0])
+            told = "messages of %s come again when their leases end, whatever became of them: %s"
+            log.error(told, url, words, extra=names)
+        raise
     for one in answer.get("Failed", ()):
         log.debug("%s: %s: %s", name, one.get("Code"), one.get("Message", ""))
     return {batch[int(one["Id"])] for one in answer.get("Successful", ())}

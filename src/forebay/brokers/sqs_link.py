@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 
+from forebay.brokers.refusals import Refusals
 from forebay.brokers.sqs_errors import FAILURES, failure, is_away, is_missing, setup_failure
 from forebay.brokers.sqs_url import SqsAddress
 from forebay.core.errors import DependencyError, SetupError
@@ -45,6 +46,8 @@ class SqsLink:
     def __init__(self, address: SqsAddress) -> None:
         self.address = address
         self.calls, self.billed = Counter[str](), Counter[str]()
+        self.refused = Refusals[tuple[str, str]]()
+        """Calls, with the queues that refuse them, of whose refusal nobody else is told."""
         self._away = ""
         """Why nothing is asked now; empty: SQS is not away, or nobody knows yet."""
         self.closed = False

@@ -155,7 +155,10 @@ class RedisReader:
             for shard, its in positions.items()
         ]
         replies: list[Any] = [None] * len(rows)
-        for its, answers in zip(positions.values(), await asyncio.gather(*calls), strict=True):
+        # All have ended before an error is raised: what is done about it then comes after what they do.
+        for its, answers in zip(positions.values(), await asyncio.gather(*calls, return_exceptions=True), strict=True):
+            if isinstance(answers, BaseException):
+                raise answers
             for position, answer in zip(its, answers, strict=True):
                 replies[position] = answer
         return replies

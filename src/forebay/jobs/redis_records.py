@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
+from forebay.core.errors import DependencyError
 from forebay.jobs.ids import is_id
-from forebay.jobs.record import ENVELOPE_VERSION, OVERDUE, SILENT
+from forebay.jobs.record import ENVELOPE_VERSION, OVERDUE, SILENT, JobSpec
 from forebay.jobs.record_store import INLINE_BYTES, Carried, Claimed, Due
 from forebay.jobs.redis_codec import (
     packed_error,
@@ -19,7 +21,7 @@ from forebay.jobs.redis_codec import (
     written_id,
 )
 from forebay.jobs.redis_kept import RedisKept, leased_job, unreadable_end
-from forebay.jobs.store import Bounds, LeasedJob, NewJob, Submission
+from forebay.jobs.store import Bounds, Finish, LeasedJob, NewJob, Submission
 
 _OVERDUE: Final = packed_error(OVERDUE)
 _SILENT: Final = packed_error(SILENT)
@@ -48,13 +50,17 @@ class RedisRecords(RedisKept):
             known = iter(await self.claim([one for one in carried if is_id(one.id)], lease_s))
             return [next(known) if is_id(one.id) else "unknown" for one in carried]
         claimed = await self._claim(carried, lease_s)
-        unknown = [one for one, claim in zip(carried, claimed, strict=True) if claim == "unknown"]
-        if unknown and await self._revive(unknown):
-            again = iter(await self._claim(unknown, lease_s))
-            claimed = [next(again) if claim == "unknown" else claim for claim in claimed]
-        unreadable = [job for job in claimed if isinstance(job, LeasedJob) and not job.spec.model]
-        if unreadable:
-            await self.finish([unreadable_end(job) for job in unreadable])
+        try:
+            unknown = [one for one, claim in zip(carried, claimed, strict=True) if claim == "unknown"]
+            if unknown and await self._revive(unknown):
+                again = iter(await self._claim(unknown, lease_s))
+                claimed = [next(again) if claim == "unknown" else claim for claim in claimed]
+            unreadable = [job for job in claimed if isinstance(job, LeasedJob) and not job.spec.model]
+            if unreadable:
+                await self.finish([unreadable_end(job) for job in unreadable])
+        except DependencyError:
+            await self._give_back([job for job in claimed if isinstance(job, LeasedJob)])
+            raise
         return ["stale" if isinstance(job, LeasedJob) and not job.spec.model else job for job in claimed]
 
     async def due(self, republish_after_s: float, published: Collection[str] = ()) -> Due:
@@ -85,11 +91,23 @@ class RedisRecords(RedisKept):
             for number, one in enumerate(carried, 1)
         ]
         head = [round(lease_s * 1000), _OVERDUE, _SILENT]
-        replies = await self._spread("claim", head, [one.id for one in carried], rows)
+        try:
+            replies = await self._spread("claim", head, [one.id for one in carried], rows)
+        except DependencyError:
+            # Some may have begun, in other shards, or where the answer was lost.
+            named = [JobSpec(id=one.id, model="", tenant="") for one in carried]
+            await self._give_back([LeasedJob(spec, 0, f"{nonce}{number}") for number, spec in enumerate(named, 1)])
+            raise
         return [
             self._claimed(one, f"{nonce}{number}", reply)
             for number, (one, reply) in enumerate(zip(carried, replies, strict=True), 1)
         ]
+
+    async def _give_back(self, jobs: Sequence[LeasedJob]) -> None:
+        """Of a claim that fails: nobody learns of what it has begun. Where this fails too, that waits for the end of
+        its lease."""
+        with contextlib.suppress(DependencyError):
+            await self.finish([Finish(job, "release") for job in jobs])
 
     def _claimed(self, carried: Carried, nonce: str, reply: Any) -> Claimed:
         if isinstance(reply, int):

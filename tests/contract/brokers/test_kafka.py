@@ -6,21 +6,21 @@ import asyncio
 import contextlib
 import logging
 import signal
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
-from tests.contract.brokers.kafka import Attentive, Ends, topics_of_its_own
+from tests.contract.brokers.kafka import topics_of_its_own
+from tests.contract.brokers.kafka_hands import connected, host_of, patiently, positions, read, topic_of
 from tests.contract.brokers.tansu import OPTIONS, Tansu
 from tests.contract.brokers.test_broker import LEASE_S, PATIENCE_S, by_id, carried, leased, messages, published
 
-from forebay.brokers.kafka import PACK_JOBS, SPREAD_JOBS, STEADY_S, Kafka
-from forebay.brokers.kafka_parts import AHEAD_JOBS
+from forebay.brokers import kafka_sending
+from forebay.brokers.kafka import PACK_JOBS, SPREAD_JOBS, STEADY_S
 from forebay.brokers.packs import unpacked
-from forebay.brokers.port import Broker, Delivery, Message
+from forebay.brokers.port import Delivery, Message
 from forebay.core.errors import DependencyError, SetupError
 
 
@@ -36,71 +36,6 @@ def tansu() -> Iterator[Tansu]:
     """One that the test may kill."""
     with Tansu() as started:
         yield started
-
-
-@contextlib.asynccontextmanager
-async def connected(url: str, pack_jobs: int = 32, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[Kafka]:
-    broker = Kafka(url, pack_jobs=pack_jobs, clock=clock)
-    try:
-        yield broker
-    finally:
-        await broker.close()
-
-
-@contextlib.asynccontextmanager
-async def attentive(url: str, ends: Ends) -> AsyncIterator[Kafka]:
-    broker = Attentive(url, ends)
-    try:
-        yield broker
-    finally:
-        await broker.close()
-
-
-def host_of(url: str) -> str:
-    return url.partition("//")[2].partition("/")[0]
-
-
-def topic_of(url: str, name: str) -> str:
-    return f"{url.partition('?')[0].rpartition('/')[2]}.{name}"
-
-
-def positions(url: str, name: str) -> list[int]:
-    """How far a topic's partitions are done with; 0 where nobody has said so."""
-    topic = topic_of(url, name)
-    admin = AdminClient({"bootstrap.servers": host_of(url)})
-    count = len(admin.list_topics(topic, timeout=10).topics[topic].partitions)
-    reader = Consumer({"bootstrap.servers": host_of(url), "group.id": topic})
-    try:
-        found = reader.committed([TopicPartition(topic, number) for number in range(count)], timeout=10)
-        return [max(0, each.offset) for each in found]
-    finally:
-        reader.close()
-
-
-def read(url: str, name: str, count: int) -> list[bytes]:
-    """So many messages of a topic's first partition."""
-    reader = Consumer({"bootstrap.servers": host_of(url), "group.id": "looks", "auto.offset.reset": "earliest"})
-    try:
-        reader.assign([TopicPartition(topic_of(url, name), 0, 0)])
-        found: list[bytes] = []
-        while len(found) < count:
-            message = reader.poll(PATIENCE_S)
-            assert message is not None
-            found.append(message.value() or b"")
-        return found
-    finally:
-        reader.close()
-
-
-async def patiently(broker: Broker, count: int, *queues: str) -> list[Delivery]:
-    """So many deliveries, however often the broker is away meanwhile."""
-    found: list[Delivery] = []
-    async with asyncio.timeout(2 * PATIENCE_S):
-        while len(found) < count:
-            with contextlib.suppress(DependencyError):
-                found += await broker.lease(queues or ["q"], count - len(found), 0.5, LEASE_S)
-            await asyncio.sleep(0.01)
-    return found
 
 
 # -- setting up -------------------------------------------------------------------------------------------------------
@@ -205,6 +140,27 @@ async def test_a_broker_that_is_killed_is_used_again_by_those_who_wait_for_it(ta
                     await broker.ack([delivery])
 
 
+async def test_who_suspects_the_brokers_finds_them_again_though_no_new_producer_can_be_made(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cannot_be_made(settings: object, logger: object) -> None:
+        raise KafkaException(KafkaError(KafkaError._CRIT_SYS_RESOURCE, "no more threads"))
+
+    async with connected(url) as broker:
+        await published(broker, messages(1))
+        monkeypatch.setattr(kafka_sending, "Producer", cannot_be_made)
+        for number in range(1, 3):
+            broker._link.blame(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+            await asyncio.sleep(0)
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    with contextlib.suppress(DependencyError):
+                        await published(broker, messages(1, start=number))
+                        break
+        assert caplog.text.count("no new producer can be made, so the old one goes on") == 1
+        assert "no more threads" in caplog.text
+
+
 @pytest.mark.full
 async def test_a_silent_broker_keeps_nobody_waiting(tansu: Tansu) -> None:
     async with connected(f"{tansu.url}?{OPTIONS}") as broker:
@@ -250,6 +206,21 @@ async def test_what_cannot_be_read_is_kept_as_a_dead_letter_and_nothing_else_is(
         async with asyncio.timeout(PATIENCE_S):
             while sum(await asyncio.to_thread(positions, url, "q.normal")) < 5:
                 await asyncio.sleep(0.05)
+
+
+async def test_what_cannot_be_read_and_is_too_large_for_a_dead_letter_holds_up_no_position(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(url) as broker:
+        await published(broker, messages(1))
+        sender = Producer({"bootstrap.servers": host_of(url), "message.max.bytes": 2_000_000})
+        sender.produce(topic_of(url, "q.normal"), b"\xc1" * 1_500_000, partition=0)
+        assert sender.flush(PATIENCE_S) == 0
+        await broker.ack(await leased(broker, 1))
+        async with asyncio.timeout(PATIENCE_S):
+            while sum(await asyncio.to_thread(positions, url, "q.normal")) < 2:
+                await asyncio.sleep(0.05)
+    assert caplog.text.count("is no job, and too large for a dead letter") == 1
 
 
 async def test_a_burst_is_for_many_workers_and_what_follows_at_once_travels_in_whole_packs(url: str) -> None:
@@ -299,76 +270,6 @@ async def test_of_a_pack_some_are_done_some_given_back_and_some_still_run(url: s
 
 
 @pytest.mark.full
-async def test_what_is_given_back_after_its_partition_went_is_anybodys(url: str) -> None:
-    ends = Ends()
-    async with attentive(url, ends) as broker, attentive(url, ends) as other:
-        await published(broker, messages(40))
-        held = await leased(broker, 40)
-        # Who gets some of the partitions passes over what is there, since it runs here.
-        passed: list[Delivery] = []
-        async with asyncio.timeout(PATIENCE_S):
-            while not passed:
-                passed += await other.lease(["q"], 40, 1.0, LEASE_S)
-        while more := await other.lease(["q"], 40, 0.0, LEASE_S):
-            passed += more
-        await other.ack(passed)
-        await broker.release(held)
-        again = await patiently_both(broker, other, 40)
-        assert by_id(again) == by_id(messages(40))
-
-
-async def patiently_both(one: Broker, other: Broker, count: int) -> list[Message]:
-    """So many messages from either, each acked."""
-    found: list[Message] = []
-    async with asyncio.timeout(PATIENCE_S):
-        while len(found) < count:
-            for broker in (one, other):
-                deliveries: Sequence[Delivery] = await broker.lease(["q"], count, 0.05, LEASE_S)
-                await broker.ack(deliveries)
-                found += carried(deliveries)
-    return found
-
-
-@pytest.mark.parametrize("pack_jobs", [pytest.param(1, marks=pytest.mark.full), 32])
-async def test_any_number_may_wait_and_be_held(url: str, pack_jobs: int) -> None:
-    """More than is fetched ahead, so fetching pauses and goes on."""
-    count = 2 * AHEAD_JOBS
-    async with connected(url, pack_jobs) as broker:
-        sent = messages(count)
-        for begin in range(0, count, 4096):
-            await published(broker, sent[begin : begin + 4096])
-        held = await leased(broker, 1)
-        inbox = broker._inboxes["q", 1]
-        async with asyncio.timeout(PATIENCE_S):
-            while not inbox._paused:
-                await asyncio.sleep(0.01)
-        async with asyncio.timeout(PATIENCE_S):
-            while len(held) < count:
-                held += await broker.lease(["q"], 500, 1.0, LEASE_S)
-        assert by_id(carried(held)) == by_id(sent)
-        await broker.ack(held)
-
-
-async def test_of_a_backlog_each_partition_has_its_turn(url: str) -> None:
-    """However much waits in the first of them, and however often fetching pauses: a worker that has taken as much as
-    each has was given some of all of them."""
-    count, each = 8 * AHEAD_JOBS, 2 * AHEAD_JOBS
-    async with connected(f"{url}&partitions=4" if "?" in url else f"{url}?partitions=4") as broker:
-        sent = messages(count)
-        for begin in range(0, count, 4096):
-            await published(broker, sent[begin : begin + 4096])
-        seen: set[int] = set()
-        taken = 0
-        async with asyncio.timeout(PATIENCE_S):
-            while taken < each:
-                found = await broker.lease(["q"], 500, 1.0, LEASE_S)
-                seen |= {delivery.receipt.pack.owner.place[1] for delivery in found}
-                taken += len(found)
-                await broker.ack(found)
-        assert seen == {0, 1, 2, 3}
-
-
-@pytest.mark.full
 async def test_a_topic_that_is_deleted_is_made_anew(url: str) -> None:
     """Nobody fetches from it meanwhile: to who does, a Tansu answers without the topic's id, and librdkafka 2.5 to 2.16
     ends the whole process with SIGSEGV."""
@@ -396,57 +297,6 @@ async def test_names_that_no_topic_may_have_are_kept_apart(url: str) -> None:
             found = await leased(broker, 1, name)
             assert [each.message.id for each in found] == [name]
             await broker.ack(found)
-
-
-# -- workers that come and go -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.full
-@pytest.mark.timeout(180)
-async def test_while_workers_come_and_go_work_goes_on_and_all_is_delivered(url: str) -> None:
-    """One stays, others join and leave every two seconds, which is before a Tansu has given them anything. What comes
-    twice was in hand when its partition went."""
-    got, again, sent = set[str](), 0, 0
-
-    async def work(broker: Broker) -> None:
-        nonlocal again
-        while True:
-            deliveries = await broker.lease(["q"], 5, 0.2, LEASE_S)
-            again += sum(each.message.id in got for each in deliveries)
-            got.update(each.message.id for each in deliveries)
-            await broker.ack(deliveries)
-
-    async def publish() -> None:
-        nonlocal sent
-        while True:
-            await published(broker, messages(8, start=sent))
-            sent += 8
-            await asyncio.sleep(0.1)
-
-    async with connected(url) as broker:
-        first = asyncio.create_task(work(broker))
-        publishing = asyncio.create_task(publish())
-        async with asyncio.timeout(PATIENCE_S):
-            while not got:
-                await asyncio.sleep(0.05)
-        for _ in range(5):
-            before = len(got)
-            async with connected(url) as guest:
-                working = asyncio.create_task(work(guest))
-                await asyncio.sleep(2.0)
-                working.cancel()
-                await asyncio.wait([working])
-            await asyncio.sleep(2.0)
-            assert len(got) > before
-        publishing.cancel()
-        await asyncio.wait([publishing])
-        async with asyncio.timeout(2 * PATIENCE_S):
-            while len(got) < sent:
-                await asyncio.sleep(0.05)
-        first.cancel()
-        await asyncio.wait([first])
-        # Of each of four partitions, what was delivered within the time between two commits.
-        assert again <= sent // 4
 
 
 async def test_a_message_that_is_too_large_is_told_as_that_and_holds_up_no_other(

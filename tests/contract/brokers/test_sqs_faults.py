@@ -216,3 +216,22 @@ async def test_what_cannot_be_deleted_comes_again(way: Way, url: str) -> None:
         await clock.pass_s(LEASE_S + 1)
         await broker.ack(await leased(broker, 3))
         await counts(url, "q-normal", 0)
+
+
+async def test_that_messages_may_not_be_deleted_or_given_back_is_said_once(
+    way: Way, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = MovedClock()
+    async with connected(through(way, url), clock) as broker:
+        await published(broker, messages(3))
+        way.refusals["DeleteMessageBatch"] = ["AccessDeniedException"] * 2
+        for _ in range(2):
+            await broker.ack(await leased(broker, 3))
+            await clock.pass_s(LEASE_S + 1)
+        way.refusals["ChangeMessageVisibilityBatch"] = ["AccessDeniedException"]
+        await broker.release(await leased(broker, 3))
+    said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(said) == 2
+    for words, name in zip(said, way.refusals, strict=True):
+        assert "q-normal come again when their leases end" in words
+        assert f"a permission is missing ({name}: AccessDeniedException" in words

@@ -6,9 +6,11 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import pytest
+from tests.contract.brokers.proxy import Proxy
 from tests.contract.jobs.calls import AMPLE, LEASE_S, spec
 from tests.contract.jobs.redis_servers import Servers
 from tests.contract.jobs.redis_stores import MOVED_CLOCK
@@ -197,3 +199,37 @@ async def test_a_message_without_its_job_finds_it_in_the_store(site: Site) -> No
     site.queues.put([Message(one.id, "m", msgspec.msgpack.encode(Carried(one.id)))])
     [job] = await site.lease()
     assert job.spec == one
+
+
+async def test_what_a_claim_has_begun_is_given_back_where_a_lost_job_cannot_be_made(site: Site) -> None:
+    lost = await site.submit(5, max_attempts=1)
+    await site.forget_all()
+    known = await site.submit(5, max_attempts=1)
+    await site.link.execute("CONFIG", "SET", "maxmemory", 1)
+    try:
+        with pytest.raises(DependencyError):
+            await site.lease()
+    finally:
+        await site.link.execute("CONFIG", "SET", "maxmemory", 0)
+    jobs = await site.lease()
+    assert ids(jobs) == sorted(one.id for one in [*lost, *known])
+    assert {job.attempt for job in jobs} == {1}
+
+
+async def test_what_a_claim_has_begun_is_given_back_where_the_answer_of_a_shard_is_lost(
+    site: Site, servers: Servers, tmp_path: Path
+) -> None:
+    await site.submit(30, max_attempts=1)
+    await site.queue.finish([Finish(job, "release") for job in await site.lease()])  # the server knows the scripts
+    server = Path(str(servers.url("valkey")).removeprefix("unix://"))
+    async with Proxy(tmp_path / "s", server).serving() as proxy:
+        link = RedisLink(proxy.url)
+        records = RedisRecords(link, shards=site.shards, prefix=site.prefix, clock=MOVED_CLOCK)
+        queue = BrokeredQueue(records, MemoryBroker(site.queues))
+        proxy.lose_answer_to(b"{s1}")
+        with pytest.raises(DependencyError):
+            await queue.lease(["m"], 100, 0.0, LEASE_S)
+        jobs = await queue.lease(["m"], 100, 0.0, LEASE_S)
+        await link.close()
+    assert len(jobs) == 30
+    assert {job.attempt for job in jobs} == {1}
