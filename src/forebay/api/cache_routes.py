@@ -183,6 +183,7 @@ async def _drop(cache: AnswerCache, tenant: str | None, match: Match) -> Dropped
         memory += cache.forget(mine)
         if cache.tier is not None:
             store = (store or 0) + await cache.tier.store.drop(mine)
+            memory += cache.forget(mine)  # of what was found in the store until it was gone there
         if cache.texts is not None:
             await cache.texts.clear(mine)
     return Dropped(memory, store)

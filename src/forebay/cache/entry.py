@@ -9,12 +9,15 @@ import msgspec
 import numpy as np
 
 from forebay.cache.key import digest_of, entry_id
+from forebay.core.errors import ForebayError
 from forebay.core.request import Outputs, Request
 from forebay.core.tensors import NUMPY_TYPES, Array, bytes_array, element_count, pack_bytes, unpack_bytes
 from forebay.models.signature import Signature
 
 OVERHEAD_BYTES: Final = 600
 """Of an entry beside its key and its data, roughly: Python's objects are not small."""
+_STRING_BYTES: Final = 80
+"""Of one that is beside its characters."""
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -35,7 +38,7 @@ class Entry(msgspec.Struct, eq=False, weakref=False, gc=False):
     data: tuple[bytes, ...] | bytes
     """The bytes of each output, as the protocol's binary form has them; of one output not in a tuple."""
     nbytes: int
-    """What it counts for: its data, its key, `OVERHEAD_BYTES`, and what is remembered beside it."""
+    """What it counts for: its data, its key, its tags, `OVERHEAD_BYTES`, and what is remembered beside it."""
     created: float = 0.0
     refresh_at: float = 0.0
     """From then on a hit has it computed anew, though it is fresh."""
@@ -57,6 +60,13 @@ class Entry(msgspec.Struct, eq=False, weakref=False, gc=False):
         if not self.id:
             self.id = entry_id(digest_of(self.key))
         return self.id
+
+
+def nbytes_of(key: bytes, tags: Sequence[str], data_bytes: int) -> int:
+    """What an entry counts for at first. Of a tag that is not ASCII a character takes up to 4 bytes, and as many once
+    more where it was encoded: Python keeps that too."""
+    tag_bytes = sum(_STRING_BYTES + len(tag) * (1 if tag.isascii() else 8) for tag in tags)
+    return OVERHEAD_BYTES + len(key) + tag_bytes + data_bytes
 
 
 class KeptRows(msgspec.Struct, eq=False, weakref=False, gc=False):
@@ -188,14 +198,31 @@ class OutputForm:
 
     def answer(self, entry: Entry, request: Request) -> None:
         """Give a request what was kept."""
+        request.outputs = Outputs(self._names, self._datatypes, self._arrays(entry), entry.rows)
+        request.row_start = 0
+
+    def fits(self, entry: Entry, request: Request) -> bool:
+        """Whether an entry that comes from elsewhere can be given to a request."""
+        if entry.rows != request.rows or len(entry.shapes) != len(self._names):
+            return False
+        try:
+            arrays = self._arrays(entry)
+        except (ForebayError, ValueError, OverflowError):
+            return False
+        wanted, rows = request.requested, (entry.rows,) if self._batched else ()
+        return all(
+            array.shape == shape
+            and (shape[: len(rows)] == rows if wanted is None or index in wanted else not array.size)
+            for index, (array, shape) in enumerate(zip(arrays, entry.shapes, strict=True))
+        )
+
+    def _arrays(self, entry: Entry) -> list[Array]:
         data = entry.data
         pieces: Sequence[bytes] = data if isinstance(data, tuple) else (data,)
-        arrays = [
+        return [
             self._array(index, shape, piece)
             for index, (shape, piece) in enumerate(zip(entry.shapes, pieces, strict=True))
         ]
-        request.outputs = Outputs(self._names, self._datatypes, arrays, entry.rows)
-        request.row_start = 0
 
     def _array(self, index: int, shape: tuple[int, ...], data: bytes) -> Array:
         if self._datatypes[index] == "BYTES":

@@ -34,12 +34,13 @@ class SharedMemory:
         self.kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self.claims: dict[bytes, tuple[str, float]] = {}
         self.waited_for: set[bytes] = set()
+        self.drops = 0
         self.listeners: list[Callable[[News], None]] = []
 
     @property
     def nbytes(self) -> int:
         """Of all that is kept."""
-        return sum(len(answer.value) + OVERHEAD_BYTES for answer, _, _ in self.kept.values())
+        return sum(_nbytes(answer) for answer, _, _ in self.kept.values())
 
 
 class MemorySharedCache:
@@ -47,7 +48,9 @@ class MemorySharedCache:
 
     def __init__(self, shared: SharedMemory) -> None:
         self._shared = shared
-        self._on_news: Callable[[News], None] | None = None
+        self._hears: Callable[[News], None] | None = None
+        self.drops = shared.drops
+        """So many are heard of."""
 
     async def exchange(
         self, asked: Sequence[tuple[bytes, str]], computed: Sequence[tuple[bytes, str]] = ()
@@ -66,8 +69,8 @@ class MemorySharedCache:
             answer, since, until = found
             if now < until:
                 shared.kept.move_to_end(digest)
-                fresh_s = answer.fresh_s if answer.admitted else until - since
-                return Stored(answer.value, now - since, since + fresh_s - now, until - now)
+                end = since + answer.age_s + answer.fresh_s if answer.admitted else until
+                return Stored(answer.value, now - since, end - now, until - now)
             del shared.kept[digest]
         if not claim:
             return Free()
@@ -83,15 +86,17 @@ class MemorySharedCache:
         shared, now = self._shared, self._shared.clock()
         waited = digest in shared.waited_for
         self._end(digest, claim)
-        if answer.admitted or waited:
+        dropped = answer.drops not in (None, shared.drops)
+        if (answer.admitted or waited) and not dropped:
             life_s = answer.fresh_s + answer.stale_s
+            until = now + (life_s if answer.admitted else min(life_s, WAITED_FOR_S))
             shared.kept.pop(digest, None)
-            shared.kept[digest] = (answer, now, now + (life_s if answer.admitted else min(life_s, WAITED_FOR_S)))
+            shared.kept[digest] = (answer, now - answer.age_s, until)
             while shared.nbytes > shared.max_bytes:
                 shared.kept.popitem(last=False)
         if waited:
             shared.waited_for.discard(digest)
-            self._tell(News(digest))
+            self._tell(News(digest, failed=dropped))
 
     async def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:
         """End a claim."""
@@ -123,6 +128,7 @@ class MemorySharedCache:
         ]
         for digest in gone:
             del self._shared.kept[digest]
+        self._shared.drops += 1
         self._tell(News(match=match))
         return len(gone)
 
@@ -131,16 +137,28 @@ class MemorySharedCache:
         return Stats(len(self._shared.kept), self._shared.nbytes)
 
     def hear(self, on_news: Callable[[News], None], on_gap: Callable[[], None]) -> None:
-        """Tell of news; none is lost here."""
-        self._on_news = on_news
-        self._shared.listeners.append(on_news)
+        """Tell of news; none is lost from now on."""
+        if self.drops != self._shared.drops:
+            self.drops = self._shared.drops
+            on_gap()
+
+        def hear(news: News) -> None:
+            self.drops += news.match is not None
+            on_news(news)
+
+        self._hears = hear
+        self._shared.listeners.append(hear)
 
     async def close(self) -> None:
         """Hear no more."""
-        if self._on_news is not None:
-            self._shared.listeners.remove(self._on_news)
-            self._on_news = None
+        if self._hears is not None:
+            self._shared.listeners.remove(self._hears)
+            self._hears = None
 
     def _tell(self, news: News) -> None:
         for listener in self._shared.listeners:
             asyncio.get_running_loop().call_soon(listener, news)
+
+
+def _nbytes(answer: ToKeep) -> int:
+    return len(answer.value) + len("".join(answer.tags).encode()) + OVERHEAD_BYTES

@@ -64,7 +64,9 @@ Found = Stored | Taken | Free
 
 
 class ToKeep(msgspec.Struct, frozen=True):
-    """An answer to be kept. `admitted`: not only for those who wait for it."""
+    """An answer to be kept. `fresh_s`: how much longer it is fresh; below 0 it is stale. `stale_s`: how long it may be
+    served after that. `admitted`: not only for those who wait for it. `drops`: what `SharedCache.drops` was when it was
+    known that nothing had dropped it; None: it cannot have been dropped."""
 
     value: bytes
     place: tuple[str, str]
@@ -73,6 +75,8 @@ class ToKeep(msgspec.Struct, frozen=True):
     fresh_s: float
     stale_s: float
     admitted: bool = True
+    age_s: float = 0.0
+    drops: int | None = None
 
 
 class News(msgspec.Struct, frozen=True):
@@ -86,7 +90,8 @@ class News(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """What is kept, as far as it is counted. `nbytes`: of the values, and `OVERHEAD_BYTES` of each."""
+    """What is kept, as far as it is counted. `nbytes`: of the values and tags, and `OVERHEAD_BYTES` of
+    each."""
 
     entries: int
     nbytes: int
@@ -94,6 +99,10 @@ class Stats(msgspec.Struct, frozen=True):
 
 class SharedCache(Protocol):
     """Answers of several processes. Bounded in bytes by its maker; the least recently used go first."""
+
+    drops: int
+    """A number that is another one whenever something was dropped that this process has heard of. It changes in the
+    step in which that is told."""
 
     async def exchange(
         self, asked: Sequence[tuple[bytes, str]], computed: Sequence[tuple[bytes, str]] = ()
@@ -109,7 +118,9 @@ class SharedCache(Protocol):
         ...
 
     async def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
-        """Keep an answer if it is admitted, or somebody waits for it; the claim ends, and those who wait are told."""
+        """Keep an answer if it is admitted, or somebody waits for it; the claim ends, and those who wait are told.
+
+        One from before a drop, by its `drops`, is not kept, whether its process has heard of the drop or not."""
         ...
 
     async def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:
@@ -121,7 +132,9 @@ class SharedCache(Protocol):
         ...
 
     async def drop(self, match: Match) -> int:
-        """Forget answers, here and in every process that hears of it; returns how many there were here."""
+        """Forget answers, here and in every process that hears of it; returns how many there were here.
+
+        Others may hear of it twice: what they find here before its end may be what is to be forgotten."""
         ...
 
     async def stats(self) -> Stats:
@@ -129,7 +142,8 @@ class SharedCache(Protocol):
         ...
 
     def hear(self, on_news: Callable[[News], None], on_gap: Callable[[], None]) -> None:
-        """Tell of news from now on. `on_gap`: something was dropped, and it is not known what. Called once."""
+        """Tell of news from now on. `on_gap`: something may have been dropped, before this too, and it is not known
+        what. Called once."""
         ...
 
     async def close(self) -> None:

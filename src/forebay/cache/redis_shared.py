@@ -2,8 +2,8 @@
 
 All keys are in one slot of a cluster. What every key holds: `e:D` the answer with digest D, `c:D` the claim on it,
 `w:D` that somebody waits, `order` digests by their last use, `sizes` what they count for, `bytes` the sum, `drops` a
-number that grows whenever answers are dropped. It begins anywhere: a store that lost it does not come to the same one
-again.
+number that grows by one before answers are dropped. It begins anywhere: a store that lost it does not come to the same
+one again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ from forebay.core.errors import DependencyError
 PREFIX: Final = "forebay"
 _DIGEST_BYTES: Final = 32
 _PORTION: Final = 256
-_Script = Literal["exchange", "keep", "fail", "renew", "drop"]
+_UNKNOWN: Final = -1
+"""A number of drops that no store comes to."""
+_ASK_AGAIN_S: Final = 0.5
+_Script = Literal["exchange", "keep", "fail", "renew", "number", "drop"]
 _FLAGS: Final = {"keep": ""}
 """All but this one may run where memory is full: they make room, or take next to none."""
 
@@ -62,9 +65,9 @@ class RedisSharedCache:
         self._listener: RedisListener | None = None
         self._on_news: Callable[[News], None]
         self._on_gap: Callable[[], None]
-        self._heard: set[asyncio.Task[None]] = set()
-        self._drops = -1
-        """So many drops there were when that was last asked, and heard of since; -1: it was not asked."""
+        self._asking: asyncio.Task[None] | None = None
+        self.drops = _UNKNOWN
+        """The number of the last drop that was heard of, or of the last one when that was asked."""
 
     async def exchange(
         self, asked: Sequence[tuple[bytes, str]], computed: Sequence[tuple[bytes, str]] = ()
@@ -78,8 +81,6 @@ class RedisSharedCache:
 
     async def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
         """Keep an answer."""
-        fresh_ms = _ms(answer.fresh_s)
-        drops = "" if self._drops < 0 else self._drops
         await self._call(
             "keep",
             digest,
@@ -89,12 +90,13 @@ class RedisSharedCache:
             *answer.place,
             answer.tenant,
             _joined(answer.tags),
-            fresh_ms,
-            fresh_ms + round(answer.stale_s * 1e3),
+            round(answer.fresh_s * 1e3),
+            _ms(answer.fresh_s + answer.stale_s),
             _ms(WAITED_FOR_S),
             self._max_bytes,
-            drops,
+            "" if answer.drops is None else answer.drops,
             OVERHEAD_BYTES,
+            round(answer.age_s * 1e3),
         )
 
     async def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:
@@ -107,7 +109,11 @@ class RedisSharedCache:
             await self._call("renew", _ms(CLAIM_S), *(word for claim in claims for word in claim))
 
     async def drop(self, match: Match) -> int:
-        """Forget answers, a portion after the other; those that come meanwhile are not looked at."""
+        """Forget answers, a portion after the other; those that come meanwhile are not looked at, and so are refused
+        from the beginning where they are from before. Others are told at the beginning, from when on they may keep
+        answers again, and at the end: until then they find what is to go."""
+        told = self._encode(match)
+        await self._call("number", secrets.randbits(48), told)
         digests: Sequence[bytes] = [match.digest]
         if not match.digest:
             digests = await self._link.execute("ZRANGE", self._base + "order", 0, -1)
@@ -121,9 +127,7 @@ class RedisSharedCache:
         gone = 0
         for at in range(0, len(digests), _PORTION):
             gone += await self._call("drop", *wanted, *digests[at : at + _PORTION])
-        await self._link.execute("SET", self._base + "drops", secrets.randbits(48), "NX")
-        number = await self._link.execute("INCR", self._base + "drops")
-        await self._link.execute("PUBLISH", self._base + "news", b"d%d " % number + self._encode(match))
+        await self._link.execute("PUBLISH", self._base + "news", b"e" + told)
         return gone
 
     async def stats(self) -> Stats:
@@ -144,31 +148,43 @@ class RedisSharedCache:
         """Hear no more."""
         if self._listener is not None:
             await self._listener.close()
-        for asking in self._heard:
-            asking.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
 
     def _stands(self) -> None:
         """Messages may have been lost: did any of them tell of a drop?"""
-        asking = asyncio.get_running_loop().create_task(self._ask_drops())
-        self._heard.add(asking)
-        asking.add_done_callback(self._heard.discard)
+        if self._asking is not None:
+            self._asking.cancel()
+        self._asking = asyncio.get_running_loop().create_task(self._ask_drops())
 
     async def _ask_drops(self) -> None:
-        try:
-            await self._link.execute("SET", self._base + "drops", secrets.randbits(48), "NX")
-            drops = int(await self._link.execute("GET", self._base + "drops"))
-        except DependencyError:
-            drops = -2  # it is not known: as if there had been one
-        if self._drops not in (-1, drops):
-            self._on_gap()
-        self._drops = drops
+        while True:
+            known = self.drops
+            try:
+                await self._link.execute("SET", self._base + "drops", secrets.randbits(48), "NX")
+                drops = int(await self._link.execute("GET", self._base + "drops"))
+            except DependencyError:
+                drops = _UNKNOWN
+            if self.drops != known:
+                continue  # one was told of meanwhile, and this may be from before it
+            if drops != known:  # the first time too: answers may have been kept here while nothing could be heard
+                self._on_gap()
+                self.drops = drops
+            if drops != _UNKNOWN:
+                return
+            await asyncio.sleep(_ASK_AGAIN_S)
 
     def _tell(self, data: bytes) -> None:
         kind, rest = data[:1], data[1:]
         if kind == b"d":
             number, _, match = rest.partition(b" ")
-            self._drops = int(number)
+            drops = int(number)
+            if drops not in (self.drops, self.drops + 1):  # it may have been asked before it was told
+                self._on_gap()
+            self.drops = drops
             self._on_news(News(match=self._match(match)))
+        elif kind == b"e":
+            self._on_news(News(match=self._match(rest)))
         elif kind == b"f":
             self._on_news(News(rest[:_DIGEST_BYTES], failed=True, error=rest[_DIGEST_BYTES:]))
         else:

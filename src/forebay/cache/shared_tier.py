@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from forebay.cache.breaker import MEASURE_AGAIN_S, Breaker
 from forebay.cache.port import RENEW_EVERY_S, Found, Free, Match, News, SharedCache, ToKeep
 from forebay.cache.sightings import Sightings
@@ -31,7 +33,7 @@ RELEASE_AFTER_S: Final = (0.2, 0.4, 0.8)
 T = TypeVar("T")
 OnFound = Callable[[Found, str], None]
 _Asked = tuple[bytes, str, OnFound]
-_Computed = tuple[bytes, str, Callable[[], ToKeep]]
+_Computed = tuple[bytes, str, Callable[[], ToKeep], int]
 OnNews = Callable[[News], None]
 
 
@@ -114,7 +116,7 @@ class SharedTier:
     def settle(self, digest: bytes, claim: str, answer: Callable[[], ToKeep], cost_s: float = 0.0) -> None:
         """What was claimed is computed, and is kept only if others wait for it; nobody waits for that."""
         self._claims.pop(digest, None)
-        self._computed.append((digest, claim, answer))
+        self._computed.append((digest, claim, answer, self._store.drops))
         self._gather(cost_s)
 
     def _gather(self, cost_s: float) -> None:
@@ -132,16 +134,16 @@ class SharedTier:
 
     async def _exchange(self, asked: Sequence[_Asked], computed: Sequence[_Computed]) -> None:
         looks = [(digest, claim) for digest, claim, _ in asked]
-        claims = [(digest, claim) for digest, claim, _ in computed]
+        claims = [(digest, claim) for digest, claim, _, _ in computed]
         told = await self._bounded("exchange", lambda: self._store.exchange(looks, claims))
         if told is None:
             self.work(self._release([one for one in looks if one[1]]))
         found, waited = told if told is not None else ([None] * len(asked), ())
         for (digest, claim, tell), one in zip(asked, found, strict=True):
             self._tell(digest, claim, tell, one)
-        for digest, claim, answer in computed if waited else ():
+        for digest, claim, answer, drops in computed if waited else ():
             if digest in waited:
-                self._later(self._kept(digest, claim, answer()))
+                self._later(self._kept(digest, claim, answer(), drops))
 
     def _tell(self, digest: bytes, claim: str, tell: OnFound, found: Found | None) -> None:
         if not isinstance(found, Free) or not claim:
@@ -168,16 +170,18 @@ class SharedTier:
         return True
 
     def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
-        """Keep an answer; nobody waits for that. Without a claim it was not computed for others."""
+        """Keep an answer, unless something is dropped from now on; nobody waits for that. Without a claim it was not
+        computed for others."""
         self._claims.pop(digest, None)
         if claim or len(self._calls) < MOST_WRITES:
-            self._later(self._kept(digest, claim, answer))
+            self._later(self._kept(digest, claim, answer, self._store.drops))
 
-    async def keep_now(self, digest: bytes, answer: ToKeep) -> None:
-        """The same, and wait until it is there, or cannot be."""
-        await self._kept(digest, "", answer)
+    def keep_now(self, digest: bytes, answer: ToKeep) -> Coroutine[Any, Any, None]:
+        """The same, to wait until it is there, or cannot be."""
+        return self._kept(digest, "", answer, self._store.drops)
 
-    async def _kept(self, digest: bytes, claim: str, answer: ToKeep) -> None:
+    async def _kept(self, digest: bytes, claim: str, answer: ToKeep, drops: int) -> None:
+        answer = msgspec.structs.replace(answer, drops=drops)
         kept = await self._bounded("keep", lambda: _true(self._store.keep(digest, claim, answer)))
         if kept is None and claim:
             await self._bounded("fail", lambda: self._store.fail(digest, claim))

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from forebay.cache.entry import OVERHEAD_BYTES, Entry, Shapes
+from forebay.cache.entry import Entry, Shapes, nbytes_of
 
 _LENGTH: Final = struct.Struct("<I")
 
@@ -65,7 +65,7 @@ def unpack(key: bytes, value: bytes) -> Entry:
         header.rows,
         header.shapes,
         tuple(data) if len(data) != 1 else data[0],
-        OVERHEAD_BYTES + len(key) + len(value) - at,
+        nbytes_of(key, header.tags, len(value) - at),
     )
     entry.compute_s = header.compute_s
     return entry

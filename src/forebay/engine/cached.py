@@ -9,7 +9,7 @@ import struct
 import msgspec
 
 from forebay.cache.answer_cache import AnswerCache
-from forebay.cache.entry import OVERHEAD_BYTES, Entry, KeptRows, OutputForm
+from forebay.cache.entry import OVERHEAD_BYTES, Entry, KeptRows, OutputForm, nbytes_of
 from forebay.cache.key import LONGEST_KEY_BYTES, KeyMaker
 from forebay.cache.policy import MOST_INPUT_BYTES, throws, times
 from forebay.cache.single_flight import Flight, OnDone
@@ -272,7 +272,7 @@ class CachedEngine(JoinedEngine):
         if ask.use == "use" and ask.max_age_s is None and not flight.claim and memory.peek(flight.key) is not None:
             return None  # it came meanwhile: from what was to be computed anew, after this began
         shapes, data, size_bytes = self._form.kept(request)
-        nbytes = OVERHEAD_BYTES + len(flight.key) + size_bytes
+        nbytes = nbytes_of(flight.key, ask.tags, size_bytes)
         if nbytes > self._max_bytes:
             return None
         tenant = "" if self.rules.shared else ask.tenant

@@ -243,8 +243,8 @@ class SemanticEngine(ForwardedEngine):
     async def _remember(self, sought: Sought, entry: Entry, generation: int) -> None:
         vector = sought.vector
         assert vector is not None
-        if self.semantic.index == "store":  # others find the text, and then want the answer
-            await self._kept.share(entry)
+        if self.semantic.index == "store" and self._memory.generation == generation:
+            await self._kept.share(entry)  # others find the text, and then want the answer
         if self._memory.generation != generation:
             return  # answers were forgotten since, perhaps this one
         origin = Origin(entry.tenant, entry.place, entry.tags, digest_of(entry.key))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 
@@ -26,6 +28,7 @@ from forebay.core.request import Request
 from forebay.engine.cached import CachedEngine, missing
 from forebay.engine.call_codec import ErrorRecord, error_of
 from forebay.engine.client import EngineClient
+from forebay.engine.flight import nobody
 from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.engine")
@@ -122,9 +125,7 @@ class SharedCachedEngine(CachedEngine):
             self._give_up_claim(flight)
         elif isinstance(found, Entry):
             self._forget(flight)
-            now = self.clock()
-            for one in flight.take_followers():
-                self._serve(found, one, now)
+            self._serve_all(found, flight)
         elif isinstance(found, Exception):
             self._forget(flight)
             self._refuse_all(flight, found)
@@ -134,6 +135,20 @@ class SharedCachedEngine(CachedEngine):
             except Exception as error:
                 self._give_up_claim(flight)
                 self._refuse_all(flight, error)
+
+    def _serve_all(self, entry: Entry, flight: Flight) -> None:
+        """Nobody else answers them any more."""
+        now = self.clock()
+        for one in flight.take_followers():
+            try:
+                self._serve(entry, one, now)
+            except Exception:
+                log.exception("a cached answer could not be given", extra=fields(model=self.name))
+                if one.on_done is not nobody:
+                    one.error = ExecutionError(
+                        "a cached answer could not be given; the log says why", code="model_error"
+                    )
+                    self._end(one)
 
     def _give_up_claim(self, flight: Flight) -> None:
         if flight.claim:
@@ -188,6 +203,8 @@ class SharedCachedEngine(CachedEngine):
             return None
         if entry.place != self._place or entry.tenant != ("" if self.rules.shared else ask.tenant):
             return None
+        if not self._form.fits(entry, flight.runs):
+            return None
         now = self.clock()
         entry.created = now - found.age_s
         entry.refresh_at, _ = times(self.rules, now, found.fresh_s, self._cost_s, next(self._throws).early)
@@ -218,11 +235,12 @@ class SharedCachedEngine(CachedEngine):
             entry.shared = True
             self._tier.keep(digest_of(entry.key), "", self._to_keep(entry, admitted=True))
 
-    async def share(self, entry: Entry) -> None:
-        """Keep it in the store, if it is not there."""
-        if not entry.shared:
-            entry.shared = True
-            await self._tier.keep_now(digest_of(entry.key), self._to_keep(entry, admitted=True))
+    def share(self, entry: Entry) -> Coroutine[Any, Any, None]:
+        """Keep it in the store, if it is not there and nothing is dropped from this call on."""
+        if entry.shared:
+            return super().share(entry)
+        entry.shared = True
+        return self._tier.keep_now(digest_of(entry.key), self._to_keep(entry, admitted=True))
 
     def _arrived(self, request: Request) -> KeptRows:
         if request.background is None:
@@ -250,9 +268,9 @@ class SharedCachedEngine(CachedEngine):
             self._tier.fail(digest, flight.claim, told)
 
     def _to_keep(self, entry: Entry, *, admitted: bool) -> ToKeep:
-        stale_s = self.rules.stale_s
-        fresh_s = max(0.0, entry.stale_until - stale_s - self.clock())
-        return ToKeep(pack(entry), entry.place, entry.tenant, entry.tags, fresh_s, stale_s, admitted)
+        now, stale_s = self.clock(), self.rules.stale_s
+        fresh_s, age_s = entry.stale_until - stale_s - now, now - entry.created
+        return ToKeep(pack(entry), entry.place, entry.tenant, entry.tags, fresh_s, stale_s, admitted, age_s)
 
 
 def cached_engine(inner: EngineClient, rules: CacheRules, cache: AnswerCache) -> CachedEngine:

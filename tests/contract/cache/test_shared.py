@@ -100,6 +100,23 @@ async def test_time_ends_an_answer(place: Place) -> None:
     assert await look(place.here, ONE) == Free()
 
 
+async def test_an_answer_is_as_old_as_it_was_when_it_came(place: Place) -> None:
+    await place.here.keep(ONE, "", answer(age_s=1800.0))
+    found = await look(place.there, ONE)
+    assert isinstance(found, Stored)
+    assert 1800 <= found.age_s < 1830
+    assert 30 < found.fresh_s <= 60
+    assert 60 < found.left_s <= 90
+
+
+async def test_an_answer_that_came_stale_has_no_more_time_than_it_had(place: Place) -> None:
+    await place.here.keep(ONE, "", answer(age_s=100.0, fresh_s=-40.0, stale_s=100.0))
+    found = await look(place.there, ONE)
+    assert isinstance(found, Stored)
+    assert -70 < found.fresh_s <= -40
+    assert 30 < found.left_s <= 60
+
+
 async def test_a_stale_answer_says_so(place: Place) -> None:
     await place.here.keep(ONE, "", answer(fresh_s=0.01, stale_s=60.0))
     await asyncio.sleep(0.05)
@@ -237,6 +254,15 @@ async def test_small_answers_count_with_what_they_take_beside_their_values(place
     assert await place.here.stats() == Stats(0, 0)
 
 
+async def test_tags_count(place: Place) -> None:
+    tags = ("\U0001f600" * 64, "\U0001f601" * 64)
+    for number in range(3):
+        await place.here.keep(bytes([number]) * 32, "", answer(b"x" * 20, tags=tags))
+    stats = await place.here.stats()
+    assert stats.entries == 2
+    assert stats.nbytes >= 2 * (20 + 512 + OVERHEAD_BYTES)
+
+
 async def test_one_that_is_larger_than_all_together_is_not_kept(place: Place) -> None:
     await place.here.keep(ONE, "", answer(b"x" * (MOST_BYTES + 1)))
     assert await look(place.here, ONE) == Free()
@@ -278,21 +304,60 @@ async def test_drops_are_told(place: Place) -> None:
     news = await listening(place)
     await place.here.drop(Match(tenant="a", model="m", tag="x"))
     await heard(news, lambda: bool(news))
-    assert news == [News(match=Match(tenant="a", model="m", tag="x"))]
+    assert set(news) == {News(match=Match(tenant="a", model="m", tag="x"))}
 
 
-async def test_what_was_computed_before_a_drop_that_is_not_heard_of_yet_is_not_kept(place: Place) -> None:
-    if isinstance(place.here, MemorySharedCache):
-        pytest.skip("in one process everybody has heard of it")
+async def test_what_was_known_before_a_drop_is_not_kept_after_it_whether_it_was_heard_of_or_not(place: Place) -> None:
     news = await listening(place)
+    before = place.there.drops
     await place.here.drop(Match())
-    await heard(news, lambda: bool(news))
-    place.there._drops -= 1  # type: ignore[attr-defined]
     await look(place.there, ONE, "its")
-    await place.there.keep(ONE, "its", answer())
+    await place.there.keep(ONE, "its", answer(drops=before))
     assert await look(place.here, ONE) == Free()
-    place.there._drops += 1  # type: ignore[attr-defined]
-    await place.there.keep(ONE, "", answer())
+    await heard(news, lambda: place.there.drops != before)
+    await place.there.keep(ONE, "", answer(drops=before))
+    assert await look(place.here, ONE) == Free()
+    await place.there.keep(ONE, "", answer(drops=place.there.drops))
+    assert isinstance(await look(place.here, ONE), Stored)
+
+
+async def test_what_is_handed_over_while_others_drop_it_is_not_there_afterwards(place: Place) -> None:
+    await listening(place)
+    before = place.there.drops
+    dropping = asyncio.create_task(place.here.drop(Match()))
+    while not dropping.done():
+        await place.there.keep(ONE, "", answer(drops=before))
+        await asyncio.sleep(0)
+    await dropping
+    assert await look(place.here, ONE) == Free()
+
+
+async def test_those_who_wait_for_what_was_dropped_meanwhile_are_told_to_try_themselves(place: Place) -> None:
+    news = await listening(place)
+    before = place.there.drops
+    await look(place.here, ONE, "mine")
+    await look(place.there, ONE, "its")
+    await place.here.drop(Match())
+    await place.here.keep(ONE, "mine", answer(drops=before))
+    await heard(news, lambda: any(one.digest for one in news))
+    assert news[-1] == News(ONE, failed=True)
+    assert await look(place.there, ONE, "its") == Free()
+
+
+async def test_who_has_not_heard_of_drops_keeps_nothing(place: Place) -> None:
+    await place.here.drop(Match())
+    await place.there.keep(ONE, "", answer(drops=place.there.drops))
+    assert await look(place.here, ONE) == Free()
+
+
+async def test_who_begins_to_hear_is_told_that_something_may_have_been_dropped_before(place: Place) -> None:
+    await place.here.drop(Match())
+    gaps: list[int] = []
+    place.there.hear(lambda news: None, lambda: gaps.append(place.there.drops))
+    async with asyncio.timeout(30):
+        while not gaps:
+            await asyncio.sleep(0.01)
+    await place.there.keep(ONE, "", answer(drops=place.there.drops))
     assert isinstance(await look(place.here, ONE), Stored)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tests.unit.cache.made import ONE, request
 
-from forebay.cache.entry import Entry, OutputForm
+from forebay.cache.entry import Entry, OutputForm, Shapes
 from forebay.core.request import Outputs, Request, output_array
 from forebay.core.tensors import Array
 from forebay.models.signature import Signature, TensorSpec
@@ -16,6 +16,8 @@ from forebay.models.signature import Signature, TensorSpec
 SEVERAL = Signature(
     ONE.inputs, (TensorSpec("n", "FP32", (2,)), TensorSpec("t", "BYTES", (-1,)), TensorSpec("b", "BOOL", ()))
 )
+
+WHOLE = Signature(ONE.inputs, (TensorSpec("y", "INT64", (-1, 2)),), batched=False)
 
 
 def answered(arrays: list[Array], rows: int = 1, start: int = 0, **more: Any) -> Request:
@@ -79,9 +81,8 @@ def test_of_outputs_only_those_that_were_asked_for_are_kept() -> None:
 
 
 def test_a_model_without_batches() -> None:
-    whole = Signature(ONE.inputs, (TensorSpec("y", "INT64", (-1, 2)),), batched=False)
     array = np.arange(6).reshape(3, 2)
-    other = again(whole, answered([array]))
+    other = again(WHOLE, answered([array]))
     assert output_array(other, 0, False).tolist() == array.tolist()
 
 
@@ -107,3 +108,51 @@ def test_an_answer_leaves_nothing_in_its_entry() -> None:
     assert first.outputs is not second.outputs
     assert first.outputs is not None
     assert not first.outputs.arrays[0].flags.writeable
+
+
+def kept_of_several(shapes: Shapes, data: tuple[bytes, ...], rows: int = 2) -> Entry:
+    return Entry(b"k", ("m", "1"), "", (), rows, shapes, data, 0)
+
+
+SHAPES: Shapes = ((2, 2), (2, 1), (2,))
+TEXTS = b"\x01\0\0\0a\0\0\0\0"
+DATA = (bytes(16), TEXTS, b"\0\1")
+
+
+def test_what_comes_from_elsewhere_fits_where_it_can_be_given() -> None:
+    form, asked = OutputForm(SEVERAL), request([b"12345678"], [(2,)], 2)
+    assert form.fits(kept_of_several(SHAPES, DATA), asked)
+    assert OutputForm(WHOLE).fits(Entry(b"k", ("m", "1"), "", (), 2, ((3, 2),), bytes(48), 0), asked)
+    assert form.fits(kept_of_several(((0,), (0,), (2,)), (b"", b"", b"\0\1")), requested(asked, 2))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "data", "rows"),
+    [
+        (SHAPES[:2], DATA[:2], 2),
+        ((*SHAPES, (2,)), (*DATA, b"\0\1"), 2),
+        (SHAPES, DATA, 1),
+        (((2, 3), *SHAPES[1:]), DATA, 2),
+        (((4,), *SHAPES[1:]), DATA, 2),
+        (((-1, 2), *SHAPES[1:]), DATA, 2),
+        (((2, 1 << 70), *SHAPES[1:]), DATA, 2),
+        (SHAPES, (bytes(15), *DATA[1:]), 2),
+        (SHAPES, (DATA[0], TEXTS[:-1], DATA[2]), 2),
+        (SHAPES, (DATA[0], TEXTS + bytes(4), DATA[2]), 2),
+        (((0,), *SHAPES[1:]), (b"", *DATA[1:]), 2),
+    ],
+)
+def test_what_comes_from_elsewhere_and_cannot_be_given_does_not_fit(
+    shapes: Shapes, data: tuple[bytes, ...], rows: int
+) -> None:
+    assert not OutputForm(SEVERAL).fits(kept_of_several(shapes, data, rows), request([b"12345678"], [(2,)], 2))
+
+
+def test_an_output_that_was_not_asked_for_is_empty() -> None:
+    asked = requested(request([b"12345678"], [(2,)], 2), 1, 2)
+    assert not OutputForm(SEVERAL).fits(kept_of_several(SHAPES, DATA), asked)
+
+
+def requested(asked: Request, *outputs: int) -> Request:
+    asked.requested = outputs
+    return asked

@@ -10,7 +10,7 @@ import pytest
 
 from forebay.cache.answer_cache import AnswerCache
 from forebay.cache.memory_shared import MemorySharedCache, SharedMemory
-from forebay.cache.port import Found, Free, Stored, Taken, ToKeep
+from forebay.cache.port import Found, Free, Match, News, Stored, Taken, ToKeep
 from forebay.cache.shared_tier import MOST_A_CALL, SharedTier
 from forebay.core.errors import DependencyError
 
@@ -57,6 +57,12 @@ def kept(value: bytes = b"v") -> ToKeep:
     return ToKeep(value, ("m", "1"), "", (), 60.0, 0.0)
 
 
+async def settled(tier: SharedTier) -> None:
+    async with asyncio.timeout(10):
+        while tier._calls:
+            await asyncio.sleep(0)
+
+
 async def test_what_is_asked_within_moments_is_one_call_where_answers_take_long(
     tier: SharedTier, store: Counted
 ) -> None:
@@ -99,6 +105,46 @@ async def test_an_answer_that_others_wait_for_is_kept_for_them(
             await asyncio.sleep(0.001)
     (found,), _ = await other.exchange([(b"a", "its")])
     assert isinstance(found, Stored)
+
+
+@pytest.mark.parametrize("way", ["keep", "keep_now"])
+async def test_an_answer_that_was_handed_over_before_a_drop_is_not_kept_after_it(
+    tier: SharedTier, store: Counted, shared: SharedMemory, way: str
+) -> None:
+    before = store.drops
+    if way == "keep":
+        tier.keep(b"a", "", kept())
+        keeping = None
+    else:
+        keeping = tier.keep_now(b"a", kept())
+    other = MemorySharedCache(shared)
+    await other.drop(Match())
+    if keeping is not None:
+        async with asyncio.timeout(10):
+            while store.drops == before:
+                await asyncio.sleep(0)
+        await keeping
+    await settled(tier)
+    assert not shared.kept
+    tier.keep(b"a", "", kept())
+    await settled(tier)
+    assert list(shared.kept) == [b"a"]
+
+
+async def test_what_was_computed_before_a_drop_is_not_kept_for_those_who_turn_out_to_wait_for_it(
+    tier: SharedTier, store: Counted, shared: SharedMemory
+) -> None:
+    _, claim = await tier.look(b"a", claims=True)
+    other, told = MemorySharedCache(shared), list[News]()
+    other.hear(told.append, lambda: None)
+    await other.exchange([(b"a", "its")])
+    tier.settle(b"a", claim, kept, 10.0)
+    before = store.drops
+    await other.drop(Match())
+    async with asyncio.timeout(10):
+        while not any(news.digest for news in told):
+            await asyncio.sleep(0.001)
+    assert (store.drops, told[-1], shared.kept) == (before + 1, News(b"a", failed=True), {})
 
 
 async def test_many_are_parted_so_that_no_call_holds_the_store_up(tier: SharedTier, store: Counted) -> None:

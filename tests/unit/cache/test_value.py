@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.cache.made import entry
 
+from forebay.cache.entry import nbytes_of
 from forebay.cache.sightings import Sightings
 from forebay.cache.value import pack, unpack
 
@@ -20,6 +21,12 @@ def test_an_entry_and_back(data: bytes | tuple[bytes, ...]) -> None:
     back = unpack(b"key", pack(kept))
     for name in ("key", "place", "tenant", "tags", "rows", "shapes", "data", "compute_s"):
         assert getattr(back, name) == getattr(kept, name)
+
+
+@pytest.mark.parametrize("tags", [(), ("prices",), ("\U0001f600" * 128,)])
+def test_what_was_an_entry_counts_as_it_did(tags: tuple[str, ...]) -> None:
+    back = unpack(b"key", pack(entry(b"key", tags=tags, size=3)))
+    assert back.nbytes == nbytes_of(b"key", tags, 12)
 
 
 @given(st.binary(max_size=40))

@@ -85,6 +85,17 @@ def test_one_with_tags_among_them_keeps_its_tags() -> None:
     assert [rig.told(rig.ask(value)) for value in (1.0, 3.0)] == ["exact", "exact"]
 
 
+def test_tags_count_with_all_that_they_take() -> None:
+    rig = BatchRig()
+    rig.ask(1.0, CacheAsk(tags=("x",)))
+    rig.run()
+    before = rig.cache.memory.nbytes
+    tags = tuple(chr(0x1F600 + number) * 128 for number in range(16))
+    rig.ask(2.0, CacheAsk(tags=tags))
+    rig.run()
+    assert rig.cache.memory.nbytes - before > 16 * 128 * 8  # beyond the BMP, and once more as UTF-8
+
+
 @pytest.mark.parametrize("leaver", [0, 1, 2])
 def test_whoever_has_left_is_not_told(leaver: int) -> None:
     rig = BatchRig()

@@ -1,6 +1,7 @@
--- KEYS[1] base; digest, claim, admitted (0 or 1), value, model, version, tenant, tags (each between two NUL), fresh ms,
--- ms that it lives, ms that it lives where it is only waited for, most bytes of all, the number of drops that is known
--- (empty: none is), what an answer counts for beside its value. An answer from before a drop that its sender has not heard of is not kept.
+-- KEYS[1] base; digest, claim, admitted (0 or 1), value, model, version, tenant, tags (each between two NUL), ms that
+-- it is fresh, ms that it lives, ms that it lives where it is only waited for, most bytes of all, the number of drops
+-- that it comes after (empty: of all), what an answer counts for beside its value and tags, its age in ms. An answer
+-- from before a drop is not kept.
 local base, digest = KEYS[1], ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -30,17 +31,17 @@ end
 if ARGV[3] == '0' and not waited then
   return 0
 end
-local fresh, life = tonumber(ARGV[9]), tonumber(ARGV[10])
+local fresh, life, age = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[15])
 if ARGV[3] == '0' then
   life = math.min(life, tonumber(ARGV[11]))
   fresh = life
 end
 forget(digest)
-redis.call('HSET', base .. 'e:' .. digest, 'v', ARGV[4], 'since', now, 'fresh', fresh,
+redis.call('HSET', base .. 'e:' .. digest, 'v', ARGV[4], 'since', now - age, 'fresh', age + fresh,
   'm', ARGV[5], 'n', ARGV[6], 't', ARGV[7], 'g', ARGV[8])
 redis.call('PEXPIRE', base .. 'e:' .. digest, life)
 redis.call('ZADD', order, now, digest)
-local size = #ARGV[4] + tonumber(ARGV[14])
+local size = #ARGV[4] + #ARGV[8] + tonumber(ARGV[14])
 redis.call('HSET', sizes, digest, size)
 local total = redis.call('INCRBY', base .. 'bytes', size)
 -- Those whose time is over still stand in the order: a few of the oldest are looked at each time.
