@@ -18,6 +18,7 @@ from forebay.api.recall import Recall
 from forebay.cache.answer_cache import AnswerCache
 from forebay.core.errors import ForebayError
 from forebay.core.request import Request
+from forebay.engine.cached import CachedEngine
 from forebay.engine.cascade import CascadeEngine
 from forebay.engine.client import EngineClient
 from forebay.engine.semantic import SemanticEngine
@@ -42,6 +43,7 @@ class Endpoint:
         "_takes_text",
         "_who",
         "arriving",
+        "cached",
         "cascade",
         "decode",
         "engine",
@@ -77,20 +79,22 @@ class Endpoint:
             self.engine = engine = self.variants = VariantEngine(published, published.varying, time.monotonic)
         self.near: SemanticEngine | None = None
         """Where texts are answered with the answers to near ones; somebody has to open it."""
+        self.cached: CachedEngine | None = None
+        """What has the answers that are kept; None where none are."""
         self.recall: Recall | None = None
         """Answers to bodies that came before; None where no answers are kept."""
         if cache is not None and (rules := published.caching) is not None:
             inner = engine
             if seeks_near and rules.semantic is not None:
                 inner = self.near = SemanticEngine(inner, rules, rules.semantic, cache)
-            self.engine = engine = cached_engine(inner, rules, cache)
+            self.engine = engine = self.cached = cached_engine(inner, rules, cache)
             if self.near is not None:
                 self.near.stand_behind(engine)
             self.recall = Recall(engine)
         self._who = b"x-cascade" if "cascade" in engine.facts else b"x-model-variant"
         self.arriving = 0
         """Requests outside the lane that were let in and are not submitted yet: the engine stays open for them, and for
-        those for which a near text is sought, or whose student is asked."""
+        those that are `sought`."""
         self._decoder = BodyDecoder(
             engine.signature, default_timeout_s=engine.default_timeout_s, max_json_depth=max_json_depth
         )
@@ -112,6 +116,13 @@ class Endpoint:
         """`whole`, until a whole answer is remembered: from then on bodies are looked up first."""
         if self.recall is not None:
             self.recall.on_first = self._look_up_bodies
+
+    @property
+    def sought(self) -> bool:
+        """Whether there is a request for which others are asked, or a near text, or the student, and the engine may be
+        next."""
+        fronts = self.cached, self.near, self.cascade
+        return any(front is not None and front.pending for front in fronts)
 
     def _look_up_bodies(self) -> None:
         self.fresh = None

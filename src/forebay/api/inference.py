@@ -138,13 +138,17 @@ class Inference:
         """Whether a request was let in for this engine, which was replaced or retracted, and is not submitted yet."""
         for endpoint in self._replaced:
             if endpoint.published is engine:
-                sought = endpoint.near is not None and endpoint.near.pending
-                sought = sought or (endpoint.cascade is not None and endpoint.cascade.pending)
-                if endpoint.arriving or sought or any(look(endpoint) for look in self.lookers):
+                if endpoint.arriving or endpoint.sought or any(look(endpoint) for look in self.lookers):
                     return True
                 self._replaced.remove(endpoint)
                 break
         return False
+
+    def hasten(self) -> None:
+        """Engines are about to take nothing more: what other processes are asked for goes there while it still may."""
+        for endpoint in self.endpoints:
+            if endpoint.cached is not None:
+                endpoint.cached.hasten()
 
     @property
     def endpoints(self) -> list[Endpoint]:

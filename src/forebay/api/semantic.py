@@ -31,6 +31,7 @@ from forebay.core.errors import ForebayError, SetupError
 from forebay.core.settings_values import did_you_mean
 from forebay.core.tensors import Array
 from forebay.engine.client import EngineClient
+from forebay.engine.forwarded import ForwardedEngine
 from forebay.engine.semantic import Opened, SemanticEngine
 from forebay.engine.text_vectors import TextVectors, check_makes_vectors
 from forebay.telemetry.logs import fields
@@ -151,7 +152,7 @@ class SemanticTiers:
         await self._check(near.name, rules, embedder, vectors)
         if self._guard is None:
             self._guard = Guard(await asyncio.to_thread(load_lexicon))
-        place, like = (near.name, near.version), (near.digest, digest, rules)
+        place, like = (near.name, near.version), (_digest_of(near), digest, rules)
         kept = self._kept.get(place)
         if kept is None or kept.like != like:
             policy = SemanticPolicy(threshold=rules.threshold, max_text_bytes=rules.max_text_bytes)
@@ -225,6 +226,13 @@ class SemanticTiers:
         """Whether it is only unloaded to make room for others."""
         on_demand = self._inference.on_demand
         return on_demand is not None and on_demand.covers(embedder.partition("/")[0])
+
+
+def _digest_of(front: EngineClient) -> str:
+    """Of the model's files, whoever answers in its place now."""
+    while isinstance(front, ForwardedEngine):
+        front = front.inner
+    return front.digest
 
 
 def _told(rules: SemanticRules) -> str:

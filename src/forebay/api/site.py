@@ -143,6 +143,7 @@ class Site:
         self._near.drain()
         self._cascades.drain()
         self._variants.drain()
+        self.inference.hasten()
         self.registry.drain()
 
     async def end_streams(self) -> None:

@@ -118,6 +118,7 @@ class WebSite:
         self._drain_ends = self._drain_ends or self._clock() + self.settings.drain_timeout_s
         self._job_site.drain()
         self._near.drain()
+        self.inference.hasten()
         for engine in self._models.engines:
             engine.drain()
 

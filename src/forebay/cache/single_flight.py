@@ -44,9 +44,11 @@ class Flight(msgspec.Struct, eq=False, weakref=False, gc=False):
     """When to look which of them are too late."""
     timer: asyncio.TimerHandle | None = None
     sought: bool = False
-    """The answers to near texts have been looked through."""
+    """The answers to near texts have been looked through, or are not."""
     near: CacheNote | None = None
     """It was answered with the answer to a near text."""
+    on_sooner: Callable[[], None] | None = None
+    """Called when one who has less time than all others comes to wait beside it."""
     on_kept: Callable[[Entry], None] | None = None
     """Called with what is kept of its answer, if anything is."""
 

@@ -17,7 +17,8 @@ ForebayError
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 Stage = Literal["queued", "executing", "waiting"]
 
@@ -93,6 +94,10 @@ class DeadlineExceeded(ForebayError):  # noqa: N818 - the field's standard name
     def __init__(self, message: str, *, stage: Stage) -> None:
         super().__init__(message)
         self.stage = stage
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without it there would be no copies, since `stage` has a name."""
+        return partial(type(self), stage=self.stage), self.args, self.__dict__
 
 
 class CacheMiss(ForebayError):  # noqa: N818 - the field's own word

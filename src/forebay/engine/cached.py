@@ -94,7 +94,7 @@ class CachedEngine(JoinedEngine):
                     return
             else:
                 flight = self._opened(before) if isinstance(before, Request) else before
-                if flight.joinable(request):
+                if flight.joinable(request) and self._new_enough(flight, ask):
                     self._join(flight, request)
                     return
         self._begin(Flight(key, request, request.on_done, self.memory.generation, self._digest))
@@ -156,6 +156,14 @@ class CachedEngine(JoinedEngine):
         except (struct.error, OverflowError):
             return None  # the engine says what is wrong
 
+    def _new_enough(self, flight: Flight, ask: CacheAsk) -> bool:
+        """Whether no answer comes of it that is too old for this caller: it is being computed, or is for one who wants
+        none that is older."""
+        if ask.max_age_s is None or (flight.submitted and (flight.sought or self.rules.semantic is None)):
+            return True
+        theirs = flight.runs.cache
+        return theirs is not None and theirs.max_age_s is not None and theirs.max_age_s <= ask.max_age_s
+
     def _look_only(self, key: bytes, request: Request) -> None:
         """It is not known here, and nothing is to be run."""
         raise missing()
@@ -170,7 +178,7 @@ class CachedEngine(JoinedEngine):
             and request.cache is USUAL_ASK
             and request.rows == 1
             and request.requested is None
-            and not (flight.claim or flight.admitted)
+            and not (flight.claim or flight.admitted or flight.on_kept)
         )
         if self.rules.coalesces:
             before = self._flights.get(flight.key)
@@ -207,6 +215,14 @@ class CachedEngine(JoinedEngine):
             self._forget(flight)
             request.cached = None
             request.on_done = flight.on_done
+
+    @property
+    def pending(self) -> int:
+        """What is not with the engine yet, since it is sought elsewhere."""
+        return 0
+
+    def hasten(self) -> None:
+        """The engine is about to take nothing more: what is sought elsewhere goes there while it still may."""
 
     _begin = _run
     """What is done with what is not known here."""
@@ -294,10 +310,10 @@ class CachedEngine(JoinedEngine):
         """Keep the answer to what was lone, and with it those to all such of its batch in one go: their callers are
         then told without `_done`. False where there is more to do.
         """
-        outputs, memory = request.outputs, self.memory
-        if outputs is None or request.ran_on or memory.generation != self._generation:
+        outputs, memory, digest = request.outputs, self.memory, self._digest
+        if outputs is None or memory.generation != self._generation or self.inner.digest is not digest:
             return False
-        if self.inner.digest is not self._digest:
+        if request.ran_on and request.ran_on != digest:
             return False
         try:
             rows = self._rows_of(request)
@@ -316,7 +332,7 @@ class CachedEngine(JoinedEngine):
         for item in outputs.items:
             if item.on_done is on_done:
                 lone = item.cached
-                if type(lone) is tuple and not item.ran_on:
+                if type(lone) is tuple and (not item.ran_on or item.ran_on == digest):
                     key, item.on_done = lone
                     starts[key] = row
                     del flights[key]

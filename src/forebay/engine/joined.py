@@ -6,15 +6,16 @@ import asyncio
 import copy
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
+from forebay.batching.batcher import level_of
 from forebay.cache.entry import Entry
 from forebay.cache.memory import MemoryCache
 from forebay.cache.single_flight import Flight, OnDone
 from forebay.core.caching import JOINED, MISSED, CacheNote
-from forebay.core.errors import DeadlineExceeded, ForebayError
+from forebay.core.errors import AdmissionError, DeadlineExceeded, ForebayError
 from forebay.core.request import Request
 from forebay.engine.client import EngineClient
 from forebay.engine.flight import nobody
@@ -85,9 +86,9 @@ class JoinedEngine(ForwardedEngine):
         """Others may want to know."""
 
     def _fan_out(self, flight: Flight, done: Request) -> None:
-        """The same to those who wait beside it, unless only its own deadline has passed."""
-        if isinstance(done.error, DeadlineExceeded):
-            self._go_on(flight)
+        """The same to those who wait beside it, unless it only had too little time itself."""
+        if done.error is not None and _lacks_time(done.error):
+            self._go_on(flight, done.error)
             return
         for follower in flight.take_followers():
             if done.error is not None:
@@ -107,8 +108,11 @@ class JoinedEngine(ForwardedEngine):
     def _refuse_all(self, flight: Flight, error: Exception) -> None:
         """None of those who wait beside it gets an answer."""
         for one in flight.take_followers():
-            one.error = copy.copy(error) if isinstance(error, ForebayError) else ForebayError(str(error))
-            self._end(one)
+            self._refuse(one, error)
+
+    def _refuse(self, follower: Request, error: Exception) -> None:
+        follower.error = copy.copy(error) if isinstance(error, ForebayError) else ForebayError(str(error))
+        self._end(follower)
 
     def _end(self, follower: Request, note: CacheNote = JOINED) -> None:
         background = follower.background
@@ -120,39 +124,58 @@ class JoinedEngine(ForwardedEngine):
         except Exception:
             log.exception("an answer could not be delivered", extra=fields(model=self.name))
 
-    def _go_on(self, flight: Flight) -> None:
-        """The one that ran is too late for its caller; others have more time: one of them runs."""
-        now = self.clock()
-        for late in flight.take_late(now):
-            self._too_late(late)
-        waiting = flight.take_followers()
-        if not waiting:
-            return
-        latest = max(waiting, key=lambda one: one.deadline)
+    def _go_on(self, flight: Flight, error: ForebayError) -> None:
+        """The one that ran had too little time. Those who have no more are told so; for the others one of them runs."""
+        ran, now = flight.runs, self.clock()
+        following = Flight(flight.key, ran, None, flight.generation, flight.digest)
+        following.sought, following.on_kept = flight.sought, flight.on_kept
+        for one in flight.take_followers():
+            if _has_no_more_time(one, ran):
+                self._refuse(one, error)
+            elif one.deadline <= now:
+                self._too_late(one)
+            else:
+                following.join(one)
+        if following.followers:
+            self._run_for_all(following, max)
+
+    def _run_for_all(self, flight: Flight, pick: Callable[..., Request]) -> None:
+        """Have it computed for those who wait beside it, as by the one with the least or the most time (`pick`: `min`,
+        `max`); or tell them why not. As a job only where all of them are: those stand behind all requests."""
+        waiting = [one for one in flight.followers if one.background is None] or flight.followers
+        flight.first = chosen = pick(waiting, key=lambda one: one.deadline)
         # Not one of theirs: it may have been in the engine's queue before.
-        again = msgspec.structs.replace(latest, order=None, pieces=None)
-        following = Flight(flight.key, again, None, flight.generation, flight.digest)
-        for one in waiting:
-            following.join(one)
+        flight.runs = msgspec.structs.replace(
+            chosen, priority=_best_priority(waiting), cache=flight.runs.cache, order=None, pieces=None
+        )
         try:
-            self._run(following)
+            self._run(flight)
         except Exception as error:
-            self._refuse_all(following, error)
+            if flight.claim:
+                self._settle(flight, flight.runs, None)
+            if isinstance(error, ForebayError) and _lacks_time(error):
+                self._go_on(flight, error)
+            else:
+                self._refuse_all(flight, error)
             return
-        self._watch(following)
+        self._watch(flight)
 
     # -- those who wait beside it -------------------------------------------------------------------------------------
 
     def _join(self, flight: Flight, request: Request) -> None:
         flight.join(request)
-        if request.deadline < flight.runs.deadline and self.inner.waits(flight.runs):
-            self._hasten(flight, request.deadline)
+        runs = flight.runs
+        if request.background is None and self.inner.waits(runs):
+            deadline, priority = min(runs.deadline, request.deadline), _best_priority((runs, request))
+            if deadline < runs.deadline or priority != runs.priority:
+                self._hasten(flight, deadline, priority)
         self._watch(flight)
 
-    def _hasten(self, flight: Flight, deadline: float) -> None:
-        """What waits in the queue is to be there in time for one who has less: it is queued anew, further in front."""
+    def _hasten(self, flight: Flight, deadline: float, priority: int) -> None:
+        """What waits in the queue is to be there in time for one who has less, or comes before it: it is queued anew,
+        further in front."""
         before = flight.runs
-        again = msgspec.structs.replace(before, deadline=deadline, order=None, pieces=None)
+        again = msgspec.structs.replace(before, deadline=deadline, priority=priority, order=None, pieces=None)
         try:
             self.inner.submit(again)
         except ForebayError:
@@ -161,6 +184,7 @@ class JoinedEngine(ForwardedEngine):
         flight.runs = again
         if flight.on_done is not None:
             before.on_done, flight.on_done = flight.on_done, None
+            flight.first = before
             flight.join(before)
 
     def _watch(self, flight: Flight) -> None:
@@ -208,6 +232,24 @@ class JoinedEngine(ForwardedEngine):
             self.inner.cancel(flight.runs)
             if flight.claim:
                 self._settle(flight, flight.runs, None)
+
+
+def _lacks_time(error: ForebayError) -> bool:
+    """Whether it says nothing to those who have more time."""
+    return isinstance(error, DeadlineExceeded) or (
+        isinstance(error, AdmissionError) and error.code == "deadline_unreachable"
+    )
+
+
+def _has_no_more_time(one: Request, ran: Request) -> bool:
+    """Than the one that ran had. A job's time counts from when it runs: too little it had only if it did."""
+    if one.background is not None:
+        return one.background is ran.background
+    return one.deadline <= ran.deadline
+
+
+def _best_priority(requests: Iterable[Request]) -> int:
+    return min((one.priority for one in requests), key=level_of)
 
 
 def give(request: Request) -> None:

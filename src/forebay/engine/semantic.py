@@ -124,11 +124,12 @@ class SemanticEngine(ForwardedEngine):
     def submit(self, request: Request) -> None:
         """See `EngineClient.submit`."""
         opened, flight = self._opened, request.cached
-        if opened is None or type(flight) is not Flight or flight.sought or self.inner.state != "ready":
+        if type(flight) is not Flight or flight.sought or self.inner.state != "ready":
             self.inner.submit(request)
             return
-        sought = self._sought(request, opened)
-        if sought is None:
+        sought = self._sought(request, opened) if opened is not None else None
+        if opened is None or sought is None:
+            flight.sought = True
             self.inner.submit(request)
             return
         self._looking[request] = asyncio.get_running_loop().create_task(self._look(request, flight, sought))

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -51,6 +52,8 @@ class SharedCachedEngine(CachedEngine):
         self._submits_alone = False
         self._cost_s = 0.0
         """From arrival to answer where the engine ran, smoothed; 0: it is not known."""
+        self._sought: set[Flight] = set()
+        """What others are asked for, or compute, and the engine may be asked for next."""
 
     # -- what is known elsewhere --------------------------------------------------------------------------------------
 
@@ -89,7 +92,9 @@ class SharedCachedEngine(CachedEngine):
         self._watch(flight)
         only, digest = ask.use == "only", digest_of(flight.key)
         flight.admitted = self._tier.again(digest) and not only
-        claims = self.rules.coalesces and not only
+        claims = self.rules.coalesces and not only and request.background is None  # nobody waits behind a job
+        if not only:
+            self._sought.add(flight)
 
         def told(found: Found, claim: str) -> None:
             flight.claim = claim
@@ -110,6 +115,7 @@ class SharedCachedEngine(CachedEngine):
         try:
             found = await self._found(flight, digest)
         except asyncio.CancelledError:
+            self._sought.discard(flight)
             self._forget(flight)
             self._refuse_all(flight, ExecutionError("the server stopped", code="instance_crashed"))
             raise
@@ -120,7 +126,10 @@ class SharedCachedEngine(CachedEngine):
 
     def _go(self, flight: Flight, found: Entry | Exception | None) -> None:
         """What is known elsewhere goes to all who wait for it; what is not (None) is computed."""
-        if not flight.waited_for:
+        self._sought.discard(flight)
+        if flight.submitted:
+            self._give_up_claim(flight)  # it could not wait for it
+        elif not flight.waited_for:
             self._forget(flight)
             self._give_up_claim(flight)
         elif isinstance(found, Entry):
@@ -130,11 +139,25 @@ class SharedCachedEngine(CachedEngine):
             self._forget(flight)
             self._refuse_all(flight, found)
         else:
-            try:
-                self._run(flight)
-            except Exception as error:
-                self._give_up_claim(flight)
-                self._refuse_all(flight, error)
+            if all(one.background is not None for one in flight.followers):
+                self._give_up_claim(flight)  # whoever was to wait for more than jobs has left
+            self._run_for_all(flight, min)
+
+    def _join(self, flight: Flight, request: Request) -> None:
+        sooner = request.deadline < flight.due
+        super()._join(flight, request)
+        if sooner and flight.on_sooner is not None:
+            flight.on_sooner()
+
+    @property
+    def pending(self) -> int:
+        """See `CachedEngine.pending`."""
+        return sum(flight.waited_for for flight in self._sought)
+
+    def hasten(self) -> None:
+        """See `CachedEngine.hasten`."""
+        for flight in list(self._sought):
+            self._go(flight, None)
 
     def _serve_all(self, entry: Entry, flight: Flight) -> None:
         """Nobody else answers them any more."""
@@ -158,7 +181,7 @@ class SharedCachedEngine(CachedEngine):
     async def _found(self, flight: Flight, digest: bytes) -> Entry | Exception | None:
         """What comes of it: an entry, or an error that those who wait are told; None: it is to be computed here."""
         tier = self._tier
-        while flight.waited_for:
+        while flight.waited_for and not flight.submitted:
             news: asyncio.Future[News] = asyncio.get_running_loop().create_future()
 
             def tell(told: News, news: asyncio.Future[News] = news) -> None:
@@ -166,6 +189,7 @@ class SharedCachedEngine(CachedEngine):
                     news.set_result(told)
 
             tier.wait(digest, tell)
+            flight.on_sooner = partial(tell, News(digest))
             try:
                 # Again, now that news of it are heard: it may have been done meanwhile.
                 found, flight.claim = await tier.look(digest, claims=True, cost_s=self._cost_s)
@@ -182,6 +206,7 @@ class SharedCachedEngine(CachedEngine):
                 continue
             finally:
                 tier.wait_no_more(digest, tell)
+                flight.on_sooner = None
             if told.failed and told.error:
                 return error_of(_decode_error(told.error))
         return None
@@ -211,7 +236,9 @@ class SharedCachedEngine(CachedEngine):
         entry.stale_until = now + found.left_s
         entry.refresh_at = min(entry.refresh_at, entry.stale_until)
         entry.shared = True
-        if flight.generation == self.memory.generation and ask.keeps:
+        if flight.digest != self.inner.digest:
+            entry.refresh_at = entry.stale_until  # the files are others by now: they have no part in it
+        elif flight.generation == self.memory.generation and ask.keeps:
             self.memory.put(entry)
         self.counts.shared += 1
         return entry

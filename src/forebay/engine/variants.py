@@ -123,7 +123,6 @@ class VariantEngine(ForwardedEngine):
     def _submit_by_load(self, request: Request) -> None:
         ladder, now = self._ladder, self._clock()
         before = ladder.level
-        keyed = self.digest
         ladder.arrived(request.rows, now)
         ladder.waits(self._levels[ladder.level].backlog_s, now)
         if ladder.level:
@@ -135,8 +134,7 @@ class VariantEngine(ForwardedEngine):
         # Faster ones first, then, where those are gone or overwhelmed as well, better ones.
         order = [*range(ladder.level, len(self._levels)), *reversed(range(ladder.level))]
         for level in order:
-            digest = self._digests[level - 1] if level else self.inner.digest
-            request.ran_on = digest if digest != keyed else ""
+            request.ran_on = self._digests[level - 1] if level else self.inner.digest
             try:
                 self._submit_to(request, self._levels[level])
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Literal
@@ -207,6 +208,7 @@ class Holding:
         timeout_s = held.job.spec.timeout_s
         alone = held.job.attempt > 1
         request.background = Background(LONGEST_RUN_S if timeout_s is None else timeout_s, alone)
+        request.deadline = math.inf
         if client.streams:
             request.listener = Listener(held.on_piece, held.on_progress)
         client.submit(request)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.unit.api.conftest import FunctionEngine
+from tests.unit.engine.cascade_rig import calibration
 from tests.unit.engine.semantic_rig import MEND, REPAIR, embedding, semantic_rules, shouting, soon
 
+from forebay.agreement.watch import AgreementWatch
 from forebay.api import semantic as semantic_module
 from forebay.api.auth import Gate, Keys, Quota
 from forebay.api.caches import Caches
@@ -20,11 +22,13 @@ from forebay.api.endpoint import Endpoint
 from forebay.api.inference import Inference
 from forebay.api.semantic import SemanticTiers
 from forebay.cache.port import Match
+from forebay.cascade.policy import CascadeRules
 from forebay.core.caching import USUAL_ASK, CacheRules
 from forebay.core.errors import SetupError
 from forebay.core.request import Request, output_array
 from forebay.core.settings import CacheSettings, ServerSettings
 from forebay.core.tensors import Array, pack_bytes
+from forebay.engine.cascade import Opened
 from forebay.telemetry.metrics import Metrics
 
 ON = "on: cosine from 0.9800 (not calibrated), vectors by vectors"
@@ -145,6 +149,24 @@ async def test_what_shadow_mode_turned_off_stays_told_when_things_are_looked_at_
         assert (await house.ask(MEND), (await house.ask(REPAIR))[0]) == (("miss", MEND.upper().encode()), "miss")
         text = house.metrics.text().decode()
         assert 'forebay_semantic_off{model="qa",version="1",way="semantic"} 1.0' in text
+
+
+async def test_what_shadow_mode_turned_off_stays_off_whoever_answers_for_the_model_meanwhile() -> None:
+    qa = answering(max_false_hit_rate=0.1)
+    qa.cascading = CascadeRules(student="small", shadow_rate=0.0, calibration=calibration(output="length"))
+    async with started(qa, seeing()) as house:
+        near, cascade = house.endpoint().near, house.endpoint().cascade
+        assert near is not None
+        assert near.opened is not None
+        assert cascade is not None
+        for _ in range(2):
+            near.opened.shadow.record("semantic", same=False)
+        watch = AgreementWatch(1.0, shadow_rate=0.0, on_fall=lambda reason: None)
+        cascade.open(Opened(shouting("small"), watch), "on")
+        house.serve(shouting("another"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert house.told.startswith("off for near texts: ")
 
 
 async def test_a_calibration_for_these_files_holds() -> None:

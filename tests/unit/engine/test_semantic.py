@@ -279,6 +279,46 @@ async def test_one_with_less_time_is_not_looked_up_again() -> None:
     assert told(await rig.ask(REPAIR)) == NEAR
 
 
+async def test_one_who_wants_nothing_old_does_not_wait_beside_a_look() -> None:
+    rig = Rig()
+    await rig.ask(MEND)
+    first = await looked_up(rig, REPAIR)
+    new = rig.submit(REPAIR, ask=CacheAsk(max_age_s=0.0))
+    await soon(lambda: len(rig.vectors.held or ()) == 2)
+    await go_on(rig)
+    await rig.until(first, new)
+    assert [told(first), told(new), rig.runs] == [NEAR, MISS_REPAIR, 2]
+
+
+async def test_one_who_wants_nothing_old_waits_beside_a_run() -> None:
+    rig = Rig()
+    rig.qa.held = []
+    first = rig.submit(MEND)
+    await soon(lambda: rig.qa.held)
+    new = rig.submit(MEND, ask=CacheAsk(max_age_s=0.0))
+    rig.qa.finish(rig.qa.held[0])
+    await rig.until(first, new)
+    assert [told(first)[0], told(new)[0], rig.runs] == ["miss", "coalesced", 1]
+
+
+async def test_what_is_refused_to_one_without_time_runs_for_those_who_have_it_and_is_learnt() -> None:
+    rig = Rig()
+    first = await looked_up(rig, MEND, timeout_s=20.0)
+    second = rig.submit(MEND)
+    submit = rig.qa.submit
+
+    def forecast(request: Request) -> None:
+        if request.deadline <= first.deadline:
+            raise AdmissionError("too busy", code="deadline_unreachable")
+        submit(request)
+
+    rig.qa.submit = forecast  # type: ignore[method-assign]
+    await go_on(rig)
+    await rig.until(first, second)
+    assert (isinstance(first.error, AdmissionError), told(second)) == (True, MISS)
+    assert (len(rig.vectors.seen), told(await rig.ask(REPAIR))) == (1, NEAR)
+
+
 async def test_a_drain_sends_it_to_the_model_while_that_takes_it() -> None:
     rig = Rig()
     request = await looked_up(rig, MEND)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 from tests.unit.engine.cached_rig import Rig, y
@@ -188,6 +189,44 @@ async def test_a_job_may_wait_beside_what_is_waited_for() -> None:
     assert (y(job), rig.runs) == (6.0, 1)
     assert job.background is not None
     assert job.background.began > 0
+
+
+async def test_requests_do_not_wait_behind_a_job_where_the_first_has_no_more_time() -> None:
+    rig = Rig()
+    rig.ask(3.0, timeout_s=1.0)
+    job, asked = rig.ask(3.0, timeout_s=math.inf, background=Background()), rig.ask(3.0)
+    rig.now += 1.0
+    rig.inner.fail_with = too_late()
+    rig.run()
+    assert (rig.runs, rig.inner.seen[-1].background) == (2, None)
+    rig.inner.fail_with = None
+    rig.run()
+    assert (y(job), y(asked), rig.runs) == (6.0, 6.0, 2)
+
+
+async def test_of_equal_jobs_each_has_its_own_time() -> None:
+    rig = Rig()
+    jobs = [rig.ask(3.0, timeout_s=math.inf, background=Background(timeout_s)) for timeout_s in (1.0, 2.0, 60.0)]
+    rig.inner.fail_with = DeadlineExceeded("still running", stage="executing")
+    rig.run()
+    rig.run()
+    assert [type(one.error) for one in jobs] == [DeadlineExceeded, DeadlineExceeded, type(None)]
+    rig.inner.fail_with = None
+    rig.run()
+    assert (y(jobs[2]), rig.runs, len(rig.ended)) == (6.0, 3, 3)
+
+
+async def test_one_that_comes_before_the_first_takes_it_with_him() -> None:
+    rig = Rig()
+    first, second = rig.ask(3.0, priority=2), rig.ask(3.0)
+    assert [request.priority for request in rig.inner.seen] == [2, 0]
+    assert rig.inner.canceled == [first]
+    assert rig.ask(3.0, priority=2) is not None
+    assert rig.ask(3.0, priority=1, background=Background()) is not None  # nobody waits for it
+    assert rig.runs == 2
+    rig.run()
+    assert (y(first), y(second), len(rig.ended)) == (6.0, 6.0, 4)
+    assert (rig.told(first), rig.engine.counts.misses) == ("miss", 1)
 
 
 async def test_one_callback_that_fails_costs_nobody_else_the_answer(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,6 +11,7 @@ from tests.unit.engine.semantic_rig import soon
 from tests.unit.engine.variants_rig import BEST, FAST, FASTEST, Rig
 
 from forebay.cache.answer_cache import AnswerCache
+from forebay.cache.single_flight import Flight
 from forebay.core.caching import USUAL_ASK, CacheRules
 from forebay.core.errors import AdmissionError, RequestError
 from forebay.core.request import Background, Listener, Request
@@ -129,7 +130,24 @@ async def test_the_cache_keeps_variants_apart() -> None:
         digests.append(rig.front.digest)
     assert len(set(digests)) == 3
     assert digests[0] == rig.best.digest
-    assert (await asked(rig)).ran_on == ""
+    assert (await asked(rig)).ran_on == rig.front.digest == digests[-1]
+
+
+async def test_what_a_variant_answered_is_not_kept_as_the_models_own_where_the_level_goes_up_and_down() -> None:
+    rig = Rig()
+    cached = CachedEngine(rig.front, CacheRules(ttl_s=60.0), AnswerCache(1 << 20, 1 << 16, rig.clock))
+    request = request_of((7.9,), cache=USUAL_ASK)
+    flight = Flight(b"its key", request, request.on_done, cached.memory.generation, rig.front.digest)
+    rig.rush()
+    await ask(rig)  # somebody else's, by which the level goes down before this one is run
+    rig.rush(on=False)
+    rig.fast.held = []
+    cached._run(flight)
+    rig.clock.now += 100.0
+    await ask(rig)
+    assert rig.front.digest == flight.digest
+    rig.fast.finish(request)
+    assert (said(request)[0], len(cached.memory)) == (FAST, 0)
 
 
 async def test_answers_of_a_variant_that_was_named_are_not_kept() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from tests.unit.engine.started import Answers, Gate, eventually, plan_of, running, tiny
 
+from forebay.core.caching import CacheAsk
 from forebay.core.errors import DependencyError, ForebayError, RequestError
 from forebay.core.request import Outputs, Request, output_array
 from forebay.core.settings import JobSettings
@@ -67,6 +68,8 @@ class ListCodec:
     def __init__(self, clients: Mapping[str, EngineClient]) -> None:
         self.clients = dict(clients)
         self.calls: list[Callable[[], None]] = []
+        self.timeout_s = 60.0
+        self.ask: CacheAsk | None = None
         self.close_raises = False
         self.closed = 0
 
@@ -90,8 +93,9 @@ class ListCodec:
         except msgspec.DecodeError as error:
             raise RequestError(f"not a list of numbers: {error}") from None
         now = time.monotonic()
-        shapes = ((len(values),),)
-        return self.clients[spec.model], Request([values], shapes, 1, 4 * len(values), now + 60, now, on_done)
+        shapes, due = ((len(values),),), now + self.timeout_s
+        request = Request([values], shapes, 1, 4 * len(values), due, now, on_done, cache=self.ask)
+        return self.clients[spec.model], request
 
     def open_in_steps(self, spec: JobSpec, on_done: OnDone) -> Generator[None, None, Opened]:
         for _ in range(3):
