@@ -131,7 +131,7 @@ class _Calls:
         if cache.tier is not None:
             (found,), _ = await cache.tier.store.exchange([(digest, "")])
             if isinstance(found, Stored):
-                entry = unpack(b"", found.value)
+                entry = _unpacked(found.value, id)
                 if _may_see(tenant, entry):
                     return document(_told(entry, id, found.age_s, found.left_s, "store"))
         raise _unknown(id)
@@ -198,6 +198,13 @@ def _told(entry: Entry, id: str, age_s: float, left_s: float, where: str) -> Ent
     return EntryDocument(
         id, *entry.place, entry.tags, entry.rows, entry.shapes, size, age_s, left_s, entry.compute_s, where
     )
+
+
+def _unpacked(value: bytes, id: str) -> Entry:
+    try:
+        return unpack(b"", value)
+    except ValueError:  # whatever the store holds, it is no answer
+        raise _unknown(id) from None
 
 
 def _unknown(id: str) -> RequestError:

@@ -33,6 +33,8 @@ from forebay.core.tensors import Array
 from forebay.embedding.engine import EmbeddedEngine, open_alone
 
 _ROWS: Final = 32
+_LONGEST_S: Final = 600.0
+"""For so many: nobody else asks, and the machine may have other work."""
 _FLOATS: Final = frozenset(("FP16", "FP32", "FP64"))
 _YES: Final = frozenset(("1", "true", "yes", "y", "same"))
 _NO: Final = frozenset(("0", "false", "no", "n", "different"))
@@ -193,7 +195,7 @@ async def embed(engine: EmbeddedEngine, texts: Sequence[str]) -> Array:
         raise SetupError(f"{engine.models[0]} is no embedder: it must take one BYTES input and give numbers first")
     shape = (len(texts), *(1 for _ in signature.inputs[0].row_shape))
     rows = np.array([text.encode() for text in texts], dtype=object).reshape(shape)
-    outputs = await engine.infer({signature.inputs[0].name: rows})
+    outputs = await engine.infer({signature.inputs[0].name: rows}, timeout_s=_LONGEST_S)
     return unit_vectors(outputs[signature.outputs[0].name].reshape(len(texts), -1), texts)
 
 
