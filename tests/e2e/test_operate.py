@@ -87,7 +87,9 @@ def test_a_full_queue_is_a_503_with_a_hint_and_empties_again(lane: str, tmp_path
             assert int(answer.headers["retry-after"]) >= 1
         assert values(running.result()) == [1200.0]
         assert values(served.infer("pause", [1.0] * 10)) == [1.0] * 10
-        assert served.infer("pause", [1.0] * 11).status_code == 503, "it would never fit"
+        never = served.infer("pause", [1.0] * 11)
+        assert (never.status_code, never.json()["code"]) == (413, "payload_too_large"), "it would never fit"
+        assert "retry-after" not in never.headers
 
 
 def test_two_servers_share_a_folder(tmp_path: Path) -> None:

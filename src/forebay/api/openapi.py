@@ -31,7 +31,8 @@ _REASONS = {
     403: "Models may not be loaded or unloaded from here; `server.model_control` says who may.",
     404: "There is no such model or version.",
     408: "The body did not arrive in time.",
-    413: "The body is larger than `server.max_body_bytes`, as it came or without its content coding.",
+    413: "The body is larger than `server.max_body_bytes`, as it came or without its content coding, or the request "
+    "alone is more than `max_queue_rows` or `max_queue_bytes` let wait.",
     415: "The Content-Encoding is not one of gzip and deflate.",
     429: "The key's quota is used up; try again after `Retry-After` seconds.",
     500: "The model failed on this request, or the server did.",

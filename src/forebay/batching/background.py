@@ -11,7 +11,7 @@ from forebay.batching.item import Batch, DispatchReason, Item
 from forebay.batching.latency import LatencyModel
 from forebay.batching.planner import WINDOW_FACTOR, WINDOW_MAX, Planner
 from forebay.batching.policy import Policy
-from forebay.batching.queue import NEVER
+from forebay.batching.queue import NEVER, ROUNDING_S
 
 T = TypeVar("T", bound=Item)
 
@@ -156,6 +156,14 @@ class BackgroundPlanner(Planner[T]):
             batch.padding_waste = 1 - sum(item.rows * item.length for item in taken) / (rows * length)
         self._turn_at = now + max(LONGEST_WAIT_S, batch.predicted_s / SHARE)
         return batch
+
+    def _background_at(self) -> float:
+        """When a job may go to an instance that is idle now: it is kept free for others, but not for ever."""
+        if not self.backlog.rows or not self.pool.idle:
+            return NEVER
+        if self.depth_rows:
+            return self._turn_at
+        return min(self._turn_at, self._company_at + LATELY_S + ROUNDING_S)
 
     def _fitting(self, items: list[T], limit: int, longest_s: float) -> list[T]:
         """As many of them as may run together, in this order; one at least."""

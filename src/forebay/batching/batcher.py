@@ -15,12 +15,10 @@ from forebay.batching.lane import Lane
 from forebay.batching.latency import LatencyModel
 from forebay.batching.policy import Policy
 from forebay.batching.pool import Slot
-from forebay.batching.queue import NEVER
+from forebay.batching.queue import NEVER, ROUNDING_S
 
 T = TypeVar("T", bound=Item)
 
-EXPIRY_GRACE_S: Final = 1e-5
-"""`wake_at` names an instant at which an expiry is surely past, whatever the rounding."""
 STRETCH_WEIGHT: Final = 0.05
 PIECE_PACE: Final = 2.0
 """How much later than it could run at best a further piece of a split request stands in the queue."""
@@ -188,7 +186,7 @@ class Batcher(BackgroundPlanner[T]):
         delay = self.policy.max_queue_delay_s
         best: Lane[T] | None = None
         for lane in self._lanes.values():
-            if not lane.rows or (best is not None and lane.keys[0] >= best.keys[0]):
+            if not lane.rows or (best is not None and lane.head.order >= best.head.order):
                 continue
             if delay and lane.rows < self._limit and now < self._held_until(lane):
                 continue
@@ -196,7 +194,7 @@ class Batcher(BackgroundPlanner[T]):
         return best
 
     def _held_until(self, lane: Lane[T]) -> float:
-        head = lane.items[0]
+        head = lane.head
         latest = head.deadline - self.pool.hand_over_s - self.latency.predict99(lane.rows, head.length)
         return min(head.arrived + self.policy.max_queue_delay_s, latest)
 
@@ -236,15 +234,15 @@ class Batcher(BackgroundPlanner[T]):
         """The next instant at which `pull` or `take_expired` could give something without any other call."""
         if self._expired:
             return now
+        best = self._background_at()
         if not self.depth_rows:
-            return None
-        best = NEVER
+            return None if best == NEVER else max(best, now)
         for lane in self._lanes.values():
             if not lane.rows:
                 continue
-            head = lane.items[0]
+            head = lane.head
             last_start = (lane.next_expiry if lane.mixed else head.deadline) - self._alone_s(head)
-            best = min(best, last_start + EXPIRY_GRACE_S)
+            best = min(best, last_start + ROUNDING_S)
             if self.pool.idle and self.policy.max_queue_delay_s:
                 best = min(best, self._held_until(lane))
         if not self.pool.idle and self.policy.hands_over_early:
@@ -292,14 +290,14 @@ class Batcher(BackgroundPlanner[T]):
         limit = max(rows, self._rows_that_pay(item.length))
         ahead, first_cap, other_batches = 0, limit, 0
         if lane.rows:
+            skip, first_cap = self._window(lane, free_times[0], limit)
             count = len(lane.items)
             ahead = lane.rows if key >= lane.keys[-1] else lane.rows * lane.rank(key) // count
-            skip, first_cap = self._window(lane, free_times[0], limit)
             ahead = max(0, ahead - skip)
             first_cap = min(first_cap, limit)
         if len(self._lanes) > 1:
             for other in self._lanes.values():
-                if other is not lane and other.rows and other.keys[0] <= key:
+                if other is not lane and other.rows and other.head.order <= key:
                     other_batches += -(-other.rows // limit)
         batch, known = batch_ahead(ahead, rows, first_cap, limit)
         start = predicted_start(

@@ -15,7 +15,7 @@ class Item(Protocol):
     rows: int
     """Rows on the batch axis, at least 1."""
     length: int
-    """Size of the variable axis; 0 for a model whose shape is fixed."""
+    """Size of the variable axis, 1 where that is empty; 0 for a model whose shape is fixed."""
     deadline: float
     """Instant at which the answer becomes worthless."""
     priority: int

@@ -14,7 +14,8 @@ T = TypeVar("T", bound=Item)
 class Lane(Generic[T]):
     """Items that may share a batch, smallest key first.
 
-    A discarded item stays as a ghost (its `order` is None) until it is passed or swept.
+    A discarded item stays as a ghost (its `order` is None) until it is passed or swept. While there are entries, one of
+    them lives.
     """
 
     __slots__ = ("ghosts", "items", "keys", "mixed", "name", "next_expiry", "rows", "wide")
@@ -38,6 +39,17 @@ class Lane(Generic[T]):
         at = bisect_left(self.keys, key) if before_equals else bisect_right(self.keys, key)
         self.keys.insert(at, key)
         self.items.insert(at, item)
+
+    @property
+    def head(self) -> T:
+        """The first of the living; there must be one. Ghosts before it go here, all at once: who discards many from the
+        front moves the rest of the lists once."""
+        items = self.items
+        if items[0].order is None:
+            dead = next(place for place, item in enumerate(items) if item.order is not None)
+            self.ghosts -= dead
+            self.drop(0, dead)
+        return items[0]
 
     def rank(self, key: float) -> int:
         """How many items stand before a new one with this key, ghosts included."""

@@ -42,12 +42,12 @@ class Planner(Queue[T]):
 
     def _form(self, lane: Lane[T], start: float) -> Batch[T] | None:
         """Take a batch that begins at `start` off the lane; None if all that waited was too late."""
-        head = lane.items[0]
+        head = lane.head
         if head.deadline - start < self._limit_s or lane.mixed or lane.ghosts or lane.wide or head.length:
             self._drop_late(lane, start)
             if not lane.rows:
                 return None
-            head = lane.items[0]
+            head = lane.head
         waiting, length = lane.rows, head.length
         limit = self._row_limit(waiting, length)
         skip, cap = self._window(lane, start, limit)
@@ -104,7 +104,7 @@ class Planner(Queue[T]):
 
     def _window(self, lane: Lane[T], start: float, limit: int) -> tuple[int, int]:
         """Which items come next: how many to pass over, and the most rows that then end in time."""
-        head = lane.items[0]
+        head = lane.head
         cap = self._rows_in_time(head, start)
         if head.length:
             # Where lengths vary, a batch is rarely full: what matters is whether the head may have enough company.

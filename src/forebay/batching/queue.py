@@ -13,6 +13,8 @@ from forebay.batching.latency import LatencyModel
 T = TypeVar("T", bound=Item)
 
 NEVER: Final = float("inf")
+ROUNDING_S: Final = 1e-5
+"""`wake_at` names an instant at which what it waits for is surely past, whatever the rounding."""
 
 
 class Queue(Generic[T]):
@@ -68,8 +70,8 @@ class Queue(Generic[T]):
         lane = self._lanes[item.lane]
         self._left(lane, item)
         lane.ghosts += 1
-        if lane.items[0] is item or lane.ghosts > 64 + len(lane.items) // 2:
-            lane.sweep()  # the head always lives: forecasts look at it
+        if not lane.rows or lane.ghosts > 64 + len(lane.items) // 2:
+            lane.sweep()
             self._forget_if_empty(lane)
         return True
 
@@ -109,15 +111,13 @@ class Queue(Generic[T]):
                 lane.ghosts -= 1
             passed += 1
         lane.drop(skip, passed)
-        if not skip and lane.items and lane.items[0].order is None:
-            lane.sweep()
         return taken
 
     def _drop_late(self, lane: Lane[T], start: float) -> None:
         """Move heads that would end after their deadline, even alone, to the expired."""
         if lane.mixed:
             lane.sweep()
-            if lane.items and start > lane.next_expiry - self._alone_s(lane.items[0]):
+            if lane.items and start > lane.next_expiry - self._alone_s(lane.head):
                 self._drop_late_anywhere(lane, start)
             return
         passed = 0

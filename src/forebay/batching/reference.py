@@ -17,7 +17,7 @@ class FixedSize(Batcher[T]):
         return self._max_rows
 
     def _held_until(self, lane: Lane[T]) -> float:
-        return lane.items[0].arrived + self.policy.max_queue_delay_s
+        return lane.head.arrived + self.policy.max_queue_delay_s
 
     def _choose(self, lane: Lane[T], skip: int, cap: int, start: float, *, probe: bool) -> tuple[list[T], bool]:
         return self._take_singly(lane, 0, self._max_rows, start), False

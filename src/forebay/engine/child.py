@@ -185,11 +185,12 @@ class InstanceProcess:
             # BYTES elements are made here too, so that a value of a wrong type fails its own batch.
             specs = self._signature.outputs
             buffers = [to_buffer(array, spec.datatype) for spec, array in zip(specs, outputs, strict=True)]
-        except Exception as error:  # the model's, or an answer that cannot be written as its datatype
+            busy_s = time.perf_counter() - started
+            answer = self._answer(header.batch_id, busy_s, outputs, buffers)
+        except Exception as error:  # the model's, or an answer that cannot be written as its datatype, or is too large
             self._failed(header, started, error)
             return
-        busy_s = time.perf_counter() - started
-        self._answer(header.batch_id, busy_s, outputs, buffers)
+        self._sock.sendall(answer)
 
     def _run_stream(
         self, runtime: StreamingRuntime, header: frames.RunHeader, payload: memoryview, started: float
@@ -236,7 +237,8 @@ class InstanceProcess:
 
     def _answer(
         self, batch_id: int, busy_s: float, outputs: Sequence[Array], buffers: Sequence[bytes | memoryview]
-    ) -> None:
+    ) -> bytes:
+        """The frame of an answer; raises `ExecutionError` (`out_of_memory`) where it is larger than a frame may be."""
         offsets: list[int] | None = None
         if sum(map(len, buffers)) > self._inline_bytes:
             assert self._arena is not None
@@ -246,7 +248,10 @@ class InstanceProcess:
             for i, (array, buffer) in enumerate(zip(outputs, buffers, strict=True))
         ]
         done = frames.DoneHeader(batch_id, busy_s, parts)
-        self._sock.sendall(frames.pack(frames.DONE, done, () if offsets else buffers))
+        try:
+            return frames.pack(frames.DONE, done, () if offsets else buffers)
+        except ValueError as error:
+            raise ExecutionError(f"the answer of a batch is too large: {error}", code="out_of_memory") from None
 
 
 def check_rows(signature: Signature, outputs: Sequence[Array], rows: int) -> None:

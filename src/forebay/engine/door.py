@@ -11,7 +11,7 @@ from collections.abc import Callable
 from forebay.batching import Batcher
 from forebay.cascade.policy import CascadeRules
 from forebay.core.caching import CacheRules, SemanticRules
-from forebay.core.errors import AdmissionError, ExecutionError
+from forebay.core.errors import AdmissionError, ExecutionError, RequestError
 from forebay.core.request import Background, Request
 from forebay.engine import assemble
 from forebay.engine.answers import Answers
@@ -178,11 +178,17 @@ class Door(ABC):
     def _offer(self, request: Request) -> None:
         refusal = self._batcher.offer(request, self._clock())
         if refusal is not None:
+            self._check_that_it_fits(request)
             self._record.refused(refusal.code)
             raise AdmissionError(self._why(refusal.code), code=refusal.code, retry_after_s=refusal.retry_after_s)
 
     def _offer_pieces(self, request: Request, limit: int) -> None:
-        if self._batcher.depth_rows + request.rows > self._batcher.policy.max_queue_rows:
+        batcher, policy = self._batcher, self._batcher.policy
+        if (
+            batcher.depth_rows + request.rows > policy.max_queue_rows
+            or batcher.depth_bytes + request.nbytes > policy.max_queue_bytes
+        ):
+            self._check_that_it_fits(request)
             self._record.refused("queue_full")  # before the work of splitting it
             raise AdmissionError(f"{self._why('queue_full')}, the request has {request.rows}", code="queue_full")
         request.pieces = pieces = Pieces(split(self.signature, request, limit, self._piece_done))
@@ -194,6 +200,18 @@ class Door(ABC):
             except AdmissionError:
                 self._drop(request)
                 raise
+
+    def _check_that_it_fits(self, request: Request) -> None:
+        """Raises `RequestError` (`payload_too_large`) where even an empty queue has no room for it."""
+        policy = self._batcher.policy
+        for setting, most, got, unit in (
+            ("max_queue_rows", policy.max_queue_rows, request.rows, "rows"),
+            ("max_queue_bytes", policy.max_queue_bytes, request.nbytes, "bytes"),
+        ):
+            if got > most:
+                self._record.refused("payload_too_large")
+                why = f"the request has {got} {unit}, more than may wait for model {self.name!r} ({setting} is {most})"
+                raise RequestError(f"{why}: send it in parts", code="payload_too_large")
 
     def _refuse(self, request: Request) -> None:
         code = "draining" if self.state == "draining" else "model_not_ready"

@@ -63,7 +63,7 @@ class Engine(Door):
             self._suspects.send(batcher, now)
         while (batch := batcher.pull(now)) is not None:
             self._send(batch, None)
-        if batcher.depth_rows or batcher.any_expired:
+        if batcher.depth_rows or batcher.any_expired or batcher.backlog.rows:
             for item in batcher.take_expired(now):
                 self._answers.fail(item, self._too_late(running=False))
             due = batcher.wake_at(now)
@@ -276,7 +276,7 @@ class Engine(Door):
             self._put_back(flight, now)
         if suspect is not None:
             self._suspects.accuse(suspect, error, killed=instance.killed)
-        if self.state in ("ready", "failed") and not self.supervisor.ready and self.supervisor.guard.looping(now):
+        if self.state != "starting" and not self.supervisor.ready and self.supervisor.guard.looping(now):
             self._give_up(reason)
         if self.state != "starting":
             self._pump()
@@ -296,8 +296,13 @@ class Engine(Door):
 
     def _give_up(self, reason: str) -> None:
         """Every instance is gone and replacements keep dying: answer what waits, refuse what comes, keep trying."""
+        crashing = f"model {self.name!r} keeps crashing: {reason}"
+        if self.state == "draining":
+            # Jobs have no deadline: they, and who waits for the end of the engine, would wait for ever.
+            self._fail_all(AdmissionError(f"{self.reason}, and {crashing}", code="draining"))
+            return
         self.state, self.reason = "failed", reason
-        self._fail_all(AdmissionError(f"model {self.name!r} keeps crashing: {reason}", code="model_not_ready"))
+        self._fail_all(AdmissionError(crashing, code="model_not_ready"))
 
     def _fail_all(self, error: ForebayError) -> None:
         """Answer all that is admitted: in the queue, to be run again, or at an instance."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import msgspec
@@ -19,8 +20,11 @@ from forebay.engine.flight import nobody
 from forebay.engine.record import Recorder
 from forebay.jobs.directory import ServedModel, Standing
 from forebay.models.signature import Signature
+from forebay.telemetry.logs import fields
 from forebay.telemetry.metrics import ModelMetrics
 from forebay.variants.policy import VariantRules
+
+log = logging.getLogger("forebay.engine")
 
 NOBODY = "no worker that serves it is there now; jobs are accepted and wait for one"
 
@@ -208,7 +212,8 @@ class RemoteEngine:
         if isinstance(answer, bytes):
             try:
                 self._codec.fill(request, answer)
-            except (ValueError, msgspec.MsgspecError) as error:
+            except Exception as error:  # whatever it holds: its caller waits for this one answer
+                log.warning("a worker's answer cannot be read", exc_info=error, extra=fields(model=self.name))
                 request.error = ExecutionError(f"a worker's answer cannot be read: {error}", code="output_mismatch")
         else:
             request.error = answer

@@ -32,7 +32,8 @@ def lane_and_length(signature: Signature, pads: bool, request: Request, multiple
     """Fill in the request's lane (requests of different lanes never share a batch) and its length.
 
     The length of a row of BYTES is its byte count; of other inputs, their variable axis, as it is filled up to a
-    multiple: that is what it costs, and what takes no more is good company.
+    multiple: that is what it costs, and what takes no more is good company. An empty row has length 1, since 0 is that
+    of a fixed shape.
     """
     length = 0
     apart = False
@@ -44,7 +45,7 @@ def lane_and_length(signature: Signature, pads: bool, request: Request, multiple
             shape = request.shapes[signature.inputs.index(spec)]
             length = max(length, *(got for want, got in zip(spec.row_shape, shape, strict=True) if want == -1))
             apart |= not pads
-    request.length = rounded(length, multiple)
+    request.length = 0 if is_fixed(signature) else max(1, rounded(length, multiple))
     request.lane = request.shapes if apart else None
 
 

@@ -137,6 +137,42 @@ def test_after_a_request_one_instance_stays_free(job: MakeItem, item: MakeItem, 
     assert pulled(b, 0.04).items == [one]
 
 
+@pytest.mark.parametrize(("long_s", "due"), [(0.02, 5.0 + LONGEST_WAIT_S), (10.0, 4.0 + LATELY_S)])
+def test_but_not_for_ever_and_the_caller_is_told_when(
+    job: MakeItem, item: MakeItem, batcher: MakeBatcher, long_s: float, due: float
+) -> None:
+    """After a very long batch jobs have no turn for longer than anybody is expected."""
+    b = batcher(Linear(long_s, 0.0), instances=2)
+    b.offer(item(4.0, 60.0), 4.0)
+    done(b, pulled(b, 4.0), 4.5)
+    offered(b, [job(lane="a"), job(lane="b")], 5.0)
+    long = pulled(b, 5.0)
+    assert b.pull(5.0) is None
+    at = b.wake_at(5.0)
+    assert at is not None
+    assert at == pytest.approx(due, abs=1e-4)
+    second = pulled(b, at)
+    assert (second.background, second.instance) == (True, 1 - long.instance)
+    assert b.wake_at(at) is None
+
+
+def test_a_job_that_no_instance_is_idle_for_wakes_nobody(job: MakeItem, batcher: MakeBatcher) -> None:
+    b = batcher()
+    offered(b, [job(), job(lane="b")])
+    pulled(b, 0.0)
+    assert b.wake_at(0.0) is None
+
+
+def test_a_job_behind_what_is_held_back_has_its_turn(job: MakeItem, item: MakeItem, batcher: MakeBatcher) -> None:
+    b = batcher(max_queue_delay_s=60.0)
+    offered(b, [job()])
+    b.offer(item(0.0, 100.0), 0.0)
+    assert b.pull(0.0) is None
+    at = b.wake_at(0.0)
+    assert at == LONGEST_WAIT_S
+    assert pulled(b, at).background
+
+
 def test_without_requests_jobs_get_every_instance(job: MakeItem, batcher: MakeBatcher) -> None:
     b = batcher(instances=2)
     offered(b, [job() for _ in range(500)])

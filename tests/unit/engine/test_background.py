@@ -174,6 +174,20 @@ async def test_requests_go_before_what_is_left_of_a_failed_batch_of_jobs(tmp_pat
         assert codes(jobs) == ["model_error" if n == 3 else "ok" for n in range(16)]
 
 
+async def test_a_job_does_not_wait_for_another_while_an_instance_has_been_kept_free_long_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forebay.batching.background.LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr("forebay.batching.background.SHARE", 1.0)
+    async with house(tmp_path, instances=2) as h:
+        await h.answers.all(h.answers.submit(1.0))
+        before = len(h.gate.calls)
+        long = h.job(-4.0)
+        await eventually(lambda: len(h.gate.calls) > before)
+        await h.answers.all(h.job(2.0))
+        assert long not in h.answers.ended
+
+
 async def test_closing_fails_jobs_that_were_not_got_to(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         first = await h.at_the_gate()

@@ -192,13 +192,14 @@ async def test_one_bad_piece_fails_the_whole_request_once(tmp_path: Path) -> Non
 async def test_a_split_request_that_is_not_admitted_leaves_nothing_in_the_queue(tmp_path: Path, gate: Gate) -> None:
     async with engine_of(tmp_path, max_batch_rows=2, max_queue_rows=5) as (engine, answers):
         first = await busy(answers, gate)
+        waits = answers.submit(1.0)
         with pytest.raises(AdmissionError, match="queue of model 'tiny' is full"):
-            answers.submit(*map(float, range(8)), rows=8)
-        assert engine.metrics.gauges()["forebay_queue_depth_rows"] == 0
-        assert engine.in_flight == 1
+            answers.submit(*map(float, range(5)), rows=5)
+        assert engine.metrics.gauges()["forebay_queue_depth_rows"] == 1
+        assert engine.in_flight == 2
         gate.open()
-        await answers.all(first)
-    assert answers.ended == [first]
+        await answers.all(first, waits)
+    assert answers.ended == [first, waits]
 
 
 async def test_no_rows_are_answered_with_none(tmp_path: Path) -> None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import math
 import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
 from tests.unit.engine.requests import request
 from tests.unit.engine.started import MODEL, Answers, Gate, eventually, plan_of, running, tiny, y
 
-from forebay.core.errors import AdmissionError, SetupError
-from forebay.core.request import Request
+from forebay.core.errors import AdmissionError, ForebayError, SetupError
+from forebay.core.request import Background, Request
 from forebay.engine import frames
 from forebay.engine.engine import Engine
+from forebay.worker.outcomes import outcome_of
 
 INDEPENDENT = MODEL.replace("np.full(len(x), len(x))", "np.zeros(len(x), int)")
 
@@ -188,6 +191,64 @@ async def test_closing_while_an_instance_waits_to_be_replaced(tmp_path: Path, mo
         for number in taken:
             os.fstat(number)  # still ours
             os.close(number)
+
+
+async def test_an_engine_that_drains_and_cannot_start_again_gives_back_what_it_has(
+    tmp_path: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is gone, since another version has taken over. Jobs have no deadline that would end them."""
+    monkeypatch.setattr("forebay.engine.supervisor.FREE_DEATHS", 1)
+    async with engine_of(tmp_path) as (engine, answers):
+        first, items = await together(answers, gate, 1.0)
+        job = request([[2.0]], [(1,)], timeout_s=0.001, on_done=answers.on_done)
+        job.background = Background(math.inf)
+        engine.submit(job)
+        engine.drain("another version has taken over")
+        (tmp_path / "tiny.py").unlink()
+        os.kill(instance_pid(engine), signal.SIGKILL)
+        async with asyncio.timeout(30):
+            await engine.close(None)
+        assert codes([first, *items, job]) == ["draining"] * 3
+        assert outcome_of(cast(ForebayError, job.error), 1, served=True).kind == "release"
+        assert engine.state == "draining"
+
+
+WIDE = """
+from forebay.engine import frames
+
+frames.MAX_FRAME_BYTES = 1 << 14
+
+
+class Tiny(forebay.Model):
+    inputs = {"x": ("FP32", [-1])}
+    outputs = {"y": ("FP32", [-1])}
+    warm_up_s = 0.0
+    pad = True
+
+    def predict(self, x):
+        with open(os.path.join(HERE, "calls"), "a") as file:
+            file.write(f"{len(x)}\\n")
+        while os.path.exists(os.path.join(HERE, "gate")):
+            time.sleep(0.001)
+        if (x == -5).any():
+            return np.zeros((len(x), 5000), "f4")
+        return np.repeat(x[:, :1], 1000, axis=1)
+"""
+
+
+async def test_an_answer_that_no_frame_can_carry_is_cut_and_ends_no_instance(tmp_path: Path, gate: Gate) -> None:
+    text = INDEPENDENT.partition("class Tiny")[0] + WIDE
+    async with engine_of(tmp_path, text=text) as (engine, answers):
+        pid = instance_pid(engine)
+        many = answers.submit(*map(float, range(8)), rows=8)
+        await answers.all(many)
+        assert [row[0] for row in y(many)] == list(range(8))
+        assert (engine.metrics.deaths, instance_pid(engine)) == (0, pid)
+        first, items = await together(answers, gate, 1.0, -5.0)
+        gate.open()
+        await answers.all(first, *items)
+        assert codes([first, *items]) == ["ok", "ok", "out_of_memory"]
+        assert "too large" in str(items[1].error)
 
 
 @pytest.mark.parametrize("attribute", ["threads = 0", "max_batch_rows = 'many'"])

@@ -46,6 +46,13 @@ def test_length_is_the_longest_variable_axis() -> None:
     assert placed(VARIABLE, True, request([b"", b""], [(5, 3), (9,)])).length == 9
 
 
+@pytest.mark.parametrize("pads", [True, False])
+def test_an_empty_row_is_not_taken_for_one_of_a_fixed_shape(pads: bool) -> None:
+    assert placed(VARIABLE, pads, variable(0)).length == 1
+    assert placed(TEXTS, pads, request([b""], [(0,)])).length == 1
+    assert placed(FIXED, pads, request([bytes(24)], [(2, 3)])).length == 0
+
+
 def test_length_of_text_is_its_bytes_a_row() -> None:
     item = placed(TEXT, False, request([pack_bytes([b"a" * 96, b"b" * 96])], [(1,)], 2))
     assert (item.length, item.lane) == (100, None)

@@ -20,6 +20,8 @@ from forebay.core.errors import (
     RequestError,
 )
 from forebay.core.request import Listener, Payload, Request, output_array
+from forebay.core.tensors import pack_bytes
+from forebay.engine.call_codec import AnswerHeader, CallCodec
 from forebay.engine.exchange import ASKED_AFTER_S, Exchange
 from forebay.engine.remote import RemoteEngine
 from forebay.jobs.calls import Call, CallAnswer
@@ -28,6 +30,7 @@ from forebay.jobs.memory_calls import MemoryCalls
 from forebay.worker.announcer import served_model
 from forebay.worker.calls import CallWorker
 
+TEXT = build_engines()["text"].signature
 ROW: Payload = [1.0, 2.0, 3.0, 4.0]
 
 
@@ -341,6 +344,32 @@ async def test_a_process_that_ends_waits_for_answers_and_then_fails_the_rest(rig
     found = (await asking).error
     assert isinstance(found, AdmissionError)
     assert found.code == "draining"
+
+
+ODD = CallCodec(TEXT)._framed
+"""An answer of a header and buffers, which need not fit together."""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x01",
+        ODD(AnswerHeader(None, [(7, (1, 1), 3)]), [b"abc"]),
+        ODD(AnswerHeader(None, [(0, (1, 1), 3)]), [b"abc"]),
+        ODD(AnswerHeader(None, [(0, (1, 1), 4)]), [b"\0\0\0\0\0"])[:-5],
+    ],
+    ids=["no header", "no such output", "half a text", "nothing behind its header"],
+)
+async def test_whatever_cannot_be_read_of_an_answer_its_caller_is_told(
+    rig: Rig, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    asking = asyncio.ensure_future(asked(rig.remote("text"), payload=pack_bytes([b"a"])))
+    await until(lambda: rig.store.sent)
+    await rig.store.answer([CallAnswer(rig.store.sent[0].id, body)])
+    found = (await asking).error
+    assert isinstance(found, ExecutionError)
+    assert found.code == "output_mismatch"
+    assert "a worker's answer cannot be read" in caplog.text
 
 
 async def test_a_value_that_its_datatype_cannot_hold_is_refused(rig: Rig) -> None:
