@@ -24,6 +24,7 @@ from forebay.engine import costs_file, frames
 from forebay.engine.client import Tuning
 from forebay.engine.instance import LoadPlan
 from forebay.engine.kept_inputs import KeptInputs
+from forebay.engine.memory import available_bytes
 from forebay.engine.sizing import Finding
 from forebay.models.artefact import Known, inspect
 from forebay.models.signature import Signature
@@ -283,12 +284,14 @@ def _default_instances(engine: Engine, plan: Plan) -> int:
     return min(max(1, plan.usable_cores // plan.threads), 1 + room_for(engine))
 
 
-def room_for(engine: Engine) -> int:
-    """How many more instances fit into the memory that is available; reads files."""
+def room_for(engine: Engine, free_bytes: int | None = None) -> int:
+    """How many more instances fit into the memory that is available, and into what is left of a limit; reads files."""
     need_bytes = engine.plan.settings.memory_bytes or _resident_bytes(engine.supervisor.instances[0].pid)
-    available_bytes = _available_bytes()
-    if need_bytes and available_bytes:
-        return int(available_bytes * MEMORY_SHARE // need_bytes)
+    rooms_bytes = [free_bytes] if free_bytes is not None else []
+    if at_hand_bytes := available_bytes():
+        rooms_bytes.append(int(at_hand_bytes * MEMORY_SHARE))
+    if need_bytes and rooms_bytes:
+        return max(0, min(rooms_bytes)) // need_bytes
     return sys.maxsize - 1
 
 
@@ -298,16 +301,6 @@ def _resident_bytes(pid: int) -> int:
         return int(fields_[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
-
-
-def _available_bytes() -> int:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return 0
 
 
 def describe(signature: Signature) -> str:

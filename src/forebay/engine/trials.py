@@ -22,12 +22,15 @@ GRACE_S = 4.0
 """So long after its time is up the process may still take to end its own."""
 
 
-def order_for(engine: Engine) -> Order | str:
-    """What is to be measured for an engine in service; why nothing is, where that is so. Reads files."""
+def order_for(engine: Engine, free_bytes: int | None = None) -> Order | str:
+    """What is to be measured for an engine in service; why nothing is, where that is so. Reads files.
+
+    free_bytes: what is left of a limit of memory; None: there is no limit.
+    """
     plan = engine.plan
     settings = plan.settings
     usual = Size(engine.instances, plan.threads)
-    room = room_for(engine)
+    room = room_for(engine, free_bytes)
     groups = candidates(
         plan.usable_cores,
         usual,

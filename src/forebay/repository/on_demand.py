@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from forebay.core.clock import Clock
 from forebay.core.errors import AdmissionError, ForebayError, RequestError
+from forebay.engine.engine import Engine
 from forebay.repository.states import Asked
 from forebay.telemetry.logs import fields
 
@@ -32,6 +33,11 @@ class Parked:
 
     asked: Asked
     timeout_s: float
+
+    @classmethod
+    def of(cls, engines: Iterable[Engine], asked: Asked) -> Parked:
+        """Of a model with these engines."""
+        return cls(asked, max(engine.default_timeout_s for engine in engines))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ class OnDemand:
     async def wake(self, model: str, version: str | None = None) -> None:
         """Wait until a parked model is loaded, as long as a request for it may take; a load that takes longer goes on.
 
-        A load that fails leaves it parked: after a pause the next request tries again.
+        A load that fails leaves it parked, unless another version serves: after a pause the next request tries again.
         Raises `AdmissionError` (model_not_ready) where it is not loaded by then, or cannot be, and `RequestError`
         (model_not_found) where its files are gone, or there is no such version: nothing is loaded for that.
         """
@@ -122,7 +128,7 @@ class OnDemand:
         if not done:
             raise AdmissionError(f"model {model!r} is being loaded", code="model_not_ready", retry_after_s=LOAD_AGAIN_S)
         error = None if load.cancelled() else load.exception()
-        if isinstance(error, AdmissionError):
+        if isinstance(error, AdmissionError) and model in self._parked:
             raise error
         failed = self._failed.get(model)
         if error is not None and failed is not None:

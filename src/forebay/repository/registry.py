@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from forebay.core.errors import AdmissionError, ForebayError, RequestError, SetupError
-from forebay.core.settings import DEFAULT_TIMEOUT_S
 from forebay.engine.cores import Cores
 from forebay.engine.engine import Engine
 from forebay.engine.sizing import Finding
@@ -25,7 +24,7 @@ from forebay.repository.memory import MemoryLimit
 from forebay.repository.on_demand import OnDemand, Parked
 from forebay.repository.plans import PlanOf
 from forebay.repository.starts import Starts
-from forebay.repository.states import NOT_CHOSEN, UNLOADED, Asked, Held, Known, Serving, told, why_not_loaded
+from forebay.repository.states import NOT_CHOSEN, UNLOADED, Asked, Held, Known, Serving, not_ready, told, why_not_loaded
 from forebay.repository.tuning import Tuner
 from forebay.request_log.logs import RequestLogs
 from forebay.telemetry.logs import fields
@@ -70,11 +69,13 @@ class Registry:
                 lambda: [*self.engines, *self._endings.values()],
                 lambda: list(self._endings),
                 self._park,
+                self._is_busy,
             )
         self._starts = Starts(cores, self._memory, logs or RequestLogs())
         self._draining = False
         self._started_all = False
-        self._tuner = Tuner(self._resize, lambda: self.engines, self._is_loading)
+        free_bytes = self._memory.free_bytes if self._memory is not None else None
+        self._tuner = Tuner(self._resize, lambda: self.engines, self._is_loading, free_bytes)
         self.on_ended: Callable[[], object] = bool
         """Called once an engine has ended."""
 
@@ -94,6 +95,10 @@ class Registry:
 
     def _is_loading(self) -> bool:
         return not self._started_all or any(lock.locked() for lock in self._locks.values())
+
+    def _is_busy(self, name: str) -> bool:
+        lock = self._locks.get(name)
+        return lock is not None and lock.locked()
 
     async def start(self) -> None:
         """Load what is there, one after the other: models measured at the same time would measure each other.
@@ -164,11 +169,14 @@ class Registry:
             policy = asked.policy or offer.policy
             # The latest first: requests without a version must not be given an older one meanwhile.
             wanted = sorted(policy.choose(offer.versions), reverse=True)
-            errors = [error for version in wanted if (error := await self._bring_up(offer, version, asked))]
-            if errors:
+            try:
+                errors = [error for version in wanted if (error := await self._bring_up(offer, version, asked))]
+                if errors:
+                    raise errors[0]
+            except Exception:
                 if any(held.engine for held in self._models[name].values()):
                     self.on_demand.forget(name)  # another version serves, and must not wait for this one
-                raise errors[0]
+                raise
             for version, held in self._models[name].items():
                 if version not in wanted:
                     self._let_go(name, version, held, NOT_CHOSEN)
@@ -181,16 +189,17 @@ class Registry:
             for version, held in self._models.get(name, {}).items():
                 self._let_go(name, version, held, UNLOADED)
 
-    async def _park(self, name: str, reason: str) -> None:
-        """Unload a model that is not in use, to be loaded again when it is asked for; its memory is given back then."""
-        versions = self._models[name]
+    def _park(self, name: str, reason: str) -> list[asyncio.Task[None]]:
+        """Unload a model that is not in use, to be loaded again when it is asked for; its memory is given back by the
+        end of these. None where it has come into use, or has gone, since it was chosen."""
+        versions = self._models.get(name, {})
         engines = [held.engine for held in versions.values() if held.engine is not None]
-        self.on_demand.park(name, Parked(self._asked.get(name, Asked()), _timeout_s(engines)))
+        if self._is_busy(name) or not engines:
+            return []
+        self.on_demand.park(name, Parked.of(engines, self._asked.get(name, Asked())))
         for version, held in versions.items():
             self._let_go(name, version, held, reason)
-        ending = [task for task, engine in self._endings.items() if engine in engines]
-        if ending:
-            await asyncio.wait(ending)
+        return [task for task, engine in self._endings.items() if engine in engines]
 
     async def _chosen(self, name: str, asked: Asked) -> list[str]:
         """The versions that a load would bring up; none where nothing of it can be served."""
@@ -214,22 +223,22 @@ class Registry:
         for version in offer.versions:
             known.setdefault(version, Held())
         for version, held in list(known.items()):
-            if version not in offer.versions and held.engine is None and held.ending is None:
+            if version not in offer.versions and not (held.engine or held.ending or held.state == "LOADING"):
                 del known[version]
 
     async def _bring_up(self, offer: Offer, version: int, asked: Asked) -> ForebayError | None:
         """One version, up to date; returns what went wrong."""
         held = self._models[offer.name].setdefault(version, Held())
-        files = await asyncio.to_thread(offer.files, version)
-        stamp, digest = await asyncio.to_thread(look, files)
-        fingerprint = f"{digest} {msgspec.json.encode(asked.overrides, order='sorted').decode()}"
-        loaded = held.engine if held.fingerprint == fingerprint else None
-        if loaded is not None and loaded.state == "ready" and await asyncio.to_thread(loaded.plan.reads_the_same):
-            held.reason = ""
-            return None
         if held.engine is None:
             held.state, held.reason = "LOADING", "loading"
         try:
+            files = await asyncio.to_thread(offer.files, version)
+            stamp, digest = await asyncio.to_thread(look, files)
+            fingerprint = f"{digest} {msgspec.json.encode(asked.overrides, order='sorted').decode()}"
+            loaded = held.engine if held.fingerprint == fingerprint else None
+            if loaded is not None and loaded.state == "ready" and await asyncio.to_thread(loaded.plan.reads_the_same):
+                held.reason = ""
+                return None
             async with self._memory.loading() if self._memory is not None else contextlib.nullcontext():
                 engine = await self._started(offer, version, asked, files, stamp)
                 self._put(held, engine, fingerprint)
@@ -255,7 +264,7 @@ class Registry:
             await self._starts.start(engine, files, stamp)
         except AdmissionError:
             if not any(held.engine for held in self._models[offer.name].values()):
-                self.on_demand.park(offer.name, Parked(asked, engine.default_timeout_s))
+                self.on_demand.park(offer.name, Parked.of([engine], asked))
             raise
         return engine
 
@@ -347,9 +356,7 @@ class Registry:
 
     def _forget(self, name: str) -> None:
         """A model whose folder is gone, once nothing of it is in use."""
-        lock = self._locks.get(name)
-        busy = lock is not None and lock.locked()
-        if not busy and not any(held.engine or held.ending for held in self._models[name].values()):
+        if not self._is_busy(name) and not any(held.engine or held.ending for held in self._models[name].values()):
             for table in (self._models, self._locks, self._policies):
                 table.pop(name, None)
 
@@ -363,20 +370,17 @@ class Registry:
 
     def not_ready(self) -> list[str]:
         """Why requests are not welcome: each model that serves and cannot answer now. A failed load is no reason."""
-        return [
-            f"model {engine.name} version {engine.version}: {engine.state}: {engine.reason}"
-            for engine in self.engines
-            if engine.state != "ready"
-        ]
+        return not_ready(self.engines)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """Refuse new requests, give up loads that run; what is admitted still runs."""
+        # Once only: another cancellation would disturb the first one's clearing up.
+        for operation in () if self._draining else self._operations:
+            operation.cancel()
         self._draining = True
         self._tuner.stop()
-        for operation in self._operations:
-            operation.cancel()
         for engine in (*self.engines, *self._endings.values()):
             engine.drain()
 
@@ -393,10 +397,6 @@ class Registry:
             if not ending.done():
                 ending.cancel()
                 await self._starts.end(engine, 0.0)
-
-
-def _timeout_s(engines: Sequence[Engine]) -> float:
-    return max((engine.default_timeout_s for engine in engines), default=DEFAULT_TIMEOUT_S)
 
 
 def _stopping() -> AdmissionError:

@@ -62,6 +62,8 @@ class Starts:
         settings = engine.plan.settings
         sized = Engine(dataclasses.replace(engine.plan, found=found, resolve=lambda _: settings))
         try:
+            if self._memory is not None:
+                await self._memory.before_sized(sized, engine)
             await start_engine(sized)
             if sized.digest != engine.digest:
                 raise SetupError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -68,6 +68,15 @@ def told(held: Held, offer: Offer | None) -> tuple[State, str]:
     if engine is None and held.reason == UNLOADED and offer is not None and offer.problem:
         return held.state, offer.problem
     return held.state, held.reason
+
+
+def not_ready(engines: Iterable[Engine]) -> list[str]:
+    """Which engines in service cannot answer now, and why."""
+    return [
+        f"model {engine.name} version {engine.version}: {engine.state}: {engine.reason}"
+        for engine in engines
+        if engine.state != "ready"
+    ]
 
 
 class Known(NamedTuple):

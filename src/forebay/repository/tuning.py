@@ -75,14 +75,16 @@ class Tuner:
         swap: Swap,
         engines: Callable[[], list[Engine]],
         is_loading: Callable[[], bool],
+        free_bytes: Callable[[], Awaitable[int]] | None = None,
         *,
         run: Run = run_trial,
         demand: Demand | None = None,
         look_s: float = LOOK_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """engines: all that serve. is_loading: whether a model is being loaded, which measures too."""
-        self._swap, self._engines, self._is_loading = swap, engines, is_loading
+        """engines: all that serve. is_loading: whether a model is being loaded, which measures too. free_bytes: what is
+        left of a limit of memory; None: there is no limit."""
+        self._swap, self._engines, self._is_loading, self._free_bytes = swap, engines, is_loading, free_bytes
         self._run_trial = run
         self._demand = demand or Demand(time.monotonic, time.process_time)
         self._look_s, self._drift_look_s = look_s, DRIFT_LOOKS * look_s
@@ -209,7 +211,8 @@ class Tuner:
             )
 
     async def _measure(self, engine: Engine) -> None:
-        order = await asyncio.to_thread(order_for, engine)
+        free_bytes = await self._free_bytes() if self._free_bytes is not None else None
+        order = await asyncio.to_thread(order_for, engine, free_bytes)
         if self._measured is not engine:
             return  # it is in service no more
         if isinstance(order, str):

@@ -156,7 +156,11 @@ async def test_an_order_is_made_for_what_serves(tmp_path: Path, monkeypatch: pyt
         assert isinstance(order, Order)
         assert (order.usual, order.groups) == (Size(2, 2), [[Size(2, 2), Size(1, 2)]])
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(order), type=Order).groups == order.groups
-        monkeypatch.setattr(setup, "_available_bytes", lambda: 1 << 20)
+        assert "memory for 0 more instances" in str(order_for(engine, 1 << 20))
+        assert "memory for 0 more instances" in str(order_for(engine, -5))
+        assert isinstance(order_for(engine, 1 << 40), Order)
+        monkeypatch.setattr(setup, "available_bytes", lambda: 1 << 20)
+        assert "memory for 0 more instances" in str(order_for(engine, 1 << 40))
         assert "memory for 0 more instances" in str(order_for(engine))
         plan.cores = 2
         plan.settings = msgspec.structs.replace(plan.settings, instances=2)
