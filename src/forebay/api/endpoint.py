@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeVar
 
 from forebay.api.binary import Body, parse_header_length
@@ -28,6 +28,7 @@ from forebay.telemetry.logs import fields
 
 log = logging.getLogger("forebay.api")
 T = TypeVar("T")
+Headers = Sequence[tuple[bytes, bytes]]
 
 
 _WHO = {"cascade", "variants"}
@@ -200,7 +201,7 @@ class Endpoint:
                 error = failure
         return self.refuse(error)
 
-    def telling(self, request: Request, headers: tuple[tuple[bytes, bytes], ...]) -> tuple[tuple[bytes, bytes], ...]:
+    def telling(self, request: Request, headers: Headers) -> Headers:
         """The headers of an answer, with what it tells of the cache and of who gave it."""
         if request.cached is not None:
             headers = (*headers, *told(request.cached))
