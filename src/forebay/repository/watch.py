@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
-from forebay.core.errors import ForebayError, SetupError
+from forebay.core.errors import AdmissionError, ForebayError, SetupError
 from forebay.models.repository import Stamp
 from forebay.repository.catalog import Catalog
 from forebay.repository.registry import Registry
@@ -48,6 +48,11 @@ class Changes:
                 found[name] = now is not None
         return found
 
+    def again(self, name: str) -> None:
+        """It could not be loaded for now: it is told once more."""
+        if name in self._acted:
+            self._acted[name] = ()
+
 
 class Watch:
     """The loop that looks."""
@@ -57,6 +62,8 @@ class Watch:
         self._catalog = catalog
         self._interval_s = interval_s
         self._acting: dict[str, asyncio.Task[None]] = {}
+        self._put_off: dict[str, str] = {}
+        """Why models could not be loaded for now, which is logged once."""
 
     async def run(self, first: Looks) -> None:
         """Until cancelled. `first`: `catalog.stamps()` from before the models were loaded."""
@@ -72,13 +79,19 @@ class Watch:
                 log.exception("the repositories cannot be looked at")
                 continue
             for name, there in changes.settled(looks, set(self._acting)).items():
-                acting = asyncio.ensure_future(self._act(name, there))
+                acting = asyncio.ensure_future(self._act(name, there, changes))
                 self._acting[name] = acting
                 acting.add_done_callback(lambda _, name=name: self._acting.pop(name, None))  # type: ignore[misc]
 
-    async def _act(self, name: str, there: bool) -> None:
+    async def _act(self, name: str, there: bool, changes: Changes) -> None:
         try:
             await (self._registry.load(name) if there else self._registry.unload(name))
+            self._put_off.pop(name, None)
+        except AdmissionError as error:  # there is no room, or the server ends
+            if self._put_off.get(name) != error.message:
+                log.warning("%s; it is tried again", error.message, extra=fields(model=name, code=error.code))
+            self._put_off[name] = error.message
+            changes.again(name)
         except ForebayError as error:
             log.error("%s", error.message, extra=fields(model=name, code=error.code))
         except Exception:
