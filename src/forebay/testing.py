@@ -127,7 +127,8 @@ def serve(*models: ModelArgument, name: str | None = None, **settings: Any) -> I
     try:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-            pipe.write(json.dumps({"models": wanted, "name": name, "settings": settings, "model_settings": by_model}))
+            given = {"models": wanted, "name": name, "settings": settings, "model_settings": by_model}
+            pipe.write(json.dumps(given, default=str))  # a path
         running.wait()
         yield running
     finally:
@@ -156,8 +157,7 @@ def main() -> None:
             *models,
             name=wanted["name"],
             model_settings=wanted["model_settings"],
-            log_format="json",
-            **wanted["settings"],
+            **{**wanted["settings"], "log_format": "json"},  # which is how the port is found
         )
     except SetupError as error:
         raise SystemExit(error.message) from None

@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from tests.e2e.server import MODELS, environment, eventually
 from tests.models.faulty import RAISES, Faulty, Pause
 from tests.models.package.scaled import Scaled
-from tests.models.plain import Centred, Texts
+from tests.models.plain import Centred, Echo, Texts
 
 import forebay
 import forebay.testing
@@ -45,12 +45,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def engine() -> AsyncIterator[EmbeddedEngine]:
-    async with forebay.open_engine(Faulty, Pause, Texts, Scaled, **QUICK) as opened:
+    async with forebay.open_engine(Faulty, Pause, Texts, Scaled, Echo, **QUICK) as opened:
         yield opened
 
 
 async def test_arrays_in_arrays_out(engine: EmbeddedEngine) -> None:
-    assert sorted(engine.models) == ["faulty", "pause", "scaled", "texts"]
+    assert sorted(engine.models) == ["echo", "faulty", "pause", "scaled", "texts"]
     out = await engine.infer({"x": np.array([[1.5], [2.0]], np.float32)}, model="faulty")
     assert out["y"].dtype == np.float32
     assert out["y"].tolist() == [[3.0], [4.0]]
@@ -77,6 +77,7 @@ async def test_many_callers_share_batches(engine: EmbeddedEngine, tmp_path: Path
         ({"x": [["text"]]}, "FP32"),
         ({"x": [[1j]]}, "FP32"),
         ({"x": [[1.0], [1.0, 2.0]]}, "FP32"),
+        ({"x": [[1e39]]}, "beyond that range"),
     ],
 )
 async def test_what_does_not_fit_is_named(engine: EmbeddedEngine, inputs: Any, said: str) -> None:
@@ -94,6 +95,30 @@ async def test_errors_are_those_of_the_protocol(engine: EmbeddedEngine) -> None:
         await engine.infer({"x": [[1.0]]}, model="none")
     with pytest.raises(DeadlineExceeded):
         await engine.infer({"x": [[700.0]]}, model="pause", timeout_s=0.2)
+
+
+async def test_whole_numbers_are_those_of_any_type_that_holds_them(engine: EmbeddedEngine) -> None:
+    sent: dict[str, Any] = {name: [[1, 2]] for name in (spec.name for spec in engine.signature("echo").inputs)}
+    sent["in_bool"], sent["in_bytes"] = [[True, False]], [["a", "b"]]
+    out = await engine.infer(sent, model="echo")
+    assert out["out_uint8"].tolist() == out["out_uint64"].tolist() == [[1, 2]]
+    for name, beyond in (("in_uint8", 256), ("in_uint64", -1), ("in_fp16", 70_000), ("in_int8", np.uint8(200))):
+        with pytest.raises(RequestError, match="beyond that range"):
+            await engine.infer({**sent, name: np.array([[1, beyond]])}, model="echo")
+
+
+async def test_another_event_loop_is_told_where_to_ask(engine: EmbeddedEngine) -> None:
+    def elsewhere() -> None:
+        asyncio.run(engine.infer({"x": [[1.0]]}, model="faulty"))
+
+    with pytest.raises(RequestError, match="run_coroutine_threadsafe"):
+        await asyncio.to_thread(elsewhere)
+    loop = asyncio.get_running_loop()
+
+    def here() -> Any:
+        return asyncio.run_coroutine_threadsafe(engine.infer({"x": [[1.0]]}, model="faulty"), loop).result(30)
+
+    assert (await asyncio.to_thread(here))["y"].tolist() == [[2.0]]
 
 
 async def test_a_cancelled_await_is_a_cancelled_request(engine: EmbeddedEngine, tmp_path: Path) -> None:
@@ -187,6 +212,9 @@ async def test_an_app_inside_a_users_app() -> None:
             assert control.status_code == 403, "whether strangers can call, this app cannot know"
         with pytest.raises(AdmissionError):
             await models.state.engine.infer({"x": [[1.0]]})
+        with pytest.raises(SetupError, match="make a new app"):
+            async with app.router.lifespan_context(app):
+                pass
 
 
 @pytest.mark.parametrize(("settings", "status"), [({}, 400), ({"jobs_private_webhooks": "on"}, 202)])
@@ -326,8 +354,9 @@ def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
 # -- for tests --------------------------------------------------------------------------------------------------------
 
 
-def test_a_server_for_tests() -> None:
-    with forebay.testing.serve(Scaled, **QUICK, model_settings={"scaled": {"max_batch_rows": 7}}) as running:
+def test_a_server_for_tests(tmp_path: Path) -> None:
+    given: dict[str, Any] = {**QUICK, "data_dir": tmp_path / "data", "log_format": "text"}
+    with forebay.testing.serve(Scaled, **given, model_settings={"scaled": {"max_batch_rows": 7}}) as running:
         answer = httpx.post(f"{running.base_url}/v2/models/scaled/infer", json={"input": {"x": [2.0]}})
         assert answer.json()["output"] == {"y": [6.0]}
         assert httpx.get(f"{running.base_url}/v2/models/scaled/config").json()["max_batch_size"] == 7

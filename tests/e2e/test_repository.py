@@ -190,7 +190,7 @@ def test_a_changed_settings_file_is_a_change(served: Served, models: Path) -> No
     [(repository.RAISES, "no weights here"), ("os._exit(3)", "exit code 3"), (repository.HANGS, "load_timeout_s")],
 )
 def test_a_failed_load_leaves_the_old_version_and_tells_why(models: Path, tmp_path: Path, load: str, said: str) -> None:
-    with serving(tmp_path, *repository.arguments(models, "--set", "told.load_timeout_s=2")) as served:
+    with serving(tmp_path, *repository.arguments(models, "--set", "told.load_timeout_s=8")) as served:
         before = served.instances()
         put(models, 2, load=load)
         answer = control(served, "load")

@@ -22,6 +22,7 @@ from forebay.api.semantic import SemanticTiers
 from forebay.api.variants import Variants
 from forebay.api.webhook_secrets import WebhookSecrets
 from forebay.core.clock import Clock
+from forebay.core.errors import SetupError
 from forebay.core.settings import CacheSettings, JobSettings, ServerSettings
 from forebay.engine.cores import cores_for
 from forebay.repository.catalog import Catalog
@@ -80,9 +81,16 @@ class Site:
         self._clock = clock
         self._drain_ends = 0.0
         """When the drain must have ended; 0 before it began."""
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """Where it was started."""
 
     async def start(self) -> None:
-        """Load the models, and begin to watch them where that is set. Raises `SetupError`."""
+        """Load the models, and begin to watch them where that is set. Once only. Raises `SetupError`."""
+        if self.loop is not None:
+            raise SetupError(
+                "these models were started before, and have ended: make a new app or engine for each start"
+            )
+        self.loop = asyncio.get_running_loop()
         if self._jobs is not None:
             await self._jobs.check_broker()
         first = await asyncio.to_thread(self._catalog.stamps) if self.settings.watch else {}

@@ -37,6 +37,11 @@ CLIENT_KEY_VARIABLE = "FOREBAY_API_KEY"
 """Of commands that call a server, not of those that serve; a shell may well have it for both."""
 KEY_LINES_VARIABLE = "FOREBAY_API_KEYS"
 SECRET_LINES_VARIABLE = "FOREBAY_WEBHOOK_SECRETS"
+_OF_A_SERVICE = re.compile(
+    r"FOREBAY_((?!\w*__)\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|FOREBAY_((?!\w*__)\w+_)?PORT=(tcp|udp|sctp)://.*"
+)
+"""Kubernetes tells every pod of services by variables that begin with their names; none of our keys is like that."""
 HIDDEN = "***"
 """Shown for what is secret."""
 
@@ -292,7 +297,12 @@ def _read_environ(environ: Mapping[str, str], models: ModelLayers) -> Layer:
     layer: Layer = {}
     for variable, raw in environ.items():
         ours = variable.startswith(ENV_PREFIX) and not variable.startswith(TEST_PREFIX)
-        if not ours or variable in _LINES or variable == CLIENT_KEY_VARIABLE:
+        if (
+            not ours
+            or _OF_A_SERVICE.fullmatch(f"{variable}={raw}")
+            or variable in _LINES
+            or variable == CLIENT_KEY_VARIABLE
+        ):
             continue
         parts = variable.removeprefix(ENV_PREFIX).lower()
         dotted = parts.replace("__", ".", 1)

@@ -69,9 +69,9 @@ def settings_of(
     for key, value in given.items():
         if key not in DOTTED:
             raise unknown_key(key, DOTTED, source="keyword argument", kind="setting")
-        flags[DOTTED[key]] = list(value) if isinstance(value, tuple) else value
+        flags[DOTTED[key]] = list(value) if isinstance(value, tuple) else _word(value)
     for model, settings in (models or {}).items():
-        flags.update({f"models.{model}.{key}": value for key, value in settings.items()})
+        flags.update({f"models.{model}.{key}": _word(value) for key, value in settings.items()})
     return load_settings(
         config_file=Path(config) if config is not None else None,
         environ=environ or {},
@@ -80,6 +80,11 @@ def settings_of(
         folder=folder,
         flag_source=keyword_of,
     )
+
+
+def _word(value: object) -> object:
+    """As a command line has it, where None is what was not given."""
+    return "none" if value is None else value
 
 
 def site_of(

@@ -59,6 +59,13 @@ class EmbeddedEngine:
         Cancelling the await cancels the request. Raises `RequestError`, `AdmissionError`, `DeadlineExceeded`,
         `ExecutionError`, as over HTTP.
         """
+        loop = asyncio.get_running_loop()
+        if self._site.loop is not None and self._site.loop is not loop:
+            # Its answer would wake nobody in another loop.
+            raise RequestError(
+                "the engine runs in another event loop: call it there, from other threads with "
+                "asyncio.run_coroutine_threadsafe(engine.infer(...), loop)"
+            )
         inference = self._site.inference
         name = self._only() if model is None else model
         if inference.on_demand is not None and inference.on_demand.covers(name):
@@ -67,7 +74,7 @@ class EmbeddedEngine:
         inference.admit(endpoint)
         engine = endpoint.engine
         signature = engine.signature
-        done: asyncio.Future[dict[str, Array]] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[dict[str, Array]] = loop.create_future()
 
         def on_done(request: Request) -> None:
             if done.done():
@@ -214,11 +221,14 @@ def _array(value: Any, spec: TensorSpec) -> Array:
         array = np.asarray(value, dtype=object if spec.datatype == "BYTES" else None)
         if array.dtype == wanted:
             return array
-        if not array.size or np.can_cast(array.dtype, wanted, "same_kind"):
-            cast = array.astype(wanted)
-            if wanted.kind not in "iu" or bool((cast == array).all()):
-                return cast
-            raise ValueError("it has values beyond that range")
+        whole = array.dtype.kind in "iu" and wanted.kind in "iu"
+        if not array.size or whole or np.can_cast(array.dtype, wanted, "same_kind"):
+            with np.errstate(over="ignore"):
+                cast = array.astype(wanted)
+            lost = cast != array if whole else np.isinf(cast) & ~np.isinf(array) if wanted.kind == "f" else False
+            if np.any(lost):
+                raise ValueError("it has values beyond that range")
+            return cast
     except (TypeError, ValueError, OverflowError) as error:
         raise RequestError(f"input {show(spec.name)} is not {spec.datatype}: {error}") from None
     raise RequestError(f"input {show(spec.name)}: expected {spec.datatype}, got numpy type {array.dtype}")

@@ -193,7 +193,7 @@ def _open(name: str, folder: Path, class_name: str) -> ModelSource:
     """The model in a version's folder: `model.py`, else the one `model.*` that is a model, else the only model file."""
     script = folder / PYTHON_FILE
     if script.is_file():
-        return ModelSource(name, "python", str(script.resolve()), class_name)
+        return ModelSource(name, "python", str(script.absolute()), class_name)
     try:
         files = sorted(entry for entry in folder.iterdir() if entry.is_file() and entry.name[0] not in "._")
     except OSError as error:

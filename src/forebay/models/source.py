@@ -94,7 +94,7 @@ def open_source(text: str, name: str | None = None) -> ModelSource:
     if colon and class_name and head.endswith(".py"):
         path = Path(head)
         _must_exist(path, text)
-        return ModelSource(name or class_name.lower(), "python", str(path.resolve()), class_name)
+        return ModelSource(name or class_name.lower(), "python", str(path.absolute()), class_name)
     path = Path(text)
     if path.suffix == ".py" or head.endswith(".py"):
         raise SetupError(f"model {text!r} names no class; write {text.rstrip(':')}:Class")
@@ -108,7 +108,8 @@ def open_source(text: str, name: str | None = None) -> ModelSource:
         raise SetupError(f"model {text!r} is no file that can be served; {mend_for(path) or f'that is {KNOWN}'}")
     _must_exist(path, text)
     check_content(path, text)
-    return ModelSource(name or path.stem, runtime, str(path.resolve()))
+    # Under its own name where it is a link: what belongs to it lies beside that, under that name.
+    return ModelSource(name or path.stem, runtime, str(path.absolute()))
 
 
 def _must_exist(path: Path, text: str) -> None:

@@ -208,7 +208,7 @@ class Search:
             report.model_sha256 = digest_of(artefact)
         except (SetupError, OSError) as error:
             raise CandidateError("build_failed", str(error)) from None
-        if artefact.runtime == "python" and artefact.path != str(folder.resolve() / PYTHON_FILE):
+        if artefact.runtime == "python" and artefact.path != str(folder.absolute() / PYTHON_FILE):
             raise CandidateError("build_failed", f"{made.model}: call the file {PYTHON_FILE}, as a repository takes it")
 
     def _measure(self, report: CandidateReport) -> None:

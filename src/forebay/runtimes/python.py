@@ -126,7 +126,10 @@ def _checked(spec: TensorSpec, value: Any, rows: int) -> Array:
         array = np.asarray(value, dtype=dtype if dtype.kind == "O" else None)
         if array.dtype.kind in "fc" and dtype.kind in "iub" and array.size:
             raise ValueError(f"its values are {array.dtype}; declare that, or cast them in predict")
-        array = array.astype(dtype, copy=False)
+        cast = array.astype(dtype, copy=False)
+        if dtype.kind in "iu" and not np.can_cast(array.dtype, dtype) and (cast != array).any():
+            raise ValueError("it has values that this datatype cannot hold")
+        array = cast
     except (TypeError, ValueError, OverflowError) as error:
         raise ExecutionError(f"output {spec.name!r} is not {spec.datatype}: {error}", code="output_mismatch") from error
     if array.shape[:1] != (rows,):

@@ -247,7 +247,8 @@ class _Builder:
         }
         for given in node["inputs"]:
             argument, name = given["arg"], given["name"]
-            if name in ("train", "training") and argument.get("as_bool"):
+            chance = name == "dropout_p" and argument.get("as_float", 0.0) > 0.0
+            if chance or (name in ("train", "training") and argument.get("as_bool")):
                 raise NotReadableError(
                     f"{call} is in training mode in it; call eval() on the module before exporting it"
                 )

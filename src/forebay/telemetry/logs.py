@@ -5,6 +5,7 @@ Use it as `log.warning("instance died", extra=fields(model="mlp", pid=71))`. myp
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -142,7 +143,10 @@ class LineFormatter(logging.Formatter):
         }
         if error is not None:
             line["error"] = error
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        try:
+            return msgspec.json.encode(line, enc_hook=str).decode()
+        except UnicodeEncodeError:  # the name of a file that is no UTF-8
+            return json.dumps(line, default=str, ensure_ascii=False).encode("utf-8", "replace").decode()
 
     def _text(
         self, moment: datetime, record: logging.LogRecord, message: str, values: dict[str, object], error: str | None

@@ -381,3 +381,14 @@ def test_a_function_of_a_file_is_taken_from_the_settings_files_folder(tmp_path: 
     assert load(tmp_path).model("m", {}, None).request_log_redact == f"{tmp_path / 'sub' / 'a.py'}:f"
     for text in ("pkg.mod:f", "a.py:f"):
         assert load(tmp_path, sets=[f"m.request_log_redact={text}"]).model("m", {}, None).request_log_redact == text
+
+
+@pytest.mark.parametrize("service", ["", "WEB_", "MY_WEB_"])
+def test_what_kubernetes_tells_of_services_is_no_setting(service: str) -> None:
+    names = ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_8000_TCP", "PORT_8000_TCP_ADDR")
+    environ = {f"FOREBAY_{service}{name}": "tcp://10.0.0.1:8000" for name in names}
+    loaded = load_settings(environ=environ, flags={}, sets=(), folder=None, config_file=None)
+    assert loaded.settings.server.port == 8000
+    for near in ("FOREBAY_PORTS", "FOREBAY_SERVICE", "FOREBAY_SERVER__PORTS", "FOREBAY_SERVER__SERVICE_PORT"):
+        with pytest.raises(SetupError, match="unknown variable"):
+            load_settings(environ={near: "1"}, flags={}, sets=(), folder=None, config_file=None)

@@ -12,6 +12,7 @@ import forebay
 from forebay.api.auth import Keys, check_bind
 from forebay.core.errors import SetupError
 from forebay.core.settings_sources import flag_name
+from forebay.embedding.composition import settings_of
 from forebay.embedding.keywords import DOTTED, in_python, keyword_of, python_words
 
 
@@ -62,3 +63,13 @@ def test_settings_of_one_model() -> None:
         "forebay keys new NAME --file keys.txt"
     )
     assert in_python("--set net.trusted_types=a.B,c.D") == "model_settings={'net': {'trusted_types': 'a.B,c.D'}}"
+
+
+def test_none_is_a_value_like_any_other(model: str, tmp_path: Path) -> None:
+    beside = tmp_path / "net.toml"
+    beside.write_text("slo_ms = 7\nmemory_bytes = 1000\n")
+    loaded = settings_of({"slo_ms": None}, {"net": {"memory_bytes": None}}, None, None)
+    found = loaded.model("net", {}, beside)
+    assert (found.slo_ms, found.memory_bytes) == (None, None)
+    with pytest.raises(SetupError, match="port cannot be 'none'"):
+        settings_of({"port": None}, None, None, None)

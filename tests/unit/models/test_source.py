@@ -289,3 +289,14 @@ def test_any_bytes_have_a_digest(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     assert digest_of(ModelSource("m", "onnx", str(path))) == hashlib.sha256(content).hexdigest()
+
+
+def test_a_link_keeps_its_own_name_and_what_lies_beside_it(folder: Path) -> None:
+    for name in ("blobs", "snapshot"):
+        (folder / name).mkdir()
+    blob = write(folder, "blobs/abc123")
+    link = folder / "snapshot" / "net.onnx"
+    link.symlink_to(blob)
+    settings = write(folder, "snapshot/net.toml")
+    source = open_source(str(link))
+    assert (source.name, source.path, source.sidecar) == ("net", str(link), settings)

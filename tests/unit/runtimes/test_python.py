@@ -81,6 +81,10 @@ def test_forms_of_bytes(tmp_path: Path, value: str) -> None:
         ("return x + 0.5", '{"y": ("INT64", [2])}', "'y' is not INT64: its values are float32"),
         ("return x * 1j", '{"y": ("BOOL", [2])}', "'y' is not BOOL"),
         ("return [[10 ** 30, 1], [1, 1]]", '{"y": ("UINT8", [2])}', "'y' is not UINT8"),
+        ("return np.array([[300, 1], [1, -1]])", '{"y": ("UINT8", [2])}', "values that this datatype cannot hold"),
+        ("return np.full((2, 2), 2**31)", '{"y": ("INT32", [2])}', "values that this datatype cannot hold"),
+        ("return np.full((2, 2), 2**63, 'u8')", '{"y": ("INT64", [2])}', "values that this datatype cannot hold"),
+        ("return np.array([[1, 2], [3, 1.5]], object)", '{"y": ("INT64", [2])}', "cannot hold"),
     ],
 )
 def test_what_does_not_fit_the_declaration(tmp_path: Path, body: str, outputs: str, message: str) -> None:

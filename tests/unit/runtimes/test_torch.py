@@ -185,6 +185,16 @@ class Counts(torch.nn.Module):
         return x * self.seen
 
 
+class DropsInside(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = torch.nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True)
+
+    def forward(self, x: Any) -> Any:
+        row = torch.nn.functional.pad(x, (0, 1)).unsqueeze(1)
+        return self.attend(row, row, row, need_weights=False)[0].squeeze(1)
+
+
 class Drops(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -204,6 +214,7 @@ class Sizes(torch.nn.Module):
     [
         (Counts, r"it writes to its own 'b_seen', so that an answer would depend on those before it; call eval\(\)"),
         (Drops, r"aten\.dropout\.default is in training mode in it; call eval\(\) on the module"),
+        (DropsInside, r"attention\S* is in training mode in it; call eval\(\) on the module"),
         (Sizes, r"an output is sym_int; return only tensors from forward\(\)"),
     ],
 )

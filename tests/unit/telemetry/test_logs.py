@@ -61,6 +61,14 @@ def test_json_line() -> None:
     }
 
 
+def test_a_name_that_is_no_utf_8_costs_no_line() -> None:
+    stream = io.StringIO()
+    start_logging(LogSettings(format="json"), stream)
+    logging.getLogger("forebay").warning("holds %s", "a\udcff.onnx", extra=fields(model="m"))
+    (line,) = lines(stream)
+    assert (line["message"], line["model"]) == ("holds a?.onnx", "m")
+
+
 def test_json_carries_the_traceback_on_the_same_line() -> None:
     stream = io.StringIO()
     start_logging(LogSettings(format="json"), stream)
