@@ -15,6 +15,7 @@ from tests.e2e.roles import announced, house
 from tests.e2e.server import MODELS, Served, body, eventually, quick, run_once, serving
 
 LARGE, SMALL = f"{MODELS / 'cascaded.py'}:Large", f"{MODELS / 'cascaded.py'}:Small"
+PRICE, NEAR = f"{MODELS / 'priced.py'}:Price", f"{MODELS / 'priced.py'}:Near"
 SURE, UNSURE = [3.0, -0.5], [0.1, 1.0]
 
 
@@ -158,6 +159,30 @@ def test_what_cannot_be_measured_is_told_in_one_line(tmp_path: Path, arguments: 
     assert "Traceback" not in ran.stderr
     # What can be told at once is told before a model is asked.
     assert ("asking" in ran.stderr) == ("answers NaN" in said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([LARGE, SMALL, "--samples", "one.npz"], "says class 1 to 500 of 500 rows (100.00%), and --agreement wants 99"),
+        ([LARGE, SMALL, "--samples", "few.npz"], "says class 1 to 498 of 500 rows (99.60%), and --agreement wants 99"),
+        (
+            [PRICE, NEAR, "--samples", "one.npz"],
+            "the models have price FP32[1]; if price is one, say so: --output price",
+        ),
+        ([PRICE, NEAR, "--samples", "one.npz", "--output", "price"], "such as prices, take no cascade"),
+    ],
+)
+def test_rows_that_would_show_any_student_to_be_good_calibrate_none(
+    tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    one_sided = np.abs(points(500)) + 0.1
+    np.savez(tmp_path / "one.npz", x=one_sided)
+    one_sided[:2] *= -1
+    np.savez(tmp_path / "few.npz", x=one_sided)
+    ran = run_once(tmp_path, "cascade", *arguments, "--out", "cascade.json")
+    assert (ran.returncode, said in ran.stderr) == (2, True), ran.stderr
+    assert not (tmp_path / "cascade.json").exists()
 
 
 def test_a_student_that_was_not_measured_stops_the_start(calibrated: Path, tmp_path: Path) -> None:

@@ -67,6 +67,27 @@ def test_labels_that_are_not_the_models_are_told(tmp_path: Path, labels: list[An
     assert ran.stderr.startswith("asking large about 100 rows\n")
 
 
+PRICE, NEAR, OFF = (f"{MODELS / 'priced.py'}:{name}" for name in ("Price", "Near", "Off"))
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerance", "near"),
+    [([], 0.1, 1.0), (["--output", "price", "--tolerance", "0.1%"], 0.001, 0.0)],
+    ids=["found", "named"],
+)
+def test_single_numbers_are_compared_by_how_far_apart_they_are(
+    tmp_path: Path, options: list[str], tolerance: float, near: float
+) -> None:
+    x = points(100)
+    np.savez(tmp_path / "points.npz", x=x)
+    ran = run_once(tmp_path, "variants", PRICE, NEAR, OFF, "--samples", "points.npz", "--json", *options)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert (found["output"], found["judge"], found["model"]["agreement"]) == ("price", "numbers", 1.0)
+    assert {one["name"]: one["agreement"] for one in found["variants"]} == {"near": near, "off": 0.0}
+    assert found["most_apart"] == pytest.approx(tolerance * np.std(10 * x.sum(axis=1)), rel=1e-3)
+
+
 @pytest.fixture
 def served(measured: Path, tmp_path: Path) -> Iterator[Served]:
     settings = (
@@ -127,6 +148,7 @@ def test_who_names_one_gets_that_one(served: Served) -> None:
         ([LARGE, FAST, "--samples", "points.npz", "--output", "q"], "--output q: the models have no such output"),
         ([LARGE, FAST, "--samples", "points.npz", "--output", "by"], "compared by an output of numbers"),
         ([LARGE, FAST, "--samples", "points.npz", "--out", "no/v.json"], "--out no/v.json: there is no folder"),
+        ([LARGE, FAST, "--samples", "points.npz", "--tolerance", "0"], "--tolerance 0: write a share between 0 and 1"),
         ([FASTEST, LARGE, "--samples", "points.npz"], "none is faster than fastest"),
         ([LARGE, f"{MODELS / 'plain.py'}:Echo", "--samples", "points.npz"], "both must have the same names"),
     ],

@@ -10,19 +10,21 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from forebay.agreement.compare import is_one_number
 from forebay.agreement.confidence import Form, form_of
 from forebay.cli.sample_rows import SampleRows
 from forebay.cli.turns import ROUNDS, in_turns, turn
 from forebay.core.errors import SetupError
 from forebay.core.tensors import NUMPY_TYPES, Array
 from forebay.embedding.engine import EmbeddedEngine
-from forebay.models.signature import Signature
+from forebay.models.signature import Signature, TensorSpec
 from forebay.optimize.samples import Row, batch_of, length_of
 from forebay.optimize.speed import spread
 
 _ROWS: Final = 32
 _AT_ONCE: Final = 8
 _TIMEOUT_S: Final = 600.0
+_CLASS_WORDS: Final = ("logit", "score", "class", "prob")
 
 
 def progress_bar() -> Progress:
@@ -110,23 +112,31 @@ def check_may_be_classes(signature: Signature, wanted: str | None) -> None:
     """Raises `SetupError` where no output can hold a number for each class, before any model is asked."""
     check_output(signature, wanted)
     chosen = [spec for spec in signature.outputs if wanted in (None, spec.name)]
-    if not any(NUMPY_TYPES[spec.datatype].kind == "f" and len(spec.row_shape) <= 1 for spec in chosen):
+    if not any(map(_may_be_classes, chosen)):
         raise no_classes(signature, wanted)
 
 
 def no_classes(signature: Signature, wanted: str | None) -> SetupError:
     """The error of models without an output that a cascade needs."""
+    may = [spec.name for spec in signature.outputs if wanted is None and _may_be_classes(spec)]
+    hint = f"; if {' or '.join(may)} is one, say so: --output {may[0]}" if may else ""
     return SetupError(
         f"{wanted or ', '.join(spec.name for spec in signature.outputs)}: a cascade needs an output of one number for "
         "each class, probabilities or logits, of shape [rows, classes]; the models have "
         + ", ".join(f"{spec.name} {spec.datatype}{list(spec.row_shape)}" for spec in signature.outputs)
+        + hint
     )
+
+
+def _may_be_classes(spec: TensorSpec) -> bool:
+    return NUMPY_TYPES[spec.datatype].kind == "f" and len(spec.row_shape) <= 1
 
 
 def find_class_output(
     signature: Signature, answers: Mapping[str, Array], wanted: str | None, rows: SampleRows, model: str
 ) -> tuple[str, Form] | None:
-    """The output that holds a number for each class, and its form, by a model's answers; None: there is none.
+    """The output that holds a number for each class, and its form, by a model's answers; None: there is none. Unless it
+    is wanted it must look like one.
 
     Raises `SetupError` where it might be one that holds NaN.
     """
@@ -134,6 +144,21 @@ def find_class_output(
         if answers[name].ndim in (1, 2):
             rows.check_finite(model, name, answers[name])
         form = form_of(answers[name])
-        if form is not None:
+        if form is not None and (wanted is not None or looks_like_classes(name, form, answers[name])):
             return name, form
     return None
+
+
+def looks_like_classes(name: str, form: Form, values: Array) -> bool:
+    """Embeddings, labels of which several hold, and numbers that are measured have the shape of classes too: it is
+    called so, or each row sums to 1."""
+    if is_one_number(values):
+        return is_called_classes(name)
+    if form == "logits" and values.min() >= 0.0 and values.max() <= 1.0:
+        return False
+    return form == "probabilities" or is_called_classes(name)
+
+
+def is_called_classes(name: str) -> bool:
+    """Whether an output's name says that it holds a number for each class."""
+    return any(word in name.lower() for word in _CLASS_WORDS)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
+import numpy as np
 import typer
 from rich.console import Console
 
@@ -57,7 +58,10 @@ def cascade(
         str, typer.Option(help="Share of all answers that must be of the same class as the teacher's.")
     ] = "99%",
     output: Annotated[
-        str | None, typer.Option(help="The output that holds probabilities or logits. Default: the first that does.")
+        str | None,
+        typer.Option(
+            help="The output that holds probabilities or logits. Default: the first that sums to 1 or is called so."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the calibration here, for the teacher's `cascade`.")] = None,
     plot: Annotated[
@@ -135,6 +139,7 @@ async def _measure(teacher: str, student: str, samples: Path, output: str | None
         chosen, form = found
         rows.check_finite(of_teacher, chosen, one[chosen])
         classes = [classes_of(answers[chosen], form) for answers in (one, other)]
+        _check_classes(samples, classes[0], of_teacher, chosen, wanted)
         return Measured(
             output=chosen,
             form=form,
@@ -144,6 +149,20 @@ async def _measure(teacher: str, student: str, samples: Path, output: str | None
             teacher=engine.digest(of_teacher),
             student=engine.digest(of_student),
         )
+
+
+def _check_classes(samples: Path, classes: Array, teacher: str, output: str, wanted: float) -> None:
+    """Raises `SetupError` where a student that says one thing to everything would be good enough."""
+    found, counts = np.unique(classes, return_counts=True)
+    commonest = int(counts.max())
+    if len(found) > 1 and commonest / len(classes) < wanted:
+        return
+    raise SetupError(
+        f"--samples {samples}: by output {output!r} {teacher} says class {found[counts.argmax()]} to {commonest} of "
+        f"{len(classes)} rows ({commonest / len(classes):.2%}), and --agreement wants {wanted:.2%}: one answer to "
+        "everything would do, so the rows tell nothing of a student. Give more rows of other classes, or want more "
+        "agreement; numbers that are no classes, such as prices, take no cascade"
+    )
 
 
 def _print(found: Calibration, points: Curve) -> None:

@@ -15,9 +15,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from forebay.agreement.compare import Judge, same_rows
-from forebay.agreement.confidence import Form, classes_of
-from forebay.cli.answers import answers_of, check_alike, check_output, find_class_output, progress_bar, rates_of
+from forebay.agreement.compare import Judge, is_one_number, same_rows
+from forebay.agreement.confidence import classes_of
+from forebay.cli.answers import (
+    answers_of,
+    check_alike,
+    check_output,
+    find_class_output,
+    is_called_classes,
+    progress_bar,
+    rates_of,
+)
+from forebay.cli.curves import parse_share
 from forebay.cli.sample_labels import check_related, not_used, places_of
 from forebay.cli.sample_rows import SampleRows, read_rows
 from forebay.cli.written import check_writable, write_file
@@ -44,6 +53,13 @@ def variants(
         str | None,
         typer.Option(help="The output that is compared. Default: one of classes, else of numbers."),
     ] = None,
+    tolerance: Annotated[
+        str,
+        typer.Option(
+            help="Where the output is one number a row: how far from the model's own it may be, as a share of the "
+            "standard deviation of these."
+        ),
+    ] = "10%",
     out: Annotated[Path | None, typer.Option(help="Write what was found here, for the model's `variants`.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
@@ -59,8 +75,9 @@ def variants(
 
       forebay serve net.onnx net-int8.onnx small.onnx --set net.variants=variants.json
     """
+    allowed = parse_share("--tolerance", tolerance)
     check_writable("--out", out)
-    measured = asyncio.run(_measure(model, forms, samples, output))
+    measured = asyncio.run(_measure(model, forms, samples, output, allowed))
     document = msgspec.json.format(msgspec.json.encode(measured)) + b"\n"
     if out is not None:
         write_file("--out", out, document)
@@ -70,7 +87,7 @@ def variants(
         _print(measured)
 
 
-async def _measure(model: str, forms: Sequence[str], samples: Path, output: str | None) -> Measured:
+async def _measure(model: str, forms: Sequence[str], samples: Path, output: str | None, tolerance: float) -> Measured:
     async with open_alone(model, *forms, environ=os.environ) as engine:
         first, *others = engine.models
         for other in others:
@@ -91,9 +108,10 @@ async def _measure(model: str, forms: Sequence[str], samples: Path, output: str 
                     chosen, judge = _compared_by(signature, answers[first], output, rows, first)
                 rows.check_finite(name, chosen, answers[name][chosen])
                 if name == first:
+                    most_apart = _most_apart(rows, judge, answers[first][chosen], first, chosen, tolerance)
                     labels = _labels(rows, judge, answers[first][chosen], first, engine.labels(first), chosen)
             rates = await rates_of(engine, rows.samples.rows, asked_s, progress)
-        return _measured(engine, labels, answers, rates, chosen, judge)
+        return _measured(engine, labels, answers, rates, chosen, judge, most_apart)
 
 
 def _check_numbers(signature: Signature, wanted: str | None) -> None:
@@ -112,16 +130,30 @@ def _compared_by(
 ) -> tuple[str, Judge]:
     """By which output forms are compared, and how, by the model's own answers."""
     found = find_class_output(signature, answers, wanted, rows, model)
-    if found is not None and (wanted is not None or _is_class(signature, found)):
-        return found
+    if found is not None:
+        name, form = found
+        # A number that is wanted may be a price as well as the logit of the second of two classes.
+        if form == "probabilities" or is_called_classes(name) or not is_one_number(answers[name]):
+            return found
     floats = [spec.name for spec in signature.outputs if answers[spec.name].dtype.kind == "f"]
-    return floats[0] if wanted is None else wanted, "vectors"
+    chosen = floats[0] if wanted is None else wanted
+    return chosen, "numbers" if is_one_number(answers[chosen]) else "vectors"
 
 
-def _is_class(signature: Signature, found: tuple[str, Form]) -> bool:
-    """Not every vector is a row of logits: one that is called so, or holds probabilities."""
-    name, form = found
-    return form == "probabilities" or any(word in name.lower() for word in ("logit", "score", "class", "prob"))
+def _most_apart(rows: SampleRows, judge: Judge, answers: Array, model: str, output: str, tolerance: float) -> float:
+    """How far apart numbers may be that say the same: a share of how much the model's own answers vary.
+
+    Raises `SetupError` where they do not.
+    """
+    if judge != "numbers":
+        return 0.0
+    spread = float(np.std(answers.astype(np.float64)))
+    if not spread:
+        raise SetupError(
+            f"--samples {rows.path}: {model} answers all {len(rows)} rows with the same number in output {output!r}, "
+            "which tells nothing of other forms; give rows whose answers differ, or name another output with --output"
+        )
+    return tolerance * spread
 
 
 def _measured(
@@ -131,15 +163,16 @@ def _measured(
     rates: Mapping[str, float],
     chosen: str,
     judge: Judge,
+    most_apart: float,
 ) -> Measured:
     first = engine.models[0]
     right = answers[first][chosen]
 
     def of(name: str) -> MeasuredVariant:
         values = answers[name][chosen]
-        agreement = float(np.mean(same_rows(right, values, judge, LEAST_COSINE)))
+        agreement = float(np.mean(same_rows(right, values, judge, LEAST_COSINE, most_apart)))
         accuracy = agreement
-        if labels is not None and judge != "vectors":
+        if labels is not None and judge != "vectors" and judge != "numbers":
             accuracy = float(np.mean(classes_of(values, judge) == labels))
         return MeasuredVariant(
             name=name,
@@ -166,6 +199,7 @@ def _measured(
         output=chosen,
         judge=judge,
         least_cosine=LEAST_COSINE,
+        most_apart=most_apart,
     )
 
 
@@ -180,8 +214,8 @@ def _labels(
     if not labels:
         return None
     console = Console(stderr=True, highlight=False)
-    if judge == "vectors":
-        console.print(f"labels are not used: output {output!r} is compared as vectors", soft_wrap=True, markup=False)
+    if judge == "vectors" or judge == "numbers":
+        console.print(f"labels are not used: output {output!r} is compared as {judge}", soft_wrap=True, markup=False)
         return None
     width = max(2, answers.reshape(len(answers), -1).shape[1])
     places = places_of(labels, names, width)

@@ -211,16 +211,19 @@ class CascadeEngine(ForwardedEngine):
     # -- some rows each -----------------------------------------------------------------------------------------------
 
     def _ask_teacher_the_rest(self, request: Request, first: Request, unsure: Array) -> None:
-        inputs = [
-            _rows_of(payload, spec.datatype, element_count(shape), request.rows, unsure)
-            for payload, spec, shape in zip(request.inputs, self.signature.inputs, request.shapes, strict=True)
-        ]
-        rest = _copied(request, self._rest_done)
-        rest.inputs, rest.rows = inputs, len(unsure)
-        rest.nbytes = request.nbytes * len(unsure) // request.rows
+        rest = self._of_rows(request, unsure, self._rest_done)
         rest.wire = Part(request, first, unsure)
         self.inner.submit(rest)
         self._asked[request] = self.inner, rest
+
+    def _of_rows(self, request: Request, rows: Array, on_done: Callable[[Request], None]) -> Request:
+        part = _copied(request, on_done)
+        part.inputs = [
+            _rows_of(payload, spec.datatype, element_count(shape), request.rows, rows)
+            for payload, spec, shape in zip(request.inputs, self.signature.inputs, request.shapes, strict=True)
+        ]
+        part.rows, part.nbytes = len(rows), request.nbytes * len(rows) // request.rows
+        return part
 
     def _rest_done(self, rest: Request) -> None:
         part: Part = rest.wire
@@ -248,17 +251,19 @@ class CascadeEngine(ForwardedEngine):
         self.counts.requests["both"] += 1
         self.counts.rows["teacher"] += rest.rows
         self.counts.rows["student"] += request.rows - rest.rows
+        self._compare(request, np.delete(np.arange(request.rows), part.rows))
         self._give(request)
 
     # -- whether it still agrees --------------------------------------------------------------------------------------
 
-    def _compare(self, request: Request) -> None:
-        """Have the teacher answer as well now and then, behind all that somebody waits for."""
+    def _compare(self, request: Request, rows: Array | None = None) -> None:
+        """Have the teacher answer as well now and then what the student did, behind all that somebody waits for. rows:
+        those that it did; None: all."""
         opened = self._opened
         if opened is None or self._comparing >= MOST_COMPARED or not opened.watch.wants():
             return
         form, index, watch = self.rules.calibration.form, self._output, opened.watch
-        said = classes_of(output_array(request, index, True), form)
+        said = classes_of(output_array(request, index, True)[slice(None) if rows is None else rows], form)
 
         def compared(again: Request) -> None:
             self._comparing -= 1
@@ -266,7 +271,8 @@ class CascadeEngine(ForwardedEngine):
                 for same in (classes_of(output_array(again, index, True), form) == said).tolist():
                     watch.record(same)
 
-        again, timeout_s = _copied(request, compared), self.inner.default_timeout_s
+        again = _copied(request, compared) if rows is None else self._of_rows(request, rows, compared)
+        timeout_s = self.inner.default_timeout_s
         again.background, again.deadline = Background(timeout_s), self._clock() + timeout_s
         again.listener, again.wire = None, None
         try:

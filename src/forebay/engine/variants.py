@@ -202,7 +202,7 @@ class VariantEngine(ForwardedEngine):
             self._comparing -= 1
             if again.error is None:
                 there = output_array(again, index, batched)
-                for same in same_rows(said, there, measured.judge, measured.least_cosine).tolist():
+                for same in same_rows(said, there, measured.judge, measured.least_cosine, measured.most_apart).tolist():
                     variant.watch.record(same)
 
         timeout_s = variant.engine.default_timeout_s

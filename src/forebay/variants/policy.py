@@ -27,7 +27,8 @@ class MeasuredVariant(msgspec.Struct, frozen=True, kw_only=True):
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """What `forebay variants` found, as it stands in its file: the model itself, and its variants, the best first.
 
-    `least_cosine`: vectors that are nearer to each other than this say the same.
+    `least_cosine`: vectors that are nearer to each other than this say the same. `most_apart`: numbers that are no
+    farther apart do.
     """
 
     model: MeasuredVariant
@@ -37,6 +38,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     output: str
     judge: Judge
     least_cosine: float = 0.99
+    most_apart: float = 0.0
 
 
 class VariantRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,11 +69,7 @@ def rules_for(model: str, settings: ModelSettings, signature: Signature, *, stre
     if streams:
         raise SetupError(f"{model}: variants are for whole answers, and this model yields them in pieces")
     measured = read_measured(settings.variants)
-    if measured.output not in [spec.name for spec in signature.outputs]:
-        raise SetupError(
-            f"{model}: the variants in {settings.variants} were measured by output {measured.output!r}, and the model "
-            f"has {', '.join(spec.name for spec in signature.outputs)}; measure anew"
-        )
+    _check_output(model, settings.variants, measured, signature)
     floor = settings.variant_min_accuracy
     names = tuple(one.name for one in measured.variants if one.accuracy >= floor and one.name != model)
     if not names:
@@ -83,6 +81,20 @@ def rules_for(model: str, settings: ModelSettings, signature: Signature, *, stre
         up_after_s=settings.variant_up_after_s,
         shadow_rate=settings.variant_shadow_rate,
     )
+
+
+def _check_output(model: str, path: Path, measured: Measured, signature: Signature) -> None:
+    row_shapes = {spec.name: spec.row_shape for spec in signature.outputs}
+    if measured.output not in row_shapes:
+        raise SetupError(
+            f"{model}: the variants in {path} were measured by output {measured.output!r}, and the model has "
+            f"{', '.join(row_shapes)}; measure anew"
+        )
+    if measured.judge == "vectors" and set(row_shapes[measured.output]) <= {1}:
+        raise SetupError(
+            f"{model}: the variants in {path} were compared as vectors by output {measured.output!r}, which is one "
+            "number a row: that told their signs only; measure anew with forebay variants"
+        )
 
 
 def _told(variants: Sequence[MeasuredVariant]) -> str:

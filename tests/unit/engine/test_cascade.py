@@ -183,6 +183,22 @@ async def test_where_a_teacher_changes_it_takes_over() -> None:
     assert rig.cascade.reading(rig.watch).off
 
 
+async def test_where_a_teacher_changes_requests_of_which_it_has_a_part_tell_so_too() -> None:
+    rig = Rig(shadow_rate=1.0)
+    for _ in range(20):
+        await answered(rig.submit(UNSURE, SURE, SURE + 100))
+    await soon(lambda: rig.watch.compared == 40)
+    assert (rig.watch.disagreed, rig.fallen) == (0, [])
+    compared = [one for one in rig.teacher.seen if one.background is not None]
+    assert [(one.inputs, one.rows) for one in compared] == [([[SURE, SURE + 100]], 2)] * 20
+    before = rig.teacher.function
+    rig.teacher.function = lambda x: [before(x)[0], before(x)[1][:, ::-1]]
+    for _ in range(30):
+        await answered(rig.submit(UNSURE, SURE, SURE + 100))
+    await soon(lambda: rig.fallen)
+    assert said(await answered(rig.submit(UNSURE, SURE))) == [TEACHER, TEACHER]
+
+
 async def test_comparisons_do_not_pile_up() -> None:
     rig = Rig(shadow_rate=1.0)
     rig.teacher.held = []

@@ -186,6 +186,15 @@ async def test_one_that_falls_answers_no_more() -> None:
         await ask(rig, parameters={"variant": "fast"})
 
 
+async def test_numbers_are_compared_within_what_was_measured() -> None:
+    rig = Rig(shadow_rate=1.0, output="by", judge="numbers", most_apart=FAST - BEST)
+    for _ in range(40):
+        await ask(rig)
+    fast, fastest = rig.watches["fast"], rig.watches["fastest"]
+    await soon(lambda: fast.compared == 20 and fastest.compared > 0)
+    assert (fast.disagreed, fastest.disagreed) == (0, fastest.compared)
+
+
 async def test_comparisons_cost_nothing_in_a_rush_and_do_not_pile_up() -> None:
     rig = Rig(shadow_rate=1.0)
     rig.fast.held, rig.fastest.held = [], []

@@ -59,10 +59,11 @@ class Clock:
 class Rig:
     """A model whose variants may answer."""
 
-    def __init__(self, shadow_rate: float = 0.0) -> None:
+    def __init__(self, shadow_rate: float = 0.0, **changes: Any) -> None:
+        """changes: what was measured otherwise."""
         self.best, self.fast, self.fastest = engine("large", BEST), engine("fast", FAST), engine("fastest", FASTEST)
         self.clock = Clock()
-        self.front = VariantEngine(self.best, rules(shadow_rate), self.clock)
+        self.front = VariantEngine(self.best, rules(shadow_rate, **changes), self.clock)
         self.watches = {name: self.watch(shadow_rate) for name in ("fast", "fastest")}
         self.open(fast=self.fast, fastest=self.fastest)
 
