@@ -18,13 +18,13 @@ from forebay.cli.stopping import INTERRUPTED, ended_by_signals
 from forebay.core.errors import SetupError
 from forebay.distill.judge import Asked
 from forebay.distill.losses import parse_losses
-from forebay.distill.output import PAGE_FILE, REPORT_FILE
 from forebay.distill.report import Report, encoded
 from forebay.distill.run import Order
 from forebay.distill.run import distill as run_distillation
 from forebay.distill.students.port import Plan
 from forebay.distill.students.registry import check_kind
 from forebay.distill.target import Wanted
+from forebay.optimize.placing import PAGE_FILE, REPORT_FILE
 from forebay.optimize.texts import MOST_TOKENS
 
 EXIT_NOTHING = 1

@@ -79,7 +79,8 @@ def from_file(path: Path, signature: Signature, tokenize: Tokenize | None) -> Tr
 
 def from_log(folder: Path, name: str, signature: Signature, digest: str, tenants: Collection[str] | None) -> Transfer:
     """What the request log of a model holds: all rows that fit the teacher; and its answers to those that it answered
-    itself, which need not be asked again.
+    itself, which need not be asked again. Where a row is not known to be what the teacher was asked, since it may have
+    been redacted, the answer that is logged is to another one.
     """
     rows: list[Row] = []
     known: dict[bytes, Answers] = {}
@@ -95,7 +96,8 @@ def from_log(folder: Path, name: str, signature: Signature, digest: str, tenants
         rows.append(row)
         key = key_of(row)
         content.update(key)
-        if found.origin.digest == digest and names <= found.row.outputs.keys():
+        origin = found.origin
+        if origin.digest == digest and origin.redacted is False and names <= found.row.outputs.keys():
             known.setdefault(key, found.row.outputs)
     return _distinct(
         Transfer(f"the request log of {name}", content.hexdigest(), rows, known=known, passed_over=passed_over)
