@@ -273,4 +273,6 @@ def _print(console: Console, report: Report, out: Path) -> None:
         f"[bold]{report.name}[/] is in {where}{faster} ({report.seconds:.0f} s); serve it with: forebay serve {where}",
         soft_wrap=True,
     )
+    if gate.doubt:
+        console.print(f"[yellow]in doubt[/]: {escape(gate.doubt)}", soft_wrap=True)
     console.print(f"the evidence: {where}/{PAGE_FILE}, {where}/{REPORT_FILE}", soft_wrap=True)

@@ -17,9 +17,9 @@ KEY_BYTES: Final = 16
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """What answered, and for whom. `labels`: names of the classes of its outputs, where it has them. `redacted`: whether
-    rows went through the user's function, so that their outputs may answer other inputs than they stand beside; None:
-    the file does not say.
+    """What answered, and for whom. `labels`: names of the classes of its outputs, where it has them. `redacted`:
+    whether rows went through the user's function, so that outputs may answer other inputs than stand beside them;
+    None: the file does not say.
     """
 
     model: str

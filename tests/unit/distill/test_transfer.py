@@ -172,24 +172,47 @@ def test_labels_are_places_or_names_of_classes() -> None:
 def test_the_three_parts_share_no_row_and_come_of_the_seed() -> None:
     rows = numbers(200)
     whole, transfer = part(rows, linear_answers(rows)), Transfer("f.npz", "", rows)
-    train, stop, test = split(transfer, whole, 0.2, 0, tested_apart=False)
+    train, stop, test = split(transfer, whole, 0.2, 0, by_class=False, tested_apart=False)
     assert test is not None
     assert (len(train), len(stop), len(test)) == (160, 20, 20)
     assert len({key_of(row) for one in (train, stop, test) for row in one.rows}) == 200
     again, other = (
-        split(transfer, whole, 0.2, 0, tested_apart=False),
-        split(transfer, whole, 0.2, 1, tested_apart=False),
+        split(transfer, whole, 0.2, 0, by_class=False, tested_apart=False),
+        split(transfer, whole, 0.2, 1, by_class=False, tested_apart=False),
     )
     assert np.array_equal(again[0].wanted, train.wanted)
     assert not np.array_equal(other[0].wanted, train.wanted)
-    train, stop, none = split(transfer, whole, 0.2, 0, tested_apart=True)
+    train, stop, none = split(transfer, whole, 0.2, 0, by_class=False, tested_apart=True)
     assert (len(train), len(stop), none) == (160, 40, None)
+
+
+def test_classes_of_few_rows_are_judged_by_thirty_and_what_cannot_be_is_told() -> None:
+    rows = numbers(200)
+    wanted = linear_answers(rows)
+
+    def parts(count: int, held_out: float, *, tested_apart: bool = False) -> list[int]:
+        found = split(
+            Transfer("f.npz", "", rows[:count]),
+            part(rows[:count], wanted[:count]),
+            *(held_out, 0),
+            by_class=True,
+            tested_apart=tested_apart,
+        )
+        return [len(one) for one in found if one is not None]
+
+    assert parts(80, 0.1) == [40, 10, 30]
+    assert parts(200, 0.1) == [160, 10, 30]
+    assert parts(200, 0.25) == [150, 20, 30]
+    assert parts(200, 0.4) == [120, 40, 40]
+    assert parts(32, 0.1, tested_apart=True) == [24, 8]
+    with pytest.raises(SetupError, match=r"f.npz holds 79 rows that differ.*at least 80.*at least 30 .*--test FILE"):
+        parts(79, 0.1)
 
 
 def test_too_few_rows_are_told_with_their_file() -> None:
     rows = numbers(20)
     with pytest.raises(SetupError, match=r"f.npz holds 20 rows that differ.*at least 32"):
-        split(Transfer("f.npz", "", rows), part(rows, linear_answers(rows)), 0.1, 0, tested_apart=False)
+        split(Transfer("f.npz", "", rows), part(rows, linear_answers(rows)), 0.1, 0, by_class=False, tested_apart=False)
 
 
 def test_texts_are_made_of_texts_and_of_nothing_else() -> None:

@@ -113,16 +113,18 @@ def test_where_there_is_no_room_what_was_there_stays_as_it_was(tmp_path: Path, s
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(SetupError, match=r"No space left.*make room"):
-        patched.setattr(shutil, "copytree", full)
-        write(report_of(source, *forms), out, forms)
+    def finds_no_room(where: object, name: str, forms: list[Form]) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(where, name, full)
+            with pytest.raises(SetupError, match=r"No space left.*make room"):
+                write(report_of(source, *forms), out, forms)
+
+    finds_no_room(shutil, "copytree", forms)
     check_target(out, "net")
     write(report_of(source, *forms), out, forms)
     before = {name: (out / name).read_bytes() for name in files_in(out)}
     for where, name in ((shutil, "copytree"), (Path, "write_bytes"), (Path, "write_text")):
-        with pytest.MonkeyPatch.context() as patched, pytest.raises(SetupError, match=r"No space left.*make room"):
-            patched.setattr(where, name, full)
-            write(report_of(source, forms[1]), out, forms[1:])
+        finds_no_room(where, name, forms[1:])
         assert {name: (out / name).read_bytes() for name in files_in(out)} == before
 
 
