@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.unit.request_log.rig import NUMBERS, answered
 
@@ -119,7 +121,8 @@ def test_what_counts_is_the_memory_that_parameters_and_numbers_take() -> None:
     target, counts = Kept(), RequestLogCounts()
     sampler = sampler_of(1.0, target, counts, most_bytes=10_000)
     sampler.take(*answered(NUMBERS, [1, 2], note="x" * 10_000), 0)
-    sampler.take(*answered(NUMBERS, [1, 2], **{f"note{number}": number for number in range(1000)}), 0)
+    many: dict[str, Any] = {f"note{number}": number for number in range(1000)}
+    sampler.take(*answered(NUMBERS, [1, 2], **many), 0)
     assert counts.dropped == {"too_large": 2}
     sampler.take(*answered(NUMBERS, [1, 2], note="x" * 5000), 0)
     rows = [[number, 0] for number in range(500)]  # 6 kB on disk
