@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from forebay.optimize.output import REPORT_FILE
+from forebay.optimize.placing import REPORT_FILE
 from forebay.optimize.report import CandidateReport, Report, read_report
 
 ROOT = Path(__file__).resolve().parents[2]

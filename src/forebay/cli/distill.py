@@ -18,13 +18,13 @@ from forebay.cli.stopping import INTERRUPTED, ended_by_signals
 from forebay.core.errors import SetupError
 from forebay.distill.judge import Asked
 from forebay.distill.losses import parse_losses
-from forebay.distill.output import PAGE_FILE, REPORT_FILE
 from forebay.distill.report import Report, encoded
 from forebay.distill.run import Order
 from forebay.distill.run import distill as run_distillation
 from forebay.distill.students.port import Plan
 from forebay.distill.students.registry import check_kind
 from forebay.distill.target import Wanted
+from forebay.optimize.placing import PAGE_FILE, REPORT_FILE
 from forebay.optimize.texts import MOST_TOKENS
 
 EXIT_NOTHING = 1
@@ -273,4 +273,6 @@ def _print(console: Console, report: Report, out: Path) -> None:
         f"[bold]{report.name}[/] is in {where}{faster} ({report.seconds:.0f} s); serve it with: forebay serve {where}",
         soft_wrap=True,
     )
+    if gate.doubt:
+        console.print(f"[yellow]in doubt[/]: {escape(gate.doubt)}", soft_wrap=True)
     console.print(f"the evidence: {where}/{PAGE_FILE}, {where}/{REPORT_FILE}", soft_wrap=True)

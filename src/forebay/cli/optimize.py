@@ -26,7 +26,8 @@ from forebay.optimize.candidates.registry import REFERENCES
 from forebay.optimize.gate import described
 from forebay.optimize.goals import Asked, Effort
 from forebay.optimize.heads import MEANINGS
-from forebay.optimize.output import OTHERS, PAGE_FILE, REPORT_FILE, chosen_of, encoded
+from forebay.optimize.output import OTHERS, chosen_of, encoded
+from forebay.optimize.placing import PAGE_FILE, REPORT_FILE
 from forebay.optimize.report import METRICS, ORIGINAL, CandidateReport, Goals, Metric, Report, SourceReport, megabytes
 from forebay.optimize.run import Order
 from forebay.optimize.run import optimize as run_search

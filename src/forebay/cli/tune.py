@@ -215,7 +215,7 @@ def _journal(
         "inputs": [first.kind, _digest(inputs)],
         # Not where they are: the form that is chosen moves.
         "artefacts": {
-            label: [one.artefact.digest, str(one.artefact.tokenizer), *one.artefact.arguments[1:]]
+            label: [one.artefact.digest, _tokens(one.artefact.tokenizer), *one.artefact.arguments[1:]]
             for label, one in subjects.items()
         },
     }
@@ -354,3 +354,7 @@ def _put(path: Path, content: bytes) -> None:
 def _digest(inputs: str | None) -> str:
     path = Path(inputs or "")
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _tokens(tokenizer: Tokenizer | None) -> list[object] | None:
+    return None if tokenizer is None else [_digest(tokenizer.file), tokenizer.most]

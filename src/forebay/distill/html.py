@@ -46,7 +46,8 @@ def _verdict(report: Report) -> str:
     if gate.reason is not None:
         return f'<p class="no"><b>Not served</b>: {gate.reason.replace("_", " ")}: {escape(gate.detail)}</p>'
     faster = f", {gate.speed.speedup:.1f} times as fast" if gate.speed and gate.teacher_rows_per_s else ""
-    return f'<p class="ok">It passed the gate and is served: agreement {report.quality.agreement:.2%}{faster}.</p>'
+    passed = f'<p class="ok">It passed the gate and is served: agreement {report.quality.agreement:.2%}{faster}.</p>'
+    return passed + (f'<p class="no"><b>In doubt</b>: {escape(gate.doubt)}.</p>' if gate.doubt else "")
 
 
 def _quality(report: Report) -> str:

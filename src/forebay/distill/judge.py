@@ -215,3 +215,13 @@ def disagreement(target: Target, found: float, asked: float, rows: int) -> str:
         return ""
     what = {"vectors": "mean cosine", "numbers": "share of the variance"}.get(target.form, "same class in")
     return f"{what} {found:.2%} of {rows} rows that it has not seen; {asked:.2%} is asked for (--min-agreement)"
+
+
+def doubt(low: float, asked: float, rows: int) -> str:
+    """What is to be said of a student that is served. `low`: the lower end of its agreement's interval."""
+    if low >= asked:
+        return ""
+    return (
+        f"{rows} rows cannot tell that it agrees in {asked:.2%} (--min-agreement): on others of their kind it may be "
+        f"{low:.2%}, the lower end of the 95 % interval; judge by more rows"
+    )

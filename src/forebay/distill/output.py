@@ -17,10 +17,9 @@ from forebay.core.errors import SetupError
 from forebay.distill.html import page
 from forebay.distill.report import Report, encoded
 from forebay.models.repository import SETTINGS_FILE
+from forebay.optimize.placing import PAGE_FILE, REPORT_FILE, UNFINISHED, put_reports, replace, staging
 
-REPORT_FILE, PAGE_FILE = "report.json", "report.html"
 VERSION = "1"
-_STAGED, _REPLACED = ".staged", ".replaced"
 
 
 class _Head(msgspec.Struct):
@@ -39,11 +38,8 @@ def check_target(folder: Path, name: str) -> None:
         return
     if not folder.is_dir():
         raise SetupError(f"--out {folder} is a file; name a folder")
-    known = {_STAGED, _REPLACED}  # of a run that was interrupted while it wrote
-    if _is_ours(folder, name):
-        known |= {name, REPORT_FILE, PAGE_FILE, ".forebay"}
-    known |= {f"{_STAGED}.{file}" for file in (REPORT_FILE, PAGE_FILE)}
-    strange = sorted(entry.name for entry in folder.iterdir() if entry.name not in known)
+    known = {name, REPORT_FILE, PAGE_FILE, ".forebay"} if _is_ours(folder, name) else set()
+    strange = sorted(entry.name for entry in folder.iterdir() if entry.name not in known | UNFINISHED)
     if strange:
         raise SetupError(
             f"--out {folder} holds {', '.join(strange[:3])}, which is not of a distillation for {name}; name an "
@@ -63,30 +59,17 @@ def write(report: Report, folder: Path, files: Path) -> None:
     """The reports, and the student where it passed. What an earlier run wrote there is replaced, a student too that is
     now refused. Raises `SetupError`.
     """
-    staged = folder / _STAGED
-    target = folder / report.name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staged, ignore_errors=True)
-        if report.passed:
-            shutil.copytree(files, staged / VERSION, ignore=shutil.ignore_patterns("__pycache__"))
-            (staged / SETTINGS_FILE).write_text(_settings(report), encoding="utf-8")
-        # The report first: by it the next run knows that what lies here is its own, wherever this one is interrupted.
-        for file, content in ((REPORT_FILE, encoded(report)), (PAGE_FILE, page(report).encode())):
-            (folder / f"{_STAGED}.{file}").write_bytes(content)
-            (folder / f"{_STAGED}.{file}").replace(folder / file)
-        # Only now does any model go that was there.
-        old = folder / _REPLACED
-        shutil.rmtree(old, ignore_errors=True)
-        if target.exists():
-            target.rename(old)
-        if staged.exists():
-            staged.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        with staging(folder) as staged:
+            student = staged / report.name
+            if report.passed:
+                shutil.copytree(files, student / VERSION, ignore=shutil.ignore_patterns("__pycache__"))
+                (student / SETTINGS_FILE).write_text(_settings(report), encoding="utf-8")
+            put_reports(folder, encoded(report), page(report).encode())
+            # Only now does any model go that was there.
+            replace(folder / report.name, student)
     except OSError as error:
         raise SetupError(f"--out {folder}: {error}; name another folder, or make room") from None
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _settings(report: Report) -> str:

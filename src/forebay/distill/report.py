@@ -145,6 +145,8 @@ class GateReport(msgspec.Struct, kw_only=True):
     batch_tolerance: float
     reason: Reason | None = None
     detail: str = ""
+    doubt: str = ""
+    """Of a student that passed: why it may agree less than was asked for."""
     export_error: float | None = None
     invariance: Invariance | None = None
     speed: Speed | None = None

@@ -19,7 +19,7 @@ from forebay.core.tensors import Array
 from forebay.distill import measures, output
 from forebay.distill.augment import made_up
 from forebay.distill.judge import Asked as AskedOfGate
-from forebay.distill.judge import Judge, Judged, TimedTeacher, disagreement
+from forebay.distill.judge import Judge, Judged, TimedTeacher, disagreement, doubt
 from forebay.distill.kept import Answers, KeptAnswers
 from forebay.distill.losses import no_labels
 from forebay.distill.report import (
@@ -35,7 +35,7 @@ from forebay.distill.students.port import Plan, Student, Subject, Trained, is_te
 from forebay.distill.students.registry import check_suits, open_student
 from forebay.distill.target import Target, Wanted, check_wanted, find_target, probabilities_of
 from forebay.distill.teacher import Asked, Teacher, ask_all, key_of
-from forebay.distill.transfer import Part, Transfer, labels_as_places, part_of, split
+from forebay.distill.transfer import LEAST_JUDGED, Part, Transfer, labels_as_places, part_of, split
 from forebay.models.signature import Signature
 from forebay.optimize.run import machine_report
 
@@ -206,11 +206,18 @@ def _target(order: Order, lesson: Lesson, asked: Asked, tested: Asked | None) ->
 def _parts(order: Order, lesson: Lesson, asked: Asked, tested: Asked | None, target: Target) -> _Parts:
     whole = _part(lesson.transfer, asked, target)
     apart = lesson.test is not None
-    train, stop, test = split(lesson.transfer, whole, order.held_out, order.plan.seed, tested_apart=apart)
+    by_class = target.by_class
+    train, stop, test = split(
+        lesson.transfer, whole, order.held_out, order.plan.seed, by_class=by_class, tested_apart=apart
+    )
     if lesson.test is not None and tested is not None:
         test = _part(lesson.test, tested, target)
-        if len(test) < 2:
-            raise SetupError(f"--test {lesson.test.source} holds {len(test)} rows; give some hundreds")
+        least = LEAST_JUDGED if by_class else 2
+        if len(test) < least:
+            raise SetupError(
+                f"--test {lesson.test.source} holds {len(test)} rows that differ and that the teacher answered; give "
+                f"at least {least}, better some hundreds"
+            )
     assert test is not None
     return _Parts(train, stop, test)
 
@@ -314,6 +321,8 @@ def _check_agreement(gate: GateReport, target: Target, quality: Quality, order: 
     detail = disagreement(target, quality.agreement, order.gate.min_agreement, quality.rows)
     if detail and gate.reason in (None, "slower"):
         gate.reason, gate.detail = "disagrees", detail
+    if gate.reason is None:
+        gate.doubt = doubt(quality.agreement_low, order.gate.min_agreement, quality.rows)
 
 
 def _teacher(lesson: Lesson, target: Target) -> TeacherReport:

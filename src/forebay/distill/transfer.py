@@ -25,6 +25,10 @@ from forebay.request_log.reading import Reading
 
 LEAST = 32
 """Rows that differ, for a distillation to begin."""
+LEAST_JUDGED = 30
+"""Rows that judge a student of classes: of fewer a poor one answers too many as its teacher does by chance."""
+_LEAST_STOP = 10
+_LEAST_HELD = 8
 _SHOWN_NUMBERS = 8
 _OUTPUTS_FORM = (
     "a .npz with an array [rows, ...] for each input and output.NAME for each output, as forebay log export writes it"
@@ -79,7 +83,8 @@ def from_file(path: Path, signature: Signature, tokenize: Tokenize | None) -> Tr
 
 def from_log(folder: Path, name: str, signature: Signature, digest: str, tenants: Collection[str] | None) -> Transfer:
     """What the request log of a model holds: all rows that fit the teacher; and its answers to those that it answered
-    itself, which need not be asked again.
+    itself, which need not be asked again. Where a row is not known to be what the teacher was asked, since it may have
+    been redacted, the answer that is logged is to another one.
     """
     rows: list[Row] = []
     known: dict[bytes, Answers] = {}
@@ -95,7 +100,8 @@ def from_log(folder: Path, name: str, signature: Signature, digest: str, tenants
         rows.append(row)
         key = key_of(row)
         content.update(key)
-        if found.origin.digest == digest and names <= found.row.outputs.keys():
+        origin = found.origin
+        if origin.digest == digest and origin.redacted is False and names <= found.row.outputs.keys():
             known.setdefault(key, found.row.outputs)
     return _distinct(
         Transfer(f"the request log of {name}", content.hexdigest(), rows, known=known, passed_over=passed_over)
@@ -231,20 +237,28 @@ def labels_as_places(labels: Sequence[str], target: Target, source: str) -> Arra
 
 
 def split(
-    transfer: Transfer, part: Part, held_out: float, seed: int, *, tested_apart: bool
+    transfer: Transfer, part: Part, held_out: float, seed: int, *, by_class: bool, tested_apart: bool
 ) -> tuple[Part, Part, Part | None]:
     """Rows to train by, to stop by, and to judge by; the last is None where others are given to judge by. Half of the
-    share that is held out stops, the other half judges. Raises `SetupError` where there are too few.
+    share that is held out stops, the other half judges; of classes as many as it takes. Raises `SetupError` where
+    there are too few.
     """
     count = len(part)
+    told = f"{transfer.source} holds {count} rows that differ and that the teacher answered"
     if count < LEAST:
-        raise SetupError(
-            f"{transfer.source} holds {count} rows that differ and that the teacher answered; give at least {LEAST}, "
-            "better some thousands"
-        )
-    order = np.random.default_rng(seed).permutation(count)
-    held = min(max(round(count * held_out), 8), count // 2)
+        raise SetupError(f"{told}; give at least {LEAST}, better some thousands")
+    held = min(max(round(count * held_out), _LEAST_HELD), count // 2)
     stop = held if tested_apart else held // 2
+    if by_class and not tested_apart:
+        needed = 2 * (_LEAST_STOP + LEAST_JUDGED)
+        if count < needed:
+            raise SetupError(
+                f"{told}, too few to learn from and to judge classes by, which takes {LEAST_JUDGED}: give at least "
+                f"{needed}, better some thousands, or a file of at least {LEAST_JUDGED} to judge by: --test FILE"
+            )
+        held = max(held, needed // 2)
+        stop = min(held // 2, held - LEAST_JUDGED)
+    order = np.random.default_rng(seed).permutation(count)
     return (
         part_of(part, order[held:]),
         part_of(part, order[:stop]),

@@ -104,15 +104,17 @@ def scale_of(values: Sequence[Array]) -> float:
     return max((float(np.max(np.abs(np.asarray(v, np.float64)), initial=0.0)) for v in values), default=0.0) or 1.0
 
 
-def worst_samples(original: Sequence[Array], candidate: Sequence[Array], shown: Sequence[str]) -> list[WorstSample]:
-    """The samples with the largest errors, the largest first. None for texts."""
+def worst_samples(
+    original: Sequence[Array], candidate: Sequence[Array], numbers: Sequence[int], shown: Sequence[str]
+) -> list[WorstSample]:
+    """The samples with the largest errors, the largest first. None for texts. `numbers`: of each in its file."""
     if original[0].dtype.kind in "OSU":
         return []
     errors = [sample_error(a, b) for a, b in zip(original, candidate, strict=True)]
     order = sorted(range(len(errors)), key=lambda index: -errors[index])[:_WORST]
     return [
         WorstSample(
-            sample=index,
+            sample=numbers[index],
             shown=shown[index],
             error=errors[index] if np.isfinite(errors[index]) else None,
             original=_first(original[index]),

@@ -156,7 +156,7 @@ def _worst(one: CandidateReport) -> str:
         ]
         for worst in one.worst
     ]
-    shown = table(["sample", "", "error", "original", one.name], rows, numbers={0, 2})
+    shown = table(["sample (number in the file, from 1)", "", "error", "original", one.name], rows, numbers={0, 2})
     return f"<h2>Worst samples of {escape(one.name)}</h2>{shown}"
 
 

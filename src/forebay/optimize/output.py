@@ -26,9 +26,9 @@ from forebay.models.kinds import runtime_of
 from forebay.models.repository import SETTINGS_FILE
 from forebay.models.source import ModelSource, open_source
 from forebay.optimize.html import page
+from forebay.optimize.placing import PAGE_FILE, REPORT_FILE, UNFINISHED, put_reports, replace, staging
 from forebay.optimize.report import CandidateReport, Report, is_of_others, read_report
 
-REPORT_FILE, PAGE_FILE = "report.json", "report.html"
 _DEVICES_OR_PRECISION = re.compile(
     r"^[ \t]*(?:devices[ \t]*=[ \t]*(?:\[[^\]]*\])?|inference_precision[ \t]*=)[^\n]*\n?", re.MULTILINE
 )
@@ -37,7 +37,6 @@ OTHERS = "_artefacts"
 VERSION = "1"
 TUNED_FILE = "tune.json"
 """What `forebay tune` leaves beside the settings."""
-_STAGED, _REPLACED = ".staged", ".replaced"
 _FILES_IN_SETTINGS = ("labels", "semantic_calibration", "cascade", "variants")
 
 
@@ -61,10 +60,8 @@ def check_target(folder: Path, name: str) -> None:
         return
     if not folder.is_dir():
         raise SetupError(f"--out {folder} is a file; name a folder")
-    known = {name, OTHERS, REPORT_FILE, PAGE_FILE, _STAGED, _REPLACED, ".forebay"}
-    strange = [entry for entry in folder.iterdir() if entry.name not in known]
-    if any(folder.iterdir()) and not (folder / REPORT_FILE).is_file():
-        strange = strange or list(folder.iterdir())
+    known = {name, OTHERS, REPORT_FILE, PAGE_FILE, ".forebay"} if (folder / REPORT_FILE).is_file() else set()
+    strange = [entry for entry in folder.iterdir() if entry.name not in known | UNFINISHED]
     models = [folder / name, *((folder / OTHERS).iterdir() if (folder / OTHERS).is_dir() else ())]
     for model in (model for model in models if model.exists()):
         strange += _strange_in(model)
@@ -91,33 +88,17 @@ def write(report: Report, folder: Path, forms: Sequence[Form]) -> None:
 
     Raises `SetupError`.
     """
-    staged = folder / _STAGED
+    name = report.source.name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(staged, ignore_errors=True)
-        for place, form in enumerate(forms):
-            _place(
-                report, staged / (OTHERS if place else "") / (form.report.name if place else report.source.name), form
-            )
-        # Only now does anything go that was there.
-        for name in (report.source.name, OTHERS):
-            _replace(folder / name, staged / name)
-        shutil.rmtree(staged, ignore_errors=True)
-        (folder / REPORT_FILE).write_bytes(encoded(report))
-        (folder / PAGE_FILE).write_text(page(report), encoding="utf-8")
+        with staging(folder) as staged:
+            for place, form in enumerate(forms):
+                _place(report, staged / (OTHERS if place else "") / (form.report.name if place else name), form)
+            put_reports(folder, encoded(report), page(report).encode())
+            # Only now does any model go that was there.
+            for model in (name, OTHERS):
+                replace(folder / model, staged / model)
     except OSError as error:
         raise SetupError(f"--out {folder}: {error}; name another folder, or make room") from None
-
-
-def _replace(target: Path, new: Path) -> None:
-    """`new` in the place of `target`; where there is no new one, none."""
-    old = target.with_name(_REPLACED)
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    if new.exists():
-        new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def encoded(report: Report) -> bytes:

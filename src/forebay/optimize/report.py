@@ -123,6 +123,7 @@ class WorstSample(msgspec.Struct, frozen=True, kw_only=True):
     """A held-out sample on which a candidate and the original differ most."""
 
     sample: int
+    """Its number in the file, from 1."""
     shown: str
     """Its text, or its first numbers."""
     error: float | None

@@ -225,7 +225,7 @@ class Search:
             report.agreement = self._compared.agreement(alone)
             report.others = [told(one, one.agreement(one.of(answers))) for one in self._others]
             report.worst = agreement.worst_samples(
-                self._compared.alone, alone, [held.shown(index) for index in range(len(held))]
+                self._compared.alone, alone, held.numbers, [held.shown(index) for index in range(len(held))]
             )
             report.peak_memory_bytes = probe.peak_bytes
             if not report.agreement.finite or any(not other.agreement.finite for other in report.others):

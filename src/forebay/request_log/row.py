@@ -17,13 +17,17 @@ KEY_BYTES: Final = 16
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """What answered, and for whom. `labels`: names of the classes of its outputs, where it has them."""
+    """What answered, and for whom. `labels`: names of the classes of its outputs, where it has them. `redacted`:
+    whether rows went through the user's function, so that outputs may answer other inputs than stand beside them;
+    None: the file does not say.
+    """
 
     model: str
     version: str
     digest: str
     tenant: str
     labels: tuple[str, ...] = ()
+    redacted: bool | None = None
 
 
 class Row(msgspec.Struct, eq=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from sys import getsizeof
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -21,6 +22,8 @@ log = logging.getLogger("forebay.request_log")
 
 MOST_BYTES: Final = 4 << 20
 """Of one request with its answer: to copy more would hold up all others."""
+NUMBER_BYTES: Final = 32
+"""Of a Python float and its place in a list."""
 LONGEST_RUN: Final = 8
 """Requests that are written together where many are answered together. The first of a run costs some five times what
 each further one does: its code has left the processor's caches since the last time."""
@@ -29,7 +32,7 @@ RUNS: Final = 4
 
 
 class Taken(msgspec.Struct, eq=False):
-    """A request and its answer, on their way to the disk; nothing in it is anybody else's."""
+    """A request and its answer, on their way to the disk; nothing in it is anybody else's. `nbytes`: of memory."""
 
     tenant: str
     at: float
@@ -117,9 +120,13 @@ class Sampler:
         if self._signature.batched:
             arrays = [array[row_start : row_start + rows] for array in arrays]
         nbytes = request.nbytes + sum(map(_size, arrays))
+        if request.parameters is not None:
+            nbytes += sum(getsizeof(name) + getsizeof(value) for name, value in request.parameters.items())
+        # Numbers that came as JSON are not copied: it is only while they wait that they take more than on disk.
+        held_bytes = nbytes + sum([NUMBER_BYTES * len(one) for one in request.inputs if type(one) is list])
         if nbytes > self._most_bytes:
             counts.drop("too_large", rows)
-        elif not self._target.has_room(nbytes):
+        elif not self._target.has_room(held_bytes):
             counts.drop("queue_full", rows)
         else:
             self._target.put(
@@ -131,7 +138,7 @@ class Sampler:
                     [_own(payload) for payload in request.inputs],
                     [array.copy() for array in arrays],
                     request.parameters,
-                    nbytes,
+                    held_bytes,
                 )
             )
 

@@ -66,12 +66,12 @@ class _Open(msgspec.Struct, eq=False):
             os.close(fd)
 
 
-_Place = tuple[str, str, str]
-"""Version, digest and tenant: what the rows of a file have in common."""
+_Place = tuple[str, str, str, bool | None]
+"""Version, digest, tenant and whether they are redacted: what the rows of a file have in common."""
 
 
 def _place(origin: Origin) -> _Place:
-    return origin.version, origin.digest, origin.tenant
+    return origin.version, origin.digest, origin.tenant, origin.redacted
 
 
 class Store:
@@ -115,6 +115,9 @@ class Store:
         for one in list(self._open.values()):
             self._give_up(one)
             self._close(one)
+            if not one.size:  # while the disk stays full there would be one more each time
+                with contextlib.suppress(OSError):
+                    one.path.unlink()
         if not self._failing:
             where = fields(model=self._model, file=str(self._path))
             log.warning("the request log cannot be written: %s", error.strerror or error, extra=where)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from forebay.cache.key import KeyMaker, digest_of
 from forebay.core.request import Payload, Request, payload_array
 from forebay.core.tensors import Array
@@ -46,9 +48,9 @@ class Destination:
         redact: Redact | None,
         counts: RequestLogCounts,
     ) -> None:
-        """`origin`: with the tenant left empty."""
+        """`origin`: with the tenant left empty, and without a word on redaction."""
         self.store = store
-        self.origin = origin
+        self.origin = msgspec.structs.replace(origin, redacted=redact is not None)
         self.counts = counts
         self._writer = writer
         self._signature = signature
@@ -73,8 +75,7 @@ class Destination:
         """What is to be written of it."""
         origin = self._origins.get(taken.tenant)
         if origin is None:
-            mine = self.origin
-            origin = Origin(mine.model, mine.version, mine.digest, taken.tenant, mine.labels)
+            origin = msgspec.structs.replace(self.origin, tenant=taken.tenant)
             self._origins[taken.tenant] = origin
         if taken.rows == 1 and self._redact is None and self._signature.batched:
             yield self._as_it_came(origin, taken)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from rich.console import Console
 from tests.unit.distill.lessons import FakeTeacher, Heard, numbers, texts
 from typer.testing import CliRunner
 
+from forebay.cli.distill import _print
 from forebay.cli.distill_progress import DistillProgress
 from forebay.cli.distill_teacher import EngineTeacher
 from forebay.cli.main import app
 from forebay.core.errors import AdmissionError, SetupError
 from forebay.core.settings_sources import load_settings
 from forebay.core.tensors import Array, bytes_array
+from forebay.distill.judge import Asked
 from forebay.distill.kept import KeptAnswers
 from forebay.distill.report import Epoch
 from forebay.distill.run import Lesson, Order, check_order, distill
@@ -180,8 +183,8 @@ def test_what_the_rows_cannot_give_is_told_before_the_teacher_is_asked(
         check_order(Order(out=tmp_path / "out", **order), lesson)
 
 
-def numeric_lesson(teacher: FakeTeacher) -> Lesson:
-    return Lesson("student", FakeTeacher.signature, "d", Transfer("rows.npz", "", numbers(40)), teacher=teacher)
+def numeric_lesson(teacher: FakeTeacher, rows: int = 40) -> Lesson:
+    return Lesson("student", FakeTeacher.signature, "d", Transfer("rows.npz", "", numbers(rows)), teacher=teacher)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +208,30 @@ def test_it_is_the_teacher_that_is_asked_whatever_the_student_is_called(tmp_path
     with pytest.raises(KeyboardInterrupt):
         distill(Order("linear", tmp_path / "out"), numeric_lesson(FakeTeacher(fails_after=3)), heard)
     assert heard.said == ["asking fake about 40 rows"]
+
+
+def test_a_student_that_too_few_rows_have_judged_is_told_to_be_in_doubt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = "30 rows cannot tell that it agrees in 90.00%"
+    out = tmp_path / "out"
+    report = distill(Order("linear", out, gate=Asked(rounds=0)), numeric_lesson(FakeTeacher(), 80), Heard())
+    assert (report.quality.rows, report.quality.agreement, report.gate.reason) == (30, 1.0, None)
+    assert report.gate.doubt.startswith(told)
+    assert f"In doubt</b>: {told}" in (out / "report.html").read_text()
+    _print(Console(), report, out)
+    assert f"in doubt: {told}" in capsys.readouterr().out
+    sure = Order("linear", out, gate=Asked(rounds=0, min_agreement=0.8))
+    assert distill(sure, numeric_lesson(FakeTeacher(), 80), Heard()).gate.doubt == ""
+
+
+def test_few_rows_are_no_judges_wherever_they_come_from(tmp_path: Path) -> None:
+    order = Order("linear", tmp_path / "out", gate=Asked(rounds=0))
+    with pytest.raises(SetupError, match=r"rows.npz holds 40 rows.*give at least 80"):
+        distill(order, numeric_lesson(FakeTeacher()), Heard())
+    test = Transfer("test.npz", "", numbers(29, seed=1))
+    with pytest.raises(SetupError, match=r"--test test.npz holds 29 rows.*give at least 30"):
+        distill(order, replace(numeric_lesson(FakeTeacher()), test=test), Heard())
 
 
 def test_models_are_measured_as_they_would_be_served_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

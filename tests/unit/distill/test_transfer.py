@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.unit.distill.lessons import linear_answers, numbers, part, target, texts
+from tests.unit.request_log.rig import TEXTS, Rig
 
 from forebay.core.errors import SetupError
 from forebay.distill.augment import made_up
@@ -35,14 +36,15 @@ def test_a_file_of_texts_is_read_and_equal_ones_count_once(tmp_path: Path) -> No
     assert found.rows[0]["text"].tolist() == [b"yes"]
 
 
-def log_of(folder: Path, rows: list[tuple[str, list[float], str]]) -> Path:
+def log_of(folder: Path, rows: list[tuple[str, list[float], str]], *, redacted: bool | None = False) -> Path:
     """A request log of `text` to `y` as a server writes it: text, answer, digest of who answered."""
     below = folder / "anonymous"
     below.mkdir(parents=True)
     for number, (text, answer, digest) in enumerate(rows):
         row = Row(float(number), texts([text])[0], {"y": np.array(answer, np.float32)})  # type: ignore[arg-type]
         key = number.to_bytes(16, "big")
-        content = opening(Origin("m", "1", digest, "anonymous")) + framed(key, encode(body_of(row)))
+        content = opening(Origin("m", "1", digest, "anonymous", (), redacted))
+        content += framed(key, encode(body_of(row)))
         (below / f"{number:014d}-00000000-1-aa.rows").write_bytes(content)
     return folder
 
@@ -55,6 +57,27 @@ def test_the_log_gives_all_rows_and_the_answers_of_this_teacher_only(tmp_path: P
     assert answers["b"] is None
     assert (answers["a"]["y"].tolist(), answers["c"]["y"].tolist()) == ([1.0, 2.0], [5.0, 6.0])
     assert found.source == "the request log of m"
+
+
+def test_where_a_logged_row_was_redacted_the_teacher_is_asked_since_its_answer_is_to_another(tmp_path: Path) -> None:
+    (tmp_path / "redact.py").write_text(
+        "def redact(row):\n    row['inputs']['text'] = row['inputs']['text'].replace('ada', '***')\n    return row\n"
+    )
+    for text, settings in (
+        ("ada is ill", {"request_log_redact": f"{tmp_path / 'redact.py'}:redact"}),
+        ("it rains", {}),
+    ):
+        rig = Rig(tmp_path / "data", TEXTS, **settings)
+        rig.ask(text)
+        rig.close()
+    found = from_log(rig.folder, "m", TEXTS, "d1", None)
+    assert [shown(row) for row in found.rows] == ["*** is ill", "it rains"]
+    assert list(found.known) == [key_of(found.rows[1])]
+
+
+def test_a_log_that_does_not_say_whether_it_is_redacted_gives_rows_and_no_answers(tmp_path: Path) -> None:
+    found = from_log(log_of(tmp_path / "m", [("a", [1, 2], "now")], redacted=None), "m", TEXT, "now", None)
+    assert (len(found.rows), found.known) == (1, {})
 
 
 def test_logged_rows_that_do_not_fit_the_model_as_it_is_now_are_passed_over(tmp_path: Path) -> None:
@@ -149,24 +172,47 @@ def test_labels_are_places_or_names_of_classes() -> None:
 def test_the_three_parts_share_no_row_and_come_of_the_seed() -> None:
     rows = numbers(200)
     whole, transfer = part(rows, linear_answers(rows)), Transfer("f.npz", "", rows)
-    train, stop, test = split(transfer, whole, 0.2, 0, tested_apart=False)
+    train, stop, test = split(transfer, whole, 0.2, 0, by_class=False, tested_apart=False)
     assert test is not None
     assert (len(train), len(stop), len(test)) == (160, 20, 20)
     assert len({key_of(row) for one in (train, stop, test) for row in one.rows}) == 200
     again, other = (
-        split(transfer, whole, 0.2, 0, tested_apart=False),
-        split(transfer, whole, 0.2, 1, tested_apart=False),
+        split(transfer, whole, 0.2, 0, by_class=False, tested_apart=False),
+        split(transfer, whole, 0.2, 1, by_class=False, tested_apart=False),
     )
     assert np.array_equal(again[0].wanted, train.wanted)
     assert not np.array_equal(other[0].wanted, train.wanted)
-    train, stop, none = split(transfer, whole, 0.2, 0, tested_apart=True)
+    train, stop, none = split(transfer, whole, 0.2, 0, by_class=False, tested_apart=True)
     assert (len(train), len(stop), none) == (160, 40, None)
+
+
+def test_classes_of_few_rows_are_judged_by_thirty_and_what_cannot_be_is_told() -> None:
+    rows = numbers(200)
+    wanted = linear_answers(rows)
+
+    def parts(count: int, held_out: float, *, tested_apart: bool = False) -> list[int]:
+        found = split(
+            Transfer("f.npz", "", rows[:count]),
+            part(rows[:count], wanted[:count]),
+            *(held_out, 0),
+            by_class=True,
+            tested_apart=tested_apart,
+        )
+        return [len(one) for one in found if one is not None]
+
+    assert parts(80, 0.1) == [40, 10, 30]
+    assert parts(200, 0.1) == [160, 10, 30]
+    assert parts(200, 0.25) == [150, 20, 30]
+    assert parts(200, 0.4) == [120, 40, 40]
+    assert parts(32, 0.1, tested_apart=True) == [24, 8]
+    with pytest.raises(SetupError, match=r"f.npz holds 79 rows that differ.*at least 80.*at least 30 .*--test FILE"):
+        parts(79, 0.1)
 
 
 def test_too_few_rows_are_told_with_their_file() -> None:
     rows = numbers(20)
     with pytest.raises(SetupError, match=r"f.npz holds 20 rows that differ.*at least 32"):
-        split(Transfer("f.npz", "", rows), part(rows, linear_answers(rows)), 0.1, 0, tested_apart=False)
+        split(Transfer("f.npz", "", rows), part(rows, linear_answers(rows)), 0.1, 0, by_class=False, tested_apart=False)
 
 
 def test_texts_are_made_of_texts_and_of_nothing_else() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,58 @@ def test_another_form_takes_the_place_of_the_one_that_is_served(tmp_path: Path, 
         assert set(now) == {"quick", "small", "fp32"}
         assert {path.name for key, path in now.items() if key != name} == set(now) - {name}
     check_target(out, "net")
+
+
+def test_what_an_interrupted_search_left_stands_in_nobodys_way(tmp_path: Path, source: Path) -> None:
+    forms = [form(tmp_path, source, "quick")]
+    out = tmp_path / "out"
+    (out / ".staged" / "net" / "1").mkdir(parents=True)
+    (out / ".staged.report.json").write_bytes(b"{")
+    check_target(out, "net")
+    write(report_of(source, *forms), out, forms)
+    assert sorted(entry.name for entry in out.iterdir()) == ["net", "report.html", "report.json"]
+    (out / "net").rename(out / ".replaced")
+    check_target(out, "net")
+    write(report_of(source, *forms), out, forms)
+    assert sorted(entry.name for entry in out.iterdir()) == ["net", "report.html", "report.json"]
+
+
+def test_where_there_is_no_room_what_was_there_stays_as_it_was(tmp_path: Path, source: Path) -> None:
+    forms = [form(tmp_path, source, name) for name in ("quick", "small")]
+    out = tmp_path / "out"
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def finds_no_room(where: object, name: str, forms: list[Form]) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(where, name, full)
+            with pytest.raises(SetupError, match=r"No space left.*make room"):
+                write(report_of(source, *forms), out, forms)
+
+    finds_no_room(shutil, "copytree", forms)
+    check_target(out, "net")
+    write(report_of(source, *forms), out, forms)
+    before = {name: (out / name).read_bytes() for name in files_in(out)}
+    for where, name in ((shutil, "copytree"), (Path, "write_bytes"), (Path, "write_text")):
+        finds_no_room(where, name, forms[1:])
+        assert {name: (out / name).read_bytes() for name in files_in(out)} == before
+
+
+def test_wherever_a_search_ends_no_model_is_there_without_a_report(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms = [form(tmp_path, source, "quick")]
+    out = tmp_path / "out"
+    rename = Path.rename
+
+    def seen(path: Path, target: Path) -> Path:
+        assert report_in(out) == report_of(source, *forms)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", seen)
+    write(report_of(source, *forms), out, forms)
+    assert (out / "net" / "1" / "model.onnx").exists()
 
 
 @pytest.mark.parametrize(

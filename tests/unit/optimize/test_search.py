@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import Perceptron, RidgeClassifier
@@ -120,6 +121,15 @@ def test_a_planted_fault_is_rejected_with_its_reason(
     assert judged.reason == reason, judged.detail
     assert told in judged.detail
     assert found.chosen is None
+
+
+def test_the_worst_samples_are_told_by_their_number_in_the_file(found: Report) -> None:
+    (judged,) = [one for one in found.candidates if one.name == planted.OtherModel.name]
+    rows = np.load(found.samples.path)["x"]
+    (answers,) = ort.InferenceSession(found.source.path).run(None, {"x": rows})
+    assert judged.worst
+    for worst in judged.worst:
+        assert worst.original == pytest.approx(answers[worst.sample - 1][:8].tolist(), rel=1e-4)
 
 
 def test_weights_in_a_file_of_their_own_count_as_part_of_the_model(source: Path) -> None:

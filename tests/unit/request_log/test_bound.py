@@ -132,6 +132,16 @@ def test_few_files_are_held_open_however_many_tenants_there_are(
     assert len(rig.read()) == 60
 
 
+def test_rows_that_are_redacted_share_no_file_with_others(tmp_path: Path) -> None:
+    """By their file they are known: a model may be loaded anew with another setting, by the same process."""
+    rig = Rig(tmp_path, TEXTS)
+    first, second = entries(rig, "a", "b")
+    changed = msgspec.structs.replace(second.origin, redacted=True)
+    rig.destination.store.append([first, second._replace(origin=changed)])
+    rig.destination.store.close()
+    assert [(*texts_of([one]), one.origin.redacted) for one in rig.read()] == [("a", False), ("b", True)]
+
+
 def test_descriptors_are_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "MOST_OPEN", 3)
     rig = Rig(tmp_path, TEXTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -257,6 +258,25 @@ def test_what_cannot_be_written_is_none_of_it_and_may_come_again(
     assert texts_of(list(reading)) == ["one", "two", "three"]
     assert reading.damage == Damage()
     assert rig.counts.written == 3
+
+
+def test_a_disk_that_stays_full_is_not_filled_with_empty_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(tmp_path, TEXTS)
+    store = rig.destination.store
+    store.append(entries(rig, "one"))
+
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        for word in ("two", "three", "four"):
+            store.append(entries(rig, word))
+    assert len(list(rig.folder.rglob("*.rows"))) == 1
+    store.append(entries(rig, "five"))
+    assert texts_of(rig.close().read()) == ["one", "five"]
+    assert all(path.stat().st_size for path in rig.folder.rglob("*.rows"))
+    assert rig.counts.dropped == {"disk": 3}
 
 
 def test_half_a_row_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.unit.request_log.rig import NUMBERS, answered
 
@@ -113,6 +115,21 @@ def test_what_is_not_taken_is_counted(reason: str, tenant: str, most_bytes: int,
     sampler.take(request, outputs, 0)
     assert not target.taken
     assert (counts.sampled, counts.dropped) == (2, {reason: 2})
+
+
+def test_what_counts_is_the_memory_that_parameters_and_numbers_take() -> None:
+    target, counts = Kept(), RequestLogCounts()
+    sampler = sampler_of(1.0, target, counts, most_bytes=10_000)
+    sampler.take(*answered(NUMBERS, [1, 2], note="x" * 10_000), 0)
+    many: dict[str, Any] = {f"note{number}": number for number in range(1000)}
+    sampler.take(*answered(NUMBERS, [1, 2], **many), 0)
+    assert counts.dropped == {"too_large": 2}
+    sampler.take(*answered(NUMBERS, [1, 2], note="x" * 5000), 0)
+    rows = [[number, 0] for number in range(500)]  # 6 kB on disk
+    sampler.take(*answered(NUMBERS, *rows), 0)
+    assert target.taken[0].nbytes > 5000
+    assert target.taken[1].nbytes > 32 * 2 * len(rows)
+    assert counts.dropped == {"too_large": 2}
 
 
 def test_without_a_key_a_caller_can_be_left_out_too() -> None:

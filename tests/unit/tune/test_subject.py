@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from forebay.cli.flags import shown_value
+from forebay.cli.tune import _journal
 from forebay.core.settings_sources import load_settings
 from forebay.engine.costs_file import CostsFile
 from forebay.models.source import digest_of, open_source
+from forebay.tune.inputs import Tokenizer
+from forebay.tune.slo import parse_slo
 from forebay.tune.subject import open_subject
 
 MODEL = """
@@ -47,3 +50,20 @@ def test_nobody_answers_in_place_of_the_model_that_is_measured(tmp_path: Path) -
     told = subject.artefact.arguments
     assert {"net.cascade=none", "net.variants=none", "net.cache=off", "net.slo_ms=50"} <= set(told)
     assert not any("cascade.json" in part for part in told)
+
+
+def test_what_another_tokenizer_has_measured_is_not_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(MODEL)
+    tokenizer = tmp_path / "tokenizer.json"
+    loaded = load_settings(config_file=None, environ={}, flags={"data_dir": str(tmp_path)}, sets=[], folder=tmp_path)
+
+    def journal(content: str) -> Path:
+        tokenizer.write_text(content)
+        one = open_subject(
+            f"{tmp_path / 'net.py'}:Net", None, loaded, None, shown_value, Tokenizer(str(tokenizer), 256)
+        )
+        return _journal(loaded, {"net": one}, [], parse_slo("p99=50ms"), None, False).path
+
+    first = journal("{}")
+    assert journal('{"version": "1.0"}') != first
+    assert journal("{}") == first
