@@ -106,6 +106,7 @@ def test_loading_and_unloading_too(mlp: Path, tmp_path: Path) -> None:
         assert "Traceback" not in served.output, served.output[-4_000:]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(400)
 def test_predictions_of_torchserve_too(mlp: Path, tmp_path: Path) -> None:
     with serving(tmp_path / "server", *quick(str(mlp)), "--torchserve-api") as served:

@@ -72,8 +72,10 @@ PRICE, NEAR, OFF = (f"{MODELS / 'priced.py'}:{name}" for name in ("Price", "Near
 
 @pytest.mark.parametrize(
     ("options", "tolerance", "near"),
-    [([], 0.1, 1.0), (["--output", "price", "--tolerance", "0.1%"], 0.001, 0.0)],
-    ids=["found", "named"],
+    [
+        pytest.param([], 0.1, 1.0, id="found"),
+        pytest.param(["--output", "price", "--tolerance", "0.1%"], 0.001, 0.0, id="named", marks=pytest.mark.full),
+    ],
 )
 def test_single_numbers_are_compared_by_how_far_apart_they_are(
     tmp_path: Path, options: list[str], tolerance: float, near: float
