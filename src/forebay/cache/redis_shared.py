@@ -163,7 +163,7 @@ class RedisSharedCache:
             try:
                 await self._link.execute("SET", self._base + "drops", secrets.randbits(48), "NX")
                 drops = int(await self._link.execute("GET", self._base + "drops"))
-            except DependencyError:
+            except (DependencyError, TypeError, ValueError):  # gone again, or what somebody else has put there
                 drops = _UNKNOWN
             if self.drops != known:
                 continue  # one was told of meanwhile, and this may be from before it

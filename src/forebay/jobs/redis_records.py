@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
+from forebay.brokers.redis_link import RedisLink
 from forebay.core.errors import DependencyError
 from forebay.jobs.ids import is_id
 from forebay.jobs.record import ENVELOPE_VERSION, OVERDUE, SILENT, JobSpec
@@ -20,7 +21,8 @@ from forebay.jobs.redis_codec import (
     shown_spec,
     written_id,
 )
-from forebay.jobs.redis_kept import RedisKept, leased_job, unreadable_end
+from forebay.jobs.redis_kept import MOST_AT_ONCE, RedisKept, leased_job, unreadable_end
+from forebay.jobs.redis_reader import PREFIX, SERVER_CLOCK
 from forebay.jobs.store import Bounds, Finish, LeasedJob, NewJob, Submission
 
 _OVERDUE: Final = packed_error(OVERDUE)
@@ -33,12 +35,26 @@ _EACH_BYTES: Final = 1000
 _LOST_MOST: Final = 500
 """Of a level, in a round of the reaper."""
 _UNKNOWN: Final = -1
+_FOR_NOBODY_MOST: Final = 10_000
 
 
 class RedisRecords(RedisKept):
     """A `RecordStore`, `JobReader` and `WebhookQueue`."""
 
     brokered = True
+
+    def __init__(
+        self,
+        link: RedisLink,
+        *,
+        shards: int = 1,
+        republish_after_s: float = 60.0,
+        prefix: str = PREFIX,
+        clock: str = SERVER_CLOCK,
+    ) -> None:
+        super().__init__(link, shards=shards, republish_after_s=republish_after_s, prefix=prefix, clock=clock)
+        self._for_nobody: list[LeasedJob] = []
+        """What claims that failed may have begun and could not give back."""
 
     async def create(self, new: Sequence[NewJob], bounds: Bounds) -> Sequence[Submission]:
         """Accept jobs."""
@@ -49,6 +65,7 @@ class RedisRecords(RedisKept):
         if not all(is_id(one.id) for one in carried):
             known = iter(await self.claim([one for one in carried if is_id(one.id)], lease_s))
             return [next(known) if is_id(one.id) else "unknown" for one in carried]
+        await self._surrender()
         claimed = await self._claim(carried, lease_s)
         try:
             unknown = [one for one, claim in zip(carried, claimed, strict=True) if claim == "unknown"]
@@ -104,10 +121,22 @@ class RedisRecords(RedisKept):
         ]
 
     async def _give_back(self, jobs: Sequence[LeasedJob]) -> None:
-        """Of a claim that fails: nobody learns of what it has begun. Where this fails too, that waits for the end of
-        its lease."""
+        """Of a claim that fails: nobody learns of what it has begun. Where this fails too, it is done before the next
+        claim, whose messages are likely the same ones."""
+        self._for_nobody += jobs
+        del self._for_nobody[:-_FOR_NOBODY_MOST]
         with contextlib.suppress(DependencyError):
-            await self.finish([Finish(job, "release") for job in jobs])
+            await self._surrender()
+
+    async def _surrender(self) -> None:
+        """Give back what was claimed for nobody. Each in some call: those who claim meanwhile wait for none of it."""
+        while jobs := self._for_nobody[:MOST_AT_ONCE]:
+            del self._for_nobody[: len(jobs)]
+            try:
+                await self.finish([Finish(job, "release") for job in jobs])
+            except BaseException:
+                self._for_nobody += jobs
+                raise
 
     def _claimed(self, carried: Carried, nonce: str, reply: Any) -> Claimed:
         if isinstance(reply, int):

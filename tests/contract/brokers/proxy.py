@@ -17,6 +17,7 @@ class Proxy:
         self._open: set[asyncio.StreamWriter] = set()
         self._lose = b""
         self._silent = False
+        self._refuses_then = self._refuses = False
         self.lost = asyncio.Event()
 
     def silence(self) -> None:
@@ -29,12 +30,20 @@ class Proxy:
         for writer in self._open:
             writer.transport.abort()
 
-    def lose_answer_to(self, words: bytes) -> None:
-        """The next call with these words is carried out, but its answer does not arrive; `lost` is set then."""
-        self._lose = words
+    def lose_answer_to(self, words: bytes, *, then_refuse: bool = False) -> None:
+        """The next call with these words is carried out, but its answer does not arrive; `lost` is set then.
+        `then_refuse`: from then on nobody can connect, until `accept`."""
+        self._lose, self._refuses_then = words, then_refuse
         self.lost.clear()
 
+    def accept(self) -> None:
+        """Who connects is served again."""
+        self._refuses = False
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._refuses:
+            writer.transport.abort()
+            return
         to_reader, to_writer = await asyncio.open_unix_connection(str(self._target))
         self._open |= {writer, to_writer}
         losing = asyncio.Event()
@@ -42,7 +51,7 @@ class Proxy:
         async def forward() -> None:
             while data := await reader.read(1 << 20):
                 if self._lose and self._lose in data:
-                    self._lose = b""
+                    self._lose, self._refuses = b"", self._refuses_then
                     losing.set()
                 if not self._silent:
                     to_writer.write(data)

@@ -122,6 +122,26 @@ async def test_a_store_that_cannot_be_asked_for_its_drops_is_asked_again(two: tu
     assert there.gaps == 1
 
 
+async def test_a_number_of_drops_that_is_none_is_asked_for_again(two: tuple[Process, Process]) -> None:
+    here, there = two
+    key = there.cache._base + "drops"
+    await here.link.execute("SET", key, "what somebody else has put there")
+    asked = asyncio.Event()
+    execute = there.link.execute
+
+    async def heard(*words: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        reply = await execute(*words, timeout_s=timeout_s)
+        if words[0] == "GET":
+            asked.set()
+        return reply
+
+    there.link.execute = heard  # type: ignore[method-assign]
+    there.hear()
+    await asked.wait()
+    await here.link.execute("DEL", key)
+    await there.knows()
+
+
 async def test_where_it_is_not_known_whether_something_was_dropped_all_is_forgotten(
     two: tuple[Process, Process],
 ) -> None:

@@ -216,8 +216,9 @@ async def test_what_a_claim_has_begun_is_given_back_where_a_lost_job_cannot_be_m
     assert {job.attempt for job in jobs} == {1}
 
 
+@pytest.mark.parametrize("is_gone", [False, True], ids=["that comes back at once", "that is gone then"])
 async def test_what_a_claim_has_begun_is_given_back_where_the_answer_of_a_shard_is_lost(
-    site: Site, servers: Servers, tmp_path: Path
+    site: Site, servers: Servers, tmp_path: Path, is_gone: bool
 ) -> None:
     await site.submit(30, max_attempts=1)
     await site.queue.finish([Finish(job, "release") for job in await site.lease()])  # the server knows the scripts
@@ -226,9 +227,11 @@ async def test_what_a_claim_has_begun_is_given_back_where_the_answer_of_a_shard_
         link = RedisLink(proxy.url)
         records = RedisRecords(link, shards=site.shards, prefix=site.prefix, clock=MOVED_CLOCK)
         queue = BrokeredQueue(records, MemoryBroker(site.queues))
-        proxy.lose_answer_to(b"{s1}")
-        with pytest.raises(DependencyError):
-            await queue.lease(["m"], 100, 0.0, LEASE_S)
+        proxy.lose_answer_to(b"{s1}", then_refuse=is_gone)
+        for _ in range(1 + is_gone):
+            with pytest.raises(DependencyError):
+                await queue.lease(["m"], 100, 0.0, LEASE_S)
+        proxy.accept()
         jobs = await queue.lease(["m"], 100, 0.0, LEASE_S)
         await link.close()
     assert len(jobs) == 30

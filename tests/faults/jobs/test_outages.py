@@ -69,6 +69,7 @@ def test_results_are_kept_while_the_store_is_down(tmp_path: Path, kind: Kind, se
             assert found.metric("forebay_jobs_leased_total") == leased
             found.node.start()
         witness.settle(60)
+        assert [entry.id for entry in entries if entry.seen is None] == [], "a claim whose answer was lost is no end"
         runs = tally(found.folder)
         assert {entry.seen["attempt"] for entry in entries if entry.seen is not None} == {1}
         assert {len(runs[entry.value]) for entry in entries} == {1}
