@@ -72,7 +72,8 @@ def vanishing(port: int, path: str, count: int, *headers: str) -> Iterator[None]
             connection = Wire(port).send(request(path, None, *headers))
             open_ones.append(connection)
         for connection in open_ones:
-            assert connection.line().split()[1] in (b"101", b"200")
+            line = connection.line()
+            assert line.split()[1] in (b"101", b"200"), line
         yield
     finally:
         for connection in open_ones:
