@@ -22,7 +22,7 @@ from aiormq.abc import DeliveredMessage
 from forebay.brokers.packs import Pack, PackError, unpacked
 from forebay.brokers.port import PRIORITY_LEVELS, Delivery
 from forebay.brokers.rabbitmq_errors import failure
-from forebay.brokers.rabbitmq_link import Session
+from forebay.brokers.rabbitmq_link import CALL_TIMEOUT_S, Session
 from forebay.brokers.rabbitmq_queues import REFUSALS, Queues, queue_name
 from forebay.brokers.refusals import Refusals
 from forebay.core.errors import DependencyError
@@ -38,8 +38,10 @@ _LEARN: Final = 0.1
 """Weight of a new message in the means of how many jobs and bytes one has."""
 DUMB_S: Final = 120.0
 """How long a queue is left alone that does not answer while its broker does: its members may be down, or lost; or one
-that may not be consumed from: finding that out again costs the connection."""
+that may not be consumed from."""
 _LEVELS: Final = range(PRIORITY_LEVELS)
+SOON_S: Final = 0.3
+"""How long the other queues wait for one to answer that is new to this connection."""
 SETTLE_S: Final = 0.1
 """Until something has come from each queue that is new to this connection, so that what is urgent is not left behind
 what came first; but no longer, since most of them are empty."""
@@ -89,6 +91,9 @@ class Inbox:
         self._met: set[Place] = set()
         """All that ever had one here. A consumer that comes back after a long batch is not waited for: a worker would
         stand still for it each time."""
+        self._answered: set[Place] = set()
+        """All that can be consumed from, as far as is known."""
+        self._trials: dict[Place, asyncio.Task[None]] = {}
         self._senders: dict[Pack, Consumer] = {}
         self._ended: deque[str] = deque()
         self._numbers = itertools.count(1)
@@ -119,11 +124,10 @@ class Inbox:
         """Those that are listened to then. Raises as `listen`."""
         async with self._changing:
             await self.session.call(self.session.consuming.basic_qos(prefetch_count=2 * wanted))
-            found = await self._there(places)
+            found = await self._answering(await self._there(places))
             new = set(found) - self._met
             self._met |= new
-            # The last one that was made is the likeliest not to answer; it must not hold up what others have sent.
-            for place in reversed(found):
+            for place in found:
                 if not self._is_sent_enough(place, wanted):
                     await self._end(place)
                     await self._begin(place, 2 * wanted)
@@ -145,6 +149,57 @@ class Inbox:
             else:
                 found.append(place)
         return found
+
+    async def _answering(self, places: Sequence[Place]) -> list[Place]:
+        """Those of these queues that can be consumed from, as far as that is known soon. Raises as `listen`."""
+        for place in places:
+            if place not in self._answered and place not in self._trials:
+                self._trials[place] = trial = asyncio.create_task(self._try(place), name="rabbitmq: trial")
+                trial.add_done_callback(_heard)
+        if trials := [self._trials[place] for place in places if place in self._trials]:
+            await asyncio.wait(trials, timeout=SOON_S)
+            if not self._answered.intersection(places):
+                await asyncio.wait(trials, timeout=CALL_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        for place in places:
+            if (trial_of := self._trials.get(place)) is None:
+                continue
+            if trial_of.done():
+                del self._trials[place]
+                trial_of.result()
+            else:
+                self._alone.note(place, self._dumb_words(place), CALL_TIMEOUT_S)
+        return [place for place in places if place in self._answered]
+
+    async def _try(self, place: Place) -> None:
+        """Consume from a queue on a channel of its own: one whose members are lost never answers, and its channel does
+        not do so any more either. A message that comes is given back by the channel's end. Raises as `listen`."""
+        session, name = self.session, queue_name(self.session.address, *place)
+        channel = await session.call(session.channel())
+        try:
+            await session.call(channel.basic_qos(prefetch_count=1))
+            await session.call(channel.basic_consume(name, _ignore), ends=False)
+        except TimeoutError:
+            session.run(channel.close())
+            if await session.answers():
+                self._alone.note(place, self._dumb_words(place), DUMB_S)
+                log.error("%s", self._dumb_words(place))
+            else:
+                session.end()
+            return
+        except (amqp.ChannelAccessRefused, amqp.ChannelLockedResource) as error:
+            self._leave_alone([place], error, DUMB_S)
+            return
+        except amqp.ChannelNotFoundEntity:
+            self.queues.forget(name)
+            raise
+        await session.call(channel.close())
+        self._answered.add(place)
+        self._alone.forget(place)
+        self.wake()
+
+    def _dumb_words(self, place: Place) -> str:
+        name = queue_name(self.session.address, *place)
+        return f"queue {name} does not answer; others go on. docs/rabbitmq.md says what to do"
 
     def _leave_alone(self, places: Sequence[Place], error: BaseException, pause_s: float | None = None) -> None:
         address = self.session.address
@@ -226,9 +281,8 @@ class Inbox:
         except TimeoutError:
             # The channel is of no use any more. Is it the broker that is silent, or this queue?
             if await self.session.answers():
-                words = f"queue {name} does not answer; others go on. docs/rabbitmq.md says what to do"
-                self._alone.note(place, words, DUMB_S)
-                log.error("%s", words)
+                self._alone.note(place, self._dumb_words(place), DUMB_S)
+                log.error("%s", self._dumb_words(place))
             self.session.end()
             raise
         except (amqp.ChannelAccessRefused, amqp.ChannelLockedResource) as error:
@@ -301,3 +355,13 @@ class Inbox:
         """Whoever waits looks again."""
         self.arrival.set()
         self.arrival = asyncio.Event()
+
+
+async def _ignore(message: DeliveredMessage) -> None:
+    """What a trial was sent."""
+
+
+def _heard(trial: asyncio.Task[None]) -> None:
+    """Whoever would look at what a trial came to may be gone, with the session."""
+    if not trial.cancelled():
+        trial.exception()

@@ -58,8 +58,8 @@ class Session:
 
     async def open(self) -> None:
         """Open the channels. Raises what aiormq does."""
-        self.publishing = await self._channel(confirms=True)
-        self.consuming = await self._channel()
+        self.publishing = await self.channel(confirms=True)
+        self.consuming = await self.channel()
         for part in (self.publishing, self.consuming, self._wire):
             part.closing.add_done_callback(self._part_ended)
 
@@ -120,7 +120,7 @@ class Session:
         """A call that the broker may refuse by closing its channel, which costs no more than that. Raises as `call`."""
         async with self._asks:
             if self._asking is None or self._asking.is_closed:
-                self._asking = await self.call(self._channel())
+                self._asking = await self.call(self.channel())
             return await self.call(work(self._asking))
 
     async def close(self) -> None:
@@ -136,7 +136,8 @@ class Session:
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
 
-    async def _channel(self, *, confirms: bool = False) -> Channel:
+    async def channel(self, *, confirms: bool = False) -> Channel:
+        """A further one. Raises what aiormq does."""
         channel = await self._wire.channel(publisher_confirms=confirms, on_return_raises=confirms)
         assert isinstance(channel, Channel)
         return channel

@@ -40,6 +40,10 @@ class Refusals(Generic[K]):
         self._refusals[key] = _Refusal(words, pause_s, now_s + pause_s)
         return before is None or before.words != words
 
+    def forget(self, key: K) -> None:
+        """It is not refused any more."""
+        self._refusals.pop(key, None)
+
     def to_ask(self, keys: Iterable[K]) -> list[K]:
         """Those of these that are not left alone now."""
         now_s = self._clock()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import aio_pika
 import pytest
+from aiormq.channel import Channel
 from tests.contract.brokers.rabbit import queues_of_its_own
 from tests.contract.brokers.rabbit_nodes import RabbitNode
 from tests.contract.brokers.test_broker import LEASE_S, PATIENCE_S, by_id, carried, leased, messages, published
@@ -18,6 +20,7 @@ from forebay.brokers.packs import unpacked
 from forebay.brokers.port import PRIORITY_LEVELS, Delivery, Message
 from forebay.brokers.rabbitmq import RabbitMq
 from forebay.brokers.rabbitmq_inbox import AHEAD_BYTES, MOST_SENT
+from forebay.brokers.rabbitmq_queues import LEVELS
 from forebay.core.errors import DependencyError, SetupError
 
 RIGHTS = (r"^forebay\..*", r"^(forebay\..*|amq\.default)$", r"^forebay\..*")
@@ -278,7 +281,7 @@ async def test_a_queue_that_is_deleted_is_made_anew(url: str) -> None:
 
 @pytest.mark.parametrize("how", ["locked", "taken"])
 async def test_a_queue_that_is_refused_holds_up_no_other(url: str, how: str, caplog: pytest.LogCaptureFixture) -> None:
-    """One that is another connection's, and one that only another may consume from, which costs the connection."""
+    """One that is another connection's, and one that only another may consume from."""
     async with connected(url) as broker, by_hand(url) as channel:
         refused = await channel.declare_queue(f"{prefix_of(url)}.b.normal", durable=True, exclusive=how == "locked")
         if how == "taken":
@@ -294,8 +297,38 @@ async def test_a_queue_that_is_refused_holds_up_no_other(url: str, how: str, cap
         assert len(said) == 1
         assert said[0].levelname == "ERROR"
         if how == "taken":
+            await published(broker, messages(1, "b", level=0))
+            await broker.ack(await leased(broker, 1, "b"))
+            for level in LEVELS:
+                other = await channel.declare_queue(f"{prefix_of(url)}.c.{level}", durable=True)
+                await other.consume(passed_over, exclusive=True)
             with pytest.raises(DependencyError, match="lacks a permission"):
-                await broker.lease(["b"], 1, 0.0, LEASE_S)
+                await broker.lease(["c"], 1, 0.0, LEASE_S)
+
+
+async def test_while_a_queue_does_not_answer_others_go_on_and_then_it_does_too(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers, consume = asyncio.Event(), Channel.basic_consume
+
+    async def hangs(self: Channel, queue: str, *arguments: Any, **more: Any) -> Any:
+        if queue.endswith(".low"):
+            await answers.wait()
+        return await consume(self, queue, *arguments, **more)
+
+    async with connected(url) as broker:
+        await published(broker, [*messages(3), *messages(2, level=2)])
+        monkeypatch.setattr(Channel, "basic_consume", hangs)
+        found = await leased(broker, 3)
+        assert by_id(carried(found)) == by_id(messages(3))
+        assert broker._inbox is not None
+        session = broker._inbox.session
+        answers.set()
+        found += await leased(broker, 2)
+        assert by_id(carried(found)) == by_id([*messages(3), *messages(2, level=2)])
+        assert broker._inbox.session is session
+        await broker.ack(found)
+    assert not caplog.records
 
 
 async def test_those_who_come_while_a_queue_is_being_made_are_served() -> None:
