@@ -67,6 +67,15 @@ def test_labels_that_are_not_the_models_are_told(tmp_path: Path, labels: list[An
     assert ran.stderr.startswith("asking large about 100 rows\n")
 
 
+def test_a_form_that_helps_nobody_is_left_out_and_told(tmp_path: Path) -> None:
+    np.savez(tmp_path / "points.npz", x=points(100))
+    ran = run_once(tmp_path, "variants", FAST, LARGE, FASTEST, "--samples", "points.npz", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert [one["name"] for one in json.loads(ran.stdout)["variants"]] == ["fastest"]
+    assert "large is left out: accurate in 9" in ran.stderr
+    assert "where fast is in 100.00% at" in ran.stderr
+
+
 PRICE, NEAR, OFF = (f"{MODELS / 'priced.py'}:{name}" for name in ("Price", "Near", "Off"))
 
 
@@ -151,7 +160,7 @@ def test_who_names_one_gets_that_one(served: Served) -> None:
         ([LARGE, FAST, "--samples", "points.npz", "--output", "by"], "compared by an output of numbers"),
         ([LARGE, FAST, "--samples", "points.npz", "--out", "no/v.json"], "--out no/v.json: there is no folder"),
         ([LARGE, FAST, "--samples", "points.npz", "--tolerance", "0"], "--tolerance 0: write a share between 0 and 1"),
-        ([FASTEST, LARGE, "--samples", "points.npz"], "none is faster than fastest"),
+        ([FASTEST, LARGE, "--samples", "points.npz"], "none is faster than fastest by 5 % or more, which"),
         ([LARGE, f"{MODELS / 'plain.py'}:Echo", "--samples", "points.npz"], "both must have the same names"),
     ],
 )

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -40,6 +41,19 @@ LEAST_ROWS: Final = 100
 LEAST_COSINE: Final = 0.99
 LEAST_SPEEDUP: Final = 1.05
 """So many times as fast as a more accurate form is one that is kept: less may be chance."""
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """A form that stands in the way of a better one."""
+
+    form: MeasuredVariant
+    beside: MeasuredVariant
+    """The fastest of those that are at least as accurate."""
+
+    @property
+    def ratio(self) -> float:
+        return self.form.rows_per_s / self.beside.rows_per_s
 
 
 def variants(
@@ -77,7 +91,7 @@ def variants(
     """
     allowed = parse_share("--tolerance", tolerance)
     check_writable("--out", out)
-    measured = asyncio.run(_measure(model, forms, samples, output, allowed))
+    measured, left_out = asyncio.run(_measure(model, forms, samples, output, allowed))
     document = msgspec.json.format(msgspec.json.encode(measured)) + b"\n"
     if out is not None:
         write_file("--out", out, document)
@@ -85,9 +99,15 @@ def variants(
         typer.echo(document, nl=False)
     else:
         _print(measured)
+    # On stderr: what is asked for as JSON is kept apart from what is said of it.
+    console = Console(stderr=True, highlight=False)
+    for one in left_out:
+        console.print(_why(one), soft_wrap=True, markup=False)
 
 
-async def _measure(model: str, forms: Sequence[str], samples: Path, output: str | None, tolerance: float) -> Measured:
+async def _measure(
+    model: str, forms: Sequence[str], samples: Path, output: str | None, tolerance: float
+) -> tuple[Measured, list[_LeftOut]]:
     async with open_alone(model, *forms, environ=os.environ) as engine:
         first, *others = engine.models
         for other in others:
@@ -164,7 +184,7 @@ def _measured(
     chosen: str,
     judge: Judge,
     most_apart: float,
-) -> Measured:
+) -> tuple[Measured, list[_LeftOut]]:
     first = engine.models[0]
     right = answers[first][chosen]
 
@@ -184,14 +204,19 @@ def _measured(
 
     itself = of(first)
     kept: list[MeasuredVariant] = []
+    left_out: list[_LeftOut] = []
     for one in sorted(map(of, engine.models[1:]), key=lambda one: -one.accuracy):
-        if one.rows_per_s >= LEAST_SPEEDUP * max([itself.rows_per_s, *(before.rows_per_s for before in kept)]):
+        fastest = max([itself, *kept], key=lambda before: before.rows_per_s)
+        if one.rows_per_s >= LEAST_SPEEDUP * fastest.rows_per_s:
             kept.append(one)
+        else:
+            left_out.append(_LeftOut(one, fastest))
     if not kept:
+        told = ", ".join(f"{one.form.name} {one.ratio:.2f}x" for one in left_out)
         raise SetupError(
-            f"none is faster than {first} by 5 % or more, which does {itself.rows_per_s:.0f} rows a second"
+            f"none is faster than {first} by 5 % or more, which does {itself.rows_per_s:.0f} rows a second: {told}"
         )
-    return Measured(
+    found = Measured(
         model=itself,
         variants=tuple(kept),
         rows=len(right),
@@ -200,6 +225,16 @@ def _measured(
         judge=judge,
         least_cosine=LEAST_COSINE,
         most_apart=most_apart,
+    )
+    return found, left_out
+
+
+def _why(left: _LeftOut) -> str:
+    form, beside = left.form, left.beside
+    return (
+        f"{form.name} is left out: accurate in {form.accuracy:.2%} at {form.rows_per_s:.0f} rows a second, where "
+        f"{beside.name} is in {beside.accuracy:.2%} at {beside.rows_per_s:.0f}; a less accurate form has to be faster "
+        "by 5 %"
     )
 
 

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Protocol, get_args
+from typing import Protocol, Self, get_args
 
 import numpy as np
 
-from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
 from forebay.distill.report import GateReport, Reason
 from forebay.distill.students.port import Subject
@@ -161,11 +160,8 @@ class Judge:
             gate.speed = speed.summarise(rates, rates, None)
             return
         self._watcher.says("timing against the teacher")
-        try:
-            with Probe(self._load(teacher.model, teacher.served_with), _TIMEOUT_S) as other:
-                measured = speed.measure(other.time, probe.time, plan, self._asked.rounds, self._asked.round_s)
-        except CandidateError as error:
-            raise SetupError(f"the teacher {teacher.model} cannot be timed: {error.detail}") from None
+        with _TeachersTime(teacher, self._load(teacher.model, teacher.served_with)) as other:
+            measured = speed.measure(other.time, probe.time, plan, self._asked.rounds, self._asked.round_s)
         gate.speed = speed.summarise(*measured, None)
         gate.teacher_rows_per_s = max(median(rates) for rates in measured[0].values())
         if gate.speed.speedup < self._asked.min_speedup:
@@ -177,6 +173,34 @@ class Judge:
         return wire.Load(model, self._asked.threads, served_with, str(self._file), sys.path)
 
 
+class _TeachersTime:
+    """A teacher's process. Its errors are no student's."""
+
+    def __init__(self, teacher: TimedTeacher, load: wire.Load) -> None:
+        self._model = teacher.model
+        try:
+            self._probe = Probe(load, _TIMEOUT_S)
+        except CandidateError as error:
+            raise self._not_timed(error) from None
+
+    def time(self, batches: Sequence[Sequence[int]]) -> list[float]:
+        try:
+            return self._probe.time(batches)
+        except CandidateError as error:
+            raise self._not_timed(error) from None
+
+    def _not_timed(self, error: CandidateError) -> _NotTimedError:
+        return _NotTimedError(
+            f"the teacher {self._model} cannot be timed: {error.detail}; --rounds 0 judges a student without"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._probe.close()
+
+
 class _DiffersError(CandidateError):
     """The export is wrong."""
 
@@ -184,9 +208,18 @@ class _DiffersError(CandidateError):
         super().__init__("disagrees", detail)
 
 
+class _NotTimedError(CandidateError):
+    """The teacher failed, and not the student."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("crashed", detail)
+
+
 def _reason(error: CandidateError) -> Reason:
     if isinstance(error, _DiffersError):
         return "export_differs"
+    if isinstance(error, _NotTimedError):
+        return "not_timed"
     known: tuple[Reason, ...] = get_args(Reason)
     return next((reason for reason in known if reason == error.reason), "crashed")
 

@@ -20,8 +20,11 @@ Reason = Literal[
     "not_repeatable",
     "disagrees",
     "slower",
+    "not_timed",
 ]
-"""Why a student is not served. `export_differs`: the file answers otherwise than the student that was trained."""
+"""Why a student is not served. `export_differs`: the file answers otherwise than the student that was trained;
+`not_timed`: how fast its teacher is could not be found out.
+"""
 
 
 class TeacherReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -319,7 +319,7 @@ def wilson_low(share: float, rows: int) -> float:
 def _check_agreement(gate: GateReport, target: Target, quality: Quality, order: Order) -> None:
     """What the file does wrong is graver than how little it has learned."""
     detail = disagreement(target, quality.agreement, order.gate.min_agreement, quality.rows)
-    if detail and gate.reason in (None, "slower"):
+    if detail and gate.reason in (None, "slower", "not_timed"):
         gate.reason, gate.detail = "disagrees", detail
     if gate.reason is None:
         gate.doubt = doubt(quality.agreement_low, order.gate.min_agreement, quality.rows)

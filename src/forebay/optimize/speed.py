@@ -87,7 +87,12 @@ def slowed_by_new(original: Run, candidate: Run, pairs: Sequence[tuple[Sequence[
 
 
 def _affordable(original: Run, batches: Sequence[Sequence[int]], round_s: float) -> list[Sequence[int]]:
-    """As many batches as take the original about `round_s`, of all lengths alike; running some warms it up."""
+    """As many batches as take the original about `round_s`, of all lengths alike; running some warms it up. Where one
+    takes that long, it is one, and no more are run to find that out: a caller waits for a measurement as a whole.
+    """
+    one = spread(batches, 1)
+    if min(sum(original(one)), sum(original(one))) >= round_s:
+        return one
     some = spread(batches, 3)
     original(some)
     each = max(sum(original(some)) / len(some), 1e-6)

@@ -125,6 +125,12 @@ def test_a_student_is_timed_beside_its_teacher(tmp_path: Path) -> None:
         f"{tmp_path / 'models.py'}:Sleeps", wanted, TimedTeacher(f"{tmp_path / 'models.py'}:Right", ServedWith())
     )
     assert (slow.gate.reason, "of the teacher's speed; 1 is asked for" in slow.gate.detail) == ("slower", True)
+    # A teacher that fails is not the student's fault, and costs the rest of the report nothing.
+    broken = judge.judge(
+        f"{tmp_path / 'models.py'}:Right", wanted, TimedTeacher(f"{tmp_path / 'models.py'}:Ends", ServedWith())
+    )
+    assert (broken.gate.reason, "Ends cannot be timed: its process ended" in broken.gate.detail) == ("not_timed", True)
+    assert (broken.gate.speed, broken.answers is not None) == (None, True)
     # Without a teacher at hand it is timed by itself.
     alone = judge.judge(f"{tmp_path / 'models.py'}:Right", wanted, None).gate
     assert (alone.speed is not None, alone.teacher_rows_per_s) == (True, None)

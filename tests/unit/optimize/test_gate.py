@@ -229,6 +229,25 @@ def test_large_batches_are_timed_where_they_are_quick() -> None:
     assert speed.sizes_for((1, 8), 1e-6, 0.2) == (1, 8)
 
 
+def test_a_batch_that_takes_a_whole_round_is_not_run_to_find_out_how_many_fit() -> None:
+    ran: dict[str, list[int]] = {"slow": [], "quick": []}
+
+    def runs(who: str, seconds: float) -> speed.Run:
+        def run(batches: Sequence[Sequence[int]]) -> list[float]:
+            ran[who].append(len(batches))
+            return [seconds for _ in batches]
+
+        return run
+
+    batches = {256: [list(range(start, start + 256)) for start in range(0, 2560, 256)]}
+    of_slow, of_quick = speed.measure(runs("slow", 5.0), runs("quick", 0.01), batches, 2, 0.2)
+    assert of_slow == {256: [pytest.approx(51.2)] * 2}
+    assert of_quick == {256: [pytest.approx(25600.0)] * 2}
+    assert ran["slow"] == [1] * 4, "twice to look, and once a round"
+    of_slow, _ = speed.measure(runs("slow", 0.05), runs("quick", 0.01), batches, 1, 0.2)
+    assert ran["slow"][-1] == 4, "as many as fit"
+
+
 def test_who_takes_longer_for_new_rows_than_for_those_it_has_seen_remembers() -> None:
     seen: set[int] = set()
 
