@@ -27,7 +27,8 @@ from forebay.cache.semantic.guard import Guard
 from forebay.cache.semantic.lexicon import load_lexicon
 from forebay.cache.semantic.normalise import normalised
 from forebay.cache.semantic.policy import Calibration
-from forebay.cli.curves import drawn, parse_share, pyplot
+from forebay.cli.curves import check_plot, drawn, parse_share
+from forebay.cli.written import check_writable, write_file
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
 from forebay.embedding.engine import EmbeddedEngine, open_alone
@@ -76,8 +77,9 @@ def calibrate(
     """
     limit = parse_share("--budget", budget)
     texts = read_pairs(pairs)
+    check_writable("--out", out)
     if plot is not None:
-        pyplot()  # say that it is missing before the work, not after
+        check_plot(plot)
     vectors, digest = asyncio.run(embed_all(embedder, list(dict.fromkeys(t for p in texts for t in p[:2]))))
     scored = distinct(texts, score(texts, vectors, Guard(load_lexicon())))
     repeats = len(texts) - len(scored)
@@ -100,10 +102,7 @@ def calibrate(
     )
     document = msgspec.json.format(msgspec.json.encode(calibration)) + b"\n"
     if out is not None:
-        try:
-            out.write_bytes(document)
-        except OSError as error:
-            raise SetupError(f"cannot write the calibration {out}: {error}") from None
+        write_file("--out", out, document)
     if as_json:
         typer.echo(document, nl=False)
     else:

@@ -1,4 +1,4 @@
-"""What commands that choose a threshold share: shares on the command line, and pictures of what a threshold does."""
+"""Shares on the command line, and pictures."""
 
 from __future__ import annotations
 
@@ -48,12 +48,22 @@ def check_plot(path: Path) -> None:
 @contextmanager
 def drawn(path: Path) -> Iterator[Any]:
     """Axes to draw on; with the end of the block they are in this file. Raises `SetupError`."""
-    plots = pyplot()
-    figure, axes = plots.subplots(figsize=(7, 4.2), layout="constrained")
-    try:
+    with drawn_beside(path, 1, (7, 4.2)) as (axes,):
         yield axes
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+
+
+@contextmanager
+def drawn_beside(path: Path, columns: int, inches: tuple[float, float]) -> Iterator[list[Any]]:
+    """So many axes side by side, on a picture of this size, to draw on as on those of `drawn`."""
+    plots = pyplot()
+    figure, grid = plots.subplots(1, columns, figsize=inches, layout="constrained", squeeze=False)
+    all_axes = list(grid[0])
+    try:
+        yield all_axes
+        for axes in all_axes:
+            axes.grid(alpha=0.3)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(fontsize="small")
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
         raise SetupError(f"cannot write the plot {path}: {error}") from None

@@ -18,6 +18,7 @@ from forebay.batching.inputs import ARRIVAL_FORMS, COST_FORMS, parse_arrivals, p
 from forebay.batching.policy import Policy
 from forebay.batching.reference import FixedSize
 from forebay.batching.simulate import MakeBatcher, Outcome, Scenario, simulate_scenario
+from forebay.cli.curves import check_plot, drawn_beside, pyplot
 from forebay.core.errors import SetupError
 
 REFERENCES: Final = ((1, 0), (8, 0), (8, 5), (8, 20), (32, 0), (32, 5), (32, 20), (64, 0), (64, 5), (64, 20))
@@ -81,7 +82,7 @@ def simulate(
       forebay simulate --arrivals bursts --rate 400 --slo-ms 200 --plot bursts.png
     """
     if plot is not None:
-        _matplotlib()  # say that it is missing before the work, not after
+        check_plot(plot)
     try:
         form = parse_arrivals(arrivals, rate)
         scenario = Scenario(
@@ -174,40 +175,17 @@ def histogram(batch_rows: dict[int, int]) -> list[tuple[str, int, str]]:
     return lines
 
 
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-    except ImportError:
-        raise SetupError("--plot needs matplotlib: pip install 'forebay[plot]'") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
-
-
 def _plot(runs: list[Run], path: Path) -> None:
-    pyplot = _matplotlib()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    colours = pyplot.colormaps["viridis"]
-    for number, run in enumerate(runs):
-        latencies = sorted(run.outcome.latencies)
-        if latencies:
-            shares = [(place + 1) / len(latencies) for place in range(len(latencies))]
-            own = number == 0
-            look = (
-                {"lw": 2.5, "color": "crimson", "zorder": 3} if own else {"lw": 1, "color": colours(number / len(runs))}
-            )
-            left.plot([s * 1e3 for s in latencies], shares, label=run.name, **look)
-    left.set(xlabel="latency (ms)", ylabel="share of answers", title="Latency", ylim=(0, 1.02))
-    left.grid(alpha=0.3)
-    left.legend(fontsize="small")
-    rows = runs[0].outcome.batch_rows
-    right.bar(list(rows), list(rows.values()), width=0.9)
-    right.set(xlabel="rows", ylabel="batches", title="Batches by rows (Forebay)")
-    right.grid(alpha=0.3, axis="y")
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise SetupError(f"cannot write the plot {path}: {error}") from None
-    finally:
-        pyplot.close(figure)
+    colours = pyplot().colormaps["viridis"]
+    with drawn_beside(path, 2, (11, 4.2)) as (left, right):
+        for number, run in enumerate(runs):
+            latencies = sorted(run.outcome.latencies)
+            if latencies:
+                shares = [(place + 1) / len(latencies) for place in range(len(latencies))]
+                own, colour = {"lw": 2.5, "color": "crimson", "zorder": 3}, colours(number / len(runs))
+                look = own if number == 0 else {"lw": 1, "color": colour}
+                left.plot([s * 1e3 for s in latencies], shares, label=run.name, **look)
+        left.set(xlabel="latency (ms)", ylabel="share of answers", title="Latency", ylim=(0, 1.02))
+        rows = runs[0].outcome.batch_rows
+        right.bar(list(rows), list(rows.values()), width=0.9)
+        right.set(xlabel="rows", ylabel="batches", title="Batches by rows (Forebay)")

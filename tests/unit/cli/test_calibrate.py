@@ -67,6 +67,18 @@ def test_threshold_file_and_picture(
     assert "11 of the rows repeat a pair, which counts once" in text
 
 
+@pytest.mark.parametrize(
+    ("option", "file", "said"), [("--plot", "c.docx", ".docx is not"), ("--out", "no/c", "folder")]
+)
+def test_files_that_cannot_be_written_are_told_before_the_work(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str, file: str, said: str
+) -> None:
+    pairs = write(folder, SAME)
+    assert calibrate(monkeypatch, pairs, "5%", "--embedder", "none.py:None", option, file) == 2
+    assert f"{option} {file}: " in (told := " ".join(capsys.readouterr().err.split()))
+    assert said in told
+
+
 def test_a_pair_that_is_repeated_counts_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
