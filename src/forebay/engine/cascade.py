@@ -23,6 +23,7 @@ from forebay.core.request import Background, Outputs, Payload, Request, output_a
 from forebay.core.tensors import Array, element_count
 from forebay.engine.assemble import cut
 from forebay.engine.client import EngineClient
+from forebay.engine.finite import finite_check
 from forebay.engine.flight import nobody
 from forebay.engine.forwarded import ForwardedEngine
 from forebay.engine.joined import give
@@ -69,6 +70,8 @@ class CascadeEngine(ForwardedEngine):
         self._comparing = 0
         self._output = [spec.name for spec in inner.signature.outputs].index(rules.calibration.output)
         self._last: Outputs | None = None
+        self._check = finite_check(self.signature)
+        """A student may make something of what the teacher refuses."""
         self._sure: Array = np.empty(0, bool)
         """Of each row of `_last`, the batch that came last: its answers are given one after the other."""
 
@@ -105,12 +108,14 @@ class CascadeEngine(ForwardedEngine):
     # -- in -----------------------------------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
-        """See `EngineClient.submit`."""
+        """See `EngineClient.submit`. Raises `RequestError` for a value that the teacher refuses."""
         opened = self._opened
         request.ran_on = self.digest
         if opened is None or self.inner.state != "ready" or not _may_go_to_both(request):
             self._ask_teacher(request)
             return
+        if self._check is not None:
+            self._check(request)
         first = _copied(request, self._student_done)
         try:
             opened.student.submit(first)

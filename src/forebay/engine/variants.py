@@ -16,6 +16,7 @@ from forebay.core.clock import Clock
 from forebay.core.errors import AdmissionError, ForebayError, RequestError
 from forebay.core.request import Background, Request, output_array
 from forebay.engine.client import EngineClient
+from forebay.engine.finite import finite_check
 from forebay.engine.forwarded import ForwardedEngine
 from forebay.telemetry.logs import fields
 from forebay.telemetry.variant_metrics import VariantReading, VariantsReading
@@ -54,6 +55,8 @@ class VariantEngine(ForwardedEngine):
         self._ladder = self._new_ladder(1)
         self._requests = {self.name: 0}
         self._steps = {"down": 0, "up": 0}
+        self._check = finite_check(self.signature)
+        """Its variants may make something of what the model refuses."""
         self._comparing = 0
         self._next_compared = 0
         self._output = [spec.name for spec in inner.signature.outputs].index(rules.measured.output)
@@ -99,7 +102,9 @@ class VariantEngine(ForwardedEngine):
     # -- in -----------------------------------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> None:
-        """See `EngineClient.submit`. Raises `RequestError` for a variant that may not answer."""
+        """See `EngineClient.submit`. Raises `RequestError` for a variant that may not answer, whoever is asked for a
+        value that the model refuses.
+        """
         pinned = request.parameters.get(PARAMETER) if request.parameters else None
         if pinned is not None:
             engine = self._pinned(pinned)
@@ -147,6 +152,8 @@ class VariantEngine(ForwardedEngine):
                 request.pieces = request.order = None  # what it was to the one that refused it
 
     def _submit_to(self, request: Request, engine: EngineClient) -> None:
+        if self._check is not None and engine is not self.inner:
+            self._check(request)
         request.runs_at, request.answered_by = engine, engine.name
         engine.submit(request)
         self._requests[engine.name] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import msgspec
 import numpy as np
 from tests.unit.api.conftest import FunctionEngine
 
@@ -18,6 +19,8 @@ from forebay.models.signature import Signature, TensorSpec
 SIGNATURE = Signature(
     (TensorSpec("x", "FP32", (1,)),), (TensorSpec("by", "INT64", (1,)), TensorSpec("p", "FP32", (2,)))
 )
+REFUSING = msgspec.structs.replace(SIGNATURE, inputs=(TensorSpec("x", "FP32", (1,), ("nan",)),))
+"""Of one that takes no NaN."""
 TEACHER, STUDENT = 1, 2
 """What `by` says."""
 
@@ -59,8 +62,10 @@ def engine(name: str, by: int) -> FunctionEngine:
 class Rig:
     """A cascade that is open. `teacher`, `student`: what stands behind it."""
 
-    def __init__(self, shadow_rate: float = 0.0) -> None:
+    def __init__(self, shadow_rate: float = 0.0, signature: Signature = SIGNATURE) -> None:
+        """signature: of the teacher."""
         self.teacher, self.student = engine("large", TEACHER), engine("small", STUDENT)
+        self.teacher.signature = signature
         self.fallen: list[str] = []
         self.watch = AgreementWatch(0.0125, shadow_rate=shadow_rate, on_fall=self.fell, draw=lambda: 0.0)
         self.cascade = CascadeEngine(self.teacher, rules(shadow_rate), time.monotonic)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 
 import pytest
-from tests.unit.engine.cascade_rig import STUDENT, TEACHER, Rig, request_of, said
+from tests.unit.engine.cascade_rig import REFUSING, STUDENT, TEACHER, Rig, request_of, said
 from tests.unit.engine.semantic_rig import soon
 
 from forebay.core.errors import AdmissionError, DeadlineExceeded, ExecutionError, RequestError
@@ -72,6 +73,14 @@ async def test_what_the_student_refuses_the_teacher_answers(error: AdmissionErro
     rig = Rig()
     rig.student.refuse_with = error
     assert said(await answered(rig.submit(SURE))) == [TEACHER]
+
+
+async def test_what_the_teacher_refuses_nobody_answers() -> None:
+    rig = Rig(signature=REFUSING)
+    with pytest.raises(RequestError, match=r"input 'x': the value at \[1, 0\] is NaN, which this model does not take"):
+        rig.submit(SURE, math.nan)
+    assert (rig.student.seen, rig.cascade.pending) == ([], 0)
+    assert said(await answered(rig.submit(SURE))) == [STUDENT]
 
 
 async def test_where_the_student_fails_the_teacher_answers() -> None:

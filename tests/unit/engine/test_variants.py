@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.engine.cascade_rig import request_of, said
+from tests.unit.engine.cascade_rig import REFUSING, request_of, said
 from tests.unit.engine.semantic_rig import soon
 from tests.unit.engine.variants_rig import BEST, FAST, FASTEST, Rig
 
@@ -97,6 +98,17 @@ async def test_a_request_that_names_one_is_answered_by_that_one_alone(name: str,
 async def test_one_that_is_not_there_is_an_error(name: object) -> None:
     with pytest.raises(RequestError, match="of 'large' there are large, fast, fastest"):
         await ask(Rig(), parameters={"variant": name})
+
+
+async def test_what_the_model_refuses_no_variant_answers() -> None:
+    rig = Rig(signature=REFUSING)
+    rig.rush()
+    await ask(rig)
+    for parameters in ({}, {"variant": "fastest"}):
+        with pytest.raises(RequestError, match="NaN, which this model does not take"):
+            rig.front.submit(request_of((math.nan,), parameters=parameters))
+    assert [rig.front.reading().requests[name] for name in ("fast", "fastest")] == [1, 0]
+    assert (await ask(rig))[0] != BEST
 
 
 async def test_jobs_and_streams_are_the_models_own() -> None:

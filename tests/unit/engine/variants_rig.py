@@ -6,10 +6,11 @@ import time
 from typing import Any
 
 from tests.unit.api.conftest import FunctionEngine
-from tests.unit.engine.cascade_rig import engine
+from tests.unit.engine.cascade_rig import SIGNATURE, engine
 
 from forebay.agreement.watch import AgreementWatch
 from forebay.engine.variants import Variant, VariantEngine
+from forebay.models.signature import Signature
 from forebay.variants.policy import Measured, MeasuredVariant, VariantRules
 
 BEST, FAST, FASTEST = 1, 2, 3
@@ -59,9 +60,10 @@ class Clock:
 class Rig:
     """A model whose variants may answer."""
 
-    def __init__(self, shadow_rate: float = 0.0, **changes: Any) -> None:
-        """changes: what was measured otherwise."""
+    def __init__(self, shadow_rate: float = 0.0, signature: Signature = SIGNATURE, **changes: Any) -> None:
+        """signature: of the model. changes: what was measured otherwise."""
         self.best, self.fast, self.fastest = engine("large", BEST), engine("fast", FAST), engine("fastest", FASTEST)
+        self.best.signature = signature
         self.clock = Clock()
         self.front = VariantEngine(self.best, rules(shadow_rate, **changes), self.clock)
         self.watches = {name: self.watch(shadow_rate) for name in ("fast", "fastest")}
