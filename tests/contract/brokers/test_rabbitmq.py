@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from forebay.brokers.packs import unpacked
 from forebay.brokers.port import PRIORITY_LEVELS, Delivery, Message
 from forebay.brokers.rabbitmq import RabbitMq
 from forebay.brokers.rabbitmq_inbox import AHEAD_BYTES, MOST_SENT
+from forebay.brokers.rabbitmq_link import Session
 from forebay.brokers.rabbitmq_queues import LEVELS
 from forebay.core.errors import DependencyError, SetupError
 
@@ -329,6 +331,37 @@ async def test_while_a_queue_does_not_answer_others_go_on_and_then_it_does_too(
         assert broker._inbox.session is session
         await broker.ack(found)
     assert not caplog.records
+
+
+async def test_a_queue_that_never_answers_is_tried_every_two_minutes_and_costs_no_session(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried, consume = [], Channel.basic_consume
+
+    async def hangs(self: Channel, queue: str, *arguments: Any, **more: Any) -> Any:
+        if queue.endswith(".low"):
+            tried.append(queue)
+            await asyncio.Event().wait()
+        return await consume(self, queue, *arguments, **more)
+
+    monkeypatch.setattr(Session.call, "__defaults__", (1.0,))
+    async with connected(url) as broker:
+        await published(broker, messages(3))
+        monkeypatch.setattr(Channel, "basic_consume", hangs)
+        await broker.ack(await leased(broker, 3))
+        assert broker._inbox is not None
+        session = broker._inbox.session
+        async with asyncio.timeout(PATIENCE_S):
+            while not caplog.records:
+                await asyncio.sleep(0.01)
+        assert "q.low does not answer; others go on" in caplog.text
+        for later_s, times in ((0, 1), (100, 1), (130, 2)):
+            monkeypatch.setattr(broker._inbox._alone, "_clock", lambda later_s=later_s: time.monotonic() + later_s)
+            assert not await broker.lease(["q"], 1, 0.1, LEASE_S)
+            await published(broker, messages(1, start=later_s))
+            await broker.ack(await leased(broker, 1))
+            assert len(tried) == times
+        assert broker._inbox.session is session
 
 
 async def test_those_who_come_while_a_queue_is_being_made_are_served() -> None:
