@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+import psutil
 import pytest
 from tests.contract.brokers.mortal import mortal
 
@@ -89,9 +90,15 @@ class Tansu:
                 time.sleep(0.02)
 
     def send(self, number: signal.Signals) -> None:
-        """A signal."""
+        """A signal. After SIGSTOP it has stopped: on a busy machine it is a while until its first thread is woken, and
+        the others go on meanwhile."""
         assert self._process is not None
         self._process.send_signal(number)
+        if number is signal.SIGSTOP:
+            until = time.monotonic() + _START_S
+            while psutil.Process(self._process.pid).status() != psutil.STATUS_STOPPED:
+                assert time.monotonic() < until
+                time.sleep(0.001)
 
     def kill(self) -> None:
         """SIGKILL."""
