@@ -52,7 +52,9 @@ class Plan:
     zipf_keys: int
     """Different texts under Zipf traffic. Warm-up and memory of the cache are in proportion."""
     log_rounds: int
-    """Of the request log: more than elsewhere, since what it costs is smaller than the noise of a round."""
+    """Of the request log: many short ones, since what it costs is less than what two starts of one server differ."""
+    log_s: float
+    """One timed turn of it."""
 
 
 FULL = Plan(
@@ -85,7 +87,8 @@ FULL = Plan(
     shared_jobs=4000,
     shared_rounds=3,
     zipf_keys=100_000,
-    log_rounds=9,
+    log_rounds=25,
+    log_s=4.0,
 )
 QUICK = Plan(
     rounds=2,
@@ -118,4 +121,5 @@ QUICK = Plan(
     shared_rounds=1,
     zipf_keys=10_000,
     log_rounds=3,
+    log_s=3.0,
 )

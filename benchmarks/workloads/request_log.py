@@ -54,7 +54,7 @@ def run(bench: Bench) -> Json:
             warm = run_event_loop(wrk_alone(server, files[0], mlp.CONNECTIONS, plan.warm_s))
             before = _counted(server)
             rate = warm.rate * CHECK_SHARE
-            figures = run_event_loop(wrk_and_checker(server, pool, files[1], mlp.CONNECTIONS, plan.wrk_s, check, rate))
+            figures = run_event_loop(wrk_and_checker(server, pool, files[1], mlp.CONNECTIONS, plan.log_s, check, rate))
             after = _counted(server)
         counted = {key: after[key] - before[key] for key in after}
         return {**figures.as_json(), **counted}
