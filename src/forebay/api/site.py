@@ -172,4 +172,4 @@ class Site:
         await self._variants.close()
         await self.registry.close(max(0.0, self._drain_ends - self._clock()))
         await self._caches.close()
-        await asyncio.to_thread(self._logs.close)
+        await self._logs.close()

@@ -11,12 +11,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import msgspec
 
-from forebay.core.settings_sources import KEY_LINES_VARIABLE, SECRET_LINES_VARIABLE
+from forebay.core.processes import environment_of, signals_blocked
 from forebay.engine import frames
 from forebay.engine.arena import SLOT_BYTES, Arena
 from forebay.engine.assemble import Buffer
@@ -28,10 +28,6 @@ log = logging.getLogger("forebay.engine")
 
 _SOCKET_BUFFER_BYTES = 1 << 20
 _QUIT_S = 5.0
-_WITHHELD = frozenset(
-    {SECRET_LINES_VARIABLE, KEY_LINES_VARIABLE, "FOREBAY_JOBS__STORE", "FOREBAY_JOBS__BROKER", "FOREBAY_CACHE__STORE"}
-)
-"""Variables that hold secrets, which a model has no need of."""
 _LAST_WORDS_S = 0.1
 LATER_NICE = 10
 """Of an instance that gives way. On Linux it gets a ninth of what a program of the usual priority gets of a core that
@@ -51,14 +47,6 @@ class LoadPlan(msgspec.Struct, frozen=True):
     options: LoadOptions = LoadOptions()
     known: Known | None = None
     """What was found of the model's files, so that no instance reads them for their digests again."""
-
-
-def environment_of(threads: int) -> dict[str, str]:
-    """Of a process that runs a model with so many threads; they must be set before numpy loads."""
-    # The one place where a process environment is handed on.
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    inherited = {name: value for name, value in os.environ.items() if name not in _WITHHELD}
-    return {**inherited, **limits, "TOKENIZERS_PARALLELISM": "false"}
 
 
 class InstanceOwner(Protocol):
@@ -319,17 +307,6 @@ class Instance(asyncio.Protocol):
                 process.kill()
                 process.wait()
         self.arena.close()
-
-
-@contextlib.contextmanager
-def signals_blocked() -> Iterator[None]:
-    """A process started in here does not see Ctrl-C and SIGTERM, which may be sent to the whole group, until it is
-    ready to ignore them (see `child.main`)."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _ending(code: int | None) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from forebay.core.processes import signals_blocked
 from forebay.engine import frames
 from forebay.engine.engine import Engine
-from forebay.engine.instance import signals_blocked
 from forebay.engine.setup import room_for
 from forebay.engine.sizing import BUDGET_S, Finding, Size, candidates
 from forebay.engine.trial_frames import FOUND, MEASURED, TRY, Found, Measured, Order

@@ -15,8 +15,8 @@ from typing import Any, Self
 
 import msgspec
 
+from forebay.core.processes import environment_of
 from forebay.core.tensors import Array
-from forebay.engine.instance import environment_of
 from forebay.optimize import wire
 from forebay.optimize.report import Reason
 

@@ -15,7 +15,7 @@ from forebay.engine.sizing import Finding
 from forebay.models.repository import Stamp, stamp_of
 from forebay.repository.memory import MemoryLimit
 from forebay.request_log.logs import RequestLogs
-from forebay.request_log.writer import Destination
+from forebay.request_log.spool import Outlet
 
 
 class Starts:
@@ -27,7 +27,7 @@ class Starts:
         self._cores = cores
         self._memory = memory
         self._logs = logs
-        self._logged: dict[Engine, Destination] = {}
+        self._logged: dict[Engine, Outlet] = {}
 
     async def start(self, engine: Engine, files: Sequence[Path], stamp: Stamp) -> None:
         """Start an engine of files that nobody writes to meanwhile, which the stamp tells.
@@ -96,8 +96,8 @@ class Starts:
         try:
             await engine.close(grace_s)
         finally:
-            destination = self._logged.pop(engine, None)
-            if destination is not None:
-                self._logs.leave(destination)
+            outlet = self._logged.pop(engine, None)
+            if outlet is not None:
+                self._logs.leave(outlet)
             if self._cores is not None:
                 self._cores.leave(engine)

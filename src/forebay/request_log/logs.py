@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from forebay.core.errors import SetupError
+from forebay.core.processes import environment_of
 from forebay.core.settings import ModelSettings
 from forebay.models.signature import Signature
+from forebay.request_log import wire
 from forebay.request_log.folder import make_model_folder, pieces
-from forebay.request_log.redaction import load_redaction
+from forebay.request_log.redaction import refused
 from forebay.request_log.row import Origin
 from forebay.request_log.sampler import MOST_BYTES, Sampler
-from forebay.request_log.writer import GATHER_S, Destination, Writer
+from forebay.request_log.spool import GATHER_S, Outlet, Spool
+from forebay.request_log.wire import Opening
 from forebay.telemetry.request_log_metrics import RequestLogMetrics
 
 CLOSE_S: Final = 5.0
 """How long what is queued may be written at the end."""
+CHECK_S: Final = 60.0
+"""How long the module of a redaction function may take to load."""
 
 
 class RequestLogs:
@@ -26,7 +34,7 @@ class RequestLogs:
 
     def __init__(self, *, gather_s: float = GATHER_S, clock: Callable[[], float] = time.time) -> None:
         self.metrics = RequestLogMetrics()
-        self._writer = Writer(self.metrics, gather_s=gather_s, clock=clock)
+        self.spool = Spool(self.metrics, gather_s=gather_s)
         self._clock = clock
 
     def open(
@@ -38,14 +46,13 @@ class RequestLogs:
         labels: Sequence[str],
         settings: ModelSettings,
         data_dir: Path,
-    ) -> tuple[Sampler, Destination] | None:
+    ) -> tuple[Sampler, Outlet] | None:
         """The log of a version of a model; None: it wants none. Reads files and runs the user's: not for the event
         loop. Raises `SetupError`."""
         if not settings.request_log:
             return None
-        redact = None
         if settings.request_log_redact is not None:
-            redact = load_redaction(name, settings.request_log_redact)
+            _check_redaction(name, settings.request_log_redact)
         try:
             folder = make_model_folder(data_dir, name)
         except OSError as error:
@@ -55,25 +62,43 @@ class RequestLogs:
             ) from None
         self.metrics.held_bytes[name] = sum(piece.size for piece in pieces(folder))
         counts = self.metrics.of(name, version)
-        store = self._writer.store(name, folder, settings.request_log_bytes)
         origin = Origin(name, version, digest, "", tuple(labels))
-        destination = Destination(self._writer, store, origin, signature, redact, counts)
+        opening = Opening(origin, signature, str(folder), settings.request_log_bytes, settings.request_log_redact)
+        outlet = self.spool.outlet(opening, counts)
         sampler = Sampler(
             signature,
             settings.request_log,
-            destination,
+            outlet,
             counts,
             left_out=settings.request_log_except or (),
             most_bytes=min(MOST_BYTES, settings.request_log_bytes // 2),
             model=name,
             clock=self._clock,
         )
-        return sampler, destination
+        return sampler, outlet
 
-    def leave(self, destination: Destination) -> None:
-        """Nothing more comes from there."""
-        self._writer.put(destination, None)
+    def leave(self, outlet: Outlet) -> None:
+        """Nothing more comes from there. On the event loop."""
+        self.spool.leave(outlet)
 
-    def close(self) -> None:
-        """Write what is queued; waits."""
-        self._writer.close(CLOSE_S)
+    async def close(self) -> None:
+        """Write what is queued."""
+        await self.spool.close(CLOSE_S)
+
+
+def _check_redaction(model: str, text: str) -> None:
+    """Whether the user's function can be loaded, where it is to be: in another process. Raises `SetupError`."""
+    command = [sys.executable, "-m", wire.MODULE, "check", model, text]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment_of(1), timeout=CHECK_S
+        )
+    except subprocess.TimeoutExpired:
+        why, mend = f"it was not loaded within {CHECK_S:g} s", "do at the first call what takes long"
+    else:
+        if done.returncode == wire.REFUSED and (told := done.stdout.rstrip().rpartition("\n")[2]):
+            raise SetupError(str(json.loads(told)))
+        if not done.returncode:
+            return
+        why, mend = f"its module ended the process with exit code {done.returncode}", "mend that"
+    raise refused(model, text, why, mend)

@@ -34,20 +34,21 @@ def load_redaction(model: str, text: str) -> Redact:
     try:
         module = module_of(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except SyntaxError as error:
-        raise _refused(model, text, f"it has a syntax error at line {error.lineno}", "mend it") from None
+        raise refused(model, text, f"it has a syntax error at line {error.lineno}", "mend it") from None
     except Exception as error:
-        raise _refused(
+        raise refused(
             model, text, f"{where} cannot be imported: {type(error).__name__}: {error}", "name a file, or a module"
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
         has = "has no function" if found is None else "has something else than a function called"
-        raise _refused(model, text, f"{where} {has} {name}", f"write def {name}(row): ... in it")
+        raise refused(model, text, f"{where} {has} {name}", f"write def {name}(row): ... in it")
     redact: Redact = found
     return redact
 
 
-def _refused(model: str, text: str, why: str, mend: str) -> SetupError:
+def refused(model: str, text: str, why: str, mend: str) -> SetupError:
+    """The error for a function that cannot be had."""
     return SetupError(f"model {model}: request_log_redact cannot be {text!r}: {why}; {mend} (docs/request-log.md)")
 
 

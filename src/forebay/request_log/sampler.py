@@ -6,15 +6,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from sys import getsizeof
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-import msgspec
-
-from forebay.core.request import Outputs, Payload, Request
+from forebay.core.request import Outputs, Request
 from forebay.core.tensors import Array
 from forebay.models.signature import Signature
-from forebay.request_log.row import NO_TENANT
+from forebay.request_log.row import NO_TENANT, data_of
 from forebay.request_log.sampling import Skips
+from forebay.request_log.wire import Taken
 from forebay.telemetry.logs import fields
 from forebay.telemetry.request_log_metrics import RequestLogCounts
 
@@ -22,26 +21,13 @@ log = logging.getLogger("forebay.request_log")
 
 MOST_BYTES: Final = 4 << 20
 """Of one request with its answer: to copy more would hold up all others."""
-NUMBER_BYTES: Final = 32
-"""Of a Python float and its place in a list."""
+NUMBER_BYTES: Final = 9
+"""Of a number that came as JSON, on its way to the process that writes."""
 LONGEST_RUN: Final = 8
 """Requests that are written together where many are answered together. The first of a run costs some five times what
 each further one does: its code has left the processor's caches since the last time."""
 RUNS: Final = 4
 """Of which a batch has at least as many as one of these are chosen, so that few neighbours are all there is of it."""
-
-
-class Taken(msgspec.Struct, eq=False):
-    """A request and its answer, on their way to the disk; nothing in it is anybody else's. `nbytes`: of memory."""
-
-    tenant: str
-    at: float
-    rows: int
-    shapes: tuple[tuple[int, ...], ...]
-    inputs: list[Payload]
-    outputs: list[Array]
-    parameters: dict[str, Any] | None
-    nbytes: int
 
 
 class Target(Protocol):
@@ -52,7 +38,7 @@ class Target(Protocol):
         ...
 
     def put(self, taken: Taken) -> None:
-        """Have it written, later. Never waits."""
+        """Have it written, later. Never waits, and keeps nothing of it that others may write to."""
         ...
 
 
@@ -122,30 +108,15 @@ class Sampler:
         nbytes = request.nbytes + sum(map(_size, arrays))
         if request.parameters is not None:
             nbytes += sum(getsizeof(name) + getsizeof(value) for name, value in request.parameters.items())
-        # Numbers that came as JSON are not copied: it is only while they wait that they take more than on disk.
-        held_bytes = nbytes + sum([NUMBER_BYTES * len(one) for one in request.inputs if type(one) is list])
+        sent_bytes = nbytes + sum([NUMBER_BYTES * len(one) for one in request.inputs if type(one) is list])
         if nbytes > self._most_bytes:
             counts.drop("too_large", rows)
-        elif not self._target.has_room(held_bytes):
+        elif not self._target.has_room(sent_bytes):
             counts.drop("queue_full", rows)
         else:
-            self._target.put(
-                Taken(
-                    tenant,
-                    self._clock(),
-                    rows,
-                    request.shapes,
-                    [_own(payload) for payload in request.inputs],
-                    [array.copy() for array in arrays],
-                    request.parameters,
-                    held_bytes,
-                )
-            )
-
-
-def _own(payload: Payload) -> Payload:
-    """Without what others may write to, or would have to keep."""
-    return payload if type(payload) is list or type(payload) is bytes else bytes(payload)  # type: ignore[arg-type]
+            answer = [(array.shape, data_of(array)) for array in arrays]
+            now = self._clock()
+            self._target.put(Taken(tenant, now, rows, request.shapes, request.inputs, answer, request.parameters))
 
 
 def _size(array: Array) -> int:

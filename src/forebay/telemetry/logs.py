@@ -82,6 +82,12 @@ def fields(**values: Unpack[Fields]) -> dict[str, object]:
     return {_SLOT: values}
 
 
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What `fields` gave a line."""
+    found: dict[str, Any] = getattr(record, _SLOT, {})
+    return found
+
+
 def without_secrets(text: str) -> str:
     """The text with API keys, bearer tokens, key lines and passwords in URLs blotted out."""
     for pattern, instead in _SECRETS:
@@ -124,7 +130,7 @@ class LineFormatter(logging.Formatter):
             message = record.getMessage()
         except (TypeError, ValueError):
             message = f"{record.msg!r} with arguments that do not fit it"
-        values: dict[str, object] = getattr(record, _SLOT, {})
+        values = fields_of(record)
         error = self.formatException(record.exc_info) if record.exc_info else None
         moment = datetime.fromtimestamp(record.created, UTC)
         render = self._json if self._as_json else self._text

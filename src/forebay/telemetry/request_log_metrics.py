@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,21 +24,20 @@ REQUEST_LOG_TABLE = {
 
 
 class RequestLogCounts:
-    """Of one version of a model. The event loop counts what is sampled, the writing thread what is written."""
+    """Of one version of a model. The serving process counts what is sampled, the writing one what is written, and that
+    is added when it reports."""
 
-    __slots__ = ("_adding", "dropped", "sampled", "written", "written_bytes")
+    __slots__ = ("dropped", "sampled", "written", "written_bytes")
 
     def __init__(self) -> None:
         self.sampled = 0
         self.written = 0
         self.written_bytes = 0
         self.dropped: dict[str, int] = {}
-        self._adding = threading.Lock()
 
     def drop(self, reason: str, rows: int) -> None:
         """Rows that are not written; both count them."""
-        with self._adding:
-            self.dropped[reason] = self.dropped.get(reason, 0) + rows
+        self.dropped[reason] = self.dropped.get(reason, 0) + rows
 
 
 class RequestLogMetrics:

@@ -17,7 +17,8 @@ from forebay.engine.flight import nobody
 from forebay.engine.record import Recorder
 from forebay.engine.split import Pieces
 from forebay.models.signature import Signature, TensorSpec
-from forebay.request_log.sampler import Sampler, Taken
+from forebay.request_log.sampler import Sampler
+from forebay.request_log.wire import Taken
 from forebay.telemetry.metrics import ModelMetrics
 from forebay.telemetry.request_log_metrics import RequestLogCounts
 
@@ -37,7 +38,7 @@ class Target:
     @property
     def pairs(self) -> list[tuple[Any, Any]]:
         """Inputs and outputs of each."""
-        return [(taken.inputs[0], taken.outputs[0].reshape(-1).tolist()) for taken in self.taken]
+        return [(one.inputs[0], np.frombuffer(one.outputs[0][1], np.float32).tolist()) for one in self.taken]
 
 
 @pytest.fixture

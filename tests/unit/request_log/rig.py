@@ -12,20 +12,49 @@ from forebay.core.request import Outputs, Request
 from forebay.core.settings import ModelSettings
 from forebay.core.tensors import Array, bytes_array, pack_bytes
 from forebay.models.signature import Signature, TensorSpec
+from forebay.request_log import wire
 from forebay.request_log.folder import model_folder
 from forebay.request_log.logs import RequestLogs
 from forebay.request_log.reading import Found, Reading
-from forebay.request_log.sampler import Sampler, Taken
+from forebay.request_log.row import data_of
+from forebay.request_log.sampler import Sampler
+from forebay.request_log.spool import Outlet, Spool
 from forebay.request_log.store import Entry
-from forebay.request_log.writer import Destination
-from forebay.telemetry.request_log_metrics import RequestLogCounts
+from forebay.request_log.wire import Taken
+from forebay.request_log.writer import Destination, Writer
+from forebay.telemetry.request_log_metrics import RequestLogCounts, RequestLogMetrics
 
 NUMBERS = Signature((TensorSpec("x", "FP32", (2,)),), (TensorSpec("y", "FP32", (1,)),))
 TEXTS = Signature((TensorSpec("text", "BYTES", (1,)),), (TensorSpec("upper", "BYTES", (1,)),))
 
 
+class Near(Spool):
+    """Both sides in one process: what is sent is read at once, and written by `settle`."""
+
+    def __init__(self, metrics: RequestLogMetrics) -> None:
+        super().__init__(metrics)
+        self.writer = Writer()
+
+    def _say(self, kind: int, place: int, body: bytes) -> None:
+        if kind == wire.OPEN:
+            self.writer.open(place, wire.decode_opening(body))
+        elif kind == wire.TAKEN:
+            self.writer.take(place, wire.decode_taken(body))
+        else:
+            self.writer.leave(place)
+
+    def settle(self) -> None:
+        """Write, and hear what became of it."""
+        self._on_report(wire.decode_report(wire.encode(self.writer.flush())))
+
+    def destination(self, outlet: Outlet) -> Destination:
+        """What the writing side has of a log."""
+        self._introduce(outlet)
+        return self.writer._places[outlet.place]
+
+
 class Rig:
-    """One process that logs model `m`. What `ask` has answered is on disk after `written`."""
+    """One serving process that logs model `m`. What `ask` has answered is on disk after `close`."""
 
     def __init__(
         self,
@@ -38,15 +67,19 @@ class Rig:
     ) -> None:
         self.data_dir = data_dir
         self.signature = signature
-        self.logs = RequestLogs(gather_s=0.0)
+        self.logs = RequestLogs()
+        self.near = self.logs.spool = Near(self.logs.metrics)
         chosen = ModelSettings(**{"request_log": 1.0, **settings})
         opened = self.logs.open("m", version, "d" + version, signature, labels, chosen, data_dir)
         assert opened is not None
         self.sampler: Sampler = opened[0]
-        self.destination: Destination = opened[1]
+        self.outlet: Outlet = opened[1]
+        self.destination = self.near.destination(self.outlet)
 
     @property
     def counts(self) -> RequestLogCounts:
+        """What a scrape of the metrics would find, once all is reported."""
+        self.near.settle()
         return self.logs.metrics.of("m", self.destination.origin.version)
 
     def ask(self, *rows: Any, tenant: str = "", answer: Any = None, **parameters: Any) -> None:
@@ -57,7 +90,8 @@ class Rig:
 
     def close(self) -> Rig:
         """The process ends."""
-        self.logs.close()
+        self.near.settle()
+        self.near.writer.close()
         return self
 
     def read(self, **chosen: Any) -> list[Found]:
@@ -90,12 +124,12 @@ def answered(
 
 
 def entries(rig: Rig, *words: str) -> list[Entry]:
-    """What the writing thread would append for texts that are answered."""
+    """What would be appended for texts that are answered."""
     found: list[Entry] = []
     for word in words:
         request, outputs = answered(rig.signature, word)
-        arrays = list(outputs.arrays)
-        taken = Taken("anonymous", 1_700_000_000.0, 1, request.shapes, request.inputs, arrays, None, 1)
+        answer = [(array.shape, data_of(array)) for array in outputs.arrays]
+        taken = Taken("anonymous", 1_700_000_000.0, 1, request.shapes, request.inputs, answer, None)
         found += rig.destination.entries(taken)
     return found
 

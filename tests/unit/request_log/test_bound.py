@@ -125,7 +125,7 @@ def test_few_files_are_held_open_however_many_tenants_there_are(
     rig = Rig(tmp_path, TEXTS)
     for number in range(60):
         rig.ask(text(number), tenant=f"t{number % 20}")
-    rig.logs.leave(rig.destination)
+    rig.logs.leave(rig.outlet)
     rig.close()
     files = list(rig.folder.rglob("*.rows"))
     assert len(files) == 20  # they are appended to again

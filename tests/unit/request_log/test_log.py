@@ -20,10 +20,10 @@ from forebay.models.signature import Signature, TensorSpec
 from forebay.request_log.folder import folder_name, model_folder, models_in
 from forebay.request_log.logs import RequestLogs
 from forebay.request_log.reading import Reading, parts_of
-from forebay.request_log.row import unpack
-from forebay.request_log.sampler import Taken
+from forebay.request_log.row import data_of, unpack
 from forebay.request_log.segment import Damage
 from forebay.request_log.store import Entry
+from forebay.request_log.wire import Taken
 
 
 def test_rows_with_their_answers_come_back(tmp_path: Path) -> None:
@@ -81,7 +81,8 @@ def test_a_row_is_written_alike_whether_somebody_looks_at_it_or_not(tmp_path: Pa
 
     def written() -> Entry:
         shapes = ((2,),) * len(datatypes)
-        taken = Taken(tenant, 1_700_000_000.0, 1, shapes, list(payloads), arrays, {"b": 1, "a": "x"}, 99)
+        answer = [(array.shape, data_of(array)) for array in arrays]
+        taken = Taken(tenant, 1_700_000_000.0, 1, shapes, list(payloads), answer, {"b": 1, "a": "x"})
         (entry,) = rig.destination.entries(taken)
         return entry
 
@@ -191,7 +192,6 @@ def test_a_model_that_wants_no_log_has_none(tmp_path: Path) -> None:
     logs = RequestLogs()
     assert logs.open("m", "1", "d", NUMBERS, (), ModelSettings(), tmp_path) is None
     assert list(tmp_path.iterdir()) == []
-    logs.close()
 
 
 def test_a_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,8 @@ def test_a_function_that_is_none_stops_the_start(module: Path, text: str, why: s
 def test_a_function_of_a_module(tmp_path: Path, module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_redaction.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
+    # Another process looks whether it is there.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
     rig = Rig(tmp_path / "data", TEXTS, request_log_redact="my_redaction:first_letter")
     rig.ask("abc")
     assert texts_of(rig.close().read()) == ["a"]

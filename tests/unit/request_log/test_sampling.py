@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.unit.request_log.rig import NUMBERS, answered
 
-from forebay.request_log.sampler import Sampler, Taken
+from forebay.request_log import wire
+from forebay.request_log.sampler import Sampler
 from forebay.request_log.sampling import Skips
+from forebay.request_log.wire import Taken
 from forebay.telemetry.request_log_metrics import RequestLogCounts
 
 
@@ -18,12 +21,14 @@ class Kept:
     def __init__(self) -> None:
         self.taken: list[Taken] = []
         self.room = True
+        self.asked_bytes: list[int] = []
 
     def has_room(self, nbytes: int) -> bool:
+        self.asked_bytes.append(nbytes)
         return self.room
 
     def put(self, taken: Taken) -> None:
-        self.taken.append(taken)
+        self.taken.append(wire.decode_taken(wire.encode(taken)))
 
 
 def sampler_of(share: float, target: Kept, counts: RequestLogCounts | None = None, **options: object) -> Sampler:
@@ -91,7 +96,7 @@ def test_what_is_taken_belongs_to_nobody_else() -> None:
     (taken,) = target.taken
     assert (taken.tenant, taken.at, taken.rows) == ("acme", 42.0, 2)
     assert taken.inputs == [b"\0" * 16]
-    assert taken.outputs[0].tolist() == [[1.0], [3.0]]
+    assert taken.outputs == [((2, 1), np.array([1, 3], np.float32).tobytes())]
     assert taken.parameters == {"temperature": 0.5}
 
 
@@ -100,7 +105,7 @@ def test_rows_of_the_batch_that_are_anothers_are_not_taken() -> None:
     _, outputs = answered(NUMBERS, [1, 0], [2, 0], [3, 0])
     mine, _ = answered(NUMBERS, [2, 0])
     sampler_of(1.0, target).take(mine, outputs, 1)
-    assert target.taken[0].outputs[0].tolist() == [[2.0]]
+    assert target.taken[0].outputs == [((1, 1), np.float32(2).tobytes())]
 
 
 @pytest.mark.parametrize(
@@ -127,8 +132,8 @@ def test_what_counts_is_the_memory_that_parameters_and_numbers_take() -> None:
     sampler.take(*answered(NUMBERS, [1, 2], note="x" * 5000), 0)
     rows = [[number, 0] for number in range(500)]  # 6 kB on disk
     sampler.take(*answered(NUMBERS, *rows), 0)
-    assert target.taken[0].nbytes > 5000
-    assert target.taken[1].nbytes > 32 * 2 * len(rows)
+    assert target.asked_bytes[0] > 5000
+    assert target.asked_bytes[1] > 9 * 2 * len(rows)
     assert counts.dropped == {"too_large": 2}
 
 
