@@ -1,7 +1,11 @@
-"""The request log of two servers that share a folder, while one of them is killed under load, again and again."""
+"""The request log while what writes it is killed under load, again and again: one of two servers that share a folder,
+and the process that a server has for it."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 from tests.e2e.server import Served, eventually, model, quick
 from tests.e2e.test_request_log import ALL, rows_of, written
 
@@ -18,6 +23,7 @@ PAUSE_S = 0.05
 """After each request of a client, so that what both write in a second or two is within the bound."""
 ROUNDS = 3
 WIDTH = 64
+_ANSWERED = re.compile(r'forebay_requests_total\{.*model="ragged"')
 
 
 class Load:
@@ -80,6 +86,55 @@ def test_killed_under_load_it_is_readable_within_its_bound_and_nobody_elses_is_h
     finally:
         steady.close()
     assert [9.0, 9.0] in [one["x"] for one in rows_of(tmp_path, "ragged")]
+
+
+def test_the_process_that_writes_is_killed_under_load_and_nobody_notices(tmp_path: Path) -> None:
+    settings = [*quick(*model("plain.py", "Ragged")), *ALL, "--data-dir", str(tmp_path / ".forebay")]
+    load, served = Load(), Served(tmp_path, *settings)
+    try:
+        served.wait_ready()
+        with load.on(served, 1.0):
+            for _ in range(ROUNDS):
+                before = served.metric("forebay_request_log_written_rows_total", "ragged")
+                eventually(functools.partial(_at_least, served, before + 10), "rows are written")
+                _writing(served).kill()
+        eventually(lambda: _settled(served), "what became of each row is known")
+        answered = [line for line in served.http.get("/metrics").text.splitlines() if _ANSWERED.match(line)]
+        assert [float(line.rsplit(" ", 1)[1]) for line in answered] == [len(load.sent)], answered
+        assert 'code="ok"' in answered[0]
+        sampled = served.metric("forebay_request_log_sampled_rows_total", "ragged")
+        assert sampled == len(load.sent)
+        written_rows = served.metric("forebay_request_log_written_rows_total", "ragged")
+        writes = _writing(served)
+        served.stop()
+        writes.wait(30)
+    finally:
+        served.close()
+    found = rows_of(tmp_path, "ragged")
+    assert written_rows <= len(found) <= sampled
+    assert {tuple(one["x"]) for one in found} <= load.sent
+    assert "the process that writes the request log has ended" in served.output
+
+
+def _writing(served: Served) -> psutil.Process:
+    """The process that writes its log, once there is one."""
+    found: list[psutil.Process] = []
+
+    def there() -> bool:
+        for child in psutil.Process(served.process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                if "forebay.request_log.child" in child.cmdline():
+                    found.append(child)
+        return bool(found)
+
+    eventually(there, "somebody writes")
+    return found[-1]
+
+
+def _settled(served: Served) -> bool:
+    """Whether all that was chosen has been written, or counted as lost."""
+    known = [served.metric(f"forebay_request_log_{what}_rows_total", "ragged") for what in ("written", "dropped")]
+    return sum(known) == served.metric("forebay_request_log_sampled_rows_total", "ragged")
 
 
 def _at_least(served: Served, rows: float) -> bool:
