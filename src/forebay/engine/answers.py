@@ -81,12 +81,16 @@ class Answers:
         """Write down those of these runs of places, before anybody is told. Of a split request the whole is."""
         row = begun = 0
         for start, stop in runs:
-            row += sum(item.rows for item in items[begun:start])
-            for item in items[start:stop]:
+            row += sum([item.rows for item in items[begun:start]])
+            chosen, begun = items[start:stop], stop
+            if all(item.on_done is not nobody and item.pieces is None for item in chosen):
+                sampler.take_run(chosen, outputs, row)
+                row += sum([item.rows for item in chosen])
+                continue
+            for item in chosen:
                 if item.on_done is not nobody and not isinstance(item.pieces, Request):
                     sampler.take(item, outputs, row)
                 row += item.rows
-            begun = stop
 
     @staticmethod
     def _tell_of_batch(batch: Batch[Request], item: Request) -> None:

@@ -66,6 +66,8 @@ class LogProcess:
         try:
             if kind == wire.TAKEN:
                 self._writer.take(place, wire.decode_taken(body))
+            elif kind == wire.RUN:
+                self._writer.take_run(place, wire.decode_run(body))
             elif kind == wire.OPEN:
                 self._writer.open(place, wire.decode_opening(body))
             elif kind == wire.LEAVE:

@@ -13,7 +13,7 @@ from forebay.core.tensors import Array
 from forebay.models.signature import Signature
 from forebay.request_log.row import NO_TENANT, data_of
 from forebay.request_log.sampling import Skips
-from forebay.request_log.wire import Taken
+from forebay.request_log.wire import Run, Taken
 from forebay.telemetry.logs import fields
 from forebay.telemetry.request_log_metrics import RequestLogCounts
 
@@ -37,7 +37,7 @@ class Target(Protocol):
         """Whether there is room for one of so many bytes. Never waits."""
         ...
 
-    def put(self, taken: Taken) -> None:
+    def put(self, taken: Taken | Run) -> None:
         """Have it written, later. Never waits, and keeps nothing of it that others may write to."""
         ...
 
@@ -60,6 +60,8 @@ class Sampler:
     ) -> None:
         """`left_out`: tenants that are not written. `clock`: seconds since 1970."""
         self._signature = signature
+        self._plain = signature.batched and all(spec.datatype != "BYTES" for spec in signature.outputs)
+        """Whether all that its outputs have of some rows can be had in one piece."""
         self._target = target
         self._counts = counts
         self._left_out = frozenset(left_out)
@@ -86,6 +88,46 @@ class Sampler:
             chosen += 1 + self._skips.next()
         self._left = chosen - runs
         return places
+
+    def take_run(self, requests: Sequence[Request], outputs: Outputs, row_start: int) -> None:
+        """Write these, whose rows follow upon each other from there in these outputs. Never raises."""
+        try:
+            done = self._plain and len(requests) > 1 and self._take_as_one(requests, outputs, row_start)
+        except Exception:  # whichever it was of is told below
+            done = False
+        if done:
+            return
+        for request in requests:
+            self.take(request, outputs, row_start)
+            row_start += request.rows
+
+    def _take_as_one(self, requests: Sequence[Request], outputs: Outputs, row_start: int) -> bool:
+        """Whether they could be written with one step for all: most can, and it costs a fifth."""
+        first = requests[0]
+        tenant, shapes = first.tenant, first.shapes
+        name = tenant or NO_TENANT
+        if name in self._left_out:
+            return False
+        nbytes, inputs = 0, []
+        for request in requests:
+            if (
+                request.rows != 1
+                or request.parameters is not None
+                or request.tenant != tenant
+                or request.shapes != shapes
+            ):
+                return False
+            nbytes += request.nbytes
+            inputs.append(request.inputs)
+        rows = len(inputs)
+        answer = [(array.shape[1:], array[row_start : row_start + rows].tobytes()) for array in outputs.arrays]
+        nbytes += sum([len(data) for _, data in answer])
+        numbers = rows * sum([len(one) for one in first.inputs if type(one) is list])
+        if nbytes > self._most_bytes or not self._target.has_room(nbytes + NUMBER_BYTES * numbers):
+            return False
+        self._target.put(Run(name, self._clock(), rows, shapes, inputs, answer))
+        self._counts.sampled += rows
+        return True
 
     def take(self, request: Request, outputs: Outputs, row_start: int) -> None:
         """Write this one, whose rows begin there in these outputs. Never raises: nobody's answer depends on it."""

@@ -20,7 +20,7 @@ import msgspec
 
 from forebay.core.processes import environment_of, signals_blocked
 from forebay.request_log import wire
-from forebay.request_log.wire import Opening, Report, Taken
+from forebay.request_log.wire import Opening, Report, Run, Taken
 from forebay.telemetry.logs import fields
 from forebay.telemetry.request_log_metrics import RequestLogCounts, RequestLogMetrics
 
@@ -52,7 +52,7 @@ class Outlet:
         """See `Target`."""
         return self.spool.has_room(nbytes)
 
-    def put(self, taken: Taken) -> None:
+    def put(self, taken: Taken | Run) -> None:
         """See `Target`."""
         self.spool.put(self, taken)
 
@@ -116,11 +116,11 @@ class Spool(asyncio.Protocol):
         """Whether one of so many bytes can be queued."""
         return self.queued_bytes + nbytes <= self._most_queued_bytes and not self._closing
 
-    def put(self, outlet: Outlet, taken: Taken) -> None:
+    def put(self, outlet: Outlet, taken: Taken | Run) -> None:
         """Have it written, later. Raises what cannot be encoded raises."""
         body = wire.encode(taken)
         self._introduce(outlet)
-        self._say(wire.TAKEN, outlet.place, body)
+        self._say(wire.RUN if type(taken) is Run else wire.TAKEN, outlet.place, body)
         rows = self._next.rows
         rows[outlet.place] = rows.get(outlet.place, 0) + taken.rows
 

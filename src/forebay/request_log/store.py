@@ -86,6 +86,8 @@ class Store:
         self._path = path
         self._clock = clock
         self._open: dict[_Place, _Open] = {}
+        self._last: _Open | None = None
+        """The one that was written to last: it stands behind all others in `_open`."""
         self._keys: dict[bytes, None] = {}
         self._keys_of: dict[str, list[bytes]] | None = None
         """By file; None: it was not looked yet what is there."""
@@ -203,6 +205,9 @@ class Store:
 
     def _used(self, place: _Place, one: _Open) -> None:
         """It is the last that was written to; the one that was first is held open no longer, where there are many."""
+        if one is self._last:
+            return
+        self._last = one
         del self._open[place]
         self._open[place] = one
         if len(self._open) > MOST_OPEN:

@@ -20,7 +20,7 @@ from forebay.core.tensors import Array, from_buffer
 from forebay.request_log.redaction import Redact, RedactionError, load_redaction, redacted
 from forebay.request_log.row import KEY_BYTES, NO_TENANT, Body, Origin, Row, Tensor, body_of, encode
 from forebay.request_log.store import Entry, Store
-from forebay.request_log.wire import Counted, Opening, Report, Taken
+from forebay.request_log.wire import Counted, Opening, Report, Run, Taken
 from forebay.telemetry.logs import fields
 from forebay.telemetry.request_log_metrics import RequestLogCounts
 
@@ -44,10 +44,7 @@ class Destination:
 
     def entries(self, taken: Taken) -> Iterator[Entry]:
         """What is to be written of it."""
-        origin = self._origins.get(taken.tenant)
-        if origin is None:
-            origin = msgspec.structs.replace(self.origin, tenant=taken.tenant)
-            self._origins[taken.tenant] = origin
+        origin = self._origin(taken.tenant)
         if taken.rows == 1 and self._redact is None and self._signature.batched:
             yield self._as_it_came(origin, taken)
             return
@@ -65,6 +62,34 @@ class Destination:
                 continue
             body = body_of(allowed)
             yield Entry(origin, self._key(body, taken.tenant), encode(body), self.counts)
+
+    def run_entries(self, run: Run) -> list[Entry]:
+        """What is to be written of rows that nobody looks at: as `entries` of each, with all that they share done
+        once."""
+        signature, counts, key_of = self._signature, self.counts, self._keys.of
+        origin, tenant = self._origin(run.tenant), "" if run.tenant == NO_TENANT else run.tenant
+        specs_in = [(spec.name, spec.datatype, shape) for spec, shape in zip(signature.inputs, run.shapes, strict=True)]
+        specs_out = [(spec.name, spec.datatype) for spec in signature.outputs]
+        request = Request([], run.shapes, 1, 0, 0.0, 0.0, _nobody)
+        found = []
+        for inputs, answer in zip(run.inputs, zip(*run.answers(), strict=True), strict=True):
+            request.inputs = inputs
+            key = digest_of(key_of(request, tenant))[:KEY_BYTES]  # which packs what came as a list
+            brought = [Tensor(*spec, data) for spec, data in zip(specs_in, inputs, strict=True)]
+            got = [Tensor(*spec, *one) for spec, one in zip(specs_out, answer, strict=True)]
+            found.append(Entry(origin, key, encode(Body(run.at, brought, got)), counts))
+        return found
+
+    @property
+    def looks(self) -> bool:
+        """Whether somebody looks at its rows before they are written."""
+        return self._redact is not None
+
+    def _origin(self, tenant: str) -> Origin:
+        origin = self._origins.get(tenant)
+        if origin is None:
+            origin = self._origins[tenant] = msgspec.structs.replace(self.origin, tenant=tenant)
+        return origin
 
     def _as_it_came(self, origin: Origin, taken: Taken) -> Entry:
         """A single row that nobody changes: what it brought is written, without arrays in between."""
@@ -176,6 +201,20 @@ class Writer:
             log.error("a request could not be logged: %s", type(error).__name__, extra=fields(model=name))
         else:
             self._gathered.setdefault(destination.store, []).extend(entries)
+
+    def take_run(self, place: int, run: Run) -> None:
+        """The same of several, of which one that cannot be written costs the others nothing."""
+        destination = self._places[place]
+        if not destination.looks:
+            try:
+                entries = destination.run_entries(run)
+            except Exception:
+                entries = []
+            if entries:
+                self._gathered.setdefault(destination.store, []).extend(entries)
+                return
+        for taken in run.one_by_one():
+            self.take(place, taken)
 
     def leave(self, place: int) -> None:
         """Nothing more comes of this log, unless it is opened anew."""

@@ -18,7 +18,7 @@ from forebay.engine.record import Recorder
 from forebay.engine.split import Pieces
 from forebay.models.signature import Signature, TensorSpec
 from forebay.request_log.sampler import Sampler
-from forebay.request_log.wire import Taken
+from forebay.request_log.wire import Run, Taken
 from forebay.telemetry.metrics import ModelMetrics
 from forebay.telemetry.request_log_metrics import RequestLogCounts
 
@@ -32,8 +32,8 @@ class Target:
     def has_room(self, nbytes: int) -> bool:
         return True
 
-    def put(self, taken: Taken) -> None:
-        self.taken.append(taken)
+    def put(self, taken: Taken | Run) -> None:
+        self.taken.extend(taken.one_by_one() if isinstance(taken, Run) else [taken])
 
     @property
     def pairs(self) -> list[tuple[Any, Any]]:

@@ -38,6 +38,8 @@ class Near(Spool):
     def _say(self, kind: int, place: int, body: bytes) -> None:
         if kind == wire.OPEN:
             self.writer.open(place, wire.decode_opening(body))
+        elif kind == wire.RUN:
+            self.writer.take_run(place, wire.decode_run(body))
         elif kind == wire.TAKEN:
             self.writer.take(place, wire.decode_taken(body))
         else:
@@ -87,6 +89,14 @@ class Rig:
         request, outputs = answered(self.signature, *rows, tenant=tenant, answer=answer, **parameters)
         for _ in self.sampler.due(1):
             self.sampler.take(request, outputs, 0)
+
+    def ask_together(self, *rows: Any, tenant: str = "") -> None:
+        """Requests of a row each are answered as one batch, and all of them written."""
+        made = [answered(self.signature, row, tenant=tenant) for row in rows]
+        parts = [outputs for _, outputs in made]
+        arrays = [np.concatenate([part.arrays[place] for part in parts]) for place in range(len(parts[0].arrays))]
+        outputs = Outputs(parts[0].names, parts[0].datatypes, arrays, len(rows))
+        self.sampler.take_run([request for request, _ in made], outputs, 0)
 
     def close(self) -> Rig:
         """The process ends."""

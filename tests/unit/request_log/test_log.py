@@ -93,6 +93,37 @@ def test_a_row_is_written_alike_whether_somebody_looks_at_it_or_not(tmp_path: Pa
     assert (plain.key, plain.body, plain.origin) == (looked_at.key, looked_at.body, looked_at.origin)
 
 
+def test_neighbours_are_written_as_each_would_be_by_itself(tmp_path: Path) -> None:
+    rows = [[1, 2], [3, 4], [1, 2], [5, 6]]
+    together, alone = Rig(tmp_path / "together"), Rig(tmp_path / "alone")
+    for rig in (together, alone):
+        rig.sampler._clock = lambda: 1_700_000_000.0
+    together.ask_together(*rows, tenant="acme")
+    for row in rows:
+        alone.ask(row, tenant="acme")
+    found, expected = together.close().read(), alone.close().read()
+    assert numbers_of(found) == numbers_of(expected) == [[1, 2], [3, 4], [5, 6]]
+    assert [one.row.outputs["y"].tolist() for one in found] == [[1], [3], [5]]
+    assert together.counts.dropped == alone.counts.dropped == {"duplicate": 1}
+    (written,), (by_itself,) = (list(rig.folder.rglob("*.rows")) for rig in (together, alone))
+    assert written.read_bytes() == by_itself.read_bytes()
+
+
+def test_neighbours_are_redacted_one_by_one(tmp_path: Path) -> None:
+    (tmp_path / "redact.py").write_text("def redact(row):\n    return None if row['inputs']['x'][0] == 3 else row\n")
+    rig = Rig(tmp_path, request_log_redact=f"{tmp_path / 'redact.py'}:redact")
+    rig.ask_together([1, 2], [3, 4], [5, 6])
+    assert numbers_of(rig.close().read()) == [[1, 2], [5, 6]]
+    assert rig.counts.dropped == {"redacted": 1}
+
+
+def test_a_number_that_does_not_fit_costs_its_neighbours_nothing(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.ask_together([1, 2], [3, 1e300], [5, 6])
+    assert numbers_of(rig.close().read()) == [[1, 2], [5, 6]]
+    assert rig.counts.dropped == {"stopped": 1}
+
+
 def test_texts_that_are_single_values_have_no_axis(tmp_path: Path) -> None:
     signature = Signature((TensorSpec("text", "BYTES", ()),), (TensorSpec("y", "FP32", ()),))
     rig = Rig(tmp_path, signature)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from tests.unit.request_log.rig import NUMBERS, answered
+from tests.unit.request_log.rig import NUMBERS, TEXTS, answered
 
+from forebay.core.request import Outputs, Request
 from forebay.request_log import wire
 from forebay.request_log.sampler import Sampler
 from forebay.request_log.sampling import Skips
-from forebay.request_log.wire import Taken
+from forebay.request_log.wire import Run, Taken
 from forebay.telemetry.request_log_metrics import RequestLogCounts
 
 
@@ -20,6 +22,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.taken: list[Taken] = []
+        self.runs = 0
         self.room = True
         self.asked_bytes: list[int] = []
 
@@ -27,8 +30,12 @@ class Kept:
         self.asked_bytes.append(nbytes)
         return self.room
 
-    def put(self, taken: Taken) -> None:
-        self.taken.append(wire.decode_taken(wire.encode(taken)))
+    def put(self, taken: Taken | Run) -> None:
+        if isinstance(taken, Run):
+            self.runs += 1
+            self.taken.extend(wire.decode_run(wire.encode(taken)).one_by_one())
+        else:
+            self.taken.append(wire.decode_taken(wire.encode(taken)))
 
 
 def sampler_of(share: float, target: Kept, counts: RequestLogCounts | None = None, **options: object) -> Sampler:
@@ -152,3 +159,81 @@ def test_a_fault_of_ours_costs_no_answer(caplog: pytest.LogCaptureFixture) -> No
     sampler_of(1.0, Kept(), counts).take(request, outputs, 0)
     assert counts.dropped == {"stopped": 1}
     assert "a request could not be logged: TypeError" in caplog.text
+
+
+def batch_of(*rows: list[float], **given: Any) -> tuple[list[Request], Outputs]:
+    """Requests of a row each, and what they were answered together."""
+    requests = [answered(NUMBERS, row, **given)[0] for row in rows]
+    return requests, answered(NUMBERS, *rows)[1]
+
+
+def taken_of(requests: list[Request], outputs: Outputs, row_start: int = 0, **options: Any) -> tuple[Kept, list[Taken]]:
+    """What of them is written, together, and each by itself; what is counted is checked to be the same."""
+    together, alone = Kept(), Kept()
+    counts, counts_alone = RequestLogCounts(), RequestLogCounts()
+    options = {"clock": lambda: 42.0, **options}
+    sampler_of(1.0, together, counts, **options).take_run(requests, outputs, row_start)
+    one_by_one = sampler_of(1.0, alone, counts_alone, **options)
+    for place, request in enumerate(requests):
+        one_by_one.take(request, outputs, row_start + place)
+    assert (counts.sampled, counts.dropped) == (counts_alone.sampled, counts_alone.dropped)
+    return together, alone.taken
+
+
+def plain(taken: list[Taken]) -> list[Any]:
+    return [msgspec.to_builtins(one) for one in taken]
+
+
+def test_neighbours_are_taken_in_one_step_and_are_what_they_are_one_by_one() -> None:
+    requests, outputs = batch_of([1, 2], [3, 4], [5, 6], tenant="acme")
+    together, alone = taken_of(requests[1:], outputs, 1)
+    assert (together.runs, len(alone)) == (1, 2)
+    assert plain(together.taken) == plain(alone)
+    assert together.taken[0].outputs == [((1, 1), np.float32(3).tobytes())]
+
+
+@pytest.mark.parametrize("what", ["tenant", "shape", "rows", "parameters", "excluded", "too large", "texts"])
+def test_what_has_not_enough_in_common_is_taken_one_by_one(what: str) -> None:
+    requests, outputs = batch_of([1, 2], [3, 4])
+    options: dict[str, Any] = {}
+    if what == "tenant":
+        requests[1].tenant = "acme"
+    elif what == "shape":
+        requests[1] = answered(NUMBERS, [3, 4, 5])[0]
+    elif what == "rows":
+        requests[0] = answered(NUMBERS, [1, 2], [1, 2])[0]
+        outputs = answered(NUMBERS, [1, 2], [1, 2], [3, 4])[1]
+    elif what == "parameters":
+        requests[1].parameters = {"temperature": 0.5}
+    elif what == "excluded":
+        options["left_out"] = ("anonymous",)
+    elif what == "too large":
+        options["most_bytes"] = 20
+    target, counts = Kept(), RequestLogCounts()
+    sampler = sampler_of(1.0, target, counts, **options)
+    if what == "texts":
+        sampler = Sampler(TEXTS, 1.0, target, counts)
+        requests, outputs = [answered(TEXTS, word)[0] for word in ("a", "b")], answered(TEXTS, "a", "b")[1]
+    sampler.take_run(requests, outputs, 0)
+    assert target.runs == 0
+    rows = 3 if what == "rows" else 2
+    assert counts.sampled == rows
+    assert sum(one.rows for one in target.taken) == (0 if what == "excluded" else rows)
+
+
+def test_one_that_cannot_be_written_costs_its_neighbours_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    requests, outputs = batch_of([1, 2], [3, 4], [5, 6])
+    requests[1].inputs = [object()]  # type: ignore[list-item]
+    target, counts = Kept(), RequestLogCounts()
+    sampler_of(1.0, target, counts).take_run(requests, outputs, 0)
+    assert [one.inputs for one in target.taken] == [[[1.0, 2.0]], [[5.0, 6.0]]]
+    assert (counts.sampled, counts.dropped) == (3, {"stopped": 1})
+
+
+def test_where_there_is_no_room_for_all_there_may_be_for_some() -> None:
+    requests, outputs = batch_of([1, 2], [3, 4], [5, 6])
+    target, counts = Kept(), RequestLogCounts()
+    target.room = False
+    sampler_of(1.0, target, counts).take_run(requests, outputs, 0)
+    assert len(target.asked_bytes) == 4
+    assert (counts.sampled, counts.dropped) == (3, {"queue_full": 3})
