@@ -60,11 +60,11 @@ def redacted(redact: Redact, row: Row) -> Row | None:
     shown = {
         "inputs": {name: _shown(array) for name, array in row.inputs.items()},
         "outputs": {name: _shown(array) for name, array in row.outputs.items()},
-        "parameters": msgspec.json.decode(msgspec.json.encode(row.parameters)),
+        "parameters": msgspec.json.decode(msgspec.json.encode(row.parameters)) if row.parameters else {},
     }
     try:
         found = redact(shown)
-    except BaseException as error:  # sys.exit() would end the thread that writes, and nobody would hear of it
+    except BaseException as error:  # sys.exit() would end the process that writes
         raise RedactionError(f"it raised {type(error).__name__}{_place(error)}") from None
     if found is None:
         return None
@@ -127,6 +127,8 @@ def _as_array(part: str, name: str, original: Array, value: Any) -> Array:
         array = np.asarray(value)
         if array.dtype.kind not in "biuf" or array.ndim != original.ndim:
             raise ValueError
+        if array.dtype == original.dtype:
+            return np.ascontiguousarray(array).reshape(array.shape)
         with np.errstate(all="ignore"):
             return np.ascontiguousarray(array.astype(original.dtype)).reshape(array.shape)
     except Exception:
