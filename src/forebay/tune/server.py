@@ -42,9 +42,9 @@ class Server:
             # Ctrl-C is for us: we end it.
             start_new_session=True,
         )
+        self._port = 0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self._port = 0
         try:
             self._wait(time.monotonic() + start_s)
         except BaseException:
