@@ -293,6 +293,8 @@ class Spool(asyncio.Protocol):
         except TimeoutError:
             left = sum(sum(flight.rows.values()) for flight in (*self._flights, self._next))
             log.warning("the request log was not done in %g s: %d rows are not in it", grace_s, left)
+        if self._starting is not None:
+            self._starting.cancel()
         if self._process is not None:
             self._process.kill()
             await asyncio.to_thread(self._process.wait)

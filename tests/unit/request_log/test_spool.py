@@ -206,6 +206,21 @@ async def test_a_function_that_hangs_keeps_nothing_from_ending(
     assert gone(pid)
 
 
+async def test_nothing_is_left_of_one_that_was_to_be_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logs, "CLOSE_S", 0.2)
+    async with process(tmp_path, request_log_redact=redaction(tmp_path, "os._exit(3)")) as served:
+        served.spool._again_s = served.spool._first_again_s = 3600.0
+        served.ask("a")
+        await served.all_told()
+        served.ask("b")
+        await until(lambda: served.spool._starting is not None)
+    await asyncio.sleep(0)
+    assert "the request log was not done in 0.2 s: 1 rows are not in it" in caplog.text
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_a_function_that_computes_for_long_holds_up_nobody(tmp_path: Path) -> None:
     busy = redaction(tmp_path, "until = time.monotonic() + 1.0\n    while time.monotonic() < until: pass")
     async with process(tmp_path, request_log_redact=busy) as served:
