@@ -35,7 +35,7 @@ def load_redaction(model: str, text: str) -> Redact:
         module = module_of(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except SyntaxError as error:
         raise refused(model, text, f"it has a syntax error at line {error.lineno}", "mend it") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise refused(
             model, text, f"{where} cannot be imported: {type(error).__name__}: {error}", "name a file, or a module"
         ) from error

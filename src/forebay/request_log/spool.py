@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Final, cast
 
 import msgspec
@@ -72,16 +71,12 @@ class Spool(asyncio.Protocol):
         self,
         metrics: RequestLogMetrics,
         *,
-        most_queued_bytes: int = MOST_QUEUED_BYTES,
         gather_s: float = GATHER_S,
-        again_s: float = AGAIN_S,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metrics = metrics
-        self._most_queued_bytes = most_queued_bytes
+        self._most_queued_bytes = MOST_QUEUED_BYTES
         self._gather_s = gather_s
-        self._again_s = self._first_again_s = again_s
-        self._clock = clock
+        self._again_s = self._first_again_s = AGAIN_S
         self._places = 0
         self._outlets: dict[int, Outlet] = {}
         """By place: those that the process knows and may report of."""
@@ -170,7 +165,7 @@ class Spool(asyncio.Protocol):
 
     async def _start(self) -> None:
         try:
-            await asyncio.sleep(max(0.0, self._not_before - self._clock()))
+            await asyncio.sleep(max(0.0, self._not_before - time.monotonic()))
             ours = await asyncio.to_thread(self._spawn)
             ours.setblocking(False)
             await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
@@ -196,7 +191,7 @@ class Spool(asyncio.Protocol):
         return ours
 
     def _try_later(self) -> None:
-        self._not_before = self._clock() + self._again_s
+        self._not_before = time.monotonic() + self._again_s
         self._again_s = min(2 * self._again_s, MOST_AGAIN_S)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +164,7 @@ def _unusable(row: dict[str, Any]) -> None:
 class Writer:
     """The logs of all models of one serving process."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        """`clock`: seconds since 1970."""
-        self._clock = clock
+    def __init__(self) -> None:
         self._stores: dict[Path, Store] = {}
         self._places: dict[int, Destination] = {}
         self._gathered: dict[Store, list[Entry]] = {}
@@ -178,7 +176,7 @@ class Writer:
         path, origin = Path(opening.folder), opening.origin
         store = self._stores.get(path)
         if store is None:
-            store = self._stores[path] = Store(origin.model, path, opening.bound_bytes, self._clock)
+            store = self._stores[path] = Store(origin.model, path, opening.bound_bytes, time.time)
         store.bound_bytes = opening.bound_bytes
         redact: Redact | None = None
         if opening.redact is not None:

@@ -175,6 +175,12 @@ def test_a_function_that_is_none_stops_the_start(module: Path, text: str, why: s
     assert not (module.parent / "data").exists()
 
 
+def test_a_module_that_ends_its_process_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "ends.py").write_text("import sys\nprint('bye')\nsys.exit(0)\n")
+    with pytest.raises(SetupError, match=r"ends.py cannot be imported: SystemExit: 0"):
+        Rig(tmp_path / "data", TEXTS, request_log_redact=f"{tmp_path / 'ends.py'}:redact")
+
+
 def test_a_function_of_a_module(tmp_path: Path, module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_redaction.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
