@@ -39,7 +39,9 @@ SPARE_CORES: Final = 0.5
 class Member:
     """A model that shares the cores. `served`: core seconds it was given, over its weight."""
 
-    __slots__ = ("asked", "claims", "cores", "long_batches", "served", "threads", "used", "weight")
+    __slots__ = (
+        "asked", "claims", "core_s", "cores", "gives_way", "long_batches", "served", "threads", "used", "weight",
+    )  # fmt: skip
 
     def __init__(self, weight: float, threads: int) -> None:
         self.weight = weight
@@ -54,6 +56,9 @@ class Member:
         """Requests that it was sent since the process itself was charged last."""
         self.long_batches = 0
         """How many more of its batches were long than were not, of those in which it was ahead; 0 at least."""
+        self.gives_way = False
+        self.core_s = 0.0
+        """Core seconds that its instances have used since `Fairness.light_enough` was asked last."""
 
     def saw(self, core_s: float, ran_s: float) -> None:
         """An instance used `core_s` of the cores in `ran_s` seconds in which it was not paused."""
@@ -116,6 +121,7 @@ class Fairness:
 
     def charge(self, claim: Claim, core_s: float) -> None:
         """An instance has used so much since it was charged last."""
+        claim.member.core_s += core_s
         self._charge(claim.member, core_s)
 
     def _charge(self, member: Member, core_s: float) -> None:
@@ -142,7 +148,8 @@ class Fairness:
         if self._is_ahead(member):
             long = core_s >= max(LONG_BATCH_S, requests * LONG_REQUEST_S)
             member.long_batches = max(0, member.long_batches + (1 if long else -1))
-        return member.long_batches >= LONG_BATCHES
+        member.gives_way = member.gives_way or member.long_batches >= LONG_BATCHES
+        return member.gives_way
 
     def _is_ahead(self, member: Member) -> bool:
         """Whether another model is at work that has had less. One that is below its share need not give way."""
@@ -186,6 +193,19 @@ class Fairness:
             for claim in member.claims:
                 running += member.cores * claim.runs
         return running < self.cores - 1
+
+    def light_enough(self, elapsed_s: float, share: float) -> bool:
+        """Whether all instances could do with one core less, by what they have used since this was asked last, so many
+        seconds ago: some give way, these have by weight a right to no more cores than that, and the others take at most
+        this share of it. Nobody needs more cores at once than that."""
+        rest = self.cores - 1
+        at_work = [member for member in self._members if member.core_s]
+        giving = sum([member.weight for member in at_work if member.gives_way])
+        light_s = sum([member.core_s for member in at_work if not member.gives_way])
+        enough = 0.0 < light_s <= share * rest * elapsed_s and all(member.threads <= rest for member in at_work)
+        for member in at_work:
+            member.core_s = 0.0
+        return enough and 0.0 < giving * self.cores <= rest * sum([member.weight for member in at_work])
 
     def all_run(self) -> None:
         """There is enough for everybody."""

@@ -4,7 +4,7 @@
 microseconds and works in the middle of a batch, and goes on by SIGCONT. How much it has used is read from the system's
 clock of its process, threads included, so that a model that only waits for a device or the network is not charged.
 
-With one model alone nothing is done at all.
+A core is kept free of instances while that pays; see `confined`. With one model alone nothing is done at all.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from forebay.batching.fairness import QUANTUM_S, Claim, Fairness, Member
+from forebay.engine.confined import Confinement
 from forebay.engine.flight import Flight
 
 HOLD_S = 0.005
@@ -41,6 +42,7 @@ class Worker(Protocol):
     def pause(self, now: float) -> None: ...
     def resume(self, now: float) -> float: ...
     def give_way(self) -> None: ...
+    def keep_to(self, cores: frozenset[int], of: frozenset[int]) -> None: ...
 
 
 class Sharer(Protocol):
@@ -48,7 +50,7 @@ class Sharer(Protocol):
 
     turns: Turns | None
 
-    def instances_at_work(self) -> Sequence[Worker]: ...
+    def all_instances(self) -> Sequence[Worker]: ...
 
 
 def cpu_clock(pid: int) -> float:
@@ -72,7 +74,9 @@ def cores_for(choice: str) -> Cores | None:
     """What shares the cores under this `fair_cores`; None: nothing does, as where the system cannot."""
     if choice == "off" or unshareable():
         return None
-    return Cores(usable_cores(), hold_s=HOLD_S if choice == "auto" else 0.0)
+    if choice != "auto":
+        return Cores(usable_cores())
+    return Cores(usable_cores(), hold_s=HOLD_S, numbers=frozenset(os.sched_getaffinity(0)))
 
 
 class Turn:
@@ -102,9 +106,12 @@ class Cores:
         *,
         own_clock: Callable[[], float] = time.process_time,
         hold_s: float = 0.0,
+        numbers: frozenset[int] = frozenset(),
     ) -> None:
-        """`own_clock`: core seconds that this process has used. `hold_s`: see `HOLD_S`; 0: nothing is left idle."""
+        """`own_clock`: core seconds that this process has used. `hold_s`: see `HOLD_S`; 0: nothing is left idle.
+        `numbers`: of these cores, as the system has them; none: no core is kept free of instances."""
         self._fairness = Fairness(cores, reserves=hold_s > 0)
+        self._confinement = Confinement(self._fairness, numbers, clock, self._instances)
         self.hold_s = hold_s
         self._hold: asyncio.TimerHandle | None = None
         self._freed_at = 0.0
@@ -132,21 +139,28 @@ class Cores:
         for one in self._members:
             if one.turns is None:
                 one.turns = Turns(self, self._members[one])
-                for instance in one.instances_at_work():
-                    one.turns.began(instance)
+                for instance in one.all_instances():
+                    if instance.flights:
+                        one.turns.began(instance)
         self.settle()
 
     def leave(self, engine: Sharer) -> None:
         """An engine takes part no longer: its instances run freely. One that does not take part is passed over."""
-        member = self._members.pop(engine, None)
+        member = self._members.get(engine)
         if member is None:
             return
+        self._confinement.end()
+        del self._members[engine]
         self._forget(engine, member)
         self._fairness.leave(member)
         if len(self._members) == 1:
             for other, its in self._members.items():
                 self._forget(other, its)
         self.settle()
+
+    def _instances(self) -> Iterator[Worker]:
+        for engine in self._members:
+            yield from engine.all_instances()
 
     def _forget(self, engine: Sharer, member: Member) -> None:
         engine.turns = None
@@ -203,6 +217,7 @@ class Cores:
         if fairness.crowded():
             if self._freed_at:
                 self._comes_back = self._clock() - self._freed_at < self.hold_s
+                self._confinement.returned(self._comes_back)
                 self._freed_at = 0.0
             self._hold_no_more()
             for turn in self._turns.values():

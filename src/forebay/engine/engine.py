@@ -177,9 +177,9 @@ class Engine(Door):
         compare_files(self, header)
         self.add_instance(instance.number)
 
-    def instances_at_work(self) -> list[Instance]:
-        """Those that hold a batch."""
-        return [instance for instance in self.supervisor.instances.values() if instance.flights]
+    def all_instances(self) -> list[Instance]:
+        """Those that load and those that wait included."""
+        return list(self.supervisor.instances.values())
 
     def add_instance(self, number: int) -> None:
         """From now on this instance gets batches."""

@@ -281,6 +281,16 @@ class Instance(asyncio.Protocol):
             for thread in os.listdir(f"/proc/{self._process.pid}/task"):
                 os.setpriority(os.PRIO_PROCESS, int(thread), nice)
 
+    def keep_to(self, cores: frozenset[int], of: frozenset[int]) -> None:
+        """Those of its threads that may run on the cores `of`, and no others, run on `cores` from now on. A thread that
+        the model has pinned stays where it is."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        with contextlib.suppress(OSError):  # a thread, or all of it, has just ended; or the system took a core away
+            for thread in map(int, os.listdir(f"/proc/{self._process.pid}/task")):
+                if os.sched_getaffinity(thread) == of:
+                    os.sched_setaffinity(thread, cores)
+
     def _signal(self, number: signal.Signals) -> bool:
         """Whether there was a process to send it to. One that was reaped has left its id to others."""
         if self._process is None or self._process.returncode is not None:

@@ -245,3 +245,42 @@ def test_a_model_below_its_share_does_not_give_way_however_long_its_batches_are(
     for claim in list(other.claims):
         fairness.end(claim)
     assert not answers(fairness, member, 1, 0.02, 10 * LONG_BATCHES)
+
+
+@pytest.mark.parametrize(
+    ("cores", "weights", "giving", "enough"),
+    [
+        (2, (1.0, 1.0), 1, True),
+        (2, (3.0, 1.0), 1, False),
+        (2, (1.0, 3.0), 1, True),
+        (4, (3.0, 1.0), 1, True),
+        (2, (1.0, 1.0, 1.0), 2, False),
+        (3, (1.0, 1.0, 1.0), 2, True),
+        (2, (1.0, 1.0), 0, False),
+        (2, (1.0, 1.0), 2, False),
+        (1, (1.0, 1.0), 1, False),
+    ],
+)
+def test_one_core_less_is_enough_where_those_that_give_way_have_no_right_to_more(
+    cores: int, weights: tuple[float, ...], giving: int, enough: bool
+) -> None:
+    fairness = Fairness(cores)
+    fairness.join(100.0, 1)  # asked for nothing: it does not count
+    members = [busy(fairness, weight=weight) for weight in weights]
+    for place, member in enumerate(members):
+        member.gives_way = place < giving
+        fairness.charge(member.claims[0], 1.0 if place < giving else 0.1)
+    assert fairness.light_enough(1.0, 0.25) == enough
+    assert not fairness.light_enough(1.0, 0.25), "nobody was at work since"
+
+
+@pytest.mark.parametrize(("light_s", "threads", "enough"), [(0.2, 1, True), (0.3, 1, False), (0.2, 2, False)])
+def test_one_core_less_is_enough_where_the_light_take_little_of_it_and_nobody_needs_more_at_once(
+    light_s: float, threads: int, enough: bool
+) -> None:
+    fairness = Fairness(CORES)
+    heavy, light = fairness.join(1.0, threads), busy(fairness)
+    heavy.gives_way = True
+    fairness.charge(fairness.begin(heavy), 1.0)
+    fairness.charge(light.claims[0], light_s)
+    assert fairness.light_enough(1.0, 0.25) == enough

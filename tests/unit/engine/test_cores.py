@@ -14,7 +14,11 @@ from typing import Any
 import pytest
 
 from forebay.batching.fairness import LONG_BATCHES
+from forebay.engine.confined import OFTEN, REVIEW_S
 from forebay.engine.cores import HOLD_S, Cores, Turns, cores_for, cpu_clock
+
+ALL, REST = frozenset({4, 5}), frozenset({5})
+"""Numbers of two cores, as the system has them."""
 
 
 class Clocks:
@@ -40,6 +44,7 @@ class Worker:
         self.pid = pid
         self.paused_at = 0.0
         self.gave_way = False
+        self.cores = ALL
         self.flights: dict[int, Any] = {}
         self._clocks = clocks
         clocks.used[pid] = 0.0
@@ -57,6 +62,10 @@ class Worker:
     def give_way(self) -> None:
         self.gave_way = True
 
+    def keep_to(self, cores: frozenset[int], of: frozenset[int]) -> None:
+        if self.cores == of:
+            self.cores = cores
+
     def work(self, seconds: float) -> None:
         """So long on a core."""
         self._clocks.used[self.pid] += seconds
@@ -70,8 +79,8 @@ class Engine:
         self.workers = [Worker(first_pid + place, clocks) for place in range(2)]
         self._clocks = clocks
 
-    def instances_at_work(self) -> list[Worker]:
-        return [worker for worker in self.workers if worker.flights]
+    def all_instances(self) -> list[Worker]:
+        return self.workers
 
     def send(self, place: int) -> None:
         worker = self.workers[place]
@@ -257,6 +266,102 @@ async def test_a_held_core_goes_to_all_when_the_model_leaves(clocks: Clocks) -> 
     assert any(heavy.paused)
     cores.leave(light)
     assert heavy.paused == [False, False]
+
+
+class Shared:
+    """A heavy engine that gives way, and a light one."""
+
+    def __init__(self, clocks: Clocks, weight: float = 1.0, threads: int = 1, numbers: frozenset[int] = ALL) -> None:
+        """weight, threads: of the heavy one."""
+        self.clocks = clocks
+        self.cores = Cores(2, clocks, clocks.core_s, hold_s=0.02, numbers=numbers)
+        self.heavy, self.light = Engine(10, clocks), Engine(20, clocks)
+        self.cores.join(self.heavy, weight, threads)
+        self.cores.join(self.light, 1.0, 1)
+        self.heavy.send(1)
+        for _ in range(2 * LONG_BATCHES):
+            self.light.send(0)
+            self.heavy.send(0)
+            self.heavy.workers[0].work(10.0)
+            self.heavy.answer(0, 10.0)
+            self.light.answer(0, 0.001)
+        assert self.heavy.workers[0].gave_way
+        self.heavy.send(0)
+
+    async def review(self, *, back: int = 4 * OFTEN, after_s: float = 0.01, work_s: float = 0.001) -> None:
+        """The light one comes so often, so long after it was done, until it is looked at who may run where."""
+        loop, start = asyncio.get_running_loop(), asyncio.get_running_loop().time()
+        for _ in range(back):
+            self.light.send(0)
+            self.light.workers[0].work(work_s)
+            self.heavy.workers[0].work(0.01)
+            self.light.answer(0, work_s)
+            self.clocks.now += after_s
+        await asyncio.sleep(start + 1.1 * REVIEW_S - loop.time())
+
+    @property
+    def everywhere(self) -> list[bool]:
+        """Of each instance, whether it may run on all cores."""
+        return [worker.cores == ALL for engine in (self.heavy, self.light) for worker in engine.workers]
+
+
+async def test_a_core_is_kept_free_while_a_light_model_is_back_at_once_again_and_again(clocks: Clocks) -> None:
+    shared = Shared(clocks)
+    assert all(shared.everywhere)
+    await shared.review()
+    assert not any(shared.everywhere)
+    assert shared.heavy.workers[0].cores == REST
+    await shared.review()
+    assert not any(shared.everywhere)
+    await shared.review(back=0)
+    assert all(shared.everywhere)
+    await shared.review()
+    await shared.review()
+    assert not any(shared.everywhere)
+
+
+async def test_an_instance_that_starts_later_keeps_off_it_too(clocks: Clocks) -> None:
+    shared = Shared(clocks)
+    await shared.review()
+    shared.light.workers.append(Worker(30, clocks))
+    await shared.review()
+    assert not any(shared.everywhere)
+
+
+@pytest.mark.parametrize(
+    ("back", "after_s", "work_s"),
+    [(4 * OFTEN, 0.03, 0.001), (1, 0.01, 0.001), (4 * OFTEN, 0.01, 0.008)],
+    ids=["comes back later", "comes rarely", "takes much of a core"],
+)
+async def test_all_cores_are_for_instances_where_the_light_one(
+    clocks: Clocks, back: int, after_s: float, work_s: float
+) -> None:
+    shared = Shared(clocks)
+    await shared.review(back=2, after_s=after_s)
+    await shared.review(back=back, after_s=after_s, work_s=work_s)
+    assert all(shared.everywhere)
+
+
+@pytest.mark.parametrize(
+    ("weight", "threads", "numbers"),
+    [(3.0, 1, ALL), (1.0, 2, ALL), (1.0, 1, frozenset({4}))],
+    ids=["is entitled to more than one core", "needs two at once", "has no other core"],
+)
+async def test_all_cores_are_for_instances_where_the_heavy_one(
+    clocks: Clocks, weight: float, threads: int, numbers: frozenset[int]
+) -> None:
+    shared = Shared(clocks, weight, threads, numbers)
+    await shared.review()
+    await shared.review()
+    assert all(shared.everywhere)
+
+
+async def test_who_is_left_alone_has_all_cores_again(clocks: Clocks) -> None:
+    shared = Shared(clocks)
+    await shared.review()
+    assert not any(shared.everywhere)
+    shared.cores.leave(shared.light)
+    assert all(shared.everywhere)
 
 
 async def test_a_pause_does_not_make_a_batch_hang(cores: Cores, clocks: Clocks) -> None:

@@ -103,6 +103,29 @@ async def test_one_that_gives_way_does_so_with_all_its_threads(tmp_path: Path) -
         await eventually(lambda: owner.done)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are found in /proc")
+async def test_it_is_kept_to_some_cores_with_all_threads_but_those_that_its_model_has_pinned(tmp_path: Path) -> None:
+    everywhere = frozenset(os.sched_getaffinity(0))
+    if len(everywhere) < 2:
+        pytest.skip("one core only")
+    first, rest = frozenset({min(everywhere)}), everywhere - {min(everywhere)}
+    pausing = "__import__('threading').Thread(target=time.sleep, args=(600,), daemon=True).start()"
+    async with started(tiny(tmp_path, pausing)) as (instance, owner):
+        *others, pinned = (int(name) for name in os.listdir(f"/proc/{instance.pid}/task"))
+        assert others
+        os.sched_setaffinity(pinned, first)
+        instance.keep_to(rest, everywhere)
+        assert {frozenset(os.sched_getaffinity(thread)) for thread in others} == {rest}
+        assert os.sched_getaffinity(pinned) == first
+        instance.keep_to(everywhere, rest)
+        assert {frozenset(os.sched_getaffinity(thread)) for thread in others} == {everywhere}
+        assert os.sched_getaffinity(pinned) == first
+        assert os.sched_getaffinity(0) == everywhere
+        send(instance, owner, np.array([1.0]))
+        await eventually(lambda: owner.done)
+    instance.keep_to(rest, everywhere)  # it has ended: nothing happens
+
+
 async def test_batches_of_equal_and_of_different_lengths(tmp_path: Path) -> None:
     async with started(tiny(tmp_path)) as (instance, owner):
         send(instance, owner, np.array([1.0, 2.0]), np.array([3.0, 4.0]))
