@@ -7,7 +7,9 @@ Nothing is left idle: a model alone takes all.
 
 This is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) with preemption and on several cores. What a model
 did not ask for is not saved up, but for `CREDIT_S`: the lag that lets a light model run a burst at once (as the warp of
-Duda and Cheriton's borrowed virtual time, SOSP 1999, does), and the longest time that another is stopped for it.
+Duda and Cheriton's borrowed virtual time, SOSP 1999, does), and the longest time that another is stopped for it. For
+a model that gives way it is a few quanta: at its low priority it may be slow to use up more, and requests of those that
+stand still until then pile up.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ CREDIT_S: Final = 0.1
 """Seconds of the whole machine that a model may lag behind the one that has had most."""
 QUANTUM_S: Final = 0.01
 """How long a choice holds: accounts nearer to each other than what one core earns in it count as even."""
+LATER_QUANTA: Final = 1.5
+"""Credit of a model that gives way, in quanta in which another takes all cores: with less it would lose its share."""
 COMPUTES_FROM: Final = 0.25
 """An instance that is on a core for less than this share of its time waits for something else, a device or the network:
 it takes as little as it uses. Above, it takes all its threads: it may be short of them because others run."""
@@ -59,6 +63,11 @@ class Member:
         self.gives_way = False
         self.core_s = 0.0
         """Core seconds that its instances have used since `Fairness.light_enough` was asked last."""
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether all its instances that are at work are paused."""
+        return bool(self.claims) and not any(claim.runs for claim in self.claims)
 
     def saw(self, core_s: float, ran_s: float) -> None:
         """An instance used `core_s` of the cores in `ran_s` seconds in which it was not paused."""
@@ -132,12 +141,15 @@ class Fairness:
     def charge_own(self, core_s: float, elapsed_s: float) -> None:
         """The process itself has used so much in so many seconds, since it was charged last. Each model pays for its
         requests: a cheap one, asked ten thousand times a second, takes most of its cores there. Those that were refused
-        count too: they are read, and their refusal is written."""
+        count too: they are read, and their refusal is written. One that stands still for a model that gives way pays
+        nothing: that one may be too slow to use its turn, and the debt of the first must not grow meanwhile."""
         self.own_cores += LEARN_OWN * (core_s / elapsed_s - self.own_cores)
         asked = sum([member.asked for member in self._members])
+        slow = any(member.gives_way and not member.stands_still for member in self._members if member.claims)
         for member in self._members:
             if member.asked:
-                self._charge(member, core_s * member.asked / asked)
+                if not (slow and member.stands_still):
+                    self._charge(member, core_s * member.asked / asked)
                 member.asked = 0
 
     def landed(self, claim: Claim, core_s: float, ran_s: float, requests: int) -> bool:
@@ -172,9 +184,11 @@ class Fairness:
     def choose(self) -> None:
         """Set `runs` of every claim. All that was used is charged before."""
         busy = [member for member in self._members if member.claims]
-        least = self._most - CREDIT_S * self.cores / (sum(member.weight for member in busy) or 1.0)
+        lag = later_lag = CREDIT_S * self.cores / (sum(member.weight for member in busy) or 1.0)
+        if busy:
+            later_lag = min(lag, LATER_QUANTA * QUANTUM_S * self.cores / min([member.weight for member in busy]))
         for member in busy:
-            member.served = max(member.served, least)
+            member.served = max(member.served, self._most - (later_lag if member.gives_way else lag))
         waiting = [(member.served, place, member, member.claims.copy()) for place, member in enumerate(busy)]
         placed = self._own_share()
         while waiting:

@@ -21,7 +21,7 @@ REVIEW_S: Final = 0.25
 """How often it is looked at: to move a process costs tens of microseconds, and the caches that it had filled."""
 OFTEN: Final = 5
 """A model must have been back at once so many times since it was looked at last."""
-BEGINS_AT, ENDS_ABOVE = 1 / 3, 0.45
+BEGINS_AT, ENDS_ABOVE = 0.45, 0.6
 """What the light models may take of the cores that are left: the rest is for those with long batches."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forebay.batching.fairness import CREDIT_S, LONG_BATCHES, QUANTUM_S, Claim, Fairness, Member
+from forebay.batching.fairness import CREDIT_S, LATER_QUANTA, LONG_BATCHES, QUANTUM_S, Claim, Fairness, Member
 
 CORES = 2
 
@@ -54,11 +54,13 @@ def test_what_one_leaves_the_others_take() -> None:
     assert not fairness.crowded()
 
 
-@pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0), (1.0, 10.0), (2.0, 1.0, 1.0)])
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0), (1.0, 10.0), (10.0, 1.0), (2.0, 1.0, 1.0)])
 @pytest.mark.parametrize("cores", [1, 2, 4])
-def test_shares_are_by_weight(weights: tuple[float, ...], cores: int) -> None:
+@pytest.mark.parametrize("gives_way", [False, True])
+def test_shares_are_by_weight(weights: tuple[float, ...], cores: int, gives_way: bool) -> None:
     fairness = Fairness(cores)
     members = [busy(fairness, weight, instances=cores) for weight in weights]
+    members[0].gives_way = gives_way
     used = pass_time(fairness, members, 60.0)
     assert sum(used.values()) == pytest.approx(cores * 60.0)
     for place, weight in enumerate(weights):
@@ -245,6 +247,48 @@ def test_a_model_below_its_share_does_not_give_way_however_long_its_batches_are(
     for claim in list(other.claims):
         fairness.end(claim)
     assert not answers(fairness, member, 1, 0.02, 10 * LONG_BATCHES)
+
+
+@pytest.mark.parametrize(("gives_way", "debt_s"), [(False, 0.51), (True, 0.01)])
+def test_the_debt_of_a_model_that_stands_still_does_not_grow_while_the_other_may_be_slow(
+    gives_way: bool, debt_s: float
+) -> None:
+    fairness = Fairness(1)
+    cheap, heavy = busy(fairness, instances=1), busy(fairness, instances=1)
+    heavy.gives_way = gives_way
+    fairness.charge(cheap.claims[0], 0.01)
+    fairness.choose()
+    assert (running(cheap), running(heavy)) == (0, 1)
+    cheap.asked = 10
+    fairness.charge_own(0.5, elapsed_s=1.0)
+    assert cheap.served - heavy.served == pytest.approx(debt_s)
+    cheap.asked = 10
+    fairness.choose()
+    fairness.charge(heavy.claims[0], 1.0)
+    fairness.choose()
+    assert (running(cheap), running(heavy)) == (1, 0)
+    before = cheap.served
+    fairness.charge_own(0.5, elapsed_s=1.0)
+    assert cheap.served - before == pytest.approx(0.5), "one that runs pays"
+
+
+@pytest.mark.parametrize(("gives_way", "credit_s"), [(False, CREDIT_S), (True, LATER_QUANTA * QUANTUM_S * CORES)])
+def test_others_stand_still_for_a_shorter_time_when_a_model_begins_that_gives_way(
+    gives_way: bool, credit_s: float
+) -> None:
+    fairness = Fairness(CORES)
+    heavy, light = busy(fairness), busy(fairness)
+    heavy.gives_way = gives_way
+    fairness.charge(light.claims[0], 10.0)
+    stood_still_s = 0.0
+    fairness.choose()
+    while not running(light):
+        pass_time(fairness, [heavy, light], 0.001, step_s=0.001)
+        stood_still_s += 0.001
+        fairness.choose()
+    assert 0.5 * credit_s / CORES < stood_still_s <= credit_s / CORES + 0.001, "all its instances run"
+    used = pass_time(fairness, [heavy, light], 5.0)
+    assert used[0] == pytest.approx(used[1], rel=0.05), "from then on shares are by weight"
 
 
 @pytest.mark.parametrize(
