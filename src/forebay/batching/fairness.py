@@ -34,8 +34,9 @@ LONG_REQUEST_S: Final = 0.002
 """Of such a batch, for each of its requests: it is a rush that makes a batch of many cheap ones long, and their model
 would pay for that ever after."""
 LONG_BATCHES: Final = 8
-"""So many more of its batches were long than were not: a first one that does more, or one that was held up, says
-nothing of a model, and to give way cannot be taken back."""
+"""So many more of its batches were long, while another that had had less was at work, than were not: a first one that
+does more, or one that was held up, says nothing of a model, nor does it that a light one was ahead for a moment; and to
+give way cannot be taken back."""
 SPARE_CORES: Final = 0.5
 """One more instance may run while so much of a core is free."""
 
@@ -59,7 +60,7 @@ class Member:
         self.asked = 0
         """Requests that it was sent since the process itself was charged last."""
         self.long_batches = 0
-        """How many more of its batches were long than were not, of those in which it was ahead; 0 at least."""
+        """See `LONG_BATCHES`; of those in which others were at work; 0 at least."""
         self.gives_way = False
         self.core_s = 0.0
         """Core seconds that its instances have used since `Fairness.light_enough` was asked last."""
@@ -157,15 +158,13 @@ class Fairness:
         seconds in which it was not paused. Whether instances of this model are to give way from now on."""
         member = claim.member
         member.saw(core_s, ran_s)
-        if self._is_ahead(member):
+        others = [other.served for other in self._members if other.claims and other is not member]
+        if others:
+            ahead = min(others) < member.served
             long = core_s >= max(LONG_BATCH_S, requests * LONG_REQUEST_S)
-            member.long_batches = max(0, member.long_batches + (1 if long else -1))
+            member.long_batches = max(0, member.long_batches + (1 if long and ahead else -1))
         member.gives_way = member.gives_way or member.long_batches >= LONG_BATCHES
         return member.gives_way
-
-    def _is_ahead(self, member: Member) -> bool:
-        """Whether another model is at work that has had less. One that is below its share need not give way."""
-        return any(other.claims and other.served < member.served for other in self._members)
 
     def _own_share(self) -> float:
         """Cores that are left to the process itself; one instance at least runs beside it. A model that is at work

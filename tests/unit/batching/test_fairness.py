@@ -239,6 +239,30 @@ def test_a_few_long_batches_say_nothing_of_a_model() -> None:
     assert answers(fairness, member, 1, 0.02)
 
 
+def test_a_model_that_is_ahead_now_and_then_does_not_give_way() -> None:
+    fairness = Fairness(CORES)
+    member, other = busy(fairness), busy(fairness)
+    for _ in range(10):
+        fairness.charge(member.claims[0], 1.0)
+        assert not answers(fairness, member, 1, 0.02, LONG_BATCHES - 1)
+        fairness.charge(other.claims[0], 2.0)
+        assert not answers(fairness, member, 1, 0.02, LONG_BATCHES - 1)
+        member.served = other.served = 0.0
+
+
+def test_what_it_does_alone_says_nothing_of_it() -> None:
+    fairness = Fairness(CORES)
+    member, other = busy(fairness), fairness.join(1.0, 1)
+    fairness.charge(member.claims[0], 1.0)
+    for _ in range(LONG_BATCHES - 1):
+        claim = fairness.begin(other)
+        assert not answers(fairness, member, 1, 0.02)
+        fairness.end(claim)
+        assert not answers(fairness, member, 1, 0.02)
+    fairness.begin(other)
+    assert answers(fairness, member, 1, 0.02)
+
+
 def test_a_model_below_its_share_does_not_give_way_however_long_its_batches_are() -> None:
     fairness = Fairness(CORES)
     member, other = busy(fairness), busy(fairness)
