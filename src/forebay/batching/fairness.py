@@ -62,6 +62,7 @@ class Member:
         self.long_batches = 0
         """See `LONG_BATCHES`; of those in which others were at work; 0 at least."""
         self.gives_way = False
+        """Whether its instances have a lower priority, once and for all."""
         self.core_s = 0.0
         """Core seconds that its instances have used since `Fairness.light_enough` was asked last."""
 

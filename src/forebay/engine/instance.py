@@ -277,19 +277,20 @@ class Instance(asyncio.Protocol):
             return
         self._gave_way = True
         nice = max(LATER_NICE, os.getpriority(os.PRIO_PROCESS, 0))
-        with contextlib.suppress(OSError):  # a thread, or all of it, has just ended
-            for thread in os.listdir(f"/proc/{self._process.pid}/task"):
-                os.setpriority(os.PRIO_PROCESS, int(thread), nice)
+        for thread in _threads(self._process.pid):
+            with contextlib.suppress(OSError):  # it has just ended
+                os.setpriority(os.PRIO_PROCESS, thread, nice)
 
     def keep_to(self, cores: frozenset[int], of: frozenset[int]) -> None:
         """Those of its threads that may run on the cores `of`, and no others, run on `cores` from now on. A thread that
         the model has pinned stays where it is."""
         if self._process is None or self._process.returncode is not None:
             return
-        with contextlib.suppress(OSError):  # a thread, or all of it, has just ended; or the system took a core away
-            for thread in map(int, os.listdir(f"/proc/{self._process.pid}/task")):
-                if os.sched_getaffinity(thread) == of:
-                    os.sched_setaffinity(thread, cores)
+        for _ in range(2):  # a thread that was started meanwhile has what its starter had
+            for thread in _threads(self._process.pid):
+                with contextlib.suppress(OSError):  # it has just ended, or the system took a core away
+                    if os.sched_getaffinity(thread) == of:
+                        os.sched_setaffinity(thread, cores)
 
     def _signal(self, number: signal.Signals) -> bool:
         """Whether there was a process to send it to. One that was reaped has left its id to others."""
@@ -317,6 +318,14 @@ class Instance(asyncio.Protocol):
                 process.kill()
                 process.wait()
         self.arena.close()
+
+
+def _threads(pid: int) -> list[int]:
+    """Ids of a process's threads; none where it has just ended."""
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
 
 
 def _ending(code: int | None) -> str:
