@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -44,12 +44,14 @@ class {name}(forebay.Model):
 @pytest.fixture
 def models(tmp_path: Path) -> list[str]:
     """A heavy one and a light one."""
-    found = []
-    for name, seconds in (("Heavy", 0.05), ("Light", 0.005)):
-        file = tmp_path / f"{name.lower()}.py"
-        file.write_text(MODEL.format(name=name, seconds=seconds))
-        found.append(f"{file}:{name}")
-    return found
+    return [model(tmp_path, "Heavy", 0.05), model(tmp_path, "Light", 0.005)]
+
+
+def model(folder: Path, name: str, seconds: float) -> str:
+    """Its file is written; returns what `forebay serve` calls it by."""
+    file = folder / f"{name.lower()}.py"
+    file.write_text(MODEL.format(name=name, seconds=seconds))
+    return f"{file}:{name}"
 
 
 def arguments(models: list[str], *more: str) -> list[str]:
@@ -68,9 +70,20 @@ def stopped(served: Served) -> bool:
     return found
 
 
+def cores_of(served: Served) -> set[frozenset[int]]:
+    """The cores that its instances may run on, whatever thread of theirs."""
+    found = set()
+    for process in served.instances():
+        with suppress(OSError, psutil.NoSuchProcess):
+            found |= {frozenset(os.sched_getaffinity(thread.id)) for thread in process.threads()}
+    return found
+
+
 @contextmanager
-def overload(served: Served, model: str) -> Iterator[list[httpx.Response]]:
-    """Many clients that ask a model without a pause until the block ends; their answers."""
+def overload(
+    served: Served, model: str, clients: int = 8 * len(os.sched_getaffinity(0))
+) -> Iterator[list[httpx.Response]]:
+    """So many clients that ask a model without a pause until the block ends; their answers."""
     answers: list[httpx.Response] = []
     end = threading.Event()
 
@@ -78,14 +91,14 @@ def overload(served: Served, model: str) -> Iterator[list[httpx.Response]]:
         while not end.is_set():
             answers.append(served.infer(model, [1.0]))
 
-    clients = [threading.Thread(target=client) for _ in range(8 * len(os.sched_getaffinity(0)))]
-    for one in clients:
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for one in threads:
         one.start()
     try:
         yield answers
     finally:
         end.set()
-        for one in clients:
+        for one in threads:
             one.join()
 
 
@@ -148,4 +161,30 @@ def test_off_leaves_it_to_the_operating_system(models: list[str], tmp_path: Path
         with overload(served, "heavy") as heavy, overload(served, "light") as light:
             while len(heavy) < 40 or len(light) < 40:
                 assert not stopped(served)
+        assert {answer.status_code for answer in (*heavy, *light)} == {200}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is no core to spare")
+def test_a_core_is_kept_free_of_instances_while_a_model_is_back_at_once(tmp_path: Path) -> None:
+    every = frozenset(os.sched_getaffinity(0))
+    models = [model(tmp_path, "Heavy", 0.05), model(tmp_path, "Light", 0.0002)]
+    with serving(tmp_path, *arguments(models)) as served:
+        assert cores_of(served) == {every}
+
+        with overload(served, "heavy") as heavy:
+            with overload(served, "light", 3) as light:
+                eventually(lambda: cores_of(served) == {every - {min(every)}}, "all keep off the first", 60.0)
+            before = len(heavy)
+            eventually(lambda: cores_of(served) == {every}, "they do no longer: the light model is not asked")
+            eventually(lambda: len(heavy) > before + 8, "the heavy model goes on")
+        assert {answer.status_code for answer in (*heavy, *light)} == {200}
+
+
+def test_conserving_keeps_no_core_free(tmp_path: Path) -> None:
+    every = frozenset(os.sched_getaffinity(0))
+    models = [model(tmp_path, "Heavy", 0.05), model(tmp_path, "Light", 0.0002)]
+    with serving(tmp_path, *arguments(models, "--fair-cores", "conserving")) as served:
+        with overload(served, "heavy") as heavy, overload(served, "light", 3) as light:
+            while len(light) < 500:
+                assert cores_of(served) == {every}
         assert {answer.status_code for answer in (*heavy, *light)} == {200}
