@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Final
 
-CREDIT_S: Final = 0.1
+CREDIT_S: Final = 0.2
 """Seconds of the whole machine that a model may lag behind the one that has had most."""
 QUANTUM_S: Final = 0.01
 """How long a choice holds: accounts nearer to each other than what one core earns in it count as even."""
@@ -33,10 +33,15 @@ would hold up the web process, and what hands over the answers of all models. Ch
 LONG_REQUEST_S: Final = 0.002
 """Of such a batch, for each of its requests: it is a rush that makes a batch of many cheap ones long, and their model
 would pay for that ever after."""
+LONG_S: Final = 0.5
+"""So much more of its core seconds went into long batches, while another that had had much less was at work, than into
+others: a burst says nothing of a model, nor do the first ones beside another after a time alone, and to give way cannot
+be taken back."""
 LONG_BATCHES: Final = 8
-"""So many more of its batches were long, while another that had had less was at work, than were not: a first one that
-does more, or one that was held up, says nothing of a model, nor does it that a light one was ahead for a moment; and to
-give way cannot be taken back."""
+"""And so many of them: nor does a first one that does more, or one that was held up."""
+AHEAD: Final = 0.5
+"""Of what that other may lag behind: it asks for less than its share, then. A light model that for a moment asks for more
+than its own is never so far ahead of one that takes all it can."""
 SPARE_CORES: Final = 0.5
 """One more instance may run while so much of a core is free."""
 
@@ -45,7 +50,7 @@ class Member:
     """A model that shares the cores. `served`: core seconds it was given, over its weight."""
 
     __slots__ = (
-        "asked", "claims", "core_s", "cores", "gives_way", "long_batches", "served", "threads", "used", "weight",
+        "asked", "claims", "core_s", "cores", "gives_way", "long_s", "served", "threads", "used", "weight",
     )  # fmt: skip
 
     def __init__(self, weight: float, threads: int) -> None:
@@ -59,8 +64,8 @@ class Member:
         """Cores that one instance was seen to use while it ran, on average."""
         self.asked = 0
         """Requests that it was sent since the process itself was charged last."""
-        self.long_batches = 0
-        """See `LONG_BATCHES`; of those in which others were at work; 0 at least."""
+        self.long_s = 0.0
+        """See `LONG_S`; of the batches in which others were at work; 0 at least."""
         self.gives_way = False
         """Whether its instances have a lower priority, once and for all."""
         self.core_s = 0.0
@@ -159,12 +164,13 @@ class Fairness:
         seconds in which it was not paused. Whether instances of this model are to give way from now on."""
         member = claim.member
         member.saw(core_s, ran_s)
-        others = [other.served for other in self._members if other.claims and other is not member]
+        others = [other for other in self._members if other.claims and other is not member]
         if others:
-            ahead = min(others) < member.served
+            ahead = min([other.served for other in others]) + AHEAD * self._lag([member, *others]) < member.served
             long = core_s >= max(LONG_BATCH_S, requests * LONG_REQUEST_S)
-            member.long_batches = max(0, member.long_batches + (1 if long and ahead else -1))
-        member.gives_way = member.gives_way or member.long_batches >= LONG_BATCHES
+            counted_s = min(core_s, LONG_S / LONG_BATCHES)
+            member.long_s = max(0.0, member.long_s + (counted_s if long and ahead else -counted_s))
+        member.gives_way = member.gives_way or member.long_s >= LONG_S
         return member.gives_way
 
     def _own_share(self) -> float:
@@ -181,10 +187,14 @@ class Fairness:
             wanted += member.cores * len(member.claims)
         return wanted >= self.cores + SPARE_CORES
 
+    def _lag(self, busy: list[Member]) -> float:
+        """How far one of these may lag behind the one that has had most."""
+        return CREDIT_S * self.cores / (sum([member.weight for member in busy]) or 1.0)
+
     def choose(self) -> None:
         """Set `runs` of every claim. All that was used is charged before."""
         busy = [member for member in self._members if member.claims]
-        lag = later_lag = CREDIT_S * self.cores / (sum(member.weight for member in busy) or 1.0)
+        lag = later_lag = self._lag(busy)
         if busy:
             later_lag = min(lag, LATER_QUANTA * QUANTUM_S * self.cores / min([member.weight for member in busy]))
         for member in busy:

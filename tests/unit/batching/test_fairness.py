@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from forebay.batching.fairness import CREDIT_S, LATER_QUANTA, LONG_BATCHES, QUANTUM_S, Claim, Fairness, Member
+from forebay.batching.fairness import CREDIT_S, LATER_QUANTA, LONG_BATCHES, LONG_S, QUANTUM_S, Claim, Fairness, Member
 
 CORES = 2
 
@@ -217,9 +217,7 @@ def test_what_the_process_itself_uses_is_left_to_it_where_several_are_at_work(
     assert running(one) == cores
 
 
-@pytest.mark.parametrize(
-    ("core_s", "requests", "gives_way"), [(0.001, 1, 0), (0.02, 1, 1), (0.02, 8, 1), (0.02, 64, 0)]
-)
+@pytest.mark.parametrize(("core_s", "requests", "gives_way"), [(0.001, 1, 0), (0.1, 1, 1), (0.1, 8, 1), (0.1, 64, 0)])
 def test_a_model_with_long_batches_gives_way_unless_a_rush_made_them_long(
     core_s: float, requests: int, gives_way: bool
 ) -> None:
@@ -233,10 +231,19 @@ def test_a_few_long_batches_say_nothing_of_a_model() -> None:
     fairness = Fairness(CORES)
     member, _ = busy(fairness), busy(fairness)
     fairness.charge(member.claims[0], 1.0)
-    assert not answers(fairness, member, 1, 0.02, LONG_BATCHES - 1)
-    answers(fairness, member, 1, 0.001, LONG_BATCHES)
-    assert not answers(fairness, member, 1, 0.02, LONG_BATCHES - 1)
-    assert answers(fairness, member, 1, 0.02)
+    assert not answers(fairness, member, 1, 5.0, LONG_BATCHES - 1)
+    answers(fairness, member, 64, 0.1, LONG_BATCHES)
+    assert not answers(fairness, member, 1, 5.0, LONG_BATCHES - 1)
+    assert answers(fairness, member, 1, 5.0)
+
+
+def test_short_ones_among_many_long_ones_count_by_what_they_take() -> None:
+    fairness = Fairness(CORES)
+    member, _ = busy(fairness), busy(fairness)
+    fairness.charge(member.claims[0], 1.0)
+    assert not answers(fairness, member, 1, 0.01, round(LONG_S / 0.01) - 1)
+    assert not answers(fairness, member, 1, 0.0001, 50)
+    assert answers(fairness, member, 1, 0.01, 2)
 
 
 def test_a_model_that_is_ahead_now_and_then_does_not_give_way() -> None:
@@ -244,10 +251,20 @@ def test_a_model_that_is_ahead_now_and_then_does_not_give_way() -> None:
     member, other = busy(fairness), busy(fairness)
     for _ in range(10):
         fairness.charge(member.claims[0], 1.0)
-        assert not answers(fairness, member, 1, 0.02, LONG_BATCHES - 1)
+        assert not answers(fairness, member, 1, 0.1, LONG_BATCHES - 1)
         fairness.charge(other.claims[0], 2.0)
-        assert not answers(fairness, member, 1, 0.02, LONG_BATCHES - 1)
+        assert not answers(fairness, member, 1, 0.1, LONG_BATCHES - 1)
         member.served = other.served = 0.0
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4])
+@pytest.mark.parametrize("ahead_by", [0.0, 0.4])
+def test_a_model_that_has_hardly_had_more_than_another_does_not_give_way(cores: int, ahead_by: float) -> None:
+    """As two are that both take all they can."""
+    fairness = Fairness(cores)
+    member, _ = busy(fairness), busy(fairness)
+    fairness.charge(member.claims[0], ahead_by * CREDIT_S * cores / 2)
+    assert not answers(fairness, member, 1, 0.1, 10 * LONG_BATCHES)
 
 
 def test_what_it_does_alone_says_nothing_of_it() -> None:
@@ -256,21 +273,21 @@ def test_what_it_does_alone_says_nothing_of_it() -> None:
     fairness.charge(member.claims[0], 1.0)
     for _ in range(LONG_BATCHES - 1):
         claim = fairness.begin(other)
-        assert not answers(fairness, member, 1, 0.02)
+        assert not answers(fairness, member, 1, 0.1)
         fairness.end(claim)
-        assert not answers(fairness, member, 1, 0.02)
+        assert not answers(fairness, member, 1, 0.1)
     fairness.begin(other)
-    assert answers(fairness, member, 1, 0.02)
+    assert answers(fairness, member, 1, 0.1)
 
 
 def test_a_model_below_its_share_does_not_give_way_however_long_its_batches_are() -> None:
     fairness = Fairness(CORES)
     member, other = busy(fairness), busy(fairness)
     fairness.charge(other.claims[0], 1.0)
-    assert not answers(fairness, member, 1, 0.02, 10 * LONG_BATCHES)
+    assert not answers(fairness, member, 1, 0.1, 10 * LONG_BATCHES)
     for claim in list(other.claims):
         fairness.end(claim)
-    assert not answers(fairness, member, 1, 0.02, 10 * LONG_BATCHES)
+    assert not answers(fairness, member, 1, 0.1, 10 * LONG_BATCHES)
 
 
 @pytest.mark.parametrize(("gives_way", "debt_s"), [(False, 0.51), (True, 0.01)])

@@ -153,9 +153,9 @@ async def test_instances_with_long_batches_give_way_to_a_model_that_has_had_less
         assert not heavy.workers[0].gave_way
         light.send(0)
         heavy.send(0)
-        heavy.workers[0].work(0.02)
-        heavy.answer(0, 0.02)
-        light.answer(0, 0.02)
+        heavy.workers[0].work(0.1)
+        heavy.answer(0, 0.1)
+        light.answer(0, 0.1)
     assert [worker.gave_way for worker in heavy.workers] == [True, False]
     assert not any(worker.gave_way for worker in light.workers)
 
