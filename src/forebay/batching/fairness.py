@@ -40,8 +40,8 @@ be taken back."""
 LONG_BATCHES: Final = 8
 """And so many of them: nor does a first one that does more, or one that was held up."""
 AHEAD: Final = 0.5
-"""Of what that other may lag behind: it asks for less than its share, then. A light model that for a moment asks for more
-than its own is never so far ahead of one that takes all it can."""
+"""Of what that other may lag behind: it asks for less than its share, then. A light model that asks for more than its
+share for a moment is never so far ahead of one that takes all it can."""
 SPARE_CORES: Final = 0.5
 """One more instance may run while so much of a core is free."""
 
