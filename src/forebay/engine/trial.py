@@ -28,6 +28,7 @@ from forebay.engine.engine import Engine
 from forebay.engine.flight import Flight, nobody
 from forebay.engine.instance import Instance
 from forebay.engine.kept_inputs import KeptRequest, kept_of
+from forebay.engine.mix import Ended, Mix
 from forebay.engine.setup import Plan, start_engine
 from forebay.engine.sizing import Finding, Size, TrialError
 from forebay.engine.trial_frames import FOUND, MEASURED, TRY, Found, Measured, Order
@@ -50,6 +51,7 @@ WARM_S = 0.05
 ENOUGH_BATCHES = 6
 """Batches of each instance in one figure; in a slice of the longest time the fewest will do."""
 FEWEST_BATCHES = 2
+"""And of each size of requests in one figure, but for a slice of the longest time."""
 LOOK_S = 0.02
 WARM_UP_MOST_S = 1.0
 SHOWN_MOST, SHOWN_BYTES = 48, 4 << 20
@@ -62,11 +64,12 @@ class MeasuredEngine(Engine):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        self.ends: dict[int, list[tuple[float, int]]] = {}
+        self.mix = Mix([])
+        self.ends: dict[int, list[Ended]] = {}
 
     def _land(self, instance: Instance, batch_id: int, now: float, busy_s: float) -> Flight:
         flight = super()._land(instance, batch_id, now, busy_s)
-        self.ends.setdefault(instance.number, []).append((now, flight.batch.rows))
+        self.ends.setdefault(instance.number, []).append((now, self.mix.counted(flight.batch.items)))
         return flight
 
     def use(self, instances: int) -> None:
@@ -187,6 +190,7 @@ class Bench:
         except (SetupError, TrialError) as error:
             await engine.close(0.0)
             raise TrialError(error.message if isinstance(error, SetupError) else str(error)) from None
+        engine.mix = Mix(self._inputs)
         self._engines[size.threads] = engine
 
     async def _see_to_inputs(self, engine: Engine) -> None:
@@ -228,10 +232,11 @@ class Bench:
                 for ends in engine.ends.values()
             ]
             fewest = min(map(len, series), default=0) - 1 if len(series) == size.instances else 0
-            if now - began >= WARM_S + SLICE_S and fewest >= ENOUGH_BATCHES:
-                return sum(map(_rows_per_s, series))
+            enough = fewest >= ENOUGH_BATCHES and engine.mix.fewest(series) >= FEWEST_BATCHES
+            if now - began >= WARM_S + SLICE_S and enough:
+                return engine.mix.rate(series)
             if now - began >= LONGEST_SLICE_S and fewest >= FEWEST_BATCHES:
-                return sum(map(_rows_per_s, series))
+                return engine.mix.rate(series)
             if now >= self._end:
                 raise TrialError("a batch takes too long to be measured in time")
 
@@ -244,11 +249,6 @@ class Bench:
     async def close(self) -> None:
         """End everything."""
         await asyncio.gather(*(engine.close(0.0) for engine in self._engines.values()))
-
-
-def _rows_per_s(ends: Sequence[tuple[float, int]]) -> float:
-    """From the end of the first batch to the end of the last, so that no batch counts in part."""
-    return sum(rows for _, rows in ends[1:]) / max(1e-9, ends[-1][0] - ends[0][0])
 
 
 class Trial(asyncio.Protocol):
