@@ -35,8 +35,8 @@ def test_rows_of_one_size_are_counted() -> None:
 
 def test_instances_of_their_own_pace_add_up() -> None:
     mix = Mix([Asked(8)])
-    series = [ends_of(mix, [([Asked(8)] * 10, seconds)] * 5) for seconds in (1.0, 1.0, 1.0)]
-    assert mix.rate(series) == pytest.approx(30.0)
+    series = [ends_of(mix, [([Asked(8)] * 10, 4.0 / batches)] * (batches + 1)) for batches in (2, 4, 8)]
+    assert mix.rate(series) == pytest.approx(5.0 + 10.0 + 20.0)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,3 +196,17 @@ async def test_what_is_measured_leaves_the_network_its_part(tmp_path: Path, monk
     monkeypatch.setattr("forebay.engine.trial.Load", lambda *given: SimpleNamespace(stop=lambda: None))
     assert await bench.rate(Size(1, 1)) == 40_000.0
     assert await bench.rate(Size(2, 1)) == pytest.approx(36_000.0)
+
+
+async def test_what_it_measures_with_is_told_apart_by_size(tmp_path: Path) -> None:
+    """Each batch that a candidate ends is noted by the sizes of the inputs that are measured with."""
+    kept = [KeptRequest([(length,)], [np.ones(length, "<f4").tobytes()]) for length in (1, 100)]
+    bench = Bench(order_of(quick(tiny(tmp_path)), tmp_path, kept=kept), time.monotonic() + 20.0)
+    try:
+        await bench.load(Size(1, 1))
+        assert await bench.rate(Size(1, 1)) > 0
+        ended = [counts for _, counts in bench._engines[1].ends[0]]
+        assert {len(counts) for counts in ended} == {2}
+        assert all(map(sum, zip(*ended, strict=True))), "both were run"
+    finally:
+        await bench.close()
