@@ -185,6 +185,28 @@ def test_rows_that_would_show_any_student_to_be_good_calibrate_none(
     assert not (tmp_path / "cascade.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("seventh", "arguments", "said"),
+    [
+        (0.5, (), ""),
+        (99.0, (), "--samples rows.jsonl, sample 7: teacher has no answer to it: ValueError: a number is above 90"),
+        (0.5, ("--output", "hidden"), "output 'hidden' of student differs in shape from row to row"),
+    ],
+)
+def test_rows_of_different_lengths_are_compared_where_they_can_be_and_one_without_an_answer_is_named(
+    tmp_path: Path, seventh: float, arguments: tuple[str, ...], said: str
+) -> None:
+    random = np.random.default_rng(0)
+    rows = [random.normal(0, 1, random.integers(1, 9)).tolist() for _ in range(400)]
+    rows[6] = [seventh]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"x": row}) + "\n" for row in rows))
+    models = [f"{MODELS / 'awkward.py'}:{name}" for name in ("Teacher", "Student")]
+    ran = run_once(tmp_path, "cascade", *models, "--samples", "rows.jsonl", *arguments)
+    assert (ran.returncode, said in ran.stderr, "Traceback" in ran.stderr) == (2 if said else 0, True, False), (
+        ran.stderr
+    )
+
+
 def test_a_student_that_was_not_measured_stops_the_start(calibrated: Path, tmp_path: Path) -> None:
     text = (MODELS / "cascaded.py").read_text()
     (tmp_path / "other.py").write_text(text.replace("class Large", "class Unused"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -183,6 +184,24 @@ def test_a_changed_settings_file_is_a_change(served: Served, models: Path) -> No
     settings(models, "max_batch_rows = 3\n")
     assert control(served, "load").status_code == 200
     assert served.http.get("/v2/models/told/config").json()["max_batch_size"] == 3
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        *(({"max_batch_size": most}, f"max_batch_rows.*{most}") for most in (65_537, 2**31, 2**63 - 1, 10**30)),
+        ({"instance_group": [{"count": 2**31}]}, "instances.*2147483648"),
+        ({"dynamic_batching": {"max_queue_delay_microseconds": 2**63 - 1}}, "max_queue_delay_ms"),
+    ],
+)
+def test_a_load_that_asks_for_too_much_is_refused_with_what_may_be(
+    served: Served, config: dict[str, Any], said: str
+) -> None:
+    before = served.instances()
+    answer = control(served, "load", config=json.dumps(config))
+    assert (answer.status_code, answer.json()["code"]) == (400, "config_error")
+    assert re.search(said, answer.json()["error"]), answer.text
+    assert (ask(served), served.instances()) == (1, before)
 
 
 @pytest.mark.parametrize(

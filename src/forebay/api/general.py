@@ -170,6 +170,8 @@ def _read_input(
         known = type(datatype) is str and datatype in NUMPY_TYPES
         got = "nothing" if datatype is None else show(datatype)
         unknown = "" if known or datatype is None else ", which is no datatype of the protocol"
+        if datatype == "BF16":
+            unknown = ", which is not supported: convert it to FP32"
         raise RequestError(f"input {show(name)}: expected datatype {spec.datatype}, got {got}{unknown}")
     if "shape" not in item:
         raise RequestError(f"input {show(name)} has no shape")

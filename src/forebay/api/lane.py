@@ -24,7 +24,16 @@ from forebay.api.encode import JSON_HEADERS
 from forebay.api.endpoint import Endpoint
 from forebay.api.inference import LEAVING, Inference, Leaving
 from forebay.api.jobs import Jobs
-from forebay.api.lane_heads import MOST_HEAD_BYTES, WATCHED, ResponseHeads, answering, origin_form, unasked
+from forebay.api.lane_heads import (
+    MOST_HEAD_BYTES,
+    MOST_TARGET_BYTES,
+    WATCHED,
+    ResponseHeads,
+    answering,
+    is_host,
+    origin_form,
+    unasked,
+)
 from forebay.api.lane_slot import Slot
 from forebay.api.lane_socket import becomes_socket
 from forebay.api.lane_transport import LingeringTransport
@@ -73,6 +82,7 @@ class Lane(HttpToolsProtocol):
         self.deaf = False  # nothing is parsed any more
         self.barren: tuple[Any, int] = (None, 0)  # headers of a message, and its bytes since there was any of its body
         self.unsent_bytes = 0
+        self.host = b""  # the last one that was seen to be one
         self.leaving = Leaving()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -145,6 +155,8 @@ class Lane(HttpToolsProtocol):
                     length = int(value)
                 elif name == b"host":
                     hosts += 1
+                    if value != self.host and not self._names_host(value):
+                        return False
                 elif name == b"content-type":
                     slot.content_type = value
                 elif name == b"authorization":
@@ -183,10 +195,19 @@ class Lane(HttpToolsProtocol):
         if self.deaf or self.parser.should_upgrade():
             self.mode = _IGNORED
             return
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+        hosts, version = [value for name, value in self.headers if name == b"host"], self.parser.get_http_version()
+        if len(hosts) > 1 or (not hosts and version == "1.1"):
             self.mode = _IGNORED
             self._malformed("a request needs exactly one Host header (RFC 9112, 3.2)")
+            return
+        if hosts and not self._names_host(hosts[0]):
+            self.mode = _IGNORED
+            self._malformed(f"the Host header {hosts[0][:100].decode('latin-1')!r} names no host (RFC 9112, 3.2)")
+            return
+        if len(self.url) > MOST_TARGET_BYTES:
+            self.mode = _IGNORED
+            told = f"the request target has {len(self.url)} bytes; {MOST_TARGET_BYTES} are taken"
+            self.reject(closing(problem("target_too_long", told)))
             return
         self.quick = not self.slots
         # Copied, since trailers arrive in the same list and are no headers (RFC 9110, 6.5.1).
@@ -194,13 +215,22 @@ class Lane(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["headers"] = headers
         self.scope[LEAVING] = self.leaving  # type: ignore[literal-required]
-        self.expect_100_continue = any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers)
+        # Not of HTTP/1.0, whose clients know no 1xx (RFC 9110, 10.1.1 and 15.2).
+        asks = version == "1.1" and any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers)
+        self.expect_100_continue = asks
         try:
             self.url = origin_form(url)
             super().on_headers_complete()
         except (httptools.HttpParserInvalidURLError, ValueError):
             self.mode = _IGNORED
             self._malformed("the request target is invalid")
+
+    def _names_host(self, value: bytes) -> bool:
+        """Whether a Host header is one; it is remembered, since a client sends the same one again."""
+        fits = is_host(value)
+        if fits:
+            self.host = value
+        return fits
 
     def _begin_again(self) -> None:
         """A parser that wants to leave HTTP is replaced; the new one is given the same head without `Upgrade`."""

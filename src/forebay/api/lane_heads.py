@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +20,11 @@ _STATUS_LINES = {
 
 MOST_HEAD_BYTES = 64 << 10
 """A head that is longer, and what arrived together with its beginning, is refused."""
+
+MOST_TARGET_BYTES = 65_535
+"""Of a request target; httptools parses none that is longer."""
+
+_HOST = re.compile(rb"(\[[0-9A-Za-z:.\-_~!$&'()*+,;=]+\]|[0-9A-Za-z.\-_~%!$&'()*+,;=]*)(:[0-9]*)?[ \t]*")
 
 CACHE_HEADERS = frozenset((b"cache-control", b"cache-tag"))
 """Of these too only models have need that have a cache."""
@@ -70,6 +76,11 @@ class ResponseHeads:
     def _build(self, status: int, headers: HeaderPairs) -> bytes:
         lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
         return b"%b%b%bcontent-length: " % (_STATUS_LINES[status], self._lines, lines)
+
+
+def is_host(value: bytes) -> bool:
+    """Whether a Host header's value is a host with or without a port, or empty (RFC 9110, 7.2; RFC 3986, 3.2.2)."""
+    return _HOST.fullmatch(value) is not None
 
 
 def origin_form(target: bytes) -> bytes:

@@ -97,7 +97,7 @@ def _dynamic_batching(value: Any) -> dict[str, object]:
     delay_us = value.get("max_queue_delay_microseconds", 0)
     delay_us = _integer(delay_us)
     if type(delay_us) is not int or not 0 <= delay_us <= _MAX_INTEGER:
-        raise RequestError(f"config: max_queue_delay_microseconds must be 0 or more, not {show(delay_us)}")
+        raise RequestError(f"config: max_queue_delay_microseconds must be a number of 64 bits, not {show(delay_us)}")
     others = {key: entry for key, entry in value.items() if key != "max_queue_delay_microseconds"}
     if not _is_empty(others):
         raise RequestError("config: dynamic_batching takes max_queue_delay_microseconds; batch sizes are measured")

@@ -29,6 +29,7 @@ STATUSES: dict[str, int] = {
     "job_not_failed": 409,
     "job_gone": 410,
     "payload_too_large": 413,
+    "target_too_long": 414,
     "unsupported_encoding": 415,
     "idempotency_key_reused": 422,
     "over_quota": 429,

@@ -109,8 +109,11 @@ def turn_trace(wanted: Any) -> TraceSettings:
             raise RequestError(f"there is no trace setting {show(key)}; there are {', '.join(known)}")
         if type(value) is not str and value is not None and not _texts(value):
             raise RequestError(f"{key} must be a string, a list of strings or null, got {show(value)}")
-    level = wanted.get("trace_level", ["OFF"])
-    if level not in (None, "OFF", ["OFF"]) or any(value for key, value in wanted.items() if key != "trace_level"):
+    now: dict[str, tuple[object, ...]] = {
+        key: (None, "", [], value) for key, value in msgspec.structs.asdict(TraceSettings()).items()
+    }
+    now["trace_level"] = (None, "OFF", ["OFF"])
+    if any(value not in now[key] for key, value in wanted.items()):
         raise RequestError(
             'traces are not supported; /metrics has timings, and the request parameter "explain" tells how one request '
             "was batched",

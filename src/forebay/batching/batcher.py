@@ -23,6 +23,9 @@ STRETCH_WEIGHT: Final = 0.05
 PIECE_PACE: Final = 2.0
 """How much later than it could run at best a further piece of a split request stands in the queue."""
 
+RELEASE_S: Final = 0.005
+"""A row that is held for company goes so long before it would be too late: timers fire late, some by a millisecond."""
+
 
 class Batcher(BackgroundPlanner[T]):
     """Queues items and says what to run next, where. Items are `queued` from `offer` until a pull, a discard or
@@ -195,7 +198,7 @@ class Batcher(BackgroundPlanner[T]):
 
     def _held_until(self, lane: Lane[T]) -> float:
         head = lane.head
-        latest = head.deadline - self.pool.hand_over_s - self.latency.predict99(lane.rows, head.length)
+        latest = head.deadline - RELEASE_S - self.pool.hand_over_s - self.latency.predict99(lane.rows, head.length)
         return min(head.arrived + self.policy.max_queue_delay_s, latest)
 
     def take_expired(self, now: float) -> list[T]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,7 +14,7 @@ from forebay.agreement.compare import is_one_number
 from forebay.agreement.confidence import Form, form_of
 from forebay.cli.sample_rows import SampleRows
 from forebay.cli.turns import ROUNDS, in_turns, turn
-from forebay.core.errors import SetupError
+from forebay.core.errors import ForebayError, SetupError
 from forebay.core.tensors import NUMPY_TYPES, Array
 from forebay.embedding.engine import EmbeddedEngine
 from forebay.models.signature import Signature, TensorSpec
@@ -41,24 +41,68 @@ def says(progress: Progress, text: str) -> None:
 
 
 async def answers_of(
-    engine: EmbeddedEngine, name: str, rows: Sequence[Row], progress: Progress, told: str
+    engine: EmbeddedEngine, name: str, asked: SampleRows, progress: Progress, told: str
 ) -> dict[str, Array]:
-    """Ask one model all rows, some at a time, near each other in length: all outputs by name, in the order of the
-    rows."""
+    """Ask one model all rows, some at a time, near each other in length: the outputs by name, in the order of the
+    rows; without those whose rows differ in shape, which nobody could compare.
+
+    Raises `SetupError` that names the sample which the model has no answer to.
+    """
+    rows = asked.samples.rows
     says(progress, f"asking {told} about {len(rows):,} rows")
     task = progress.add_task(told, total=len(rows))
     places = _batches(rows)
     limit = asyncio.Semaphore(_AT_ONCE)
 
+    async def answer(some: Sequence[int]) -> dict[str, Array]:
+        return await engine.infer(batch_of([rows[place] for place in some]), model=name, timeout_s=_TIMEOUT_S)
+
     async def ask(some: Sequence[int]) -> dict[str, Array]:
         async with limit:
-            answer = await engine.infer(batch_of([rows[place] for place in some]), model=name, timeout_s=_TIMEOUT_S)
+            try:
+                found = await answer(some)
+            except ForebayError:
+                alone = [await _answer_alone(answer, place, asked, name) for place in some]
+                found = _joined(alone)
         progress.advance(task, len(some))
-        return answer
+        return found
 
     parts = await asyncio.gather(*map(ask, places))
     back = np.argsort(np.concatenate([np.asarray(some) for some in places]))
-    return {output: np.concatenate([part[output] for part in parts])[back] for output in parts[0]}
+    return {output: values[back] for output, values in _joined(parts).items()}
+
+
+async def _answer_alone(
+    answer: Callable[[Sequence[int]], Awaitable[dict[str, Array]]], place: int, asked: SampleRows, name: str
+) -> dict[str, Array]:
+    """A row of a batch that was not answered; most of these would be."""
+    try:
+        return await answer([place])
+    except ForebayError as error:
+        raise SetupError(
+            f"--samples {asked.path}, sample {asked.numbers[place]}: {name} has no answer to it: {error.message}; "
+            "leave such samples out, or look at the model"
+        ) from None
+
+
+def _joined(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """One below the other, those outputs whose rows are of one shape."""
+    return {
+        output: np.concatenate([part[output] for part in parts])
+        for output in parts[0]
+        if all(output in part and part[output].shape[1:] == parts[0][output].shape[1:] for part in parts)
+    }
+
+
+def compared_in(answers: Mapping[str, Array], output: str, model: str) -> Array:
+    """The answers in one output. Raises `SetupError` where `answers_of` had to leave it out."""
+    if output not in answers:
+        others = f", such as {', '.join(answers)}" if answers else ""
+        raise SetupError(
+            f"output {output!r} of {model} differs in shape from row to row, and cannot be compared; name an output of "
+            f"one shape with --output{others}"
+        )
+    return answers[output]
 
 
 async def rates_of(
@@ -138,9 +182,11 @@ def find_class_output(
     """The output that holds a number for each class, and its form, by a model's answers; None: there is none. Unless it
     is wanted it must look like one.
 
-    Raises `SetupError` where it might be one that holds NaN.
+    Raises `SetupError` where it might be one that holds NaN, and where the wanted one differs in shape between rows.
     """
-    for name in [spec.name for spec in signature.outputs] if wanted is None else [wanted]:
+    if wanted is not None:
+        compared_in(answers, wanted, model)
+    for name in [spec.name for spec in signature.outputs if spec.name in answers] if wanted is None else [wanted]:
         if answers[name].ndim in (1, 2):
             rows.check_finite(model, name, answers[name])
         form = form_of(answers[name])

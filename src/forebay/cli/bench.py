@@ -15,6 +15,7 @@ from forebay.bench.generator import run_closed, run_event_loop, run_open
 from forebay.bench.recording import Recording
 from forebay.bench.report import plot_latencies, print_result
 from forebay.core.errors import SetupError
+from forebay.core.header_values import bearer
 
 _SKIP_SHARE = 0.1
 
@@ -53,9 +54,11 @@ def bench(
         raise SetupError("give either --rate (open loop) or --clients (closed loop)")
     if min(rate or 1, clients or 1, seconds, rows, longest, bodies) <= 0:
         raise SetupError("--rate, --clients, --seconds, --rows, --longest and --bodies must be above 0")
+    if seed < 0:
+        raise SetupError(f"--seed {seed}: it must be 0 or more")
     console = Console(stderr=json_)
     endpoint = Endpoint.parse(url)
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    headers = {"Authorization": bearer(api_key)} if api_key else {}
     metadata = fetch_metadata(endpoint, model, headers)
     with console.status(f"making {bodies} different bodies"):
         pool = pool_from_metadata(

@@ -14,6 +14,7 @@ from forebay.cli.calibrate import calibrate
 from forebay.cli.remote import DEFAULT_URL, ApiKey, AsJson, Url, refuse_empty, telling
 from forebay.client.errors import UnreachableError, error_of
 from forebay.core.errors import SetupError
+from forebay.core.header_values import bearer
 
 TIMEOUT_S = 30.0
 
@@ -137,7 +138,7 @@ def _call(method: str, path: str, query: dict[str, str], url: str, api_key: str 
     """One call. What the server refuses becomes a line on stderr and exit code 1."""
     import httpx  # comes with an extra, of whose lack the client tells
 
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    headers = {"authorization": bearer(api_key)} if api_key else {}
     with telling(url):
         try:
             answer = httpx.request(

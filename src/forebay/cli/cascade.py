@@ -19,6 +19,7 @@ from forebay.cli.answers import (
     answers_of,
     check_alike,
     check_may_be_classes,
+    compared_in,
     find_class_output,
     no_classes,
     progress_bar,
@@ -131,13 +132,13 @@ async def _measure(teacher: str, student: str, samples: Path, output: str | None
         except TooFewRowsError as error:
             raise SetupError(f"--samples {samples}: {error}") from None
         with progress_bar() as progress:
-            one = await answers_of(engine, of_teacher, rows.samples.rows, progress, f"teacher {of_teacher}")
-            other = await answers_of(engine, of_student, rows.samples.rows, progress, f"student {of_student}")
+            one = await answers_of(engine, of_teacher, rows, progress, f"teacher {of_teacher}")
+            other = await answers_of(engine, of_student, rows, progress, f"student {of_student}")
         found = find_class_output(signature, other, output, rows, of_student)
         if found is None:
             raise no_classes(signature, output)
         chosen, form = found
-        rows.check_finite(of_teacher, chosen, one[chosen])
+        rows.check_finite(of_teacher, chosen, compared_in(one, chosen, of_teacher))
         classes = [classes_of(answers[chosen], form) for answers in (one, other)]
         _check_classes(samples, classes[0], of_teacher, chosen, wanted)
         return Measured(

@@ -16,6 +16,7 @@ from forebay.conformance.run import discover, run
 from forebay.conformance.send import Sender
 from forebay.conformance.suite import AREAS, CHECKS
 from forebay.core.errors import SetupError
+from forebay.core.header_values import bearer
 
 
 def conformance(
@@ -52,7 +53,7 @@ def conformance(
         raise SetupError("--timeout-s must be above 0")
     quiet = as_markdown or json_ == Path("-")
     console = Console()
-    headers = (("Authorization", f"Bearer {api_key}"),) if api_key else ()
+    headers = (("Authorization", bearer(api_key)),) if api_key else ()
     with Sender(url, timeout_s, headers) as sender:
         subject = discover(sender, model, _example(inputs), unload)
         subject.extensions |= _known(assume or [])

@@ -115,7 +115,7 @@ def distill(
         float, typer.Option(help="Difference that counts as the same, as a share of the largest value.")
     ] = 1e-4,
     rounds: Annotated[int, typer.Option(help="Timed rounds, teacher and student in turns; 0: it is not timed.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the split, the training and what is made up.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split, the training and what is made up; below 2^32.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads of training, and of one instance when it is timed.")] = 1,
     config_file: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="Settings file. Default: ./forebay.toml, if there.")
@@ -153,7 +153,7 @@ def distill(
         patience=_at_least("--patience", patience, 1),
         batch=None if batch is None else _at_least("--batch", batch, 2),
         rate=None if rate is None else _above("--rate", rate),
-        seed=_at_least("--seed", seed, 0),
+        seed=_as_seed(seed),
         threads=_at_least("--threads", threads, 1),
         every=_at_least("--every", every, 2),
     )
@@ -208,6 +208,13 @@ def _run(order: Order, given: Given, as_json: bool) -> None:
     _print(console, report, order.out)
     if not report.passed:
         raise typer.Exit(EXIT_NOTHING)
+
+
+def _as_seed(seed: int) -> int:
+    """What torch and scikit-learn both take."""
+    if not 0 <= seed < 1 << 32:
+        raise SetupError(f"--seed {seed}: it must be from 0 to {(1 << 32) - 1}")
+    return seed
 
 
 def _at_least(flag: str, value: int, least: int) -> int:

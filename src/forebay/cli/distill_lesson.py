@@ -64,9 +64,13 @@ class Given:
         for flag, file in (("--samples", self.samples), ("--test", self.test), ("--tokenizer", self.tokenizer)):
             if file is not None and not file.is_file():
                 raise SetupError(f"{flag} {file}: there is no such file")
+        named = "may have letters, digits, '.', '_' and '-', the first a letter or digit"
         if self.name is not None and not is_name(self.name):
+            raise SetupError(f"--name {self.name}: it {named}")
+        if self.name is None and self.outputs is not None and not is_name(self.outputs.stem):
             raise SetupError(
-                f"--name {self.name}: it may have letters, digits, '.', '_' and '-', the first a letter or digit"
+                f"--teacher-outputs {self.outputs}: a model's name {named}; {self.outputs.stem!r} is none: name the "
+                "student with --name"
             )
 
     @contextlib.contextmanager

@@ -9,11 +9,12 @@ import numpy as np
 
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
+from forebay.optimize.samples import places_by_name
 
 
 def places_of(labels: Sequence[str], names: Sequence[str], width: int) -> Array | None:
     """Place by label, int64, by the names of the model's classes or as they stand; None: they are neither."""
-    places = {name: place for place, name in enumerate(names)}
+    places = places_by_name(names)
     # Names or places, never some of each: where names are numbers, "1" would mean both.
     if not set(labels) <= places.keys():
         places = {str(place): place for place in range(width)}
@@ -24,7 +25,7 @@ def places_of(labels: Sequence[str], names: Sequence[str], width: int) -> Array 
 
 def not_used(labels: Sequence[str], names: Sequence[str], width: int, model: str, output: str) -> str:
     """Why labels that are no places are left out, for a person."""
-    known = {*names, *map(str, range(width))}
+    known = {*places_by_name(names), *map(str, range(width))}
     strange = next(label for label in labels if label not in known) if not set(labels) <= known else labels[0]
     named = f"are called {', '.join(names[:10])}" if names else "have no names (the setting labels = FILE gives some)"
     return (

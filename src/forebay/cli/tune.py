@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -137,6 +137,10 @@ def tune(
     subjects = opens.all(model, forms, artefacts or (), name)
     configurations = grid(list(subjects), *numbers, caps, _cores())
     journal = _journal(loaded, subjects, configurations, wanted, inputs, deadlines)
+    if not dry_run:
+        # Before it takes minutes: whether what comes out can be written.
+        for file in {out} if out is not None else {subject.settings_file for subject in subjects.values()}:
+            _edited(file, _values(configurations[0], wanted, deadlines=deadlines), ())
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if resume and (count := journal.load()):
         console.print(f"going on with {count} measurements of {journal.path}; --fresh forgets them")
@@ -315,27 +319,36 @@ def _write(outcome: Outcome, facts: report.Facts, subject: Subject, forms: Forms
     file = (out if out is not None else subject.settings_file).resolve()
     figures = "tune.json" if file.stem == "model" else f"{file.stem}.tune.json"
     chosen = outcome.chosen
-    values: dict[str, Value] = {
-        "instances": chosen.instances,
-        "threads": chosen.threads,
-        "max_batch_rows": chosen.max_batch_rows,
-    }
-    if facts.with_deadline:
-        values["slo_ms"] = outcome.slo.bound_ms
-    try:
-        # As bytes: line ends stay what they are.
-        before = file.read_bytes().decode() if file.exists() else ""
-        mark = "\ufeff" if before.startswith("\ufeff") else ""
-        text = mark + edited(before.removeprefix(mark), values, report.evidence(outcome, facts, figures))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SetupError(f"{file}: cannot be read: {error}") from None
-    except SetupError as error:
-        raise SetupError(f"{file}: {error.message}") from None
+    values = _values(chosen, outcome.slo, deadlines=facts.with_deadline)
+    text = _edited(file, values, report.evidence(outcome, facts, figures))
     if forms is not None and out is None and chosen.artefact in forms.models:
         file = forms.put_first(chosen.artefact).resolve() / file.name
     _put(file, text.encode())
     _put(file.with_name(figures), report.document(outcome, facts))
     return file
+
+
+def _values(chosen: Configuration, slo: Slo, *, deadlines: bool) -> dict[str, Value]:
+    """The settings that are written."""
+    values: dict[str, Value] = {
+        "instances": chosen.instances,
+        "threads": chosen.threads,
+        "max_batch_rows": chosen.max_batch_rows,
+    }
+    return values | ({"slo_ms": slo.bound_ms} if deadlines else {})
+
+
+def _edited(file: Path, values: Mapping[str, Value], evidence: Sequence[str]) -> str:
+    """The file's text with these settings in it. Raises `SetupError`."""
+    try:
+        # As bytes: line ends stay what they are.
+        before = file.read_bytes().decode() if file.exists() else ""
+        mark = "\ufeff" if before.startswith("\ufeff") else ""
+        return mark + edited(before.removeprefix(mark), values, evidence)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SetupError(f"{file}: cannot be read: {error}") from None
+    except SetupError as error:
+        raise SetupError(f"{file}: {error.message}") from None
 
 
 def _put(path: Path, content: bytes) -> None:

@@ -22,6 +22,7 @@ from forebay.cli.answers import (
     answers_of,
     check_alike,
     check_output,
+    compared_in,
     find_class_output,
     is_called_classes,
     progress_bar,
@@ -122,11 +123,11 @@ async def _measure(
             asked_s: dict[str, float] = {}
             for name in engine.models:
                 began = time.monotonic()
-                answers[name] = await answers_of(engine, name, rows.samples.rows, progress, name)
+                answers[name] = await answers_of(engine, name, rows, progress, name)
                 asked_s[name] = time.monotonic() - began
                 if name == first:
                     chosen, judge = _compared_by(signature, answers[first], output, rows, first)
-                rows.check_finite(name, chosen, answers[name][chosen])
+                rows.check_finite(name, chosen, compared_in(answers[name], chosen, name))
                 if name == first:
                     most_apart = _most_apart(rows, judge, answers[first][chosen], first, chosen, tolerance)
                     labels = _labels(rows, judge, answers[first][chosen], first, engine.labels(first), chosen)
@@ -155,9 +156,9 @@ def _compared_by(
         # A number that is wanted may be a price as well as the logit of the second of two classes.
         if form == "probabilities" or is_called_classes(name) or not is_one_number(answers[name]):
             return found
-    floats = [spec.name for spec in signature.outputs if answers[spec.name].dtype.kind == "f"]
-    chosen = floats[0] if wanted is None else wanted
-    return chosen, "numbers" if is_one_number(answers[chosen]) else "vectors"
+    floats = [spec.name for spec in signature.outputs if NUMPY_TYPES[spec.datatype].kind == "f"]
+    chosen = wanted or next((name for name in floats if name in answers), floats[0])
+    return chosen, "numbers" if is_one_number(compared_in(answers, chosen, model)) else "vectors"
 
 
 def _most_apart(rows: SampleRows, judge: Judge, answers: Array, model: str, output: str, tolerance: float) -> float:

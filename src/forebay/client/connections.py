@@ -11,6 +11,7 @@ from forebay.client.options import ClientOptions
 from forebay.client.steps import Failure, Open, Send
 from forebay.core.clock import Clock
 from forebay.core.errors import SetupError
+from forebay.core.header_values import bearer, check_header
 
 DEFAULT_CONNECT_TIMEOUT_S = 5.0
 DEFAULT_MAX_CONNECTIONS = 100
@@ -53,8 +54,10 @@ def settings(url: str, options: ClientOptions) -> dict[str, Any]:
         raise SetupError(f"max_connections must be at least 1, got {most}")
     # Tensors hardly compress: without this, a server that can would spend its time on it.
     headers = {"user-agent": "forebay-client", "accept-encoding": "identity", **options.get("headers", {})}
-    if options.get("api_key"):
-        headers["authorization"] = f"Bearer {options['api_key']}"
+    for name, value in headers.items():
+        check_header(name, value)
+    if api_key := options.get("api_key"):
+        headers["authorization"] = bearer(api_key)
     return {
         "base_url": base,
         "headers": headers,

@@ -67,14 +67,23 @@ class JobCalls(Calls):
     def submit_many(self, model: str, inputs: Iterable[Any], options: SubmitOptions) -> Steps[list[Job | ForebayError]]:
         """Many jobs, in as few requests as it takes; for each a job, or why it is none."""
         key = options.get("idempotency_key") or self._new_key()
-        found: list[Job | ForebayError] = []
+        refused: list[ForebayError | None] = []
         bodies: list[bytes] = []
         for one in inputs:
-            body = yield from self._job_body(model, one, options, binary=False)
-            bodies.append(body.encode(math.inf)[1])
+            try:
+                body = yield from self._job_body(model, one, options, binary=False)
+                bodies.append(body.encode(math.inf)[1])
+            except RequestError as error:
+                if error.status is not None:
+                    raise  # the server's, about the model: none of these can be
+                refused.append(error)
+            else:
+                refused.append(None)
+        found: list[Job | ForebayError] = []
         for number, batch in enumerate(_batches(bodies)):
             found += yield from self._submit_batch(model, batch, f"{key}.{number}" if number else key)
-        return found
+        answers = iter(found)
+        return [next(answers) if error is None else error for error in refused]
 
     def _job_body(self, model: str, inputs: Any, options: SubmitOptions, binary: bool) -> Steps[InferBody]:
         unknown = set(options) - set(SubmitOptions.__annotations__)

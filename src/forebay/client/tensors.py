@@ -120,7 +120,7 @@ def _typed(value: Any, name: str, spec: Spec) -> Array:
     elif loose.size == 0:
         array = loose.astype(NUMPY_TYPES[spec.datatype])
     elif loose.dtype.kind not in "biuf":
-        raise RequestError(f"input {name!r}: its values do not fit datatype {spec.datatype}")
+        raise RequestError(f"input {name!r}: {_unfit(value)} does not fit datatype {spec.datatype}")
     else:
         array = _cast(loose, name, "a list's values", spec.datatype, "same_kind")
     if not isinstance(value, list | tuple):
@@ -128,6 +128,14 @@ def _typed(value: Any, name: str, spec: Spec) -> Array:
     if array.ndim == rank - 1 and spec.shape[-1] == 1:
         return array[..., np.newaxis]
     return array
+
+
+def _unfit(value: Any) -> str:
+    """The first value that is no number, or one of more than 64 bits."""
+    for item in np.array(value, dtype=object).reshape(-1).tolist():
+        if not isinstance(item, int | float) or (isinstance(item, int) and not -(1 << 63) <= item < 1 << 64):
+            return repr(item)[:60]
+    return "what it holds, negative numbers beside some above 2^63,"
 
 
 def _cast(array: Array, name: str, own: str, datatype: str, casting: Casting) -> Array:

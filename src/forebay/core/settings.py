@@ -14,6 +14,11 @@ from msgspec import Meta
 
 Count = Annotated[int, Meta(ge=1)]
 ByteCount = Annotated[int, Meta(ge=0)]
+# What a batch of each size costs is kept for every size, and an instance or a thread is no small thing: a slip of the
+# keyboard is told, not carried out until the memory is gone.
+BatchRows = Annotated[int, Meta(ge=1, le=65_536)]
+Copies = Annotated[int, Meta(ge=1, le=1024)]
+Delay = Annotated[float, Meta(ge=0, le=3_600_000)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -161,13 +166,13 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One model. Class attributes, `model.toml`, `[models.NAME]`, environment, flags: later wins."""
 
     instances: Annotated[
-        Count | Auto | None,
+        Copies | Auto | None,
         Meta(description="Loaded copies, a process each; none: one per core within memory; auto: by measurement."),
     ] = None
-    threads: Annotated[Count | Auto, Meta(description="Threads of each instance; auto: by measurement.")] = 1
-    max_batch_rows: Annotated[Count, Meta(description="Most rows in one batch.")] = 256
+    threads: Annotated[Copies | Auto, Meta(description="Threads of each instance; auto: by measurement.")] = 1
+    max_batch_rows: Annotated[BatchRows, Meta(description="Most rows in one batch.")] = 256
     max_queue_delay_ms: Annotated[
-        NotNegative, Meta(description="How long a row may wait for company while an instance is free.")
+        Delay, Meta(description="How long a row may wait for company while an instance is free.")
     ] = 0.0
     max_queue_rows: Annotated[Count, Meta(description="Most rows waiting; more are refused.")] = 10_000
     max_queue_bytes: Annotated[ByteCount, Meta(description="Most bytes waiting; more are refused.")] = 256 << 20
@@ -179,7 +184,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
         bool | None, Meta(description="Pad a variable axis with zeros so that rows share a batch; none: no.")
     ] = None
     pad_multiple: Annotated[
-        Count | None,
+        BatchRows | None,
         Meta(description="Pad to a multiple of this, so that there are fewer shapes; none: 8 for OpenVINO, else 1."),
     ] = None
     deterministic: Annotated[bool, Meta(description="Equal rows get equal answers, whatever their batch.")] = False

@@ -107,6 +107,8 @@ def _accepted(name: str, shape: inspect.Type, choices: tuple[str, ...]) -> str:
                 noun = "milliseconds"
             elif name.endswith("_s") and not name.endswith("_per_s"):
                 noun = "seconds"
+            if above is None and shape.le is not None:
+                return f"{noun} from 0 to {shape.le}"
             return f"{noun}, 0 or more" if above is None else f"{noun} above 0"
         case inspect.VarTupleType():
             return "a list of names" + (", such as cpu or cuda:0,cuda:1" if name == "devices" else "")

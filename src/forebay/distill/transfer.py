@@ -19,7 +19,16 @@ from forebay.distill.kept import Answers
 from forebay.distill.target import Target
 from forebay.distill.teacher import key_of
 from forebay.models.signature import Signature, TensorSpec
-from forebay.optimize.samples import Row, Tokenize, as_labels, as_they_were, read_arrays, read_samples, without_padding
+from forebay.optimize.samples import (
+    Row,
+    Tokenize,
+    as_labels,
+    as_they_were,
+    places_by_name,
+    read_arrays,
+    read_samples,
+    without_padding,
+)
 from forebay.request_log.export import OUTPUT, SHAPE
 from forebay.request_log.reading import Reading
 
@@ -223,7 +232,7 @@ def _replaced(found: Transfer, places: Sequence[int], duplicates: int | None = N
 
 def labels_as_places(labels: Sequence[str], target: Target, source: str) -> Array:
     """Labels as places among the classes, int64. Raises `SetupError` for one that is no class."""
-    places = {name: place for place, name in enumerate(target.classes)}
+    places = places_by_name(target.classes)
     # Names or places, never some of each: where names are numbers, "1" would mean both.
     if not set(labels) <= places.keys() and all(label.isdecimal() for label in labels):
         places = {str(place): place for place in range(target.width)}

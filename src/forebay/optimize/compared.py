@@ -67,12 +67,12 @@ class Compared:
 
 
 def others_of(asked: Asked, names: Sequence[str], main: str, alone: Answers) -> list[Compared]:
-    """The outputs beside `main`; without those of which the original itself answers NaN or infinity."""
+    """The outputs beside `main`."""
     found = []
     for place, name in enumerate(names):
-        answers = [outputs[place] for outputs in alone]
-        if name == main or not agreement.finite(answers):
+        if name == main:
             continue
+        answers = [outputs[place] for outputs in alone]
         goals = goals_for(replace(asked, metric=None, max_drop=None), name, answers, labelled=False)
         looser = min(LOOSER * goals.max_drop, 0.5) if goals.metric != "max_error" else LOOSER * goals.max_drop
         found.append(Compared(name, place, msgspec.structs.replace(goals, max_drop=looser), answers))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
-import math
+import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ MASK = "attention_mask"
 LEAST = 8
 """Samples that a search needs."""
 _LABELS = ("labels", "label")
+_WHOLE = re.compile(r"-?(0|[1-9]\d*)\.0+", re.ASCII)
+_BOM = b"\xef\xbb\xbf"
 
 Row = Mapping[str, Array]
 """Input name to the value of one row, without the batch axis. Rows of a variable axis may differ in length."""
@@ -162,13 +165,20 @@ def _as_label(where: str, value: Any) -> str:
     text = str(value).strip()
     if not text:
         raise SetupError(f"{where}: its label is empty; {mend}")
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    if not math.isfinite(number):  # tables write what is missing so
+    if text.lower().lstrip("+-") in ("nan", "inf", "infinity"):  # tables write what is missing so
         raise SetupError(f"{where}: its label is {text}; {mend}, or leave the sample out")
-    return str(int(number)) if number.is_integer() else text
+    return plain_label(text)
+
+
+def plain_label(text: str) -> str:
+    """3.0 as 3. No other number is written anew: 007 may be a name."""
+    return text.partition(".")[0] if _WHOLE.fullmatch(text) else text
+
+
+def places_by_name(names: Sequence[str]) -> dict[str, int]:
+    """Places of classes by what `as_labels` makes of their names."""
+    plain = [plain_label(name) for name in names]
+    return {name: place for place, name in enumerate(plain if len(set(plain)) == len(names) else names)}
 
 
 Columns = dict[str, Any]
@@ -177,10 +187,48 @@ Columns = dict[str, Any]
 def read_arrays(path: Path) -> dict[str, Any]:
     """The arrays of a .npz file. Raises `OSError`, `ValueError`, `EOFError` or `zipfile.BadZipFile`."""
     with path.open("rb") as opened:
-        arrays = np.load(opened, allow_pickle=False)
-        if isinstance(arrays, np.ndarray):
-            raise ValueError("it holds one array without a name; write numpy.savez(file, NAME=array)")
-        return {name: arrays[name] for name in arrays.files}
+        try:
+            arrays = np.load(opened, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise ValueError("it holds one array without a name; write numpy.savez(file, NAME=array)")
+            return {name: arrays[name] for name in arrays.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            raise
+        except Exception as error:  # whatever zlib, numpy's parser of headers or the memory make of damaged bytes
+            raise ValueError(f"it is damaged: {type(error).__name__}: {error}") from None
+
+
+def json_lines(path: Path, most: int | None = None) -> list[dict[str, Any]]:
+    """The objects of a file that has one a line, the first ones. Raises `OSError`, or `ValueError` that names the
+    line."""
+    lines = [line for line in path.read_bytes().removeprefix(_BOM).splitlines() if line.strip()]
+    found = []
+    for number, line in enumerate(lines[:most], 1):
+        try:
+            found.append(msgspec.json.decode(line, type=dict[str, Any]))
+        except msgspec.DecodeError as error:
+            raise ValueError(f"line {number}: {error}; write an object on each line") from None
+        except RecursionError:
+            raise ValueError(f"line {number}: it is nested too deeply") from None
+    return found
+
+
+def csv_lines(path: Path) -> list[list[str]]:
+    """The lines of a table, its names first, all of one length. Raises `OSError`, `ValueError` or `csv.Error`."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = [line for line in csv.reader(file, strict=True) if line]
+    if not lines:
+        raise ValueError("it is empty")
+    for number, entry in enumerate(lines[1:], 2):
+        if len(entry) != len(lines[0]):
+            raise ValueError(f"row {number}: has {len(entry)} values for {len(lines[0])} columns")
+    return lines
+
+
+def text_lines(path: Path) -> list[str]:
+    """The lines of a file that hold something. Raises `OSError` or `ValueError`."""
+    # Not splitlines: that breaks at characters that are inside a text, such as U+2028.
+    return [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
 
 
 def _from_npz(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]:
@@ -203,12 +251,7 @@ def as_they_were(values: Array, shapes: Array) -> list[Array]:
 
 def _from_jsonl(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]:
     columns: dict[str, list[Any]] = {}
-    lines = [line for line in path.read_bytes().splitlines() if line.strip()]
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = msgspec.json.decode(line, type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            raise SetupError(f"--samples {path}, line {number}: {error}; write an object on each line") from None
+    for number, entry in enumerate(json_lines(path), 1):
         if number > 1 and entry.keys() != columns.keys():
             had, has = ", ".join(sorted(columns)), ", ".join(sorted(entry)) or "nothing"
             raise SetupError(f"--samples {path}, line {number}: has {has}, line 1 has {had}; give all lines the same")
@@ -219,19 +262,12 @@ def _from_jsonl(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any
 
 
 def _from_csv(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = [line for line in csv.reader(file, strict=True) if line]
-    if not lines:
-        raise ValueError("it is empty")
-    names, entries = lines[0], lines[1:]
+    names, *entries = csv_lines(path)
     if _are_values(names):
         raise SetupError(
             f"--samples {path}: its first line holds numbers alone, {','.join(names)[:60]}, where the names of the "
             "columns belong; write a line of names above it"
         )
-    for number, entry in enumerate(entries, 2):
-        if len(entry) != len(names):
-            raise SetupError(f"--samples {path}, row {number}: has {len(entry)} values for {len(names)} columns")
     columns: Columns = {name: [entry[place] for entry in entries] for place, name in enumerate(names)}
     if len(columns) != len(names):
         raise ValueError(f"two columns have one name: {', '.join(names)}; does its first line hold names?")
@@ -241,11 +277,20 @@ def _from_csv(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]
     if len(signature.inputs) != 1:
         raise SetupError(f"--samples {path}: a table of numbers goes to a model of one input; use .npz or .jsonl")
     try:
-        numbers = np.array([[float(value) for value in columns[name]] for name in columns], np.float64).T
+        numbers = table_of([columns[name] for name in columns])
     except ValueError as error:
         raise SetupError(f"--samples {path}: {error}; a column is numbers, or it is called text or label") from None
     table: Columns = {signature.inputs[0].name: list(numbers)}
     return table, labels
+
+
+def table_of(columns: Sequence[Sequence[str]]) -> Array:
+    """Numbers as they are written, [rows, columns]: whole ones as int64 where all are, since float64 would make others
+    of large ones. Raises `ValueError`."""
+    try:
+        return np.array([[int(value) for value in column] for column in columns], np.int64).T
+    except (ValueError, OverflowError):
+        return np.array([[float(value) for value in column] for column in columns], np.float64).T
 
 
 def _are_values(names: Sequence[str]) -> bool:
@@ -258,8 +303,7 @@ def _are_values(names: Sequence[str]) -> bool:
 
 
 def _from_txt(path: Path, signature: Signature) -> tuple[Columns, Sequence[Any]]:
-    texts = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    return {"text": texts}, []
+    return {"text": text_lines(path)}, []
 
 
 def _labels(columns: Columns, signature: Signature) -> Sequence[Any]:
@@ -315,13 +359,15 @@ def _value(where: str, spec: TensorSpec, value: Any) -> Array:
     """One row's value of one input. Raises `SetupError` where its shape or type does not fit."""
     try:
         if spec.datatype == "BYTES":
-            array = np.array(value, dtype=object)
+            array = np.array(_decoded(value), dtype=object)
             if not all(isinstance(item, str | bytes) for item in array.reshape(-1)):
                 raise ValueError(f"{str(value)[:60]!r} is no text")
         else:
             array = _as_type(value, NUMPY_TYPES[spec.datatype])
         if array.ndim != len(spec.row_shape) and -1 not in spec.row_shape:
             array = array.reshape(spec.row_shape)
+        elif array.ndim == 0 and len(spec.row_shape) == 1:
+            array = array.reshape(1)  # one element, as the request log exports it
     except (TypeError, ValueError, OverflowError) as error:
         raise SetupError(f"{where}: {spec.name!r} takes {spec.datatype} {list(spec.row_shape)}: {error}") from None
     fits = array.ndim == len(spec.row_shape) and all(
@@ -333,9 +379,18 @@ def _value(where: str, spec: TensorSpec, value: Any) -> Array:
     return array
 
 
+def _decoded(value: Any) -> Any:
+    """Bytes that are no UTF-8 stand in JSON as the request log exports them. Raises `ValueError`."""
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    if isinstance(value, dict) and value.keys() == {"base64"}:
+        return base64.b64decode(str(value["base64"]), validate=True)
+    return value
+
+
 def _as_type(value: Any, dtype: Any) -> Array:
     """Raises `ValueError` where a number would become another one."""
-    array = np.asarray(value)
+    array = np.asarray(_filled(value) if dtype.kind == "f" else value)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{str(value)[:60]!r} is no number")
     with np.errstate(all="ignore"):
@@ -343,6 +398,13 @@ def _as_type(value: Any, dtype: Any) -> Array:
     if dtype.kind in "biu" and not np.array_equal(cast, array):
         raise ValueError(f"{array.reshape(-1)[cast.reshape(-1) != array.reshape(-1)][0]!s} does not fit")
     return cast
+
+
+def _filled(value: Any) -> Any:
+    """What JSON has in place of NaN."""
+    if isinstance(value, list):
+        return [_filled(item) for item in value]
+    return float("nan") if value is None else value
 
 
 def without_padding(row: Row, variable: Collection[str]) -> Row:

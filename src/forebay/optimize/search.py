@@ -95,7 +95,7 @@ class Search:
         # By these recipes calibrate: one NaN would spoil the scales of a whole graph unseen.
         also = self._answers(self._probe, range(len(held), len(held) + len(calibration)))
         seen = [outputs[place] for outputs in also]
-        usable.check_answers([(held, alone), (calibration, seen)], self.output)
+        usable.check_answers([(held, alone), (calibration, seen)], self.output, "name another output with --output")
         self.head = self._head(asked, seen)
         self.goals = goals_for(asked, self.output, alone, labelled=bool(held.labels))
         labels = held.labels if self.head is not None else ()
@@ -110,6 +110,9 @@ class Search:
                 "and labels that are the model's, a smaller --max-drop, or another --metric"
             )
         self._others = [] if asked.output is not None else others_of(asked, names, self.output, self._alone)
+        for one in self._others:
+            mend = f"say that nobody uses it: with --output {self.output} that output alone counts"
+            usable.check_answers([(held, one.alone)], one.name, mend)
         sizes = speed.sizes_for(self._effort.sizes, took_s / len(held), self._effort.round_s)
         self._batches = invariance.company(min(len(held), _AGAIN), max(sizes), self._split.seed)
         self._plan = speed.plan([length_of(row) for row in held.rows], sizes)

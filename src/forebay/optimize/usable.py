@@ -28,9 +28,9 @@ def check_taken(parts: Sequence[Samples], refuses: Mapping[str, Sequence[str]]) 
                     )
 
 
-def check_answers(parts: Sequence[tuple[Samples, Sequence[Array]]], output: str) -> None:
-    """Raises `SetupError` where the original itself answers NaN or infinity. Each part with the compared output of its
-    samples, in order.
+def check_answers(parts: Sequence[tuple[Samples, Sequence[Array]]], output: str, mend: str) -> None:
+    """Raises `SetupError` where the original itself answers NaN or infinity. Each part with an output of its samples,
+    in order. mend: what may be done but to mend or leave out samples.
     """
     wrong = sorted(
         (number, _odd_input(row))
@@ -43,7 +43,7 @@ def check_answers(parts: Sequence[tuple[Samples, Sequence[Array]]], output: str)
         more = f", and to {len(wrong) - 1} others" if len(wrong) > 1 else ""
         raise SetupError(
             f"the original itself answers NaN or infinity in {output!r} to sample {number} of --samples{why}{more}; "
-            "there is nothing to keep. Mend or leave out such samples, or name another output with --output"
+            f"there is nothing to keep. Mend or leave out such samples, or {mend}"
         )
 
 

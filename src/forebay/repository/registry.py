@@ -209,7 +209,7 @@ class Registry:
     async def _find(self, name: str) -> Offer:
         offer = await asyncio.to_thread(self._catalog.find, name)
         if offer is None:
-            gone = f"there is no model {name!r} to load"
+            gone = f"there is no model {name!r} in the repository"
             for held in self._models.get(name, {}).values():
                 if held.engine is not None:
                     held.reason = gone

@@ -15,8 +15,19 @@ from forebay.bench.bodies import Endpoint, ModelMetadata, TensorMetadata, infer_
 from forebay.core.errors import SetupError
 from forebay.core.tensors import NUMPY_TYPES, Array, as_bytes
 from forebay.models.source import ModelSource, load_class
-from forebay.optimize.samples import MASK, Tokenize, read_arrays, without_padding
+from forebay.optimize.samples import (
+    MASK,
+    Tokenize,
+    as_they_were,
+    csv_lines,
+    json_lines,
+    read_arrays,
+    table_of,
+    text_lines,
+    without_padding,
+)
 from forebay.optimize.texts import open_tokenizer
+from forebay.request_log.export import SHAPE
 
 DIFFERENT: Final = 2000
 """Requests that are made up, or taken from a file that has more."""
@@ -88,17 +99,15 @@ def _examples(source: ModelSource) -> list[Row]:
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file. Raises `SetupError` that names the file, the place and the form."""
+    suffix = path.suffix.lower()
     try:
-        if path.suffix == ".npz":
-            columns = read_arrays(path)
-            count = min((len(column) for column in columns.values()), default=0)
-            rows: list[Row] = [{name: column[at] for name, column in columns.items()} for at in range(count)]
-        elif path.suffix in (".jsonl", ".json"):
-            lines = [line for line in path.read_bytes().splitlines() if line.strip()]
-            rows = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines[:DIFFERENT]]
-        elif path.suffix == ".txt":
-            rows = [{_NAMELESS: line} for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-        elif path.suffix == ".csv":
+        if suffix == ".npz":
+            rows = _from_arrays(read_arrays(path))
+        elif suffix in (".jsonl", ".json"):
+            rows = list(json_lines(path, DIFFERENT))
+        elif suffix == ".txt":
+            rows = [{_NAMELESS: line} for line in text_lines(path)]
+        elif suffix == ".csv":
             rows = _from_table(path)
         else:
             raise SetupError(f"--inputs {path}: write {_FORMS}; or one of examples, zeros, random")
@@ -111,12 +120,22 @@ def read_rows(path: Path) -> list[Row]:
 
 def _from_table(path: Path) -> list[Row]:
     """Texts, or the numbers of the one input in the order of the columns."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        names, *entries = [line for line in csv.reader(file, strict=True) if line] or [[]]
-    kept = [place for place, name in enumerate(names) if name not in _NO_INPUTS]
+    names, *entries = csv_lines(path)
     if _TEXT in names:
-        return [{_NAMELESS: entry[names.index(_TEXT)]} for entry in entries if len(entry) == len(names)]
-    return [{_NAMELESS: [float(entry[place]) for place in kept]} for entry in entries if len(entry) == len(names)]
+        return [{_NAMELESS: entry[names.index(_TEXT)]} for entry in entries]
+    kept = [place for place, name in enumerate(names) if name not in _NO_INPUTS]
+    return [{_NAMELESS: row} for row in table_of([[entry[place] for entry in entries] for place in kept])]
+
+
+def _from_arrays(columns: Mapping[str, Array]) -> list[Row]:
+    """Rows of a table; where `forebay log export` filled some up, as they were. Raises `ValueError`, `TypeError`."""
+    arrays: dict[str, list[Array]] = {
+        name: as_they_were(values, columns[SHAPE + name]) if SHAPE + name in columns else list(values)
+        for name, values in columns.items()
+        if not name.startswith(SHAPE)
+    }
+    count = min(map(len, arrays.values()), default=0)
+    return [{name: values[at] for name, values in arrays.items()} for at in range(count)]
 
 
 def build(

@@ -127,4 +127,4 @@ def _comment(statement: str) -> str:
 
 
 def _written(value: Value) -> str:
-    return f"{value:g}" if isinstance(value, float) and not value.is_integer() else str(int(value))
+    return repr(value) if isinstance(value, float) and not value.is_integer() else str(int(value))

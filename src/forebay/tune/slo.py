@@ -45,7 +45,8 @@ def parse_slo(text: str) -> Slo:
     """`p99=50ms`, `p95=1.5s`. Raises `SetupError` (`config_error`) that names the value and the form."""
     match = _FORM.fullmatch(text.strip())
     if match is not None:
-        share, bound_ms = float(match["percent"]) / 100, float(match["number"]) * _UNITS_MS[match["unit"]]
+        share = float(match["percent"]) / 100
+        bound_ms = round(float(match["number"]) * _UNITS_MS[match["unit"]], 9)  # 2.01s is 2010 ms, not 2009.99...98
         if share > 0 and bound_ms > 0:
             return Slo(share, bound_ms)
     raise SetupError(

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from tests.differential.replies import Reply, parse
-from tests.differential.streams import CLOSE, JSON, chunked, document, get, request
+from tests.differential.streams import CLOSE, INFER, JSON, chunked, document, get, request
 from tests.differential.transport import HIGH_WATER_BYTES, FakeTransport
 from tests.differential.ways import Way, settle
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -81,6 +81,44 @@ async def in_lane() -> AsyncIterator[Wire]:
     made = Wire(Way("auto", **LIMITS))
     yield made
     await made.end()
+
+
+# -- heads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
+@pytest.mark.parametrize("target", [INFER, b"/v2/models/mlp/generate"])
+async def test_only_clients_of_http_1_1_are_told_to_go_on(wire: Wire, target: bytes, version: bytes) -> None:
+    head = request(b"", b"Expect: 100-continue", target=target, version=version, length=b"%d" % len(JSON))
+    await wire.send(head)
+    assert bytes(wire.transport.written).startswith(b"HTTP/1.1 100 ") == (version == b"HTTP/1.1")
+    await wire.send(JSON)
+    assert wire.statuses()[:-1] == [100] * (version == b"HTTP/1.1")
+
+
+@pytest.mark.parametrize("target", [INFER, b"/v2/models/mlp/generate"])
+@pytest.mark.parametrize("host", [b"a b", b"a/b", b"me@host", b"a?b", b"[::1", b"h:80:80", b"h\xc3\xa9"])
+async def test_a_host_that_is_none_is_400(wire: Wire, target: bytes, host: bytes) -> None:
+    await wire.send(
+        request(JSON, target=target) + request(JSON, target=target).replace(b"Host: test", b"Host: " + host)
+    )
+    assert wire.statuses()[-1] == 400
+    assert b"names no host (RFC 9112, 3.2)" in wire.replies()[-1].body
+    assert wire.closed
+
+
+@pytest.mark.parametrize("host", [b"", b"t", b"t:8000", b"[::1]:8000", b"a_b.example", b"10.0.0.1", b"%41", b"t \t"])
+async def test_a_host_may_have_any_form_of_one(wire: Wire, host: bytes) -> None:
+    one = ONE.replace(b"Host: test", b"Host: " + host)
+    await wire.send(one, one, ONE)
+    assert wire.statuses() == [200, 200, 200]
+
+
+async def test_a_target_that_is_too_long_is_414(wire: Wire) -> None:
+    await wire.send(ONE, b"GET /v2/models/%b HTTP/1.1\r\nHost: t\r\n\r\n" % (66_000 * b"a"))
+    assert wire.statuses() == [200, 414]
+    assert b"the request target has 66011 bytes; 65535 are taken" in wire.replies()[-1].body
+    assert wire.closed
 
 
 # -- order and flow ------------------------------------------------------------------------------------------------

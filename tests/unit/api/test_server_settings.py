@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from io import StringIO
 from typing import Any
 
+import msgspec
 import pytest
 
 from forebay.api.server_settings import LogSettingsDocument, TraceSettings, log_settings, turn_log, turn_trace
@@ -134,6 +135,11 @@ def test_the_log_of_another_program_is_left_alone() -> None:
 @pytest.mark.parametrize("wanted", [{}, {"trace_level": ["OFF"]}, {"trace_level": None}, {"trace_rate": None}])
 def test_traces_may_be_off(wanted: dict[str, Any]) -> None:
     assert turn_trace(wanted) == TraceSettings()
+
+
+def test_what_is_told_of_traces_may_be_sent_back() -> None:
+    told = msgspec.json.decode(msgspec.json.encode(TraceSettings()))
+    assert turn_trace(told) == TraceSettings()
 
 
 @pytest.mark.parametrize(

@@ -338,6 +338,20 @@ def test_a_delay_holds_back_until_full_or_over(item: MakeItem, batcher: MakeBatc
         assert (b.pull(0.04) is None) == (n < 2)
 
 
+@pytest.mark.parametrize("late_s", [0.0, 0.002])
+def test_a_row_that_is_held_goes_before_it_is_too_late_for_it_though_timers_are_late(
+    item: MakeItem, batcher: MakeBatcher, late_s: float
+) -> None:
+    b = batcher(max_queue_delay_s=3600.0)
+    b.offer(item(timeout=2.0), 0.0)
+    assert b.pull(0.0) is None
+    due = b.wake_at(0.0)
+    assert due is not None
+    assert 1.9 < due < 2.0
+    assert b.take_expired(due + late_s) == []
+    assert pulled(b, due + late_s).reason == DispatchReason.delay
+
+
 def test_lengths_that_do_not_suit_wait_for_their_like(item: MakeItem, batcher: MakeBatcher) -> None:
     b = batcher(Linear(0.005, 0.0, 2e-5), lengths=True, max_batch_rows=32)
     for n in range(40):

@@ -17,6 +17,8 @@ def test_labels_are_names_or_places_and_never_some_of_each() -> None:
     assert np.array_equal(places_of(["2", "1", "0"], names, 3), [2, 1, 0])  # type: ignore[arg-type]
     assert places_of(["ham", "0"], names, 3) is None
     assert places_of(["0", "3"], (), 3) is None
+    assert np.array_equal(places_of(["1", "0"], ("1.0", "0.0"), 2), [0, 1])  # type: ignore[arg-type]
+    assert np.array_equal(places_of(["02", "01"], ("01", "02"), 2), [1, 0])  # type: ignore[arg-type]
     assert places_of(["-1", "nan"], (), 3) is None
 
 

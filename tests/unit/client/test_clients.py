@@ -79,7 +79,7 @@ async def test_what_is_sent(kind: str) -> None:
         seen.append(request)
         return httpx.Response(200, content=GOOD)
 
-    options: dict[str, Any] = {"api_key": "fb_secret", "headers": {"X-Team": "a"}}
+    options: dict[str, Any] = {"api_key": "fb_secret\n", "headers": {"X-Team": "a"}}
     async with Both(kind, "http://server:81/prefix/", handler, **options) as both:
         assert (await both.infer("a/b", X))["y"].tolist() == [4.0]
         assert "fb_secret" not in repr(both.client)
@@ -266,11 +266,15 @@ async def test_a_cancelled_call_closes_its_connection_and_the_client_goes_on() -
         ("http://server:port", {}, "url"),
         ("http://server", {"max_connections": 0}, "max_connections"),
         ("http://server", {"timeout_s": 0.0}, "timeout_s"),
+        ("http://server", {"api_key": "fb sëcret"}, "the API key holds characters that no key has"),
+        ("http://server", {"headers": {"a b": "c"}}, "'a b' is no name of a header"),
+        ("http://server", {"headers": {"a": "secret\r\nb: c"}}, "the header 'a' holds a line end"),
     ],
 )
 async def test_options_that_cannot_be_are_refused(kind: str, url: str, options: dict[str, Any], text: str) -> None:
-    with pytest.raises(SetupError, match=text):
+    with pytest.raises(SetupError, match=text) as told:
         Both(kind, url, **options)
+    assert not any(secret in told.value.message for secret in ("sëcret", "secret"))
 
 
 async def test_an_unknown_option_is_refused_by_name(kind: str) -> None:

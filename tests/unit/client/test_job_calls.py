@@ -151,6 +151,19 @@ def test_each_of_many_is_a_job_or_its_error() -> None:
         world.run(world.calls().submit_many("m", [X, X], {}))
 
 
+def test_one_of_many_that_cannot_be_sent_is_an_error_in_its_place() -> None:
+    world = World(Event(METADATA), Event(reply(202, {"jobs": [document(id="a"), document(id="b")]})))
+    first, bad, second = world.run(world.calls().submit_many("m", [X, {"x": [["word"]]}, X], {}))
+    assert isinstance(bad, RequestError)
+    assert bad.message == "input 'x': 'word' does not fit datatype FP32"
+    assert isinstance(first, Job)
+    assert isinstance(second, Job)
+    assert (first.id, second.id) == ("a", "b")
+    world = World(Event(problem(404, "model_not_found")))
+    with pytest.raises(RequestError, match="why"):
+        world.run(world.calls().submit_many("m", [{"x": [[1.0]]}], {}))
+
+
 @pytest.mark.parametrize("body", [b"[]", b'"x"', b"{}", b'{"id": 1}', b"<html>"])
 def test_an_answer_that_tells_of_no_job_is_an_invalid_one(body: bytes) -> None:
     for call in (World().calls().job, World().calls().cancel):

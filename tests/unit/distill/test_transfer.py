@@ -166,6 +166,8 @@ def test_labels_are_places_or_names_of_classes() -> None:
     stars = type(named)(named.spec, named.form, named.width, ("1", "2", "3"))
     assert labels_as_places(["1", "3"], stars, "f.csv").tolist() == [0, 2]
     assert labels_as_places(["1", "0", "2"], stars, "f.csv").tolist() == [1, 0, 2], "places, since 0 is no name"
+    numbers_as_names = type(named)(named.spec, named.form, named.width, ("1.0", "0.0", "02"))
+    assert labels_as_places(["1", "0", "02"], numbers_as_names, "f.csv").tolist() == [0, 1, 2]
     with pytest.raises(SetupError, match=r"f.csv: the label 'good' is no class of 'y'.*--classes A,B"):
         labels_as_places(["good"], of, "f.csv")
 

@@ -12,7 +12,7 @@ import pytest
 from forebay.core.errors import SetupError
 from forebay.core.tensors import Array
 from forebay.models.signature import Signature, TensorSpec
-from forebay.optimize.samples import batch_of, read_samples, split
+from forebay.optimize.samples import as_labels, batch_of, read_samples, split
 
 NUMBERS = Signature((TensorSpec("x", "FP32", (3,)),), (TensorSpec("y", "FP32", (2,)),))
 TOKENS = Signature(
@@ -71,6 +71,8 @@ def test_padding_that_an_array_needs_is_cut_off(tmp_path: Path) -> None:
         ("a.jsonl", b'{"z": [1, 2, 3]}\n', "the model takes x"),
         ("a.jsonl", b"nonsense\n", "line 1"),
         ("a.csv", b"one,two,three\n1,2,many\n", "many"),
+        ("a.jsonl", b"\n" + b'{"x": ' + 20_000 * b"[" + 20_000 * b"]" + b"}", "line 1: it is nested too deeply"),
+        ("a.csv", b"one,two,three\n1,2\n", "row 2: has 2 values for 3 columns"),
         ("a.npz", b"not a zip", "a.npz"),
     ],
 )
@@ -122,3 +124,47 @@ def test_samples_know_their_place_in_the_file(tmp_path: Path) -> None:
     both += zip(parts.held_out.numbers, parts.held_out.rows, strict=True)
     places = {number: int(row["x"][0]) // 3 for number, row in both}
     assert places == {1: 0, **{place + 2: place for place in range(1, 20)}}
+
+
+@pytest.mark.parametrize("place", [60, 100, 150])
+def test_a_damaged_table_is_an_error_that_names_it(tmp_path: Path, place: int) -> None:
+    np.savez_compressed(tmp_path / "a.npz", x=np.random.default_rng(0).random((64, 3), np.float32))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[place] ^= 0xFF
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(SetupError, match=r"--samples .*a\.npz cannot be read: "):
+        read_samples(tmp_path / "a.npz", NUMBERS, None)
+
+
+def test_whole_numbers_of_a_table_are_what_is_written(tmp_path: Path) -> None:
+    wide = Signature((TensorSpec("x", "INT64", (2,)),), ())
+    (tmp_path / "a.csv").write_text("one,two\n9007199254740993,1\n9007199254740992,1\n")
+    rows = read_samples(tmp_path / "a.csv", wide, None).rows
+    assert [row["x"].tolist() for row in rows] == [[9007199254740993, 1], [9007199254740992, 1]]
+    (tmp_path / "a.csv").write_text("one,two\n1.5,1\n")
+    with pytest.raises(SetupError, match=r"1\.5 does not fit"):
+        read_samples(tmp_path / "a.csv", wide, None)
+
+
+def test_labels_are_what_is_written_but_for_whole_numbers_with_a_point(tmp_path: Path) -> None:
+    told = [3, 3.0, "3", "3.0", "-2.00", "007", "1_000", "1e3", "9007199254740993", "2.5", b"a", "a b "]
+    wanted = ["3", "3", "3", "3", "-2", "007", "1_000", "1e3", "9007199254740993", "2.5", "a", "a b"]
+    assert as_labels(tmp_path, told) == wanted
+
+
+def test_lines_of_json_as_the_request_log_exports_them(tmp_path: Path) -> None:
+    texts = Signature((TensorSpec("t", "BYTES", (-1,)), TensorSpec("x", "FP32", (3,))), ())
+    lines = [
+        '{"t": "one", "x": [1.0, null, 3.0]}',
+        '{"t": ["two", {"base64": "/wA="}], "x": [4.0, 5.0, 6.0]}',
+    ]
+    (tmp_path / "a.jsonl").write_text("\ufeff" + "\n".join(lines))
+    one, two = read_samples(tmp_path / "a.jsonl", texts, None).rows
+    assert (one["t"].tolist(), two["t"].tolist()) == (["one"], ["two", b"\xff\x00"])
+    assert np.array_equal(one["x"], np.array([1, np.nan, 3], np.float32), equal_nan=True)
+
+
+def test_a_text_is_a_line_whatever_else_is_in_it(tmp_path: Path) -> None:
+    one_text = Signature((TensorSpec("t", "BYTES", (1,)),), ())
+    (tmp_path / "a.txt").write_bytes("one\u2028still one\x0c\x85\r\ntwo\n".encode())
+    assert read_samples(tmp_path / "a.txt", one_text, None).texts == ["one\u2028still one\x0c\x85", "two"]

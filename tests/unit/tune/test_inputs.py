@@ -134,7 +134,14 @@ def test_a_table_of_numbers_is_the_one_input(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.csv", "one,two\n1,many"), ("a.dat", "1,2"), ("a.jsonl", "[1]"), ("a.jsonl", ""), ("a.npz", "x")],
+    [
+        ("a.csv", "one,two\n1,many"),
+        ("a.csv", "one,two\n1,2\n3"),
+        ("a.dat", "1,2"),
+        ("a.jsonl", "[1]"),
+        ("a.jsonl", ""),
+        ("a.npz", "x"),
+    ],
 )
 def test_a_file_of_another_form_is_an_error_that_names_it(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
@@ -153,3 +160,13 @@ def test_examples_of_a_model_are_used_where_there_are_some_and_asked_for_in_vain
     assert rows_of(None, none) == (None, "made-up inputs")
     with pytest.raises(SetupError, match="has no examples"):
         rows_of("examples", none)
+
+
+def test_rows_that_a_table_had_to_fill_up_are_sent_as_they_were(tmp_path: Path) -> None:
+    ragged = [np.arange(count, dtype=np.int64) for count in (2, 5, 3)]
+    filled = np.zeros((3, 5), np.int64)
+    for row, values in zip(filled, ragged, strict=True):
+        row[: len(values)] = values
+    np.savez(tmp_path / "A.NPZ.npz", allow_pickle=False, **{"ids": filled, "_shape.ids": np.array([[2], [5], [3]])})
+    (tmp_path / "A.NPZ.npz").rename(tmp_path / "A.NPZ")
+    assert [len(row["ids"]) for row in read_rows(tmp_path / "A.NPZ")] == [2, 5, 3]

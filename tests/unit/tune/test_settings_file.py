@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from forebay.core.errors import SetupError
 from forebay.tune.settings_file import BEGIN, END, edited
+from forebay.tune.slo import parse_slo
 
 VALUES = {"instances": 2, "threads": 1, "max_batch_rows": 32}
 EVIDENCE = ["p99 <= 50 ms: 100 answers/s", "all figures: tune.json"]
@@ -66,6 +67,13 @@ def test_line_ends_and_a_missing_last_one_are_kept() -> None:
     after = edited("slo_ms = 50\r\nthreads = 2", {"threads": 1, "instances": 2}, ["why"])
     assert "\n" not in after.replace("\r\n", "")
     assert tomllib.loads(after) == {"slo_ms": 50, "threads": 1, "instances": 2}
+
+
+def test_every_time_that_an_objective_may_have_is_written_as_it_is() -> None:
+    for text in [f"{number}us" for number in range(50, 2000, 50)] + [f"{number / 1000}s" for number in range(10, 3000)]:
+        bound_ms = parse_slo(f"p99={text}").bound_ms
+        assert tomllib.loads(edited("", {"slo_ms": bound_ms}, [])) == {"slo_ms": bound_ms}
+    assert edited("", {"slo_ms": parse_slo("p99=2.01s").bound_ms}, []).endswith("slo_ms = 2010\n")
 
 
 def test_a_file_that_is_not_toml_is_an_error() -> None:
