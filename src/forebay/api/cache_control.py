@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from forebay.api.encode import HeaderPairs
@@ -9,6 +10,9 @@ from forebay.core.caching import USUAL_ASK, CacheAsk, CacheNote, Use
 from forebay.core.errors import RequestError
 
 MOST_TAGS, LONGEST_TAG = 16, 128
+MOST_AGE_S = 1 << 31
+_DIRECTIVE = re.compile(r"""([^\s,="]+)(?:\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]*))?""")
+"""Name and value; a value may be a quoted string, in which commas are no ends (RFC 9110, 5.6.4)."""
 _USES: dict[str, Use] = {"only-if-cached": "only", "no-store": "off", "no-cache": "refresh"}
 """Directives of Cache-Control (RFC 9111, 5.2.1), the strongest first: whoever says only-if-cached wants nothing run,
 whatever else is said."""
@@ -19,21 +23,22 @@ def ask_of(headers: Iterable[tuple[bytes, bytes]], tenant: str) -> CacheAsk:
 
     Directives that are not known are passed over, as RFC 9111 wants it.
     """
-    control: list[str] = []
+    control: list[tuple[str, str]] = []
     tags: list[str] = []
     for name, value in headers:
         if name == b"cache-control":
-            control += value.decode("latin-1").lower().split(",")
+            control += _DIRECTIVE.findall(value.decode("latin-1").lower())
         elif name == b"cache-tag":
             tags += _text(value).split(",")
     if not control and not tags:
         return USUAL_ASK if not tenant else CacheAsk(tenant)
-    directives = {word.strip() for word in control}
-    use: Use = next((use for word, use in _USES.items() if word in directives), "use")
-    max_age_s = min((_seconds(word) for word in directives if word.startswith("max-age=")), default=None)
-    if use == "only" and "no-cache" in directives:
+    directives = [(name, value.strip('"')) for name, value in control]
+    names = {name for name, _ in directives}
+    use: Use = next((use for name, use in _USES.items() if name in names), "use")
+    max_age_s = min((_seconds(value) for name, value in directives if name == "max-age"), default=None)
+    if use == "only" and "no-cache" in names:
         max_age_s = -1.0  # nothing that is kept will do, and nothing may be run (RFC 9111, 5.2.1.4)
-    keeps = use != "only" or "no-store" not in directives
+    keeps = use != "only" or "no-store" not in names
     return CacheAsk(tenant, use, max_age_s, read_tags(tags), keeps)
 
 
@@ -46,10 +51,12 @@ def _text(tags: bytes) -> str:
         raise RequestError("Cache-Tag is not valid UTF-8") from None
 
 
-def _seconds(directive: str) -> float:
-    """Of `max-age=N`. What is no number means that no answer is fresh enough (RFC 9111, 4.2.1)."""
-    text = directive.partition("=")[2].strip('"')
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0.0
+def _seconds(text: str) -> float:
+    """Of `max-age=N`. What is no number means that no answer is fresh enough (RFC 9111, 4.2.1); a number that is too
+    large counts as 2^31 (1.2.2)."""
+    if not (text.isascii() and text.isdigit()):
+        return 0.0
+    return float(min(int(text[-4000:]), MOST_AGE_S)) if len(text.lstrip("0")) < 11 else float(MOST_AGE_S)
 
 
 def read_tags(words: Iterable[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from functools import partial
 from typing import Any
 
@@ -24,13 +25,24 @@ from forebay.core.errors import AdmissionError, DependencyError, RequestError
 MOST_JOBS = 1000
 _JOBS_A_TURN = 16
 """Bodies read before other work has its turn: about a tenth of a millisecond."""
+_SMALL_BYTES = 64 << 10
+"""What is not JSON to the letter is parsed in one go up to here."""
+
+
+# An array of at most so many: of a longer one no more is decoded, whereas a list is, whole, before its length is known.
+_Jobs: Any = msgspec.defstruct(
+    "_Jobs", [(f"job_{place}", Raw, Raw()) for place in range(MOST_JOBS)], array_like=True, forbid_unknown_fields=True
+)
 
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
-    jobs: list[Raw]
+    jobs: _Jobs
 
 
 _decode = msgspec.json.Decoder(_Batch).decode
+_decoder = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\n\r]*")
+_NO_LIST = "the body must have the one member jobs, a list of jobs"
 
 
 async def submit_batch(jobs: Jobs, endpoint: Endpoint, asked: Asked, base: str) -> Answer:
@@ -41,7 +53,7 @@ async def submit_batch(jobs: Jobs, endpoint: Endpoint, asked: Asked, base: str) 
     """
     if asked.header_length is not None:
         raise RequestError("a batch of jobs is JSON; Inference-Header-Content-Length needs a job of its own")
-    bodies = read_bodies(asked.body)
+    bodies = await read_bodies(asked.body)
     outcomes: list[asyncio.Future[Accepted | Exception]] = []
     loop = asyncio.get_running_loop()
     for position, body in enumerate(bodies):
@@ -62,30 +74,73 @@ async def submit_batch(jobs: Jobs, endpoint: Endpoint, asked: Asked, base: str) 
     return Answer(202, headers, b'{"jobs":[%b]}' % b",".join(items))
 
 
-def read_bodies(body: bytes) -> list[bytes]:
+async def read_bodies(body: bytes) -> list[bytes]:
     """The bodies of a batch. Raises `RequestError`."""
     try:
-        found = [bytes(raw) for raw in _decode(body).jobs]
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        found = [json.dumps(one, separators=(",", ":")).encode() for one in _patiently(body)]
+        found = [job for job in map(bytes, msgspec.structs.astuple(_decode(body).jobs)) if job]
+    except (msgspec.DecodeError, ValueError, RecursionError):  # NaN and the like, or something that is wrong
+        found = _parsed(body) if len(body) <= _SMALL_BYTES else await _split(body)
     if not found:
         raise RequestError("jobs is empty")
-    if len(found) > MOST_JOBS:
-        raise RequestError(f"jobs must have at most {MOST_JOBS} items, got {len(found)}")
     return found
 
 
-def _patiently(body: bytes) -> list[Any]:
-    """For NaN and the like, and for what is wrong."""
+def _parsed(body: bytes) -> list[bytes]:
     document = parse_json(body)
     if type(document) is not dict:
         raise RequestError(f"the body must be a JSON object, got {kind(document)}")
     if set(document) != {"jobs"}:
-        raise RequestError("the body must have the one member jobs, a list of jobs")
+        raise RequestError(_NO_LIST)
     listed = document["jobs"]
     if type(listed) is not list:
         raise RequestError(f"jobs must be a list, got {kind(listed)}")
-    return listed
+    if len(listed) > MOST_JOBS:
+        raise _too_many()
+    return [json.dumps(one, separators=(",", ":")).encode() for one in listed]
+
+
+async def _split(body: bytes) -> list[bytes]:
+    """A large body, job by job, between which other work has its turn."""
+    try:
+        text = body.decode()
+        position = _behind(text, _behind(text, 0, "{"), '"jobs"')
+        position = _behind(text, _behind(text, position, ":"), "[")
+        found: list[bytes] = []
+        turn = 0
+        while not found or text[position : position + 1] == ",":
+            if len(found) == MOST_JOBS:
+                raise _too_many()
+            begin = _SPACE.match(text, position + bool(found)).end()  # type: ignore[union-attr]
+            _, end = _decoder.raw_decode(text, begin)
+            found.append(text[begin:end].encode())
+            turn += end - begin
+            if turn > _SMALL_BYTES:
+                turn = 0
+                await asyncio.sleep(0)
+            position = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+        if _behind(text, _behind(text, position, "]"), "}") != len(text):
+            raise RequestError(_NO_LIST)
+    except RecursionError:
+        raise RequestError("the body is nested too deep") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the body is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise RequestError(f"the body is not JSON: {error.msg} at character {error.pos}") from None
+    except ValueError:
+        raise RequestError("the body is not JSON: an integer has too many digits") from None
+    return found
+
+
+def _behind(text: str, position: int, wanted: str) -> int:
+    """Behind these characters and the space around them. Raises `RequestError` where others stand there."""
+    begin = _SPACE.match(text, position).end()  # type: ignore[union-attr]
+    if not text.startswith(wanted, begin):
+        raise RequestError(_NO_LIST)
+    return _SPACE.match(text, begin + len(wanted)).end()  # type: ignore[union-attr]
+
+
+def _too_many() -> RequestError:
+    return RequestError(f"jobs must have at most {MOST_JOBS} items")
 
 
 def _settle(done: asyncio.Future[Accepted | Exception], found: Accepted | Exception) -> None:

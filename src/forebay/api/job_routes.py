@@ -18,7 +18,7 @@ from forebay.api.endpoint import Endpoint
 from forebay.api.idempotency import REPLAYED, read_key
 from forebay.api.infer_routes import AsJob, as_wanted, awake, let_in, read_body, unless_gone
 from forebay.api.inference import Inference
-from forebay.api.job_answers import Accepted, accepted, from_cache, result, shown, unknown
+from forebay.api.job_answers import Accepted, accepted, from_cache, gone, result, shown, unknown
 from forebay.api.job_batch import submit_batch
 from forebay.api.job_documents import encoded_job, job_path, page_of
 from forebay.api.job_streams import record_of
@@ -30,6 +30,7 @@ from forebay.core.errors import DependencyError, RequestError
 from forebay.core.settings_values import did_you_mean
 from forebay.jobs.ids import parse_id
 from forebay.jobs.record import MOVES, TERMINAL, JobRecord
+from forebay.jobs.store import Gone
 
 MOST_LISTED = 200
 LISTED = 50
@@ -175,13 +176,18 @@ def as_job(inference: Inference, jobs: Jobs) -> AsJob:
 
 
 async def _waited(http: HttpRequest, jobs: Jobs, job: Accepted, wish: Preferences) -> Accepted:
-    """The job when it has ended, or the client's patience has. It is accepted, whatever happens to the store now."""
+    """The job when it has ended, or the client's patience has. It is accepted, whatever happens to the store now.
+
+    Raises `RequestError` (job_gone) where it has ended and is no longer kept.
+    """
     if not wish.wait_s or job.record.state in TERMINAL:
         return job
     with contextlib.suppress(DependencyError):
         look = await unless_gone(http, jobs.hub.until_final(job.record.spec.id, wish.wait_s))
         if isinstance(look, JobRecord):
             return job._replace(record=look)
+        if isinstance(look, Gone):  # it has ended, and was not kept for so long
+            raise gone(job.record.spec.id)
     return job
 
 

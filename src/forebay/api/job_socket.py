@@ -26,7 +26,7 @@ from forebay.api.job_streams import MOST_BYTES, Follow, Item, Streams, known_job
 from forebay.api.problems import detailed_of, problem_of
 from forebay.api.routing import response_of
 from forebay.core.errors import AdmissionError, DependencyError, ForebayError, RequestError
-from forebay.jobs.ids import is_id
+from forebay.jobs.ids import is_id, parse_id
 from forebay.telemetry.logs import fields
 
 SUBPROTOCOL = "forebay.jobs"
@@ -201,7 +201,7 @@ class JobSocket:
             self._streams.gate.enter(self._authorization)
             if isinstance(asked, Unsubscribe):
                 for id in asked.jobs:
-                    self._forget(id)
+                    self._forget(id.lower())
                 await self._send(_encode({"type": "unsubscribed", "jobs": asked.jobs}))
             else:
                 await self._subscribe(asked)
@@ -212,7 +212,9 @@ class JobSocket:
 
     async def _subscribe(self, asked: Subscribe) -> None:
         """Tells of each job that cannot be followed; then follows the others. Raises `RequestError` for too many."""
-        ids = dict.fromkeys(asked.jobs)
+        # Case does not matter in a UUID (RFC 9562, 4). Events carry the id as it is kept.
+        ids = dict.fromkeys(id.lower() for id in asked.jobs)
+        after = {id.lower(): sequence for id, sequence in asked.after.items()}
         if len(self._follows.keys() | ids.keys()) > MOST_JOBS:
             raise RequestError(f"one connection may follow {MOST_JOBS} jobs; open another")
         await self._streams.ready()
@@ -221,12 +223,12 @@ class JobSocket:
         taken: list[str] = []
         for id in ids:
             try:
-                record = record_of(found.get(id), id, self.tenant)
+                record = record_of(found.get(parse_id(id)), id, self.tenant)
             except RequestError as error:
                 await self._send_error(error, id)
             else:
                 self._forget(id)
-                self.follow(id, min(asked.after.get(id, 0), record.sequence))
+                self.follow(id, min(after.get(id, 0), record.sequence))
                 taken.append(id)
         await self._send(_encode({"type": "subscribed", "jobs": taken}))
         self._listen(taken)

@@ -9,6 +9,7 @@ import logging
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -82,7 +83,12 @@ class Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def on_signals(call: Callable[[signal.Signals], object]) -> Iterator[None]:
-    """SIGTERM and SIGINT call this, in the loop, and nothing else."""
+    """SIGTERM and SIGINT call this, in the loop, and nothing else. Raises `SetupError` outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        raise SetupError(
+            "forebay.serve hears signals, which only the main thread can; in another one use forebay.testing.serve, or "
+            "forebay.create_app with a server of yours"
+        )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, call, number)
@@ -113,6 +119,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         raise _taken(host, port, error) from error
+    except ValueError:  # UnicodeError, of a name that DNS cannot have
+        raise SetupError(f"cannot listen on {host!r}: that is no name of a host; choose another --host") from None
     return listener
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import http.client
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 import numpy as np
@@ -75,7 +75,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 def fetch_metadata(endpoint: Endpoint, model: str, headers: Mapping[str, str] | None = None) -> ModelMetadata:
     """The model's metadata. Raises `SetupError` where the server has no such model or does not answer."""
-    path = f"{endpoint.path}/v2/models/{model}"
+    path = f"{endpoint.path}/v2/models/{quote(model, safe='')}"
     connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=10)
     try:
         connection.request("GET", path, headers=dict(headers or {}))
@@ -151,7 +151,7 @@ def infer_request(
         all_headers["Inference-Header-Content-Length"] = str(len(head))
     return http_request(
         endpoint,
-        f"/v2/models/{model}/infer",
+        f"/v2/models/{quote(model, safe='')}/infer",
         b"".join([head, *buffers]),
         content_type="application/octet-stream" if binary else "application/json",
         headers=all_headers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -134,12 +135,13 @@ class KeptRows(msgspec.Struct, eq=False, weakref=False, gc=False):
 class OutputForm:
     """Outputs of one model to what is kept of them, and back."""
 
-    __slots__ = ("_batched", "_bytes", "_datatypes", "_last", "_names", "_one_row", "row_bytes")
+    __slots__ = ("_batched", "_bytes", "_datatypes", "_last", "_names", "_one_row", "_shapes", "row_bytes")
 
     def __init__(self, signature: Signature) -> None:
         self._batched = signature.batched
         self._names = [spec.name for spec in signature.outputs]
         self._datatypes = [spec.datatype for spec in signature.outputs]
+        self._shapes = [tuple(spec.row_shape) for spec in signature.outputs]
         only = signature.outputs[0] if len(signature.outputs) == 1 else None
         fixed = only is not None and signature.batched and not only.variable and only.datatype != "BYTES"
         self._one_row: Shapes = ()
@@ -209,11 +211,13 @@ class OutputForm:
             arrays = self._arrays(entry)
         except (ForebayError, ValueError, OverflowError):
             return False
+        if not (math.isfinite(entry.compute_s) and entry.compute_s >= 0):
+            return False
         wanted, rows = request.requested, (entry.rows,) if self._batched else ()
         return all(
             array.shape == shape
-            and (shape[: len(rows)] == rows if wanted is None or index in wanted else not array.size)
-            for index, (array, shape) in enumerate(zip(arrays, entry.shapes, strict=True))
+            and (_has(shape, (*rows, *row_shape)) if wanted is None or index in wanted else not array.size)
+            for index, (array, shape, row_shape) in enumerate(zip(arrays, entry.shapes, self._shapes, strict=True))
         )
 
     def _arrays(self, entry: Entry) -> list[Array]:
@@ -228,3 +232,8 @@ class OutputForm:
         if self._datatypes[index] == "BYTES":
             return bytes_array(unpack_bytes(data, element_count(shape)), shape)
         return np.frombuffer(data, self.dtype(index)).reshape(shape)
+
+
+def _has(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether a shape is one that is declared so; -1 stands for any length."""
+    return len(shape) == len(wanted) and all(want in (-1, got) for want, got in zip(wanted, shape, strict=True))

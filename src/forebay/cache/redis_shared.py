@@ -81,7 +81,7 @@ class RedisSharedCache:
 
     async def keep(self, digest: bytes, claim: str, answer: ToKeep) -> None:
         """Keep an answer."""
-        await self._call(
+        done = await self._call(
             "keep",
             digest,
             claim,
@@ -98,6 +98,9 @@ class RedisSharedCache:
             OVERHEAD_BYTES,
             round(answer.age_s * 1e3),
         )
+        if done < 0 and (self._asking is None or self._asking.done()):
+            # A drop that will be told of soon; or the store was emptied, or is another one, and nobody tells of that.
+            self._stands()
 
     async def fail(self, digest: bytes, claim: str, error: bytes = b"") -> None:
         """End a claim."""

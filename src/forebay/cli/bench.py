@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from forebay.bench.bodies import DIFFERENT_BODIES, Endpoint, fetch_metadata, hol
 from forebay.bench.generator import run_closed, run_event_loop, run_open
 from forebay.bench.recording import Recording
 from forebay.bench.report import plot_latencies, print_result
+from forebay.cli.curves import check_plot
 from forebay.core.errors import SetupError
 from forebay.core.header_values import bearer
 
@@ -52,8 +54,13 @@ def bench(
     """
     if (rate is None) == (clients is None):
         raise SetupError("give either --rate (open loop) or --clients (closed loop)")
-    if min(rate or 1, clients or 1, seconds, rows, longest, bodies) <= 0:
-        raise SetupError("--rate, --clients, --seconds, --rows, --longest and --bodies must be above 0")
+    numbers = {"--rate": rate, "--clients": clients, "--seconds": seconds, "--rows": rows, "--longest": longest}
+    numbers |= {"--bodies": bodies, "--slo-ms": slo_ms, "--late-bound-ms": late_bound_ms}
+    for flag, number in numbers.items():
+        if number is not None and not (number > 0 and math.isfinite(number)):
+            raise SetupError(f"{flag} {number}: it must be a number above 0")
+    if plot is not None:
+        check_plot(plot)
     if seed < 0:
         raise SetupError(f"--seed {seed}: it must be 0 or more")
     console = Console(stderr=json_)

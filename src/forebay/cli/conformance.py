@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,8 +50,8 @@ def conformance(
       forebay conformance http://127.0.0.1:8000 --model iris --inputs request.json --json report.json
     """
     checks = _chosen(only or [])
-    if timeout_s <= 0:
-        raise SetupError("--timeout-s must be above 0")
+    if not (timeout_s > 0 and math.isfinite(timeout_s)):
+        raise SetupError(f"--timeout-s {timeout_s}: it must be a number above 0")
     quiet = as_markdown or json_ == Path("-")
     console = Console()
     headers = (("Authorization", bearer(api_key)),) if api_key else ()

@@ -29,7 +29,7 @@ def dead() -> None:
 @app.command("list")
 def list_(
     model: OfModel = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Most jobs.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1_000_000, help="Most jobs.")] = 50,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     json_: AsJson = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from itertools import islice
@@ -37,7 +38,7 @@ def jobs() -> None:
 def list_(
     model: Annotated[str, typer.Option("--model", help="Only of this model.", show_default=False)] = "",
     status: Annotated[Status | None, typer.Option("--status", help="Only those that are so now.")] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Most jobs.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=1_000_000, help="Most jobs.")] = 50,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     json_: AsJson = False,
@@ -211,7 +212,7 @@ def _body(data: str) -> bytes:
     if data == "-":
         return sys.stdin.buffer.read()
     if not data.startswith("@"):
-        return data.encode()
+        return os.fsencode(data)
     try:
         return Path(data[1:]).read_bytes()
     except OSError as error:

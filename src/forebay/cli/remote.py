@@ -53,6 +53,8 @@ def telling(url: str) -> Iterator[None]:
         yield
     except SetupError:
         raise
+    except UnicodeEncodeError as error:  # bytes of the command line that are no UTF-8
+        raise SetupError(f"{error.object[:60]!r} is not Unicode text") from None
     except ForebayError as error:
         typer.secho(f"error: {explained(error, url)}", fg=typer.colors.RED, err=True)
         raise typer.Exit(EXIT_REFUSED) from None

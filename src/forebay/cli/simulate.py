@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -81,6 +82,11 @@ def simulate(
 
       forebay simulate --arrivals bursts --rate 400 --slo-ms 200 --plot bursts.png
     """
+    for flag, number in (("--rate", rate), ("--slo-ms", slo_ms), ("--seconds", seconds), ("--noise", noise)):
+        if not math.isfinite(number):
+            raise SetupError(f"{flag} {number}: it must be a finite number")
+    if not math.isfinite(hand_over_us):
+        raise SetupError(f"--hand-over-us {hand_over_us}: it must be a finite number")
     if plot is not None:
         check_plot(plot)
     try:

@@ -20,7 +20,8 @@ from forebay.client.retries import Retries, parse_retry_after
 from forebay.client.steps import EventSteps, Failure, Open, Opened, Read, Reply, Send, Sleep, Steps
 from forebay.client.tensors import make_tensors, needs_specs
 from forebay.core.clock import Clock
-from forebay.core.errors import DeadlineExceeded, ForebayError, RequestError
+from forebay.core.errors import DeadlineExceeded, ForebayError, RequestError, SetupError
+from forebay.core.header_values import check_header
 
 LONGEST_POLL_S = 30
 """Below the minute after which something between may cut a connection on which nothing is said."""
@@ -60,6 +61,10 @@ class JobCalls(Calls):
 
     def submit_body(self, model: str, body: bytes | str, content_type: str, key: str | None) -> Steps[Job]:
         """One job whose body is ready."""
+        try:
+            check_header("content-type", content_type)
+        except SetupError as error:
+            raise RequestError(error.message) from None
         headers = {"content-type": content_type, **_keyed(key or self._new_key())}
         content = body.encode() if isinstance(body, str) else bytes(body)
         return (yield from self._post(_jobs_path(model), headers, content))
@@ -81,7 +86,12 @@ class JobCalls(Calls):
                 refused.append(None)
         found: list[Job | ForebayError] = []
         for number, batch in enumerate(_batches(bodies)):
-            found += yield from self._submit_batch(model, batch, f"{key}.{number}" if number else key)
+            try:
+                found += yield from self._submit_batch(model, batch, f"{key}.{number}" if number else key)
+            except ForebayError as error:
+                if not number:
+                    raise
+                found += [error] * len(batch)  # what was accepted before is told all the same
         answers = iter(found)
         return [next(answers) if error is None else error for error in refused]
 
@@ -307,8 +317,8 @@ def _batches(bodies: list[bytes]) -> Iterator[list[bytes]]:
 
 def _keyed(key: str) -> dict[str, str]:
     """The header, whose value is a quoted string. Raises `RequestError`."""
-    if not (key.isascii() and key.isprintable()):
-        raise RequestError(f"idempotency_key must be printable ASCII, got {key[:60]!r}")
+    if not (isinstance(key, str) and key.isascii() and key.isprintable()):
+        raise RequestError(f"idempotency_key must be printable ASCII, got {repr(key)[:60]}")
     escaped = key.replace("\\", "\\\\").replace('"', '\\"')
     return {"idempotency-key": f'"{escaped}"'}
 

@@ -19,6 +19,9 @@ ByteCount = Annotated[int, Meta(ge=0)]
 BatchRows = Annotated[int, Meta(ge=1, le=65_536)]
 Copies = Annotated[int, Meta(ge=1, le=1024)]
 Delay = Annotated[float, Meta(ge=0, le=3_600_000)]
+Drain = Annotated[float, Meta(ge=0, le=86_400)]
+Seconds = Annotated[float, Meta(ge=0.1, le=86_400)]
+Retention = Annotated[float, Meta(gt=0, le=315_360_000)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -42,7 +45,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     head_timeout_s: Annotated[Positive, Meta(description="Longest time for a request's head to arrive.")] = 10.0
     body_timeout_s: Annotated[Positive, Meta(description="Longest time for a request's body to arrive.")] = 30.0
     keep_alive_s: Annotated[Positive, Meta(description="How long an idle connection stays open.")] = 75.0
-    drain_timeout_s: Annotated[NotNegative, Meta(description="How long in-flight work may finish at shutdown.")] = 30.0
+    drain_timeout_s: Annotated[Drain, Meta(description="How long in-flight work may finish at shutdown.")] = 30.0
     max_pipelined: Annotated[Count, Meta(description="Unanswered requests a connection; then reading pauses.")] = 8
     max_json_depth: Annotated[JsonDepth, Meta(description="Deepest nesting of a JSON body.")] = 64
     express_lane: Annotated[
@@ -113,14 +116,14 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["everysec", "always"],
         Meta(description="What a power cut may cost in the store that is started here: the last second, or nothing."),
     ] = "everysec"
-    lease_s: Annotated[Positive, Meta(description="How long a job stays with a worker that has fallen silent.")] = 15.0
+    lease_s: Annotated[Seconds, Meta(description="How long a job stays with a worker that has fallen silent.")] = 15.0
     republish_after_s: Annotated[
-        Positive, Meta(description="How long a queued job may be without a message before it gets another.")
+        Seconds, Meta(description="How long a queued job may be without a message before it gets another.")
     ] = 60.0
-    max_attempts: Annotated[Count, Meta(description="Runs that a job gets where its worker or instance dies.")] = 3
-    retention_s: Annotated[Positive, Meta(description="How long a finished job is kept.")] = 86_400.0
+    max_attempts: Annotated[Copies, Meta(description="Runs that a job gets where its worker or instance dies.")] = 3
+    retention_s: Annotated[Retention, Meta(description="How long a finished job is kept.")] = 86_400.0
     max_retention_s: Annotated[
-        Positive, Meta(description="Longest retention that a job may ask for; never less than retention_s.")
+        Retention, Meta(description="Longest retention that a job may ask for; never less than retention_s.")
     ] = 2_592_000.0
     webhook_secrets: Annotated[
         Path | None,

@@ -253,8 +253,10 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SetupError(f"{file}: cannot be read: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not UTF-8, not TOML, or an integer of more digits than Python reads
         raise SetupError(f"{file}: is not valid TOML: {error}") from None
+    except RecursionError:
+        raise SetupError(f"{file}: is nested too deeply") from None
 
 
 def _read_file(file: Path, models: ModelLayers) -> Layer:

@@ -107,9 +107,10 @@ def _accepted(name: str, shape: inspect.Type, choices: tuple[str, ...]) -> str:
                 noun = "milliseconds"
             elif name.endswith("_s") and not name.endswith("_per_s"):
                 noun = "seconds"
-            if above is None and shape.le is not None:
-                return f"{noun} from 0 to {shape.le}"
-            return f"{noun}, 0 or more" if above is None else f"{noun} above 0"
+            limit = "" if shape.le is None else f"{shape.le:.0f}"
+            if above is None:
+                return f"{noun} from {shape.ge} to {limit}" if limit else f"{noun}, 0 or more"
+            return f"{noun} above 0" + (f", at most {limit}" if limit else "")
         case inspect.VarTupleType():
             return "a list of names" + (", such as cpu or cuda:0,cuda:1" if name == "devices" else "")
         case inspect.CustomType():
@@ -144,6 +145,8 @@ def read_value(key: Key, raw: object, *, source: str, text: bool, folder: Path |
     folder: relative paths are taken from it (the folder of a settings file); None leaves them as they are.
     """
     value = _prepared(key, raw)
+    if isinstance(value, str | Path) and "\0" in str(value):
+        raise _bad_value(key, raw, source)
     try:
         value = msgspec.convert(value, key.type, strict=not text, dec_hook=_as_path)
     except (msgspec.ValidationError, ValueError, TypeError):
@@ -161,7 +164,10 @@ def read_value(key: Key, raw: object, *, source: str, text: bool, folder: Path |
     if key.name == "request_log_redact" and value is not None:
         value = _function(key, value, source, folder)
     if isinstance(value, Path):
-        value = value.expanduser()
+        try:
+            value = value.expanduser()
+        except RuntimeError as error:  # ~NAME of nobody
+            raise SetupError(f"{source}: {key.name} cannot be {shown(raw)}: {error}") from None
         value = folder / value if folder is not None else value
     return Setting(value, source)
 
@@ -206,7 +212,7 @@ def _as_path(kind: type, value: object) -> Path:
 
 
 def _bad_value(key: Key, raw: object, source: str) -> SetupError:
-    hint = did_you_mean(str(raw), key.choices) if key.choices else ""
+    hint = did_you_mean(raw, key.choices) if key.choices and isinstance(raw, str) else ""
     return SetupError(f"{source}: {key.name} cannot be {shown(raw)}; accepted: {key.accepted}{hint}")
 
 
@@ -231,7 +237,10 @@ def shown_path(path: Path) -> str:
 
 def shown(raw: object, longest: int = _LONGEST_SHOWN) -> str:
     """A value as an error may show it: on one line, `longest` characters, and nothing that looks like a secret."""
-    text = repr(raw)
+    try:
+        text = repr(raw)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number of too many digits"
     if re.search(r"fb_[\w-]{20}|[0-9a-f]{64}", text):
         return "(a value that looks like a key; not shown)"
     return text if len(text) <= longest else text[:longest] + "..."

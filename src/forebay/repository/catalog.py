@@ -98,7 +98,7 @@ class Catalog:
     def open(cls, arguments: Sequence[str | NamedModel], name: str | None) -> Catalog:
         """The MODEL arguments of the command line. Raises `SetupError`: none, two of a name, a useless `--name`."""
         if not arguments:
-            raise SetupError("no model to serve; name at least one: forebay serve model.onnx, file.py:Class, or REPO/")
+            raise SetupError("no model to serve; name at least one, such as model.onnx, file.py:Class, or REPO/")
         if name is not None and len(arguments) != 1:
             raise SetupError(f"--name {name} goes with exactly one MODEL, not {len(arguments)}")
         folders = [text for text in arguments if isinstance(text, str) and is_repository(text)]

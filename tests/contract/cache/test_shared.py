@@ -373,6 +373,39 @@ async def test_a_store_that_has_lost_everything_comes_to_no_number_of_drops_agai
     assert len(numbers) == 3
 
 
+async def test_a_store_that_was_emptied_or_is_another_one_keeps_answers_again_soon(place: Place) -> None:
+    if isinstance(place.here, MemorySharedCache):
+        pytest.skip("nobody empties it but its process")
+    gaps: list[int] = []
+    place.here.hear(lambda news: None, lambda: gaps.append(1))
+    async with asyncio.timeout(30):
+        while not gaps:
+            await asyncio.sleep(0.01)
+    link, base = place.here._link, place.here._base  # type: ignore[attr-defined]
+    for number in (None, 7):
+        gaps.clear()
+        await link.execute("DEL", f"{base}drops")
+        if number is not None:  # somebody else has begun to count
+            await link.execute("SET", f"{base}drops", number)
+        async with asyncio.timeout(30):
+            while not isinstance(await look(place.there, ONE), Stored):
+                await place.here.keep(ONE, "", answer(drops=place.here.drops))
+                await asyncio.sleep(0.01)
+        assert gaps, "what was kept here may have been dropped there"
+        await place.here.drop(Match())
+
+
+async def test_an_answer_from_the_future_is_new(place: Place) -> None:
+    if isinstance(place.here, MemorySharedCache):
+        pytest.skip("its clock is monotonic")
+    await place.here.keep(ONE, "", answer())
+    link, base = place.here._link, place.here._base  # type: ignore[attr-defined]
+    await link.execute("HSET", base.encode() + b"e:" + ONE, "since", 99999999999999)
+    found = await look(place.there, ONE)
+    assert isinstance(found, Stored)
+    assert found.age_s == 0.0
+
+
 async def test_many_at_once_are_one_claim(place: Place) -> None:
     looks: list[Awaitable[Any]] = [
         look(place.here if number % 2 else place.there, ONE, f"claim{number}") for number in range(50)

@@ -24,6 +24,13 @@ from forebay.core.errors import RequestError
         (b"max-age=5, max-age=7", CacheAsk(max_age_s=5.0)),
         (b"max-age=soon", CacheAsk(max_age_s=0.0)),
         (b"max-age=\xb2", CacheAsk(max_age_s=0.0)),
+        (b"max-age = 5", CacheAsk(max_age_s=5.0)),
+        (b"max-age=" + b"9" * 5000, CacheAsk(max_age_s=2.0**31)),
+        (b"max-age=" + b"0" * 5000 + b"7", CacheAsk(max_age_s=7.0)),
+        (b"max-age=-1", CacheAsk(max_age_s=0.0)),
+        (b"max-age", CacheAsk(max_age_s=0.0)),
+        (b'foo="a, no-store, \\", no-cache", bar', USUAL_ASK),
+        (b'no-cache="x"', CacheAsk(use="refresh")),
         (b"public, immutable", USUAL_ASK),
     ],
 )

@@ -44,8 +44,9 @@ async def test_a_thousand_share_few_calls(site: JobSite) -> None:
     assert len(site.store.calls) < MOST_JOBS / 10
 
 
-async def test_nan_among_them(site: JobSite) -> None:
-    content = b'{"jobs": [{"input": {"x": [NaN, 0.1, 3, 4]}}, ' + json.dumps(MLP).encode() + b"]}"
+@pytest.mark.parametrize("space", [b"", b" " * 70_000])
+async def test_nan_among_them(site: JobSite, space: bytes) -> None:
+    content = b'{"jobs": [{"input": {"x": [NaN, 0.1, 3, 4]}},' + space + json.dumps(MLP).encode() + b" ] }"
     answer = await site.http.post(BATCH, content=content)
     assert [job.get("status") for job in answer.json()["jobs"]] == ["queued", "queued"]
     await site.work()
@@ -64,7 +65,14 @@ async def test_nan_among_them(site: JobSite) -> None:
         (b'{"jobs": {}}', "must be a list, got an object"),
         (b'{"jobs": null}', "must be a list, got null"),
         (b'{"jobs": [{}], "ttl_s": 5}', "one member jobs"),
-        (json.dumps({"jobs": [{}] * (MOST_JOBS + 1)}).encode(), "at most 1000 items, got 1001"),
+        (json.dumps({"jobs": [{}] * (MOST_JOBS + 1)}).encode(), "at most 1000 items"),
+        (b'{"jobs": [' + b"0," * 4_000_000 + b"0]}", "at most 1000 items"),
+        (b'{"jobs": [' + b"NaN," * 100_000 + b"0]}", "at most 1000 items"),
+        (b'{"jobs": [NaN' + b" " * 70_000 + b'], "ttl_s": 5}', "one member jobs"),
+        (b'{"jobs": [NaN' + b" " * 70_000 + b"]} more", "one member jobs"),
+        (b'{"jobs": [NaN' + b" " * 70_000 + b", ]}", "not JSON"),
+        (b'{"jobs": {"a": NaN' + b" " * 70_000 + b"}}", "one member jobs"),
+        (b'{"jobs": [NaN, ' + b"[" * 70_000 + b"]}", "nested too deep"),
     ],
 )
 async def test_what_is_no_list_of_jobs_is_refused(site: JobSite, content: bytes, reason: str) -> None:

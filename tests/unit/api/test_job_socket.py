@@ -111,6 +111,19 @@ async def test_many_jobs_are_followed_over_one_connection(served: JobServer) -> 
     await eventually(lambda: len(served.streams) == 0)
 
 
+async def test_ids_may_be_in_upper_case_as_over_http_and_what_is_no_id_is_told_how_they_look(served: JobServer) -> None:
+    id = await served.submit()
+    async with opened(served, "/v1/ws") as socket:
+        await say(socket, "subscribe", id.upper(), "nonsense", after={id.upper(): 1})
+        (error,) = await hear(socket, "error")
+        assert error["error"].startswith("there is no job 'nonsense': ids are UUIDs of version 7")
+        assert (await hear(socket, "subscribed"))[0]["jobs"] == [id]
+        await served.run(id)
+        assert order(await hear(socket, "status", "done"), id) == LIFE[1:]
+        await say(socket, "unsubscribe", id.upper())
+        await hear(socket, "unsubscribed")
+
+
 async def test_who_unsubscribes_hears_no_more_and_may_come_back(served: JobServer) -> None:
     one, two = await served.submit(), await served.submit()
     async with opened(served, "/v1/ws") as socket:

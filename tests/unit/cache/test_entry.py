@@ -134,6 +134,9 @@ def test_what_comes_from_elsewhere_fits_where_it_can_be_given() -> None:
         (SHAPES, DATA, 1),
         (((2, 3), *SHAPES[1:]), DATA, 2),
         (((4,), *SHAPES[1:]), DATA, 2),
+        (((2, 1, 2), *SHAPES[1:]), DATA, 2),
+        (((2, 0), *SHAPES[1:]), (b"", *DATA[1:]), 2),
+        ((SHAPES[0], SHAPES[1], (2, 1)), DATA, 2),
         (((-1, 2), *SHAPES[1:]), DATA, 2),
         (((2, 1 << 70), *SHAPES[1:]), DATA, 2),
         (SHAPES, (bytes(15), *DATA[1:]), 2),
@@ -146,6 +149,13 @@ def test_what_comes_from_elsewhere_and_cannot_be_given_does_not_fit(
     shapes: Shapes, data: tuple[bytes, ...], rows: int
 ) -> None:
     assert not OutputForm(SEVERAL).fits(kept_of_several(shapes, data, rows), request([b"12345678"], [(2,)], 2))
+
+
+@pytest.mark.parametrize("compute_s", [float("nan"), float("inf"), -1.0])
+def test_what_cannot_have_been_the_time_that_it_took_does_not_fit(compute_s: float) -> None:
+    entry = kept_of_several(SHAPES, DATA)
+    entry.compute_s = compute_s
+    assert not OutputForm(SEVERAL).fits(entry, request([b"12345678"], [(2,)], 2))
 
 
 def test_an_output_that_was_not_asked_for_is_empty() -> None:

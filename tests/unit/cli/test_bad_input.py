@@ -308,3 +308,39 @@ def test_a_log_that_cannot_be_read(run: Callable[..., SetupError], words: tuple[
     error = run(*words, "--data-dir", "net.onnx")
     assert error.code == SETUP
     assert "net.onnx/requests cannot be read: Not a directory; is it the server's data folder" in error.message
+
+
+NOBODY = "http://127.0.0.1:1"
+CLIENTS: list[tuple[tuple[str, ...], str]] = [
+    (("bench", NOBODY, "--model", "m", "--clients", "0"), "--clients 0: it must be a number above 0"),
+    (("bench", NOBODY, "--model", "m", "--rate", "0"), "--rate 0.0: it must be a number above 0"),
+    (("bench", NOBODY, "--model", "m", "--rate", "nan"), "--rate nan: it must be a number above 0"),
+    (("bench", NOBODY, "--model", "m", "--rate", "inf"), "--rate inf: it must be a number above 0"),
+    (("bench", NOBODY, "--model", "m", "--clients", "1", "--seconds", "nan"), "--seconds nan"),
+    (("bench", NOBODY, "--model", "m", "--clients", "1", "--slo-ms", "nan"), "--slo-ms nan"),
+    (("bench", NOBODY, "--model", "m", "--clients", "1", "--late-bound-ms", "nan"), "--late-bound-ms nan"),
+    (("bench", NOBODY, "--model", "m", "--clients", "1", "--seed", "-1"), "--seed -1: it must be 0 or more"),
+    (("bench", NOBODY, "--model", "m", "--clients", "1", "--plot", "no/a.png"), "--plot no/a.png: there is no folder "),
+    (("bench", NOBODY, "--model", "m", "--clients", "1", "--plot", "a.xyz"), "--plot a.xyz: .xyz is not written"),
+    (("bench", NOBODY, "--model", "m\u00e9/..", "--clients", "1"), "no server answers at 127.0.0.1:1"),
+    (("simulate", "--rate", "inf"), "--rate inf: it must be a finite number"),
+    (("simulate", "--rate", "9", "--hand-over-us", "inf"), "--hand-over-us inf: it must be a finite number"),
+    (("conformance", NOBODY, "--timeout-s", "nan"), "--timeout-s nan: it must be a number above 0"),
+    (("jobs", "show", "\udcff"), "'\\udcff' is not Unicode text"),
+    (("jobs", "list", "--api-key", "fb_s\u00e9cret"), "the API key holds characters that no key has"),
+    (("distill", "net.onnx", "--samples", "seen.npz", "--seed", "4294967296"), "--seed 4294967296: it must be from 0"),
+    (("distill", "--teacher-outputs", "my net.npz"), "'my net' is none: name the student with --name"),
+    (("config", "show", "net.onnx", "--config", "deep.toml"), "deep.toml: is nested too deeply"),
+    (("config", "show", "net.onnx", "--config", "long.toml"), "long.toml: is not valid TOML"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), CLIENTS, ids=lambda value: ascii(value)[:60])
+def test_what_no_server_is_asked_for(
+    run: Callable[..., SetupError], things: Path, words: tuple[str, ...], said: str
+) -> None:
+    (things / "deep.toml").write_text("data_dir = " + "[" * 20_000)
+    (things / "long.toml").write_text("data_dir = " + "9" * 5000)
+    error = run(*words)
+    assert error.code == SETUP
+    assert said in error.message

@@ -164,6 +164,17 @@ def test_one_of_many_that_cannot_be_sent_is_an_error_in_its_place() -> None:
         world.run(world.calls().submit_many("m", [{"x": [[1.0]]}], {}))
 
 
+def test_jobs_that_were_accepted_are_told_though_those_of_a_later_request_are_refused() -> None:
+    batch = Event(reply(202, {"jobs": [document(id=f"{number}") for number in range(1000)]}))
+    world = World(batch, *[Event(problem(503, "queue_full"))] * 3)
+    found = world.run(world.calls().submit_many("m", [X] * 1003, {}))
+    assert [one.id for one in found[:1000] if isinstance(one, Job)] == [f"{number}" for number in range(1000)]
+    assert [one.code for one in found[1000:] if isinstance(one, AdmissionError)] == ["queue_full"] * 3
+    world = World(*[Event(problem(503, "queue_full"))] * 3)
+    with pytest.raises(AdmissionError):
+        world.run(world.calls().submit_many("m", [X] * 1003, {}))
+
+
 @pytest.mark.parametrize("body", [b"[]", b'"x"', b"{}", b'{"id": 1}', b"<html>"])
 def test_an_answer_that_tells_of_no_job_is_an_invalid_one(body: bytes) -> None:
     for call in (World().calls().job, World().calls().cancel):

@@ -182,7 +182,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"flags": {"server.port": -1}}, "--port: port cannot be -1; accepted: a whole number from 0 to 65535"),
     ({"flags": {"log.level": "loud"}}, "--log-level: level cannot be 'loud'; accepted: one of debug, info, "),
     ({"flags": {"jobs.durability": "none"}}, "--durability: durability cannot be 'none'; accepted: one of everysec, "),
-    ({"flags": {"jobs.lease_s": 0}}, "--jobs-lease-s: lease_s cannot be 0; accepted: seconds above 0"),
+    ({"flags": {"jobs.lease_s": 0}}, "--jobs-lease-s: lease_s cannot be 0; accepted: seconds from 0.1 to 86400"),
     (
         {"environ": {"FOREBAY_JOBS__STORE": "amqp://me:fb_secret@host"}},
         "FOREBAY_JOBS__STORE: store cannot be 'amqp://me:***@host'; accepted: redis://HOST:PORT, rediss://HOST:PORT ",
@@ -195,7 +195,10 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"sets": ["threads=1"]}, "--set threads: the form is NAME.key=value"),
     ({"sets": [".threads=1"]}, "--set .threads: the form is NAME.key=value"),
     ({"sets": ["m.treads=1"]}, "--set m.treads: unknown key of model 'm': 'treads'; did you mean 'threads'?"),
-    ({"sets": ["m.threads=many"]}, "--set m.threads: threads cannot be 'many'; accepted: a whole number, 1 or more"),
+    (
+        {"sets": ["m.threads=many"]},
+        "--set m.threads: threads cannot be 'many'; accepted: a whole number from 1 to 1024",
+    ),
     ({"sets": ["server.port=1"]}, "--set server.port: --set is for models; use FOREBAY_SERVER__PORT or [server] in "),
 ]
 

@@ -93,10 +93,10 @@ BAD: list[tuple[str, Any, bool, str]] = [
     ("port", 10**40, False, "a whole number from 0 to 65535"),
     ("host", "", False, "text"),
     ("host", 5, False, "text"),
-    ("threads", 0, False, "a whole number, 1 or more, or auto"),
-    ("threads", 1.5, False, "a whole number, 1 or more, or auto"),
-    ("threads", "none", True, "a whole number, 1 or more, or auto"),
-    ("instances", "few", True, "a whole number, 1 or more, or auto, or none"),
+    ("threads", 0, False, "a whole number from 1 to 1024, or auto"),
+    ("threads", 1.5, False, "a whole number from 1 to 1024, or auto"),
+    ("threads", "none", True, "a whole number from 1 to 1024, or auto"),
+    ("instances", "few", True, "a whole number from 1 to 1024, or auto, or none"),
     ("slo_ms", 0, False, "milliseconds above 0, or none"),
     ("slo_ms", "inf", True, "milliseconds above 0, or none"),
     ("slo_ms", float("nan"), False, "milliseconds above 0, or none"),
@@ -114,10 +114,26 @@ BAD: list[tuple[str, Any, bool, str]] = [
     ("devices", [""], False, "a list of names"),
     ("devices", "cpu,", True, "a list of names"),
     ("devices", 3, False, "a list of names"),
+    ("threads", 1025, False, "a whole number from 1 to 1024, or auto"),
+    ("max_batch_rows", 65_537, False, "a whole number from 1 to 65536"),
+    ("max_queue_delay_ms", 3_600_001, False, "milliseconds from 0 to 3600000"),
+    ("lease_s", 0.01, False, "seconds from 0.1 to 86400"),
+    ("lease_s", 1e308, False, "seconds from 0.1 to 86400"),
+    ("retention_s", 1e308, False, "seconds above 0, at most 315360000"),
+    ("max_attempts", 10**30, False, "a whole number from 1 to 1024"),
+    ("drain_timeout_s", 1e10, False, "seconds from 0 to 86400"),
+    ("data_dir", "a\0b", False, "a path"),
     ("data_dir", 3, False, "a path"),
     ("data_dir", "", True, "a path"),
     ("data_dir", None, False, "a path"),
 ]
+
+
+def test_a_number_of_thousands_of_digits_and_the_home_of_nobody_are_told_like_any_other() -> None:
+    with pytest.raises(SetupError, match="x: threads cannot be a number of too many digits; accepted: a whole number"):
+        read_value(KEYS["threads"], 16**5000, source="x", text=False)
+    with pytest.raises(SetupError, match="x: data_dir cannot be '~nosuchuser/x': "):
+        read_value(KEYS["data_dir"], "~nosuchuser/x", source="x", text=True)
 
 
 @pytest.mark.parametrize(("name", "raw", "text", "accepted"), BAD)

@@ -18,7 +18,8 @@ local function look(digest, claim, now)
   local found = redis.call('HMGET', kept, 'v', 'since', 'fresh')
   if found[1] then
     redis.call('ZADD', base .. 'order', 'XX', now, digest)
-    local age = now - tonumber(found[2])
+    -- This clock may have been set back, or be that of a store that was behind the one before it.
+    local age = math.max(0, now - tonumber(found[2]))
     return {1, found[1], age, tonumber(found[3]) - age, redis.call('PTTL', kept)}
   end
   local held = base .. 'c:' .. digest

@@ -1,7 +1,7 @@
 -- KEYS[1] base; digest, claim, admitted (0 or 1), value, model, version, tenant, tags (each between two NUL), ms that
 -- it is fresh, ms that it lives, ms that it lives where it is only waited for, most bytes of all, the number of drops
 -- that it comes after (empty: of all), what an answer counts for beside its value and tags, its age in ms. An answer
--- from before a drop is not kept.
+-- from before a drop is not kept (-1).
 local base, digest = KEYS[1], ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -26,7 +26,7 @@ if ARGV[13] ~= '' and redis.call('GET', base .. 'drops') ~= ARGV[13] then
   if waited then
     redis.call('PUBLISH', base .. 'news', 'f' .. digest)
   end
-  return 0
+  return -1
 end
 if ARGV[3] == '0' and not waited then
   return 0
