@@ -78,6 +78,7 @@ async def test_many_callers_share_batches(engine: EmbeddedEngine, tmp_path: Path
         ({"x": [[1j]]}, "FP32"),
         ({"x": [[1.0], [1.0, 2.0]]}, "FP32"),
         ({"x": [[1e39]]}, "beyond that range"),
+        ({"x": np.ma.masked_array(np.ones((1, 1), np.float32), mask=True)}, "masked array.*fill it first"),
     ],
 )
 async def test_what_does_not_fit_is_named(engine: EmbeddedEngine, inputs: Any, said: str) -> None:
@@ -95,6 +96,9 @@ async def test_errors_are_those_of_the_protocol(engine: EmbeddedEngine) -> None:
         await engine.infer({"x": [[1.0]]}, model="none")
     with pytest.raises(DeadlineExceeded):
         await engine.infer({"x": [[700.0]]}, model="pause", timeout_s=0.2)
+    for timeout_s in (-1.0, float("nan"), "1"):
+        with pytest.raises(RequestError, match="timeout_s must be 0 or more"):
+            await engine.infer({"x": [[1.0]]}, model="faulty", timeout_s=timeout_s)  # type: ignore[arg-type]
 
 
 async def test_whole_numbers_are_those_of_any_type_that_holds_them(engine: EmbeddedEngine) -> None:

@@ -91,7 +91,7 @@ class EmbeddedEngine:
                 )
 
         now = monotonic()
-        limit_s = engine.default_timeout_s if timeout_s is None else timeout_s
+        limit_s = engine.default_timeout_s if timeout_s is None else _timeout_s(timeout_s)
         payloads, shapes, rows = _read(inputs, signature)
         request = Request(
             inputs=list(payloads),
@@ -194,6 +194,12 @@ def _priority(value: int) -> int:
     return value
 
 
+def _timeout_s(value: float) -> float:
+    if not isinstance(value, int | float) or not value >= 0:
+        raise RequestError(f"timeout_s must be 0 or more, not {show(value)}")
+    return value
+
+
 def _read(inputs: Inputs, signature: Signature) -> tuple[list[bytes], tuple[tuple[int, ...], ...], int]:
     """Payloads, row shapes and rows. Raises `RequestError` that names the input."""
     known = [spec.name for spec in signature.inputs]
@@ -217,6 +223,8 @@ def _read(inputs: Inputs, signature: Signature) -> tuple[list[bytes], tuple[tupl
 
 def _array(value: Any, spec: TensorSpec) -> Array:
     wanted = NUMPY_TYPES[spec.datatype]
+    if np.ma.is_masked(value):
+        raise RequestError(f"input {show(spec.name)} is a masked array, and what is masked has no value; fill it first")
     try:
         array = np.asarray(value, dtype=object if spec.datatype == "BYTES" else None)
         if array.dtype == wanted:
