@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from forebay.agreement.watch import AgreementWatch
-from forebay.api.companions import Companions, check_same_form
+from forebay.api.companions import Companions, Pair, check_same_form, no_pair
 from forebay.api.inference import Inference
 from forebay.cascade.policy import CascadeRules, check_measured
 from forebay.core.errors import SetupError
@@ -30,9 +30,9 @@ class _Watched(NamedTuple):
 class Cascades(Companions[CascadeEngine]):
     """See `Companions`."""
 
-    def __init__(self, inference: Inference, metrics: Metrics) -> None:
+    def __init__(self, inference: Inference, metrics: Metrics, pair: Pair = no_pair) -> None:
         metrics.cascades = CascadeMetrics()
-        super().__init__(inference, lambda endpoint: endpoint.cascade, "cascades", metrics.cascades.models)
+        super().__init__(inference, lambda endpoint: endpoint.cascade, "cascades", metrics.cascades.models, pair)
         self._watched: dict[tuple[str, str], _Watched] = {}
 
     def drain(self) -> None:

@@ -14,6 +14,7 @@ from forebay.api.app import Lifespan, create_app
 from forebay.api.auth import Gate
 from forebay.api.caches import Caches
 from forebay.api.cascades import Cascades
+from forebay.api.companions import no_pair
 from forebay.api.inference import Inference
 from forebay.api.job_site import JobSite
 from forebay.api.jobs import Jobs
@@ -60,10 +61,11 @@ class Site:
         self._caches = Caches(cache or CacheSettings(), self.metrics, jobs.store if jobs is not None else None)
         self.inference = Inference({}, settings, gate, self._caches.answers, seeks_near=seeks_near)
         self._near = SemanticTiers(self.inference, self._caches, self.metrics)
-        self._cascades = Cascades(self.inference, self.metrics)
-        self._variants = Variants(self.inference, self.metrics)
-        self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
         cores = cores_for(settings.fair_cores)
+        pair = no_pair if cores is None else cores.pair
+        self._cascades = Cascades(self.inference, self.metrics, pair)
+        self._variants = Variants(self.inference, self.metrics, pair)
+        self.inference.not_started = "no model is started: the lifespan of this app has not run (docs/embedding.md)"
         limit_bytes = settings.memory_limit_bytes
         self._logs = RequestLogs()
         self.metrics.request_log = self._logs.metrics

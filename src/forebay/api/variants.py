@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from forebay.agreement.watch import AgreementWatch
-from forebay.api.companions import Companions, check_same_form
+from forebay.api.companions import Companions, Pair, check_same_form, no_pair
 from forebay.api.inference import Inference
 from forebay.core.binomial import upper_bound
 from forebay.core.errors import SetupError
@@ -31,9 +31,9 @@ class _Watched(NamedTuple):
 class Variants(Companions[VariantEngine]):
     """See `Companions`."""
 
-    def __init__(self, inference: Inference, metrics: Metrics) -> None:
+    def __init__(self, inference: Inference, metrics: Metrics, pair: Pair = no_pair) -> None:
         metrics.variants = VariantMetrics()
-        super().__init__(inference, lambda endpoint: endpoint.variants, "variants", metrics.variants.models)
+        super().__init__(inference, lambda endpoint: endpoint.variants, "variants", metrics.variants.models, pair)
         self._watched: dict[tuple[str, str, str], _Watched] = {}
 
     def _look(self, front: VariantEngine) -> SetupError | None:

@@ -50,12 +50,14 @@ class Member:
     """A model that shares the cores. `served`: core seconds it was given, over its weight."""
 
     __slots__ = (
-        "asked", "claims", "core_s", "cores", "gives_way", "long_s", "served", "threads", "used", "weight",
+        "asked", "claims", "core_s", "cores", "gives_way", "group", "long_s", "served", "threads", "used", "weight",
     )  # fmt: skip
 
     def __init__(self, weight: float, threads: int) -> None:
         self.weight = weight
         self.threads = threads
+        self.group: object = self
+        """The same for those that answer for one another, see `Fairness.pair`."""
         self.served = 0.0
         self.claims: list[Claim] = []
         self.cores = float(threads)
@@ -114,6 +116,15 @@ class Fairness:
         self._members.append(member)
         return member
 
+    def pair(self, one: Member, other: Member) -> None:
+        """These answer for one another, such as a teacher and its student: what one is denied for the other's sake is
+        denied to the same callers. Where no other model is at work nothing is paused for one of them, and none gives
+        way to one of them. What each is paired with belongs together."""
+        gone = other.group
+        for member in self._members:
+            if member.group is gone:
+                member.group = one.group
+
     def leave(self, member: Member) -> None:
         """A model takes part no longer; its claims are forgotten."""
         self._members.remove(member)
@@ -164,7 +175,7 @@ class Fairness:
         seconds in which it was not paused. Whether instances of this model are to give way from now on."""
         member = claim.member
         member.saw(core_s, ran_s)
-        others = [other for other in self._members if other.claims and other is not member]
+        others = [other for other in self._members if other.claims and other.group is not member.group]
         if others:
             ahead = min([other.served for other in others]) + AHEAD * self._lag([member, *others]) < member.served
             long = core_s >= max(LONG_BATCH_S, requests * LONG_REQUEST_S)
@@ -182,6 +193,9 @@ class Fairness:
 
     def crowded(self) -> bool:
         """Whether more is asked for than there is, so that a choice is needed; if not, all claims run."""
+        busy = [member for member in self._members if member.claims]
+        if len(busy) > 1 and _one_group(busy):
+            return False
         wanted = self._own_share()
         for member in self._members:
             wanted += member.cores * len(member.claims)
@@ -224,18 +238,24 @@ class Fairness:
         this share of it. Nobody needs more cores at once than that."""
         rest = self.cores - 1
         at_work = [member for member in self._members if member.core_s]
+        alone = _one_group(at_work)
         giving = sum([member.weight for member in at_work if member.gives_way])
         light_s = sum([member.core_s for member in at_work if not member.gives_way])
         enough = 0.0 < light_s <= share * rest * elapsed_s and all(member.threads <= rest for member in at_work)
         for member in at_work:
             member.core_s = 0.0
-        return enough and 0.0 < giving * self.cores <= rest * sum([member.weight for member in at_work])
+        return enough and not alone and 0.0 < giving * self.cores <= rest * sum([member.weight for member in at_work])
 
     def all_run(self) -> None:
         """There is enough for everybody."""
         for member in self._members:
             for claim in member.claims:
                 claim.runs = True
+
+
+def _one_group(members: list[Member]) -> bool:
+    """Whether these all answer for one another."""
+    return all(member.group is members[0].group for member in members)
 
 
 def _account(entry: tuple[float, int, Member, list[Claim]]) -> tuple[float, int]:

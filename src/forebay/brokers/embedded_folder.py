@@ -52,7 +52,7 @@ class JobFolder:
 
     def has_data(self) -> bool:
         """Whether a store has ever written here."""
-        return (self.path / AOF_FOLDER).is_dir()
+        return os.path.isdir(self.path / AOF_FOLDER)  # Path's raises where the name is too long
 
     def is_whole(self) -> bool:
         """Whether what is held locked is still here, and jobs in it. Blocking."""

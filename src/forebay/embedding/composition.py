@@ -70,7 +70,13 @@ def settings_of(
         if key not in DOTTED:
             raise unknown_key(key, DOTTED, source="keyword argument", kind="setting")
         flags[DOTTED[key]] = list(value) if isinstance(value, tuple) else _word(value)
+    if not isinstance(models, Mapping | None):
+        raise SetupError(
+            f'model_settings must be settings by model, such as {{"mlp": {{"slo_ms": 50}}}}, not {models!r}'
+        )
     for model, settings in (models or {}).items():
+        if not isinstance(settings, Mapping):
+            raise SetupError(f"model_settings[{model!r}] must be settings by name, not {settings!r}")
         flags.update({f"models.{model}.{key}": _word(value) for key, value in settings.items()})
     return load_settings(
         config_file=Path(config) if config is not None else None,

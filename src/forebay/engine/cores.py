@@ -50,6 +50,9 @@ class Sharer(Protocol):
 
     turns: Turns | None
 
+    @property
+    def name(self) -> str: ...
+
     def all_instances(self) -> Sequence[Worker]: ...
 
 
@@ -124,6 +127,7 @@ class Cores:
         self._seen_at, self._seen_own_s = clock(), own_clock()
         """When this process itself was charged last, and up to where."""
         self._members: dict[Sharer, Member] = {}
+        self._pairs: set[tuple[str, str]] = set()
         self._turns: dict[Worker, Turn] = {}
         self._tick: asyncio.TimerHandle | None = None
         self._chosen = False
@@ -134,6 +138,7 @@ class Cores:
     def join(self, engine: Sharer, weight: float, threads: int) -> None:
         """An engine takes part from now on."""
         self._members[engine] = self._fairness.join(weight, threads)
+        self._pair_members()
         if len(self._members) < 2:
             return
         for one in self._members:
@@ -143,6 +148,18 @@ class Cores:
                     if instance.flights:
                         one.turns.began(instance)
         self.settle()
+
+    def pair(self, model: str, other: str) -> None:
+        """The engines of these models answer for one another, see `Fairness.pair`; also those that join later."""
+        if (model, other) not in self._pairs:
+            self._pairs.add((model, other))
+            self._pair_members()
+
+    def _pair_members(self) -> None:
+        for model, other in self._pairs:
+            members = [member for engine, member in self._members.items() if engine.name in (model, other)]
+            for member in members[1:]:
+                self._fairness.pair(members[0], member)
 
     def leave(self, engine: Sharer) -> None:
         """An engine takes part no longer: its instances run freely. One that does not take part is passed over."""

@@ -369,3 +369,36 @@ def test_one_core_less_is_enough_where_the_light_take_little_of_it_and_nobody_ne
     fairness.charge(fairness.begin(heavy), 1.0)
     fairness.charge(light.claims[0], light_s)
     assert fairness.light_enough(1.0, 0.25) == enough
+
+
+def test_models_that_answer_for_one_another_share_as_one_would_alone() -> None:
+    fairness = Fairness(CORES, reserves=True)
+    teacher, student, other = busy(fairness), busy(fairness), fairness.join(1.0, 1)
+    assert fairness.crowded()
+    fairness.pair(teacher, student)
+    assert not fairness.crowded(), "what one is denied is denied to the same callers"
+    assert not answers(fairness, teacher, 1, 0.1, 5 * LONG_BATCHES), "no priority is lowered for the other of the two"
+    fairness.begin(other)
+    assert fairness.crowded()
+
+
+def test_no_core_is_kept_free_for_one_of_two_that_answer_for_one_another() -> None:
+    fairness = Fairness(CORES)
+    teacher, student = busy(fairness, instances=1), busy(fairness, instances=1)
+    teacher.gives_way = True
+    for paired in (False, True):
+        if paired:
+            fairness.pair(student, teacher)
+        fairness.charge(teacher.claims[0], 0.8)
+        fairness.charge(student.claims[0], 0.1)
+        assert fairness.light_enough(1.0, 0.25) != paired
+
+
+def test_what_each_is_paired_with_belongs_together() -> None:
+    fairness = Fairness(CORES)
+    members = [busy(fairness) for _ in range(4)]
+    fairness.pair(members[0], members[1])
+    fairness.pair(members[2], members[3])
+    assert fairness.crowded()
+    fairness.pair(members[3], members[0])
+    assert not fairness.crowded()

@@ -33,6 +33,8 @@ def model(tmp_path: Path) -> str:
         ({"slo_ms": -1}, "keyword argument slo_ms: slo_ms cannot be -1"),
         ({"model_settings": {"net": {"slo_ms": -1}}}, "model_settings['net']['slo_ms']: slo_ms cannot be -1"),
         ({"model_settings": {"nett": {"slo_ms": 1}}}, "model_settings['nett']['slo_ms']: settings for model 'nett'"),
+        ({"model_settings": [1]}, "model_settings must be settings by model, such as"),
+        ({"model_settings": {"net": 1}}, "model_settings['net'] must be settings by name, not 1"),
         ({"model_settings": {"net": {"slo": 1}}}, "model_settings['net']['slo']: unknown key of model 'net': 'slo'"),
     ],
 )

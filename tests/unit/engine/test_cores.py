@@ -76,6 +76,7 @@ class Engine:
 
     def __init__(self, first_pid: int, clocks: Clocks) -> None:
         self.turns: Turns | None = None
+        self.name = f"of {first_pid}"
         self.workers = [Worker(first_pid + place, clocks) for place in range(2)]
         self._clocks = clocks
 
@@ -484,3 +485,26 @@ def test_the_clock_of_another_process() -> None:
             process.kill()
     with pytest.raises(OSError):
         cpu_clock(process.pid)
+
+
+async def test_of_models_that_answer_for_one_another_none_is_paused_for_the_other(cores: Cores, clocks: Clocks) -> None:
+    heavy, light = two(cores, clocks)
+    cores.pair(heavy.name, light.name)
+    for engine in (heavy, light):
+        engine.send(0)
+        engine.send(1)
+    assert heavy.paused == light.paused == [False, False]
+    other = Engine(30, clocks)
+    cores.join(other, 1.0, 1)
+    other.send(0)
+    assert heavy.paused == [True, True], "beside another one they are like any two"
+    assert light.paused == [False, False]
+
+
+async def test_a_pair_holds_for_those_that_come_later(cores: Cores, clocks: Clocks) -> None:
+    cores.pair("of 10", "of 20")
+    heavy, light = two(cores, clocks)
+    for engine in (heavy, light):
+        engine.send(0)
+        engine.send(1)
+    assert heavy.paused == light.paused == [False, False]
