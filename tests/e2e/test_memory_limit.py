@@ -89,7 +89,7 @@ def test_a_model_that_cannot_be_loaded_again_is_tried_again_later(models: Path, 
         assert "no weights here" in served.http.get("/v2/models/third").json()["error"]
         elsewhere = models.rename(tmp_path / "elsewhere")
         eventually(lambda: served.infer("third", [1.0]).status_code == 404, "it is gone")
-        assert served.infer("third", [1.0]).json()["error"] == "there is no model 'third' to load"
+        assert served.infer("third", [1.0]).json()["error"] == "there is no model 'third' in the repository"
         assert served.http.get("/v2/models/third").status_code == 404
         elsewhere.rename(models)
         put(models, 3, name="third")

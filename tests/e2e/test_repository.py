@@ -236,7 +236,7 @@ def test_a_load_of_a_model_that_is_gone_tells_why(served: Served, models: Path) 
     elsewhere = (models / "told").rename(models.parent / "elsewhere")
     answer = control(served, "load")
     assert (answer.status_code, answer.json()["code"]) == (404, "model_not_found")
-    assert index(served) == {"1": ("READY", "there is no model 'told' to load")}
+    assert index(served) == {"1": ("READY", "there is no model 'told' in the repository")}
     assert ask(served) == 1
     elsewhere.rename(models / "told")
     assert control(served, "load").status_code == 200

@@ -14,8 +14,7 @@ from forebay.core.clock import Clock
 from forebay.core.errors import ForebayError
 from forebay.core.request import Background, Listener, Outputs, Request
 from forebay.engine.client import EngineClient
-from forebay.jobs.ids import made_ms, wall_ms
-from forebay.jobs.record import ENVELOPE_VERSION, OVERDUE, JobError, JobSpec, Output
+from forebay.jobs.record import ENVELOPE_VERSION, JobError, JobSpec, Output
 from forebay.jobs.store import Finish, JobQueue, LeasedJob, Partial
 from forebay.telemetry.job_metrics import JobMetrics
 from forebay.telemetry.logs import fields
@@ -43,7 +42,7 @@ Stage = Literal["leased", "submitted", "ended"]
 class Held:
     """One job that is held. Its end comes by `done`, or by `Holding.end`."""
 
-    __slots__ = ("client", "holding", "job", "overdue", "request", "room", "stage", "told")
+    __slots__ = ("client", "holding", "job", "request", "room", "stage", "told")
 
     def __init__(self, holding: Holding, job: LeasedJob, room: Room) -> None:
         self.holding = holding
@@ -52,8 +51,6 @@ class Held:
         self.stage: Stage = "leased"
         self.client: EngineClient | None = None
         self.request: Request | None = None
-        self.overdue: asyncio.TimerHandle | None = None
-        """What ends it where it has not begun by its latest start."""
         self.told = 0
 
     def done(self, request: Request) -> None:
@@ -106,15 +103,9 @@ class Holding:
     """All jobs that are held, by id, and how many there is room for, by model."""
 
     def __init__(
-        self,
-        queue: JobQueue,
-        codec: JobCodec,
-        metrics: JobMetrics,
-        clock: Clock,
-        on_room: Callable[[], None],
-        wall_ms: Callable[[], int] = wall_ms,
+        self, queue: JobQueue, codec: JobCodec, metrics: JobMetrics, clock: Clock, on_room: Callable[[], None]
     ) -> None:
-        """`on_room` is called when there may be reason to lease more. `wall_ms`: milliseconds since 1970."""
+        """`on_room` is called when there may be reason to lease more."""
         self.codec = codec
         self.commits = Commits(queue, metrics, self._settled, self._lost, on_room)
         self.held: dict[str, Held] = {}
@@ -128,7 +119,6 @@ class Holding:
         self._metrics = metrics
         self._on_room = on_room
         self._clock = clock
-        self._wall_ms = wall_ms
         self._leased: deque[Held] = deque()
         self._opening: tuple[Held, Generator[None, None, Opened]] | None = None
         self._due = False
@@ -156,18 +146,8 @@ class Holding:
             self.nbytes += len(spec.body)
             count(self._metrics.leased, spec.model)
             held = self.held[spec.id] = Held(self, job, room)
-            if spec.ttl_s is not None and job.attempt == 1:
-                left_s = spec.ttl_s - (self._wall_ms() - made_ms(spec.id)) / 1e3
-                held.overdue = asyncio.get_running_loop().call_later(max(0.0, left_s), self._overdue, held)
             self._leased.append(held)
         self._open_soon()
-
-    def _overdue(self, held: Held) -> None:
-        """It was leased ahead, and those that go first have taken all the time that it had."""
-        if held.stage != "ended" and not held.running:
-            rows = held.request.rows if held.request is not None else 0
-            self._cancel(held)
-            self.end(held, Finish(held.job, "expired", None, OVERDUE), rows)
 
     def _open_soon(self) -> None:
         if not self._due and (self._leased or self._opening is not None):
@@ -257,7 +237,8 @@ class Holding:
 
     def end(self, held: Held, finish: Finish, rows: int) -> None:
         """The one end of a job that is held: from now on it only waits for its commit."""
-        self._let_go(held)
+        held.stage = "ended"
+        held.request = held.client = None
         room = held.room
         room.done(rows, self._clock())
         self.commits.finish(finish)
@@ -276,20 +257,14 @@ class Holding:
         if held.stage == "ended":
             return
         self._cancel(held)
-        self._let_go(held)
+        held.stage = "ended"
+        held.request = held.client = None
         held.room.done(0, self._clock())
         self._forget(held.job)
         if held.job.receipt is not None:
             self.commits.finish(Finish(held.job, "release"))
         self.ended.set()
         self._on_room()
-
-    def _let_go(self, held: Held) -> None:
-        held.stage = "ended"
-        held.request = held.client = None
-        if held.overdue is not None:
-            held.overdue.cancel()
-            held.overdue = None
 
     def _cancel(self, held: Held) -> None:
         if held.client is not None and held.request is not None:

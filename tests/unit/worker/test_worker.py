@@ -12,7 +12,7 @@ from tests.unit.engine.started import eventually
 from tests.unit.worker.rig import Rig, Shaky, output, rig
 
 from forebay.engine import flight
-from forebay.jobs.record import OVERDUE, Output
+from forebay.jobs.record import Output
 from forebay.jobs.store import Finish, LeasedJob
 from forebay.worker import leasing, outcomes
 
@@ -63,24 +63,6 @@ async def test_a_job_says_how_its_batch_was(tmp_path: Path) -> None:
         assert record.metrics["dispatch_reason"] == "idle"
         assert record.metrics["compute_ms"] > 0
         assert record.metrics["queue_ms"] >= 0
-
-
-async def test_a_job_that_was_leased_ahead_and_has_not_begun_by_its_latest_start_is_expired(tmp_path: Path) -> None:
-    async with rig(tmp_path) as r:
-        r.gate.close()
-        before = len(r.gate.calls)
-        [runs] = await r.submit(1.0, ttl_s=0.5)
-        await r.begun(before + 1)
-        [late, large] = await r.submit(2.0, [1.0] * 20_000, ttl_s=0.5)
-        [patient] = await r.submit(3.0, ttl_s=600.0)
-        await eventually(lambda: r.worker.held == 4)
-        for one in await r.ended(late, large):
-            assert (one.state, one.error) == ("expired", OVERDUE)
-        await eventually(lambda: r.worker.held == 2)
-        r.gate.open()
-        assert [output(one) for one in await r.ended(runs, patient)] == [[2.0], [6.0]], "the first had begun in time"
-        assert sum(r.gate.calls[before:]) == 2, "what nobody wants is not computed"
-        assert r.worker.metrics.finished == {("tiny", "expired"): 2, ("tiny", "succeeded"): 2}
 
 
 async def test_requests_that_are_answered_are_not_counted_among_jobs(tmp_path: Path) -> None:
