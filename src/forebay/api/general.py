@@ -7,7 +7,9 @@ Of a JSON member that stands twice the last one counts, here as in the typed dec
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
 import msgspec
@@ -77,9 +79,16 @@ def parse_json(head: Body) -> Any:
         raise RequestError("the body is nested too deep") from None
     except (msgspec.DecodeError, ValueError):
         pass
-    try:
+    with json_errors():
         text = bytes(head).decode()
         return json.loads(text, parse_float=_finite)
+
+
+@contextlib.contextmanager
+def json_errors() -> Iterator[None]:
+    """What Python's own parser says of a body as a `RequestError`."""
+    try:
+        yield
     except RecursionError:
         raise RequestError("the body is nested too deep") from None
     except UnicodeDecodeError as error:

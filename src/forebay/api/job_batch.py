@@ -14,7 +14,7 @@ from msgspec import Raw
 from forebay.api.elements import kind
 from forebay.api.encode import JSON_HEADERS
 from forebay.api.endpoint import Endpoint
-from forebay.api.general import parse_json
+from forebay.api.general import json_errors, parse_json
 from forebay.api.idempotency import REPLAYED, item_key
 from forebay.api.job_answers import Accepted
 from forebay.api.job_documents import encoded_job
@@ -101,7 +101,7 @@ def _parsed(body: bytes) -> list[bytes]:
 
 async def _split(body: bytes) -> list[bytes]:
     """A large body, job by job, between which other work has its turn."""
-    try:
+    with json_errors():
         text = body.decode()
         position = _behind(text, _behind(text, 0, "{"), '"jobs"')
         position = _behind(text, _behind(text, position, ":"), "[")
@@ -120,14 +120,6 @@ async def _split(body: bytes) -> list[bytes]:
             position = _SPACE.match(text, end).end()  # type: ignore[union-attr]
         if _behind(text, _behind(text, position, "]"), "}") != len(text):
             raise RequestError(_NO_LIST)
-    except RecursionError:
-        raise RequestError("the body is nested too deep") from None
-    except UnicodeDecodeError as error:
-        raise RequestError(f"the body is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise RequestError(f"the body is not JSON: {error.msg} at character {error.pos}") from None
-    except ValueError:
-        raise RequestError("the body is not JSON: an integer has too many digits") from None
     return found
 
 
