@@ -56,7 +56,8 @@ def _seconds(text: str) -> float:
     large counts as 2^31 (1.2.2)."""
     if not (text.isascii() and text.isdigit()):
         return 0.0
-    return float(min(int(text[-4000:]), MOST_AGE_S)) if len(text.lstrip("0")) < 11 else float(MOST_AGE_S)
+    digits = text.lstrip("0") or "0"
+    return float(min(int(digits), MOST_AGE_S) if len(digits) < 11 else MOST_AGE_S)
 
 
 def read_tags(words: Iterable[str]) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ class Cascades(Companions[CascadeEngine]):
         if watch.fallen:
             front.shut(watch.fallen)
             return None
+        self.pair(front.name, student.name)
         found = front.rules.calibration
         told = (
             f"on: {student.name} answers where it is sure by {found.threshold:.4f}, {found.answered / found.rows:.0%}"

@@ -43,14 +43,14 @@ class Companions(Generic[F]):
         pair: Pair,
     ) -> None:
         """fronts: what stands in front of an endpoint's engine; None: nothing of the kind. readings: what metrics tell,
-        by model and version; those that are served no longer are taken away. pair: is told which models answer for one
-        another, a model and one that it needs.
+        by model and version; those that are served no longer are taken away. pair: to be told, as one is opened, which
+        models answer for one another.
         """
         self._inference = inference
         self._front_of = fronts
         self._name = name
         self._readings = readings
-        self._pair = pair
+        self.pair = pair
         self._news = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         inference.on_route.append(self._noticed)
@@ -106,13 +106,11 @@ class Companions(Generic[F]):
         engines = self._inference.engines
         name, _, version = (wanted, "", "") if wanted in engines else wanted.partition("/")
         try:
-            found = self._inference.find(name, version or None).published
+            return self._inference.find(name, version or None).published
         except ForebayError:
             served = sorted(engines.keys() - {model})
             hint = did_you_mean(name, served) or f"; served beside it: {', '.join(served) or 'none'}"
             raise SetupError(f"{model}: its {role} {wanted!r} is not served{hint}") from None
-        self._pair(model, name)
-        return found
 
     def _parked(self, wanted: str) -> bool:
         """Whether it is only unloaded to make room for others."""

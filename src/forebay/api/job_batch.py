@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -77,7 +78,7 @@ async def submit_batch(jobs: Jobs, endpoint: Endpoint, asked: Asked, base: str) 
 async def read_bodies(body: bytes) -> list[bytes]:
     """The bodies of a batch. Raises `RequestError`."""
     try:
-        found = [job for job in map(bytes, msgspec.structs.astuple(_decode(body).jobs)) if job]
+        found = list(takewhile(bool, map(bytes, msgspec.structs.astuple(_decode(body).jobs))))
     except (msgspec.DecodeError, ValueError, RecursionError):  # NaN and the like, or something that is wrong
         found = _parsed(body) if len(body) <= _SMALL_BYTES else await _split(body)
     if not found:
@@ -110,14 +111,14 @@ async def _split(body: bytes) -> list[bytes]:
         while not found or text[position : position + 1] == ",":
             if len(found) == MOST_JOBS:
                 raise _too_many()
-            begin = _SPACE.match(text, position + bool(found)).end()  # type: ignore[union-attr]
+            begin = _past_space(text, position + bool(found))
             _, end = _decoder.raw_decode(text, begin)
             found.append(text[begin:end].encode())
             turn += end - begin
             if turn > _SMALL_BYTES:
                 turn = 0
                 await asyncio.sleep(0)
-            position = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+            position = _past_space(text, end)
         if _behind(text, _behind(text, position, "]"), "}") != len(text):
             raise RequestError(_NO_LIST)
     return found
@@ -125,10 +126,16 @@ async def _split(body: bytes) -> list[bytes]:
 
 def _behind(text: str, position: int, wanted: str) -> int:
     """Behind these characters and the space around them. Raises `RequestError` where others stand there."""
-    begin = _SPACE.match(text, position).end()  # type: ignore[union-attr]
+    begin = _past_space(text, position)
     if not text.startswith(wanted, begin):
         raise RequestError(_NO_LIST)
-    return _SPACE.match(text, begin + len(wanted)).end()  # type: ignore[union-attr]
+    return _past_space(text, begin + len(wanted))
+
+
+def _past_space(text: str, position: int) -> int:
+    found = _SPACE.match(text, position)
+    assert found is not None  # it matches nothing, too
+    return found.end()
 
 
 def _too_many() -> RequestError:

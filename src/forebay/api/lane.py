@@ -26,12 +26,13 @@ from forebay.api.inference import LEAVING, Inference, Leaving
 from forebay.api.jobs import Jobs
 from forebay.api.lane_heads import (
     MOST_HEAD_BYTES,
-    MOST_TARGET_BYTES,
     WATCHED,
     ResponseHeads,
     answering,
     is_host,
+    malformed,
     origin_form,
+    refusal_of,
     unasked,
 )
 from forebay.api.lane_slot import Slot
@@ -155,8 +156,10 @@ class Lane(HttpToolsProtocol):
                     length = int(value)
                 elif name == b"host":
                     hosts += 1
-                    if value != self.host and not self._names_host(value):
-                        return False
+                    if value != self.host:
+                        if not is_host(value):
+                            return False
+                        self.host = value
                 elif name == b"content-type":
                     slot.content_type = value
                 elif name == b"authorization":
@@ -195,19 +198,11 @@ class Lane(HttpToolsProtocol):
         if self.deaf or self.parser.should_upgrade():
             self.mode = _IGNORED
             return
-        hosts, version = [value for name, value in self.headers if name == b"host"], self.parser.get_http_version()
-        if len(hosts) > 1 or (not hosts and version == "1.1"):
+        version = self.parser.get_http_version()
+        refusal = refusal_of(self.url, self.headers, version)
+        if refusal is not None:
             self.mode = _IGNORED
-            self._malformed("a request needs exactly one Host header (RFC 9112, 3.2)")
-            return
-        if hosts and not self._names_host(hosts[0]):
-            self.mode = _IGNORED
-            self._malformed(f"the Host header {hosts[0][:100].decode('latin-1')!r} names no host (RFC 9112, 3.2)")
-            return
-        if len(self.url) > MOST_TARGET_BYTES:
-            self.mode = _IGNORED
-            told = f"the request target has {len(self.url)} bytes; {MOST_TARGET_BYTES} are taken"
-            self.reject(closing(problem("target_too_long", told)))
+            self.reject(refusal)
             return
         self.quick = not self.slots
         # Copied, since trailers arrive in the same list and are no headers (RFC 9110, 6.5.1).
@@ -224,13 +219,6 @@ class Lane(HttpToolsProtocol):
         except (httptools.HttpParserInvalidURLError, ValueError):
             self.mode = _IGNORED
             self._malformed("the request target is invalid")
-
-    def _names_host(self, value: bytes) -> bool:
-        """Whether a Host header is one; it is remembered, since a client sends the same one again."""
-        fits = is_host(value)
-        if fits:
-            self.host = value
-        return fits
 
     def _begin_again(self) -> None:
         """A parser that wants to leave HTTP is replaced; the new one is given the same head without `Upgrade`."""
@@ -376,7 +364,7 @@ class Lane(HttpToolsProtocol):
 
     def _malformed(self, reason: str) -> None:
         if not self.deaf:
-            self.reject(closing(problem("invalid_request", f"malformed HTTP: {reason}")))
+            self.reject(malformed(reason))
 
     def reject(self, answer: Answer) -> None:
         """A last answer, after those that are ahead of it. Nothing more is read."""

@@ -83,6 +83,24 @@ def is_host(value: bytes) -> bool:
     return _HOST.fullmatch(value) is not None
 
 
+def refusal_of(target: bytes, headers: HeaderPairs, version: str) -> Answer | None:
+    """Why a request is not taken, by its head alone; None: it may be."""
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) > 1 or (not hosts and version == "1.1"):
+        return malformed("a request needs exactly one Host header (RFC 9112, 3.2)")
+    if hosts and not is_host(hosts[0]):
+        return malformed(f"the Host header {hosts[0][:100].decode('latin-1')!r} names no host (RFC 9112, 3.2)")
+    if len(target) > MOST_TARGET_BYTES:
+        told = f"the request target has {len(target)} bytes; {MOST_TARGET_BYTES} are taken"
+        return closing(problem("target_too_long", told))
+    return None
+
+
+def malformed(reason: str) -> Answer:
+    """The last answer to what is no HTTP."""
+    return closing(problem("invalid_request", f"malformed HTTP: {reason}"))
+
+
 def origin_form(target: bytes) -> bytes:
     """A request target without scheme and authority (RFC 9112, 3.2.2). Raises httptools' errors and `ValueError`."""
     if target[:1] == b"/" or target == b"*":

@@ -78,6 +78,7 @@ class Variants(Companions[VariantEngine]):
                     "forebay variants MODEL VARIANT... --samples FILE"
                 )
         check_same_form(model, "variant", one.name, front.signature, engine.signature)
+        self.pair(model, engine.name)
         return Variant(engine, self._watch_of(front, engine, one))
 
     def _watch_of(self, front: VariantEngine, engine: EngineClient, one: MeasuredVariant) -> AgreementWatch:

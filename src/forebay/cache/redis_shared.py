@@ -98,7 +98,7 @@ class RedisSharedCache:
             OVERHEAD_BYTES,
             round(answer.age_s * 1e3),
         )
-        if done < 0 and (self._asking is None or self._asking.done()):
+        if done < 0 and self._listener is not None and (self._asking is None or self._asking.done()):
             # A drop that will be told of soon; or the store was emptied, or is another one, and nobody tells of that.
             self._stands()
 

@@ -32,7 +32,8 @@ class House:
         self.metrics = Metrics()
         gate = Gate(Keys({}), Quota(None, lambda: 0.0))
         self.inference = Inference({}, ServerSettings(), gate)
-        self.cascades = Cascades(self.inference, self.metrics)
+        self.pairs: set[tuple[str, str]] = set()
+        self.cascades = Cascades(self.inference, self.metrics, lambda *pair: self.pairs.add(pair))
 
     @property
     def told(self) -> str:
@@ -74,6 +75,7 @@ async def started(*engines: FunctionEngine, must: bool = True) -> AsyncIterator[
 
 async def test_it_is_open_once_both_are_there() -> None:
     async with started(large(), small()) as house:
+        assert house.pairs == {("large", "small")}
         assert house.told == "on: small answers where it is sure by 0.8000, 80% of the rows it was measured with"
         assert await house.ask() == (STUDENT, b"student")
         assert await house.ask(7.6) == (TEACHER, b"teacher")

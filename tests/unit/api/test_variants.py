@@ -28,7 +28,8 @@ class House:
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.inference = Inference({}, ServerSettings(), Gate(Keys({}), Quota(None, lambda: 0.0)))
-        self.variants = Variants(self.inference, self.metrics)
+        self.pairs: set[tuple[str, str]] = set()
+        self.variants = Variants(self.inference, self.metrics, lambda *pair: self.pairs.add(pair))
 
     @property
     def told(self) -> str:
@@ -70,6 +71,7 @@ async def started(*engines: FunctionEngine, must: bool = True) -> AsyncIterator[
 
 async def test_those_that_are_there_may_answer() -> None:
     async with started(large(), named("fast"), named("fastest")) as house:
+        assert house.pairs == {("large", "fast"), ("large", "fastest")}
         assert house.told.split("; ") == [
             "on: fast, accuracy 0.9800 (1.0000 the model itself)",
             "on: fastest, accuracy 0.9000 (1.0000 the model itself)",
