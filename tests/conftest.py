@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 # Before any library of trees is imported: OpenMP's threads spin while they wait, which costs minutes on shared cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell's background job has SIGINT ignored, and what it starts inherits that: Ctrl-C could not be tested there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -100,6 +100,10 @@ class Served:
         """Whether a log line says this."""
         return any(text in line for line in list(self.lines))
 
+    def wait_logged(self, text: str) -> None:
+        """Until a log line says this: lines come by a pipe, and may be behind what the server answers."""
+        eventually(lambda: self.logged(text), f"a line of the log has {text!r}:\n{self.output}")
+
     def wait_ready(self) -> Served:
         """Until the port is known and `/readyz` says 200."""
         self.wait_listening()

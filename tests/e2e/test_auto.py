@@ -99,8 +99,8 @@ def test_what_is_measured_takes_over_without_a_failed_request_and_is_remembered(
         statistics = served.http.get("/v2/models/steep/stats").json()["model_stats"][0]
         counted = served.metric("forebay_requests_total", "steep"), statistics["inference_count"]
         assert counted == (asked, asked), "counts go on, and hold nothing of the measuring"
-        assert served.logged(MEASURING)
-        assert served.logged("serves it best")
+        served.wait_logged(MEASURING)
+        served.wait_logged("serves it best")
         eventually(lambda: not trials(served), "the process that measured has ended")
     assert set(caller.seen) == {1.0, float(best)}
     for folder in (second, third):

@@ -89,7 +89,7 @@ def test_each_row_is_answered_by_whom_it_concerns_and_falls_back_by_itself(serve
         requests += 1
         assert requests < 1000
     eventually(lambda: served.metric("forebay_cascade_off", "large") == 1, "it is told")
-    assert served.logged("answers everything itself from now on")
+    served.wait_logged("answers everything itself from now on")
     told = served.http.get("/v2/models/large/config").json()["parameters"]["forebay.cascade"]["string_value"]
     assert told.startswith("off: of the last")
 

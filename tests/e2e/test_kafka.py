@@ -38,7 +38,7 @@ def test_one_process_with_a_broker(tmp_path: Path, broker: str) -> None:
         answer = served.http.post("/v1/models/pause/jobs", content=body, headers={"content-type": "application/json"})
         assert answer.status_code == 202, answer.text
         large = answer.json()["id"]
-        assert served.logged("jobs are carried by Kafka, cluster")
+        served.wait_logged("jobs are carried by Kafka, cluster")
         for number, id in enumerate(small):
             found = ended(served, id)
             assert (found["status"], found["output"]["output"]) == ("succeeded", {"y": [float(number)]})

@@ -60,7 +60,7 @@ def test_those_that_fit_are_loaded_at_the_start_and_the_next_request_loads_anoth
         assert held(served) < LIMIT_MIB * MIB
         assert ask(served, name="second") == 2
         assert loaded(served) == {"second", "third"}
-        assert served.logged("second version 2 is unloaded")
+        served.wait_logged("second version 2 is unloaded")
 
 
 def test_metadata_and_readiness_say_what_is_so_without_loading(models: Path, tmp_path: Path) -> None:

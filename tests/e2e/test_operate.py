@@ -68,8 +68,8 @@ def test_the_log_says_what_is_served_and_where(house: Served) -> None:
     assert served[0]["port"] == house.port
     ready = {record["model"] for record in house.records() if "is ready: " in record["message"]}
     assert ready == {"mlp", "sleep", "echo", "texts", "ragged", "centred", "settings", "pause"}
-    assert house.logged("x FP32[-1, 16] -> y FP32[-1, 3]")
-    assert house.logged("of a row alone and in a batch of two differs"), "why a model does not batch"
+    house.wait_logged("x FP32[-1, 16] -> y FP32[-1, 3]")
+    house.wait_logged("of a row alone and in a batch of two differs")
 
 
 def test_a_full_queue_is_a_503_with_a_hint_and_empties_again(lane: str, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_one_process_with_a_broker_of_ones_own(tmp_path: Path, installed: Path) 
     queue = tmp_path / "jobs.db"
     with serving(tmp_path, *quick(*PAUSE), "--broker", f"sqlite-queue://{queue}") as served:
         ids = [submit(served, "pause", [float(number)]) for number in range(20)]
-        assert served.logged("jobs are carried by SQLite")
+        served.wait_logged("jobs are carried by SQLite")
         assert [ended(served, id)["output"]["output"] for id in ids] == [{"y": [float(number)]} for number in range(20)]
     with sqlite3.connect(queue) as database:
         assert database.execute("SELECT count(*) FROM messages").fetchone() == (0,)

@@ -38,7 +38,7 @@ def test_one_process_with_a_broker(tmp_path: Path, broker: str) -> None:
         answer = served.http.post("/v1/models/pause/jobs", content=body, headers={"content-type": "application/json"})
         assert answer.status_code == 202, answer.text
         large = answer.json()["id"]
-        assert served.logged(f"jobs are carried by {'SQS' if broker.startswith('sqs') else 'RabbitMQ'}")
+        served.wait_logged(f"jobs are carried by {'SQS' if broker.startswith('sqs') else 'RabbitMQ'}")
         for number, id in enumerate(small):
             found = ended(served, id)
             assert (found["status"], found["output"]["output"]) == ("succeeded", {"y": [float(number)]})

@@ -381,7 +381,7 @@ def test_the_latest_version_is_loaded_first(models: Path, tmp_path: Path) -> Non
 
 def test_settings_for_a_model_that_may_come_later_are_no_error(models: Path, tmp_path: Path) -> None:
     with serving(tmp_path, *repository.arguments(models, "--set", "sentiment.threads=1")) as served:
-        assert served.logged("settings for model 'sentiment', which is not served")
+        served.wait_logged("settings for model 'sentiment', which is not served")
         assert ask(served) == 1
 
 

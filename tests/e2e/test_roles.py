@@ -197,4 +197,4 @@ def test_each_role_explains_itself(tmp_path: Path, role: str) -> None:
 
 def test_a_model_is_announced_to_a_web_process_that_waits(pair: Pair) -> None:
     announced(pair.web, "mlp")
-    assert pair.web.logged("mlp version 1 is announced by workers")
+    pair.web.wait_logged("mlp version 1 is announced by workers")

@@ -108,7 +108,7 @@ def test_a_store_that_is_down_at_the_start_is_waited_for(tmp_path: Path, mlp: Pa
     with house(tmp_path, store=False) as built:
         web = built.web().wait_listening()
         worker = built.worker("worker", str(mlp), port=None)
-        assert web.logged("the store of jobs cannot be reached yet")
+        web.wait_logged("the store of jobs cannot be reached yet")
         eventually(lambda: "cannot be reached" in readiness(web), "it is not ready")
         eventually(lambda: worker.logged("working with mlp"), "the worker has loaded")
         built.store.start()
@@ -168,7 +168,7 @@ def test_a_request_whose_worker_is_killed_is_answered_by_another(built: House) -
         answer = asked.result()
     assert answer.status_code == 200, answer.text
     assert answer.json()["output"]["y"] == [LONG_MS]
-    assert web.logged("a request whose worker has vanished is sent again")
+    web.wait_logged("a request whose worker has vanished is sent again")
 
 
 def test_a_request_that_nobody_can_answer_ends_at_its_deadline(built: House) -> None:

@@ -137,7 +137,7 @@ def test_log_settings(stock: Any, labelled: Served) -> None:
         assert stock.get_log_settings() == changed
     finally:
         assert stock.update_log_settings({"log_info": True, "log_verbose_level": 0}) == before
-    assert labelled.logged("what is logged was changed over HTTP")
+    labelled.wait_logged("what is logged was changed over HTTP")
 
 
 def test_trace_settings(stock: Any) -> None:

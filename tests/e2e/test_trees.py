@@ -33,8 +33,8 @@ def test_an_xgboost_file_answers_with_label_and_probabilities(tmp_path: Path, su
         ]
         told = served.http.get("/v2/models/cells/config").json()["parameters"]
         assert told["forebay.forms"]["string_value"].startswith("runs as ")
-        assert served.logged(told["forebay.forms"]["string_value"])
-        assert served.logged(told["forebay.batching"]["string_value"])
+        served.wait_logged(told["forebay.forms"]["string_value"])
+        served.wait_logged(told["forebay.batching"]["string_value"])
         second = booster.inplace_predict(x)
         for rows in (slice(3, 4), slice(0, 200)):
             answer = served.http.post("/v2/models/cells/infer", json=ask(x[rows])).json()
@@ -46,7 +46,7 @@ def test_an_xgboost_file_answers_with_label_and_probabilities(tmp_path: Path, su
         assert short["output"]["label"] == int(second[0] > 0.5)
         wrong = served.http.post("/v2/models/cells/infer", json=ask(x[:1, :5]))
         assert wrong.status_code == 400
-        assert served.logged("model cells: runs as ")
+        served.wait_logged("model cells: runs as ")
 
 
 def test_lightgbm_and_scikit_learn_side_by_side(tmp_path: Path) -> None:

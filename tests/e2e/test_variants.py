@@ -137,14 +137,14 @@ def test_under_load_the_faster_one_answers_but_none_below_the_floor(served: Serv
     who = Counter(by(answer) for answer in answers if answer.status_code == 200)
     assert who["fast"] > 300, who
     assert who["fastest"] == 0
-    assert served.logged("model large steps down: fast answers")
+    served.wait_logged("model large steps down: fast answers")
 
     def asked_now_and_then() -> str:
         time.sleep(0.05)  # it goes up once the model has time for what comes: 100 rows a second
         return by(ask(served, np.random.default_rng().normal(0, 1, 2)))
 
     eventually(lambda: asked_now_and_then() == "large", "it answers again")
-    assert served.logged("model large steps up: large answers")
+    served.wait_logged("model large steps up: large answers")
     # What a variant has said is not served as the model's own, nor the other way round.
     assert {by(ask(served, row)) for row in rows[-5:]} == {"large"}
     assert ask(served, [1.0, 1.0]).headers["x-cache"] == "exact"

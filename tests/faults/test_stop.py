@@ -149,7 +149,7 @@ def test_a_thread_that_hangs_does_not_hold_the_server(tmp_path: Path) -> None:
             assert ask(served) == 1
             served.stop()
             assert (load.result().status_code, load.result().json()["code"]) == (503, "draining")
-        assert served.logged("Event.wait < hangs"), served.output
+        served.wait_logged("Event.wait < hangs")
     finally:
         served.close()
 

@@ -13,6 +13,8 @@ from forebay.engine.frames import InputPart
 from forebay.models.signature import Signature
 
 MOST = 64
+FEWEST = 16
+"""Fewer say little of what is to come: a probe after the start, one user who tries it out."""
 MOST_BYTES = 16 << 20
 EVERY = 32
 """Once enough are kept, a request of one in so many batches takes the place of the oldest."""

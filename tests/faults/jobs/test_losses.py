@@ -58,7 +58,7 @@ def test_a_store_that_is_emptied_is_begun_anew(tmp_path: Path, kind: Kind, round
             witness.settle(30)
             lose_all(found, witness, caller, number + 1)
         for served in (found.web, found.worker):
-            assert served.logged("jobs that were accepted before are lost")
+            served.wait_logged("jobs that were accepted before are lost")
         with Load(found.port, witness.ledger, 200.0):
             witness.more(200)
             found.kill_store()

@@ -17,7 +17,7 @@ from tests.unit.engine.started import MODEL, Gate, eventually, plan_of, running,
 
 from forebay.core.settings import ModelSettings
 from forebay.engine import setup
-from forebay.engine.kept_inputs import KeptRequest
+from forebay.engine.kept_inputs import FEWEST, KeptRequest
 from forebay.engine.sizing import Finding, Size
 from forebay.engine.trial import Bench
 from forebay.engine.trial_frames import Order
@@ -97,9 +97,24 @@ async def test_it_measures_with_the_inputs_of_live_requests(tmp_path: Path) -> N
             f'        if 77 in x:\n            open(os.path.join(HERE, "seen"), "w").close()\n{marker}',
         )
     )
+    # Few as they are: what is made up comes beside them.
     kept = [KeptRequest([(2,)], [np.array([77.0, 1.0], "<f4").tobytes()])]
     await run_trial(order_of(source, tmp_path, kept=kept), lambda rates: None)
     assert (tmp_path / "seen").exists()
+
+
+@pytest.mark.parametrize("count", [1, FEWEST - 1, FEWEST])
+async def test_few_live_requests_are_not_all_it_measures_with(tmp_path: Path, count: int) -> None:
+    """A probe after the start is no sample of what is to come: examples or made-up inputs stand beside it."""
+    kept = [KeptRequest([(3,)], [np.full(3, number, "<f4").tobytes()]) for number in range(count)]
+    bench = Bench(order_of(quick(tiny(tmp_path)), tmp_path, kept=kept), time.monotonic() + 20.0)
+    try:
+        await bench.load(Size(1, 1))
+        lengths = [inputs.shapes[0][0] for inputs in bench._inputs]
+        assert lengths.count(3) == count
+        assert (set(lengths) > {3}) == (count < FEWEST), lengths
+    finally:
+        await bench.close()
 
 
 async def test_inputs_that_the_model_refuses_are_the_reason(tmp_path: Path) -> None:
@@ -186,7 +201,7 @@ async def test_what_was_found_is_what_an_engine_starts_with(tmp_path: Path) -> N
 async def test_what_is_measured_leaves_the_network_its_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A setting that takes both cores is told less than was counted; one that leaves a core is told all of it."""
     kept = KeptRequest(shapes=[[1]], payloads=[b"\x00" * 4])
-    bench = Bench(order_of(tiny(tmp_path), tmp_path, kept=[kept]), 0.0)
+    bench = Bench(order_of(tiny(tmp_path), tmp_path, kept=[kept] * FEWEST), 0.0)
     bench._engines[1] = SimpleNamespace(use=lambda instances: None, ends={}, at_rest=True)  # type: ignore[assignment]
 
     async def counted(engine: object, load: object, size: Size) -> float:
@@ -200,7 +215,7 @@ async def test_what_is_measured_leaves_the_network_its_part(tmp_path: Path, monk
 
 async def test_what_it_measures_with_is_told_apart_by_size(tmp_path: Path) -> None:
     """Each batch that a candidate ends is noted by the sizes of the inputs that are measured with."""
-    kept = [KeptRequest([(length,)], [np.ones(length, "<f4").tobytes()]) for length in (1, 100)]
+    kept = [KeptRequest([(length,)], [np.ones(length, "<f4").tobytes()]) for length in (1, 100) * FEWEST]
     bench = Bench(order_of(quick(tiny(tmp_path)), tmp_path, kept=kept), time.monotonic() + 20.0)
     try:
         await bench.load(Size(1, 1))
