@@ -27,7 +27,7 @@ from forebay.engine.child import die_with_parent
 from forebay.engine.engine import Engine
 from forebay.engine.flight import Flight, nobody
 from forebay.engine.instance import Instance
-from forebay.engine.kept_inputs import FEWEST, KeptRequest, kept_of
+from forebay.engine.kept_inputs import KeptRequest, kept_of
 from forebay.engine.mix import Ended, Mix
 from forebay.engine.setup import Plan, start_engine
 from forebay.engine.sizing import Finding, Size, TrialError
@@ -158,7 +158,7 @@ class Bench:
         self._order = order
         self._end = end
         self._engines: dict[int, MeasuredEngine] = {}
-        self._inputs = order.kept if len(order.kept) >= FEWEST else []
+        self._inputs = order.kept if order.on_live_inputs else []
 
     async def load(self, size: Size) -> None:
         """See `World.load`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from forebay.core.settings import ModelSettings
-from forebay.engine.kept_inputs import KeptRequest
+from forebay.engine.kept_inputs import FEWEST, KeptRequest
 from forebay.engine.sizing import Size
 from forebay.models.source import ModelSource
 
@@ -24,6 +24,11 @@ class Order(msgspec.Struct, array_like=True):
     groups: list[list[Size]]
     budget_s: float
     kept: list[KeptRequest]
+
+    @property
+    def on_live_inputs(self) -> bool:
+        """Whether `kept` is enough; where not, what the model shows or what is made up stands beside it."""
+        return len(self.kept) >= FEWEST
 
 
 class Measured(msgspec.Struct, array_like=True):

@@ -19,7 +19,6 @@ from forebay.engine.drift import FIRST_PAUSE_S as FIRST_DRIFT_PAUSE_S
 from forebay.engine.drift import LONGEST_PAUSE_S as LONGEST_DRIFT_PAUSE_S
 from forebay.engine.drift import Drift
 from forebay.engine.engine import Engine
-from forebay.engine.kept_inputs import FEWEST
 from forebay.engine.setup import tuning_of
 from forebay.engine.sizing import BUDGET_S, Finding, Size
 from forebay.engine.trial_frames import Order
@@ -225,11 +224,9 @@ class Tuner:
         engine.tuning = Tuning("measuring", chosen)
         log.info(
             "model %s: measuring how many instances and threads serve it best, at most %g s, on %s",
-            *(
-                engine.name,
-                BUDGET_S,
-                "inputs of its last requests" if len(order.kept) >= FEWEST else "examples or made-up inputs",
-            ),
+            engine.name,
+            BUDGET_S,
+            "inputs of its last requests" if order.on_live_inputs else "examples or made-up inputs",
             extra=fields(model=engine.name),
         )
         self._trial = asyncio.ensure_future(self._run_trial(order, lambda rates: _tell(engine, rates)))
