@@ -311,15 +311,17 @@ def _tune(found: Mapping[str, Any] | None) -> Iterator[str]:
     if not found:
         return
     yield from ("", "## `forebay tune` against a whole grid", "")
-    yield "Open loop; answers/s within the objective. tune / best compares in turns, at the rate of the grid's best."
-    yield from ("", "| model | objective | whole grid | tune took | tune / best | time of tune and of the grid |")
-    yield "|---|---|---|---|--:|--:|"
+    yield "Open loop; answers/s within the objective. tune / best: both climb in turns. At its rate: at the rate that"
+    yield "the grid's best had kept up, where one that falls short by a little has a queue that grows."
+    head = "| model | objective | whole grid | tune took | tune / best | at its rate | time of tune and of the grid |"
+    yield from ("", head)
+    yield "|---|---|---|---|--:|--:|--:|"
     for model, figures in found.items():
         grid = ", ".join(f"{name} {rate:,.0f}" for name, rate in figures["grid_per_s"].items())
         times = f"{figures['tune_s']:.0f} s, {figures['grid_s']:.0f} s"
         yield (
             f"| {model} | {figures['slo']} | {grid} | {figures['chosen']} {figures['chosen_per_s']:,.0f} | "
-            f"{_ratio(figures['of_best'])} of {figures['best']} | {times} |"
+            f"{_ratio(figures['of_best'])} of {figures['best']} | {_ratio(figures['at_its_rate'])} | {times} |"
         )
 
 

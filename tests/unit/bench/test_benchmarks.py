@@ -237,6 +237,7 @@ def test_the_report_says_what_tune_took_and_in_what_time() -> None:
         "best": "m 2x1 cap 8",
         "grid_per_s": {"m 1x1 cap 256": 97.0, "m 2x1 cap 8": 100.0},
         "of_best": spread([0.97, 0.98, 0.99]),
+        "at_its_rate": spread([0.5, 0.9, 1.0]),
         "tune_s": 60.0,
         "grid_s": 750.0,
         "of_time": 0.08,
@@ -244,7 +245,7 @@ def test_the_report_says_what_tune_took_and_in_what_time() -> None:
     lines = [line for line in report._tune({"mlp": found}) if line.startswith("| mlp")]
     assert lines == [
         "| mlp | p99 <= 20 ms | m 1x1 cap 256 97, m 2x1 cap 8 100 | m 1x1 cap 256 98 | "
-        "0.98x (0.97 to 0.99) of m 2x1 cap 8 | 60 s, 750 s |"
+        "0.98x (0.97 to 0.99) of m 2x1 cap 8 | 0.90x (0.50 to 1.00) | 60 s, 750 s |"
     ]
     assert [(point.measured, point.least_met, point.aim_met) for point in points({"tune": {"mlp": found}})] == [
         ("0.98x", True, False),
