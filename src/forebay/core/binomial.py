@@ -8,6 +8,10 @@ from typing import Final
 
 CONFIDENCE: Final = 0.95
 _HALVINGS: Final = 60
+_NOTHING: Final = 1e-18
+"""Of a sum: a term so small is lost in it, and so are those that follow, each smaller than the one before."""
+
+_NEVER: Final = 1e-250
 
 
 def upper_bound(events: int, trials: int) -> float:
@@ -41,17 +45,27 @@ def _first(holds: Callable[[float], bool]) -> float:
 
 
 def _at_most(events: int, trials: int, rate: float) -> float:
-    """The probability of at most so many events in so many trials."""
+    """The probability of at most so many events in so many trials.
+
+    Summed from `events` down, each term made of the one above it, until terms are past the likeliest number and too
+    small to count: some times the square root of the events, and not all of them.
+    """
     if rate in (0.0, 1.0):
         return float(rate == 0.0)
-    log_all = math.lgamma(trials + 1)
-    return math.fsum(
-        math.exp(
-            log_all
-            - math.lgamma(count + 1)
-            - math.lgamma(trials - count + 1)
-            + count * math.log(rate)
-            + (trials - count) * math.log1p(-rate)
-        )
-        for count in range(events + 1)
+    term = math.exp(
+        math.lgamma(trials + 1)
+        - math.lgamma(events + 1)
+        - math.lgamma(trials - events + 1)
+        + events * math.log(rate)
+        + (trials - events) * math.log1p(-rate)
     )
+    likeliest = (trials + 1) * rate
+    if term < _NEVER:  # so far from what is likely that no sum could tell
+        return float(events > likeliest)
+    total, odds = 0.0, (1.0 - rate) / rate
+    for count in range(events, -1, -1):
+        total += term
+        if count <= likeliest and term < _NOTHING * total:
+            break
+        term *= odds * count / (trials - count + 1)
+    return min(total, 1.0)

@@ -1,12 +1,10 @@
-"""Bounds against known values, and the choice of a threshold."""
+"""The choice of a threshold."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from forebay.cache.semantic.calibrate import (
     NoThresholdError,
@@ -15,38 +13,7 @@ from forebay.cache.semantic.calibrate import (
     choose,
     curve,
 )
-from forebay.core.binomial import lower_bound, trials_needed, upper_bound
-
-
-@pytest.mark.parametrize(
-    ("events", "trials", "low", "high"),
-    [
-        # scipy.stats.beta.ppf: beta(k, n - k + 1) at 0.025 and beta(k + 1, n - k) at 0.975.
-        (0, 10, 0.0, 0.308497),
-        (1, 10, 0.002529, 0.445016),
-        (3, 183, 0.003394, 0.047159),
-        (5, 100, 0.016432, 0.112835),
-        (50, 1000, 0.037335, 0.065390),
-        (10, 10, 0.691503, 1.0),
-    ],
-)
-def test_bounds_are_clopper_and_pearsons(events: int, trials: int, low: float, high: float) -> None:
-    assert lower_bound(events, trials) == pytest.approx(low, abs=1e-6)
-    assert upper_bound(events, trials) == pytest.approx(high, abs=1e-6)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 80).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
-def test_the_bounds_hold_the_rate_between_them_and_mirror_each_other(case: tuple[int, int]) -> None:
-    events, trials = case
-    assert lower_bound(events, trials) <= events / trials <= upper_bound(events, trials)
-    assert upper_bound(events, trials) == pytest.approx(1.0 - lower_bound(trials - events, trials), abs=1e-9)
-
-
-@pytest.mark.parametrize("budget", [0.5, 0.1, 0.05, 0.01, 0.001])
-def test_the_pairs_that_are_needed_are_the_fewest_that_do(budget: float) -> None:
-    needed = trials_needed(budget)
-    assert upper_bound(0, needed) <= budget < upper_bound(0, needed - 1)
+from forebay.core.binomial import upper_bound
 
 
 def pairs_of(different: dict[float, int], same: dict[float, int], refused: int = 0) -> list[ScoredPair]:
