@@ -1,8 +1,8 @@
 """A student of MiniLM with a head: alone, as a cascade with its teacher, and as a variant under three times the load.
 
-The student learns from all messages that are not used otherwise, without labels; what is sent are other messages,
-10,000 of them, and the threshold of the cascade is measured on 2,000 more. Servers take turns; each is what `forebay
-serve` does by itself.
+The student begins with MiniLM's vectors of tokens and learns from all messages that are not used otherwise, without
+labels; what is sent are other messages, 10,000 of them, and the threshold of the cascade is measured on 2,000 more.
+Servers take turns; each is what `forebay serve` does by itself.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from benchmarks.bench_run import MODELS, ROOT, Bench, Contender, Json, ratios, s
 from benchmarks.pools import SplitPool, protocol_json, protocol_values, text_rows
 from benchmarks.servers import Server
 from benchmarks.turns import load_json, open_loop, wrk
+from examples.minilm.build import source_folder
 
 from forebay.bench.bodies import Endpoint
 from forebay.bench.connection import Answer
@@ -75,8 +76,8 @@ def make(bench: Bench) -> Made:
     forebay = str(Path(sys.executable).with_name("forebay"))
     _forebay(
         bench, forebay, "distill", TEACHER_MODEL, "--samples", str(transfer), "--test", str(FOLDER / "sentiments.csv"),
-        "--classes", "negative,positive", "--student", "static-embedding",
-        "--tokenizer", str(FOLDER / "tokenizer.json"), "--name", SMALL, "--min-agreement", "0.8", "--out", str(out),
+        "--classes", "negative,positive", "--student", "text-cnn", "--vectors", str(source_folder()),
+        "--name", SMALL, "--min-agreement", "0.8", "--out", str(out),
         "--data-dir", str(MODELS.parent),
     )  # fmt: skip
     cascade, variants = bench.scratch / "cascade.json", bench.scratch / "variants.json"

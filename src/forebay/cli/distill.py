@@ -22,7 +22,7 @@ from forebay.distill.report import Report, encoded
 from forebay.distill.run import Order
 from forebay.distill.run import distill as run_distillation
 from forebay.distill.students.port import Plan
-from forebay.distill.students.registry import check_kind
+from forebay.distill.students.registry import check_kind, check_vectors
 from forebay.distill.target import Wanted
 from forebay.optimize.placing import PAGE_FILE, REPORT_FILE
 from forebay.optimize.texts import MOST_TOKENS
@@ -42,7 +42,8 @@ TeacherArgument = Annotated[
 StudentKind = Annotated[
     str,
     typer.Option(
-        "--student", help="static-embedding, every-nth-layer, cnn, linear, tree, or FILE.py:FACTORY of a torch module."
+        "--student",
+        help="static-embedding, text-cnn, every-nth-layer, cnn, linear, tree, or FILE.py:FACTORY of a torch module.",
     ),
 ]
 SamplesFile = Annotated[
@@ -61,6 +62,12 @@ OutputsFile = Annotated[
 TestFile = Annotated[
     Path | None,
     typer.Option("--test", help="Rows to judge by, best with labels; never learned. Default: held-out ones."),
+]
+VectorsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="For students of texts: begin with the vectors of a Hugging Face or Model2Vec folder."
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the student and the report.")]
 LossWeights = Annotated[
@@ -106,6 +113,7 @@ def distill(
     tokenizer: Annotated[
         Path | None, typer.Option(help="tokenizer.json for texts. Default: the one beside the teacher, else words.")
     ] = None,
+    vectors: VectorsFolder = None,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut.")] = MOST_TOKENS,
     min_agreement: Annotated[
         float, typer.Option(help="Least agreement with the teacher: same classes, mean cosine, variance explained.")
@@ -143,6 +151,8 @@ def distill(
 
       forebay distill support.py:Support --from-log support --student static-embedding -o student
 
+      forebay distill support.py:Support --samples texts.txt --student text-cnn --vectors all-MiniLM-L6-v2/
+
       forebay distill --teacher-outputs logged.npz --student tree --min-agreement 0.95
     """
     check_kind(student)
@@ -156,7 +166,9 @@ def distill(
         seed=_as_seed(seed),
         threads=_at_least("--threads", threads, 1),
         every=_at_least("--every", every, 2),
+        vectors=vectors,
     )
+    check_vectors(student, vectors)
     gate = Asked(
         min_agreement=_share("--min-agreement", min_agreement),
         min_speedup=_from_zero("--min-speedup", min_speedup),
@@ -165,7 +177,7 @@ def distill(
         threads=threads,
     )
     given = Given(
-        teacher, samples, log_of, tuple(tenants or ()), teacher_outputs, test, name, tokenizer,
+        teacher, samples, log_of, tuple(tenants or ()), teacher_outputs, test, name, tokenizer, vectors,
         _at_least("--max-tokens", max_tokens, 1), config_file, data_dir,
     )  # fmt: skip
     given.check()

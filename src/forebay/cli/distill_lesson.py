@@ -41,6 +41,7 @@ class Given:
     test: Path | None
     name: str | None
     tokenizer: Path | None
+    vectors: Path | None
     max_tokens: int
     config_file: Path | None
     data_dir: Path | None
@@ -64,6 +65,8 @@ class Given:
         for flag, file in (("--samples", self.samples), ("--test", self.test), ("--tokenizer", self.tokenizer)):
             if file is not None and not file.is_file():
                 raise SetupError(f"{flag} {file}: there is no such file")
+        if self.vectors is not None and not self.vectors.is_dir():
+            raise SetupError(f"--vectors {self.vectors}: there is no such folder; name one with a model.safetensors")
         named = "may have letters, digits, '.', '_' and '-', the first a letter or digit"
         if self.name is not None and not is_name(self.name):
             raise SetupError(f"--name {self.name}: it {named}")
@@ -82,7 +85,7 @@ class Given:
             signature, transfer = from_outputs(self.outputs)
             name = self.name or self.outputs.stem
             yield Lesson(
-                name, signature, transfer.sha256, transfer, tokenizer=self.tokenizer, max_tokens=self.max_tokens
+                name, signature, transfer.sha256, transfer, tokenizer=self._own_tokenizer(), max_tokens=self.max_tokens
             )
             return
         assert self.teacher is not None
@@ -90,9 +93,13 @@ class Given:
             watcher.says("opening the teacher")
             folder = Path(self.teacher) if is_hugging_face(self.teacher) else None
             source = exported(self.teacher, None, Path(work)) if folder else source_of(self.teacher, None)
-            beside = tokenizer_beside(folder or Path(source.path))
+            tokenizer = self._own_tokenizer() or tokenizer_beside(folder or Path(source.path))
             with EngineTeacher(source, loaded, self.config_file, os.environ) as teacher:
-                yield self._lesson(teacher, loaded, folder, self.tokenizer or beside)
+                yield self._lesson(teacher, loaded, folder, tokenizer)
+
+    def _own_tokenizer(self) -> Path | None:
+        """The one that was named, else the one whose tokens the vectors are of."""
+        return self.tokenizer or (None if self.vectors is None else tokenizer_beside(self.vectors))
 
     def _lesson(
         self, teacher: EngineTeacher, loaded: LoadedSettings, folder: Path | None, tokenizer: Path | None

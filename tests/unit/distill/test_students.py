@@ -196,7 +196,7 @@ def test_kinds_say_what_they_are_not_for() -> None:
     [
         (
             "forest",
-            "there is no such student; there are static-embedding, every-nth-layer, cnn, linear, tree, and FILE",
+            "there is no such student; there are static-embedding, text-cnn, every-nth-layer, cnn, linear, tree, and FILE",
         ),
         ("none.py:factory", "there is no file 'none.py'"),
     ],

@@ -33,6 +33,8 @@ class Plan:
     threads: int = 1
     every: int = 2
     """Of the layers of a teacher, every so many-th stays."""
+    vectors: Path | None = None
+    """A folder with a vector for each token, which a student of texts begins with."""
 
 
 @dataclass(frozen=True)

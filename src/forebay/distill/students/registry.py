@@ -11,7 +11,9 @@ from forebay.core.errors import SetupError
 from forebay.distill.students.port import Plan, Student, Subject
 from forebay.models.signature import Signature
 
-KINDS: Final = ("static-embedding", "every-nth-layer", "cnn", "linear", "tree")
+KINDS: Final = ("static-embedding", "text-cnn", "every-nth-layer", "cnn", "linear", "tree")
+OF_TEXTS: Final = ("static-embedding", "text-cnn")
+"""These may begin with vectors of others."""
 _FACTORY = "FILE.py:FACTORY of a torch module"
 
 
@@ -25,8 +27,16 @@ def check_kind(kind: str) -> None:
         return
     if kind not in KINDS:
         raise SetupError(f"--student {kind}: there is no such student; there are {', '.join(KINDS)}, and {_FACTORY}")
-    if kind in ("static-embedding", "every-nth-layer", "cnn"):
+    if kind in ("static-embedding", "text-cnn", "every-nth-layer", "cnn"):
         _check_torch(kind)
+
+
+def check_vectors(kind: str, vectors: Path | None) -> None:
+    """Raises `SetupError` where a student that has no use for vectors is given some."""
+    if vectors is not None and kind not in OF_TEXTS:
+        raise SetupError(
+            f"--vectors {vectors} goes with --student {' or '.join(OF_TEXTS)}, not with {kind}; leave it away"
+        )
 
 
 def _check_torch(kind: str) -> None:
@@ -46,10 +56,10 @@ def check_suits(kind: str, signature: Signature, teacher: Path | None) -> None:
         from forebay.distill.students.classic import check_numbers
 
         check_numbers(kind, signature)
-    elif kind == "static-embedding":
+    elif kind in OF_TEXTS:
         from forebay.distill.students.static_embedding import check_texts
 
-        check_texts(signature)
+        check_texts(kind, signature)
     elif kind == "every-nth-layer":
         from forebay.distill.students.layers import check_bert
 
@@ -67,7 +77,8 @@ def check_suits(kind: str, signature: Signature, teacher: Path | None) -> None:
 def open_student(kind: str, subject: Subject, plan: Plan) -> Student:
     """A student of this kind for this teacher. Raises `SetupError` where it does not suit it."""
     makers: Mapping[str, Callable[[], Student]] = {
-        "static-embedding": lambda: _static(subject, plan),
+        "static-embedding": lambda: _of_texts(subject, plan, spans=False),
+        "text-cnn": lambda: _of_texts(subject, plan, spans=True),
         "every-nth-layer": lambda: _layers(subject, plan),
         "cnn": lambda: _convolution(subject, plan),
         "linear": lambda: _linear(subject, plan),
@@ -76,11 +87,11 @@ def open_student(kind: str, subject: Subject, plan: Plan) -> Student:
     return makers[kind]() if kind in makers else _custom(kind, subject, plan)
 
 
-def _static(subject: Subject, plan: Plan) -> Student:
+def _of_texts(subject: Subject, plan: Plan, *, spans: bool) -> Student:
     from forebay.distill.students.neural import NeuralStudent
     from forebay.distill.students.static_embedding import StaticEmbedding
 
-    return NeuralStudent(StaticEmbedding(subject), subject, plan)
+    return NeuralStudent(StaticEmbedding(subject, spans=spans, vectors=plan.vectors), subject, plan)
 
 
 def _layers(subject: Subject, plan: Plan) -> Student:
