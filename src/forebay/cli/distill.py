@@ -168,7 +168,6 @@ def distill(
         every=_at_least("--every", every, 2),
         vectors=vectors,
     )
-    check_vectors(student, vectors)
     gate = Asked(
         min_agreement=_share("--min-agreement", min_agreement),
         min_speedup=_from_zero("--min-speedup", min_speedup),
@@ -181,6 +180,7 @@ def distill(
         _at_least("--max-tokens", max_tokens, 1), config_file, data_dir,
     )  # fmt: skip
     given.check()
+    check_vectors(student, vectors)
     named = () if classes is None else tuple(part.strip() for part in classes.split(","))
     if len(set(named)) < len(named) or (named and (len(named) < 2 or not all(named))):
         raise SetupError(

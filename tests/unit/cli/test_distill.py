@@ -93,6 +93,12 @@ def test_without_a_terminal_every_epoch_is_a_line() -> None:
         (("t.onnx", "--samples", "x.npz", "--classes", "a,a"), "--classes a,a: write two names or more, each once"),
         (("t.onnx", "--samples", "x.npz", "--name", "a b"), "--name a b: it may have letters"),
         (("t.onnx", "--samples", "x.npz", "--student", "linear"), "there is no file 't.onnx'"),
+        (
+            ("t.onnx", "--samples", "x.npz", "--student", "tree", "--vectors", "."),
+            "--vectors . goes with --student static-embedding or text-cnn, not with tree; leave it away",
+        ),
+        (("t.onnx", "--samples", "x.npz", "--vectors", "none"), "--vectors none: there is no such folder"),
+        (("t.onnx", "--samples", "x.npz", "--vectors", "."), ". has no model.safetensors"),
     ],
 )
 def test_a_bad_word_is_one_line_with_its_mend(

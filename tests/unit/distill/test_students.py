@@ -138,18 +138,19 @@ def text_lesson() -> tuple[list[Row], Array, Subject]:
     return rows, wanted[order], Subject(Signature(TEXT, outputs), find_target(outputs, {"y": wanted}, Wanted()))
 
 
-def static(subject: Subject, **plan: Any) -> NeuralStudent:
+def of_texts(kind: str, subject: Subject, **plan: Any) -> NeuralStudent:
     pytest.importorskip("torch", reason="torch comes with an extra")
-    found = open_student("static-embedding", subject, Plan(batch=16, **plan))
+    found = open_student(kind, subject, Plan(batch=16, **plan))
     assert isinstance(found, NeuralStudent)
     return found
 
 
-def test_a_student_of_texts_learns_words_without_a_tokenizer_and_the_seed_decides() -> None:
+@pytest.mark.parametrize("kind", ["static-embedding", "text-cnn"])
+def test_a_student_of_texts_learns_words_without_a_tokenizer_and_the_seed_decides(kind: str) -> None:
     rows, wanted, subject = text_lesson()
     answers = []
     for seed in (0, 0, 1):
-        student = static(subject, epochs=6, seed=seed)
+        student = of_texts(kind, subject, epochs=6, seed=seed)
         epochs = taught(student, rows, wanted)
         answers.append(student.answer(rows))
         assert epochs[-1].loss < epochs[0].loss
@@ -164,7 +165,7 @@ def test_a_student_of_texts_learns_words_without_a_tokenizer_and_the_seed_decide
 def test_the_best_epoch_is_kept_and_training_stops_without_a_better_one() -> None:
     rows, wanted, subject = text_lesson()
     heard: list[Epoch] = []
-    student = static(subject, epochs=40, patience=3)
+    student = of_texts("static-embedding", subject, epochs=40, patience=3)
     whole = part(rows, wanted)
     # What it is stopped by says the contrary, so that the first epoch is the best.
     against = part(rows, wanted[:, ::-1].copy())
@@ -182,6 +183,7 @@ def test_kinds_say_what_they_are_not_for() -> None:
     pytest.importorskip("torch", reason="torch comes with an extra")
     for kind, about, told in (
         ("static-embedding", subject, r"is for texts .* the teacher takes x FP32\[6\]"),
+        ("text-cnn", subject, "--student text-cnn is for texts"),
         ("cnn", subject, "is for one input of pictures of one size"),
         ("linear", of_texts, "for texts use static-embedding"),
         ("tree", of_texts, "for texts use static-embedding"),
@@ -196,7 +198,7 @@ def test_kinds_say_what_they_are_not_for() -> None:
     [
         (
             "forest",
-            "there is no such student; there are static-embedding, text-cnn, every-nth-layer, cnn, linear, tree, and FILE",
+            "no such student; there are static-embedding, text-cnn, every-nth-layer, cnn, linear, tree, and FILE",
         ),
         ("none.py:factory", "there is no file 'none.py'"),
     ],
@@ -291,7 +293,10 @@ def test_a_bert_with_all_its_layers_is_its_teacher(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-def test_tokens_of_a_teacher_are_taken_whatever_their_ids_and_inputs_that_are_not_read_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["static-embedding", "text-cnn"])
+def test_tokens_of_a_teacher_are_taken_whatever_their_ids_and_inputs_that_are_not_read_stay(
+    kind: str, tmp_path: Path
+) -> None:
     pytest.importorskip("torch", reason="torch comes with an extra")
     random = np.random.default_rng(0)
     axis = (-1,)
@@ -305,7 +310,7 @@ def test_tokens_of_a_teacher_are_taken_whatever_their_ids_and_inputs_that_are_no
     outputs = (TensorSpec("place", "INT32", ()), TensorSpec("y", "FP32", (2,)))
     answers = {"place": wanted.argmax(axis=1), "y": wanted}
     subject = Subject(Signature(inputs, outputs), find_target(outputs, answers, Wanted()))
-    student = static(subject, epochs=3)
+    student = of_texts(kind, subject, epochs=3)
     taught(student, rows, wanted)
     session = ort.InferenceSession(str(tmp_path / student.write(tmp_path)))
     assert [one.name for one in session.get_inputs()] == ["input_ids", "token_type_ids", "attention_mask"]

@@ -32,11 +32,16 @@ def check_kind(kind: str) -> None:
 
 
 def check_vectors(kind: str, vectors: Path | None) -> None:
-    """Raises `SetupError` where a student that has no use for vectors is given some."""
-    if vectors is not None and kind not in OF_TEXTS:
+    """Raises `SetupError` where a student has no use for vectors, or the folder has none."""
+    if vectors is None:
+        return
+    if kind not in OF_TEXTS:
         raise SetupError(
             f"--vectors {vectors} goes with --student {' or '.join(OF_TEXTS)}, not with {kind}; leave it away"
         )
+    from forebay.distill.students.vectors import read_vectors
+
+    read_vectors(vectors)
 
 
 def _check_torch(kind: str) -> None:
