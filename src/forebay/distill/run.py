@@ -119,6 +119,11 @@ def check_order(order: Order, lesson: Lesson) -> Order:
             f"{lesson.teacher_name}: its inputs and outputs share no leading variable axis, so that it has no rows"
         )
     check_suits(order.kind, lesson.signature, lesson.path)
+    if order.plan.vectors is not None and is_text(lesson.signature) and lesson.tokenizer is None:
+        raise SetupError(
+            f"--vectors {order.plan.vectors}: a tokenizer.json says whose vectors they are, and there is none in that "
+            "folder; name it with --tokenizer"
+        )
     check_wanted(lesson.signature.outputs, order.wanted)
     if order.made_up and (lesson.teacher is None or not is_text(lesson.signature)):
         why = "needs the teacher itself" if lesson.teacher is None else "is for texts (one BYTES input)"

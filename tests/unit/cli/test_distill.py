@@ -178,6 +178,7 @@ def test_the_words_that_a_teacher_answers_are_kept_as_they_came(tmp_path: Path) 
         ({"kind": "static-embedding", "wanted": Wanted("z")}, "--output z: the teacher has no such output; it has y"),
         ({"kind": "static-embedding", "wanted": Wanted(classes=("a", "b", "c"))}, "--classes names 3, and 'y' has 2"),
         ({"kind": "static-embedding", "plan": Plan(losses={"labels": 1.0})}, "--loss labels needs labels"),
+        ({"kind": "text-cnn", "plan": Plan(vectors=Path("v"))}, "--vectors v: .* there is none in that folder"),
     ],
 )
 def test_what_the_rows_cannot_give_is_told_before_the_teacher_is_asked(
