@@ -32,7 +32,7 @@ from forebay.tune.machine import Machine
 from forebay.tune.search import FINAL_DOWN, MOST_ROUNDS, START
 from forebay.tune.slo import Slo, parse_slo
 from forebay.tune.subject import open_subject
-from forebay.tune.world import Probe
+from forebay.tune.world import Measures, Probe
 
 DUEL_ROUNDS = 5
 TEXTS = 1500
@@ -141,13 +141,13 @@ def _climb_all(
     return contenders
 
 
-def _climb(machine: Machine, contender: Contender, start: float, slo: Slo) -> None:
+def _climb(machine: Measures, contender: Contender, start: float, slo: Slo) -> None:
     contender.low, contender.high = 0.0, float("inf")
     climb(contender, start, lambda one, rate: _holds(machine, one, rate, slo))
     _settle(machine, contender, slo)
 
 
-def _settle(machine: Machine, contender: Contender, slo: Slo) -> None:
+def _settle(machine: Measures, contender: Contender, slo: Slo) -> None:
     """As in tune's finals: longer probes, from the rate of the climb down to one that holds."""
     rate = contender.low
     for _ in range(MOST_ROUNDS if rate else 0):
@@ -158,7 +158,7 @@ def _settle(machine: Machine, contender: Contender, slo: Slo) -> None:
         rate *= FINAL_DOWN
 
 
-def _holds(machine: Machine, contender: Contender, rate: float, slo: Slo) -> bool:
+def _holds(machine: Measures, contender: Contender, rate: float, slo: Slo) -> bool:
     def probe() -> Probe:
         contender.probes.append(machine.probe(contender.configuration, rate))
         return contender.probes[-1]
@@ -166,7 +166,7 @@ def _holds(machine: Machine, contender: Contender, rate: float, slo: Slo) -> boo
     return keeps_up(probe, slo)
 
 
-def _duel(machine: Machine, chosen: Contender, best: Contender, slo: Slo) -> list[tuple[float, float]]:
+def _duel(machine: Measures, chosen: Contender, best: Contender, slo: Slo) -> list[tuple[float, float]]:
     """Goodput of both, round by round, each found by a climb of its own; one is as good as itself."""
     if chosen is best:
         return [(1.0, 1.0)]
@@ -181,7 +181,7 @@ def _duel(machine: Machine, chosen: Contender, best: Contender, slo: Slo) -> lis
     return taken
 
 
-def _at_one_rate(machine: Machine, chosen: Contender, best: Contender, slo: Slo) -> list[tuple[float, float]]:
+def _at_one_rate(machine: Measures, chosen: Contender, best: Contender, slo: Slo) -> list[tuple[float, float]]:
     """Answers in time a second, round by round, at the rate that the best one of the grid kept up."""
     if chosen is best:
         return [(1.0, 1.0)]

@@ -111,7 +111,8 @@ def distill(
     ] = "auto",
     classes: Classes = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="tokenizer.json for texts. Default: the one beside the teacher, else words.")
+        Path | None,
+        typer.Option(help="tokenizer.json for texts. Default: beside the vectors or the teacher, else words."),
     ] = None,
     vectors: VectorsFolder = None,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut.")] = MOST_TOKENS,

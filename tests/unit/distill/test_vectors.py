@@ -45,16 +45,15 @@ def table(width: int = 200) -> Array:
     return np.asarray(found + np.outer([LIKED.get(word, 0.0) for word in WORDS], side), np.float32)
 
 
-def lesson(path: Path, before: tuple[str, ...] = ("",)) -> tuple[list[Row], Array, Subject]:
-    """Texts with `good` and `bad`; `not ` before them turns them round."""
+def lesson(path: Path) -> tuple[list[Row], Array, Subject]:
+    """Texts with `good` and `bad`."""
     lines = [
-        f"{start} {turned}{word} {end}".strip()
+        f"{start} {word} {end}".strip()
         for start in ("the film was", "we saw it was", "it was", "was it")
-        for turned in before
         for word in ("good", "bad")
         for end in ("", "film", "the film", "we saw", "it")
     ]
-    liked = np.array([("good" in line) != ("not" in line) for line in lines])
+    liked = np.array(["good" in line for line in lines])
     wanted = np.where(liked[:, None], [0.1, 0.9], [0.9, 0.1]).astype(np.float32)
     outputs = (TensorSpec("y", "FP32", (2,)),)
     signature = Signature((TensorSpec("text", "BYTES", (1,)),), outputs)
@@ -82,14 +81,29 @@ def test_words_that_no_row_has_are_known_by_their_vectors(kind: str, tmp_path: P
     assert np.allclose(found, student.answer(texts(["the film was fine", "bad", ""])), atol=1e-5)
 
 
-def test_a_text_cnn_is_told_by_three_words_on_end_where_their_order_decides(tmp_path: Path) -> None:
+def test_a_text_cnn_tells_apart_what_only_three_words_on_end_do(tmp_path: Path) -> None:
+    """All texts have the same words and the same pairs of neighbours."""
     pytest.importorskip("torch", reason="torch comes with an extra")
-    path = folder(tmp_path, {"embeddings": table()})
-    rows, wanted, subject = lesson(path, before=("", "not "))
-    student = open_student("text-cnn", subject, Plan(batch=8, epochs=25, patience=25, vectors=path))
-    student.fit(part(rows, wanted), part(rows, wanted), lambda epoch: None)
-    assert (student.answer(rows).argmax(axis=1) == wanted.argmax(axis=1)).all()
+    path = folder(tmp_path / "vectors", {"embeddings": table()})
+    _, _, subject = lesson(path)
+    rows = texts(["it we was good it film was bad it", "it we was bad it film was good it"] * 16)
+    wanted = np.array([[0.1, 0.9], [0.9, 0.1]] * 16, np.float32)
+    found = {}
+    for kind in ("static-embedding", "text-cnn"):
+        student = open_student(kind, subject, Plan(batch=8, epochs=40, patience=40, vectors=path))
+        student.fit(part(rows, wanted), part(rows, wanted), lambda epoch: None)
+        found[kind] = student.answer(rows)
+    assert np.allclose(found["static-embedding"][0], found["static-embedding"][1], atol=1e-6)
+    assert (found["text-cnn"].argmax(axis=1) == wanted.argmax(axis=1)).all()
     assert "128 of spans" in student.about
+    # What tokens add to spans is computed when the graph is loaded: what is left are the three layers at the end.
+    student.write(tmp_path)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    ort.InferenceSession(str(tmp_path / GRAPH_FILE), options)
+    onnx = pytest.importorskip("onnx")
+    kinds = [node.op_type for node in onnx.load(str(tmp_path / "loaded.onnx")).graph.node]
+    assert len([kind for kind in kinds if "MatMul" in kind or "Gemm" in kind]) == 3, kinds
 
 
 @pytest.mark.parametrize(

@@ -235,26 +235,29 @@ def _module(found: _Seen, width: int, names: Sequence[str], *, spans: bool) -> M
             total = (self.words(here) + self.pairs(pairs)).sum(dim=1)
             x = total / (here > 0).sum(dim=1, keepdim=True).clamp_min(1).float()
             if spans:
-                x = torch.cat([x, self.clearest(here, after)], dim=1)
+                before = torch.cat([torch.zeros_like(here[:, :1]), here[:, :-1]], dim=1)
+                x = torch.cat([x, _clearest(self, before, here, after)], dim=1)
             x = self.drop(x)
             return self.straight(x) + self.last(self.drop(torch.relu(self.hidden(x))))
 
-        def clearest(self, here: Any, after: Any) -> Any:
-            """Of each feature of three tokens on end its highest value in the text, 0 at least.
-
-            What a token adds does not depend on its neighbours: once nothing is learned any more there are tables of
-            it, which whoever runs the graph computes when it is loaded.
-            """
-            before = torch.cat([torch.zeros_like(here[:, :1]), here[:, :-1]], dim=1)
-            if self.training:
-                places = zip(self.spans, (before, here, after), strict=True)
-                first, middle, last = (part(self.words(place) / _SMALL) for part, place in places)
-                found = (first + middle + last).masked_fill((here == 0)[:, :, None], 0.0)
-            else:
-                first, middle, last = (part(self.words.weight / _SMALL) for part in self.spans)
-                middle = torch.cat([torch.full_like(middle[:1], _NEVER), middle[1:]])
-                looked_up = torch.nn.functional.embedding
-                found = looked_up(before, first) + looked_up(here, middle) + looked_up(after, last)
-            return torch.relu(found.amax(dim=1))
-
     return Bag()
+
+
+def _clearest(bag: Module, before: Any, here: Any, after: Any) -> Any:
+    """Of each feature of three tokens on end its highest value in the text, 0 at least.
+
+    What a token adds does not depend on its neighbours: once nothing is learned any more there are tables of it, which
+    whoever runs the graph computes when it is loaded.
+    """
+    import torch
+
+    if bag.training:
+        places = zip(bag.spans, (before, here, after), strict=True)
+        first, middle, last = (part(bag.words(place) / _SMALL) for part, place in places)
+        found = (first + middle + last).masked_fill((here == 0)[:, :, None], 0.0)
+    else:
+        first, middle, last = (part(bag.words.weight / _SMALL) for part in bag.spans)
+        middle = torch.cat([torch.full_like(middle[:1], _NEVER), middle[1:]])
+        looked_up = torch.nn.functional.embedding
+        found = looked_up(before, first) + looked_up(here, middle) + looked_up(after, last)
+    return torch.relu(found.amax(dim=1))
