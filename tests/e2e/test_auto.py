@@ -122,7 +122,7 @@ def test_what_is_measured_takes_over_without_a_failed_request_and_is_remembered(
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("Single", "one thread is all that this library has"),
+        pytest.param("Single", "one thread is all that this library has", marks=pytest.mark.full),
         pytest.param("Fragile", "processes died", marks=pytest.mark.full),
     ],
 )

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from tests.e2e.long import full
 from tests.e2e.roles import announced, house
 from tests.e2e.server import MODELS, Served, body, eventually, quick, run_once, serving
 
@@ -126,8 +127,10 @@ def test_workers_ask_the_student_for_web_processes_and_jobs(calibrated: Path, tm
     ("arguments", "said"),
     [
         ([LARGE, SMALL, "--samples", "few.npz"], "an agreement of 0.99 takes at least 368 rows to show; there are 20"),
-        ([LARGE, SMALL, "--samples", "few.npz", "--agreement", "2"], "--agreement 2: write a share between 0 and 1"),
-        ([LARGE, SMALL, "--samples", "few.npz", "--output", "q"], "--output q: the models have no such output"),
+        full(
+            [LARGE, SMALL, "--samples", "few.npz", "--agreement", "2"], "--agreement 2: write a share between 0 and 1"
+        ),
+        full([LARGE, SMALL, "--samples", "few.npz", "--output", "q"], "--output q: the models have no such output"),
         (
             [LARGE, SMALL, "--samples", "few.npz", "--output", "by"],
             "by: a cascade needs an output of one number for",
@@ -136,9 +139,9 @@ def test_workers_ask_the_student_for_web_processes_and_jobs(calibrated: Path, tm
             [LARGE, SMALL, "--samples", "nan.npz"],
             "nan.npz, sample 7, where x holds NaN or infinity: small answers NaN or infinity in output 'p'",
         ),
-        ([LARGE, SMALL, "--samples", "nan.npz", "--out", "no/c.json"], "--out no/c.json: there is no folder"),
-        ([LARGE, SMALL, "--samples", "none.npz"], "--samples none.npz: No such file"),
-        ([LARGE, LARGE, "--samples", "few.npz"], "two models are called 'large'"),
+        full([LARGE, SMALL, "--samples", "nan.npz", "--out", "no/c.json"], "--out no/c.json: there is no folder"),
+        full([LARGE, SMALL, "--samples", "none.npz"], "--samples none.npz: No such file"),
+        full([LARGE, LARGE, "--samples", "few.npz"], "two models are called 'large'"),
         ([LARGE, f"{MODELS / 'plain.py'}:Echo", "--samples", "few.npz"], "both must have the same names"),
         ([LARGE, "pair", "--samples", "few.npz"], "and pair hold large, one, other"),
     ],
@@ -165,12 +168,14 @@ def test_what_cannot_be_measured_is_told_in_one_line(tmp_path: Path, arguments: 
     ("arguments", "said"),
     [
         ([LARGE, SMALL, "--samples", "one.npz"], "says class 1 to 500 of 500 rows (100.00%), and --agreement wants 99"),
-        ([LARGE, SMALL, "--samples", "few.npz"], "says class 1 to 498 of 500 rows (99.60%), and --agreement wants 99"),
+        full(
+            [LARGE, SMALL, "--samples", "few.npz"], "says class 1 to 498 of 500 rows (99.60%), and --agreement wants 99"
+        ),
         (
             [PRICE, NEAR, "--samples", "one.npz"],
             "the models have price FP32[1]; if price is one, say so: --output price",
         ),
-        ([PRICE, NEAR, "--samples", "one.npz", "--output", "price"], "such as prices, take no cascade"),
+        full([PRICE, NEAR, "--samples", "one.npz", "--output", "price"], "such as prices, take no cascade"),
     ],
 )
 def test_rows_that_would_show_any_student_to_be_good_calibrate_none(

@@ -16,6 +16,7 @@ import onnx
 import pytest
 from examples import client as example
 from onnx import TensorProto, helper
+from tests.e2e.long import full
 from tests.e2e.server import ROOT, Served, eventually, model, quick, serving
 from tests.unit.client.both import KINDS, Both
 
@@ -212,6 +213,7 @@ async def _come_back(both: Both, full: httpx.Response) -> None:
     assert caught.value.retry_after_s >= 1
 
 
+@pytest.mark.parametrize("kind", ["async", full("sync")])
 async def test_a_call_survives_that_its_server_is_killed_and_started_again(tmp_path: Path, kind: str) -> None:
     arguments = quick(*model("faulty.py", "Pause"))
     first = Served(tmp_path, *arguments)

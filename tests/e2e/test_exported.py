@@ -112,21 +112,26 @@ def test_a_precision_in_the_models_own_settings_is_taken_and_told(folder: Path, 
         np.testing.assert_allclose(ask(started, "rounded", x).sum(axis=1), np.ones(50), atol=1e-2)
 
 
-def test_a_file_that_is_no_model_ends_the_start_in_one_line(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("alone.xml", "its weights are not there"),
+        ("broken.pt2", "is no program of torch.export.save"),
+        pytest.param("page.xml", "is not an OpenVINO model", marks=pytest.mark.full),
+        pytest.param("script.pt", "export the module in Python: torch.export.save(", marks=pytest.mark.full),
+    ],
+)
+def test_a_file_that_is_no_model_ends_the_start_in_one_line(
+    folder: Path, tmp_path: Path, name: str, message: str
+) -> None:
     (tmp_path / "alone.xml").write_bytes((folder / "mlp_ov.xml").read_bytes())
     (tmp_path / "page.xml").write_text("<html/>")
     (tmp_path / "script.pt").write_bytes(b"PK\x03\x04")
     (tmp_path / "broken.pt2").write_bytes(b"PK\x03\x04")
-    for name, message in (
-        ("alone.xml", "its weights are not there"),
-        ("page.xml", "is not an OpenVINO model"),
-        ("script.pt", "export the module in Python: torch.export.save("),
-        ("broken.pt2", "is no program of torch.export.save"),
-    ):
-        done = run_once(tmp_path, "serve", str(tmp_path / name), "--port", "0")
-        assert done.returncode == 2, name
-        assert message in " ".join(done.stderr.split()), done.stderr
-        assert "Traceback" not in done.stderr
+    done = run_once(tmp_path, "serve", str(tmp_path / name), "--port", "0")
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split()), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")

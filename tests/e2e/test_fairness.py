@@ -156,6 +156,7 @@ def test_a_model_is_unloaded_while_it_is_paused(models: list[str], tmp_path: Pat
         assert not stopped(served)
 
 
+@pytest.mark.full
 def test_off_leaves_it_to_the_operating_system(models: list[str], tmp_path: Path) -> None:
     with serving(tmp_path, *arguments(models, "--fair-cores", "off")) as served:
         with overload(served, "heavy") as heavy, overload(served, "light") as light:
@@ -180,6 +181,7 @@ def test_a_core_is_kept_free_of_instances_while_a_model_is_back_at_once(tmp_path
         assert {answer.status_code for answer in (*heavy, *light)} == {200}
 
 
+@pytest.mark.full
 def test_conserving_keeps_no_core_free(tmp_path: Path) -> None:
     every = frozenset(os.sched_getaffinity(0))
     models = [model(tmp_path, "Heavy", 0.05), model(tmp_path, "Light", 0.0002)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.contract.brokers.rabbit_nodes import rabbitmq_url
+from tests.e2e.long import full
 from tests.e2e.repository import put
 from tests.e2e.roles import House, announced, ended, house, submit
 from tests.e2e.server import Served, eventually
@@ -20,9 +21,7 @@ MODELS = ("told", "left", "right")
 EACH = 20
 
 
-@pytest.fixture(
-    params=["RabbitMQ", *(pytest.param(kind, marks=pytest.mark.full) for kind in ("the store", "SQS", "Kafka"))]
-)
+@pytest.fixture(params=["the store", *(full(kind) for kind in ("RabbitMQ", "SQS", "Kafka"))])
 def carrying(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """Arguments that name what carries the jobs. In the end it holds nothing of them."""
     if request.param == "the store":

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.e2e.long import full
 from tests.e2e.server import Served, eventually, model, quick, serving
 from tests.e2e.test_job_client import collected, each, events_of, pause
 from tests.unit.client.both import KINDS, Both
@@ -55,6 +56,7 @@ async def killed_and_started(
             one.close()
 
 
+@pytest.mark.parametrize("kind", ["async", full("sync")])
 async def test_waiting_outlasts_that_the_server_is_killed_and_started_again(tmp_path: Path, kind: str) -> None:
     arguments = quick(*model("faulty.py", "Pause"))
     async with killed_and_started(tmp_path, [*arguments, *SHORT_LEASE], kind) as (both, strike):
@@ -68,6 +70,7 @@ async def test_waiting_outlasts_that_the_server_is_killed_and_started_again(tmp_
         assert (await both.call("job", job)).attempt == 2
 
 
+@pytest.mark.parametrize("kind", ["async", full("sync")])
 async def test_a_stream_outlasts_that_the_server_is_killed_and_started_again(tmp_path: Path, kind: str) -> None:
     arguments = quick(*model("streaming.py", "Count"))
     async with killed_and_started(tmp_path, [*arguments, *SHORT_LEASE], kind) as (both, strike):

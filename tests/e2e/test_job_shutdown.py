@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.e2e.long import full
 from tests.e2e.server import Served, eventually, model, quick, serving
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -36,7 +37,7 @@ class Following:
         return self.text
 
 
-@pytest.mark.parametrize("lane", ["auto", "off"])
+@pytest.mark.parametrize("lane", ["auto", full("off")])
 def test_followers_are_told_when_to_come_back(tmp_path: Path, lane: str) -> None:
     arguments = [*quick(*model("faulty.py", "Pause")), "--express-lane", lane, "--drain-timeout-s", "3"]
     with serving(tmp_path, *arguments) as served, ThreadPoolExecutor(1) as pool:

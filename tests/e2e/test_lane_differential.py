@@ -198,7 +198,7 @@ async def fuzz(count: int, seed: int) -> None:
 
 
 async def test_mutated_streams() -> None:
-    await fuzz(3000, 3)
+    await fuzz(1500, 3)
 
 
 @pytest.mark.full

@@ -77,6 +77,7 @@ def test_metadata_and_readiness_say_what_is_so_without_loading(models: Path, tmp
         assert loaded(served) == {"first", "second"}, "for what is not there nobody must go"
 
 
+@pytest.mark.full
 def test_a_model_that_cannot_be_loaded_again_is_tried_again_later(models: Path, tmp_path: Path) -> None:
     with serving(tmp_path, *arguments(models)) as served:
         put(models, 3, name="third", load=repository.RAISES)

@@ -90,6 +90,7 @@ def test_a_network_is_optimised_served_as_it_was_measured_and_refused_once_its_s
     assert "has changed since; run forebay optimize on it again" in refused.stderr
 
 
+@pytest.mark.full
 def test_an_artefact_refuses_the_values_that_its_original_refuses(tmp_path: Path) -> None:
     x, y = digits()
     dump(tmp_path / "m.skops", make_pipeline(StandardScaler(), LogisticRegression()).fit(x[:SEEN], y[:SEEN]))

@@ -30,6 +30,7 @@ def built(tmp_path: Path) -> Iterator[House]:
         yield found
 
 
+@pytest.mark.full
 def test_one_process_with_a_broker(tmp_path: Path, broker: str) -> None:
     with serving(tmp_path, *quick(*PAUSE), "--broker", broker) as served:
         small = [submit(served, "pause", [float(number)], priority=number % 3) for number in range(20)]

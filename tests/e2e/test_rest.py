@@ -299,6 +299,7 @@ def words(count: int, rows: int, name: str) -> tuple[bytes, dict[str, str]]:
     return head + packed, {"Inference-Header-Content-Length": str(len(head))}
 
 
+@pytest.mark.full
 def test_ten_million_texts(roomy: Served) -> None:
     content, headers = words(10_000_000, 1, "words")
     _, tail = binary_parts(roomy.http.post("/v2/models/words/infer", content=content, headers=headers))

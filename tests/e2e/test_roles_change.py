@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.e2e.long import full
 from tests.e2e.roles import MLP_ROW, House, announced, ended, house, job, submit
 from tests.e2e.server import Served, calls, eventually, gone, model, values
 
@@ -185,7 +186,7 @@ def test_a_request_that_nobody_can_answer_ends_at_its_deadline(built: House) -> 
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, full(signal.SIGINT)])
 def test_a_worker_that_is_told_to_stop_finishes_what_it_runs(built: House, number: signal.Signals) -> None:
     web = built.web()
     worker = built.worker("worker", *PAUSE, port=None)

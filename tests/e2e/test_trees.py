@@ -11,6 +11,7 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from tests.contract.tabular import TREE, cancer, diabetes, digits, dump, lgb, xgb
+from tests.e2e.long import full
 from tests.e2e.server import quick, run_once, serving
 
 
@@ -18,7 +19,7 @@ def ask(rows: np.ndarray) -> dict[str, object]:
     return {"inputs": [{"name": "input", "datatype": "FP32", "shape": list(rows.shape), "data": rows.tolist()}]}
 
 
-@pytest.mark.parametrize("suffix", ["ubj", "json"])
+@pytest.mark.parametrize("suffix", ["ubj", full("json")])
 def test_an_xgboost_file_answers_with_label_and_probabilities(tmp_path: Path, suffix: str) -> None:
     x, y = cancer()
     path = tmp_path / f"cells.{suffix}"

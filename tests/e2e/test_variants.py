@@ -13,10 +13,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from tests.e2e.long import full
 from tests.e2e.server import MODELS, Served, eventually, quick, run_once, serving
 
 LARGE, FAST, FASTEST = (f"{MODELS / 'varied.py'}:{name}" for name in ("Large", "Fast", "Fastest"))
 NAMES = {1: "large", 2: "fast", 3: "fastest"}
+
+
+def short(*models: str) -> list[str]:
+    """Arguments that measure these with little ado: they sleep for every row, and their starts time batches."""
+    return [*quick(*models), "--set", "*.max_batch_rows=32"]
 
 
 def points(rows: int) -> np.ndarray[Any, Any]:
@@ -28,7 +34,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file that the command wrote."""
     folder = tmp_path_factory.mktemp("measured")
     np.savez(folder / "points.npz", x=points(300))
-    ran = run_once(folder, "variants", LARGE, FASTEST, FAST, "--samples", "points.npz", "--out", "variants.json")
+    ran = run_once(
+        folder, "variants", *short(LARGE, FASTEST, FAST), "--samples", "points.npz", "--out", "variants.json"
+    )
     assert ran.returncode == 0, ran.stderr
     assert "300 rows, by output p (probabilities)" in ran.stdout
     return folder / "variants.json"
@@ -47,7 +55,7 @@ def test_with_labels_accuracy_is_by_them(tmp_path: Path) -> None:
     x = points(200)
     angle = np.arctan2(x[:, 1], x[:, 0]) + np.pi + 0.06  # as the fast one says
     np.savez(tmp_path / "labelled.npz", x=x, labels=(angle / (2 * np.pi / 3)).astype(int) % 3)
-    ran = run_once(tmp_path, "variants", LARGE, FAST, "--samples", "labelled.npz", "--json")
+    ran = run_once(tmp_path, "variants", *short(LARGE, FAST), "--samples", "labelled.npz", "--json")
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     assert (found["labelled"], found["variants"][0]["accuracy"]) == (True, 1.0)
@@ -63,14 +71,14 @@ def test_with_labels_accuracy_is_by_them(tmp_path: Path) -> None:
 )
 def test_labels_that_are_not_the_models_are_told(tmp_path: Path, labels: list[Any], code: int, said: str) -> None:
     np.savez(tmp_path / "points.npz", x=points(100), labels=labels)
-    ran = run_once(tmp_path, "variants", LARGE, FAST, "--samples", "points.npz")
+    ran = run_once(tmp_path, "variants", *short(LARGE, FAST), "--samples", "points.npz")
     assert (ran.returncode, said in ran.stderr) == (code, True), ran.stderr
     assert ran.stderr.startswith("asking large about 100 rows\n")
 
 
 def test_a_form_that_helps_nobody_is_left_out_and_told(tmp_path: Path) -> None:
     np.savez(tmp_path / "points.npz", x=points(100))
-    ran = run_once(tmp_path, "variants", FAST, LARGE, FASTEST, "--samples", "points.npz", "--json")
+    ran = run_once(tmp_path, "variants", *short(FAST, LARGE, FASTEST), "--samples", "points.npz", "--json")
     assert ran.returncode == 0, ran.stderr
     assert [one["name"] for one in json.loads(ran.stdout)["variants"]] == ["fastest"]
     assert "large is left out: accurate in 9" in ran.stderr
@@ -92,7 +100,7 @@ def test_single_numbers_are_compared_by_how_far_apart_they_are(
 ) -> None:
     x = points(100)
     np.savez(tmp_path / "points.npz", x=x)
-    ran = run_once(tmp_path, "variants", PRICE, NEAR, OFF, "--samples", "points.npz", "--json", *options)
+    ran = run_once(tmp_path, "variants", *short(PRICE, NEAR, OFF), "--samples", "points.npz", "--json", *options)
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     assert (found["output"], found["judge"], found["model"]["agreement"]) == ("price", "numbers", 1.0)
@@ -162,11 +170,13 @@ def test_who_names_one_gets_that_one(served: Served) -> None:
     ("arguments", "said"),
     [
         ([LARGE, FAST, "--samples", "few.npz"], "20 rows that differ say little; give 100 or more"),
-        ([LARGE, FAST, "--samples", "points.npz", "--output", "q"], "--output q: the models have no such output"),
-        ([LARGE, FAST, "--samples", "points.npz", "--output", "by"], "compared by an output of numbers"),
+        full([LARGE, FAST, "--samples", "points.npz", "--output", "q"], "--output q: the models have no such output"),
+        full([LARGE, FAST, "--samples", "points.npz", "--output", "by"], "compared by an output of numbers"),
         ([LARGE, FAST, "--samples", "points.npz", "--out", "no/v.json"], "--out no/v.json: there is no folder"),
-        ([LARGE, FAST, "--samples", "points.npz", "--tolerance", "0"], "--tolerance 0: write a share between 0 and 1"),
-        ([FASTEST, LARGE, "--samples", "points.npz"], "none is faster than fastest by 5 % or more, which"),
+        full(
+            [LARGE, FAST, "--samples", "points.npz", "--tolerance", "0"], "--tolerance 0: write a share between 0 and 1"
+        ),
+        full([FASTEST, LARGE, "--samples", "points.npz"], "none is faster than fastest by 5 % or more, which"),
         ([LARGE, f"{MODELS / 'plain.py'}:Echo", "--samples", "points.npz"], "both must have the same names"),
     ],
 )

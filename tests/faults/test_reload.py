@@ -46,7 +46,7 @@ def settled_bytes(served: Served) -> float:
     [
         ("auto", False, 12, 0.5),
         ("auto", True, 8, 0.5),
-        ("off", False, 6, 0.5),
+        pytest.param("off", False, 60, 2.0, marks=pytest.mark.full),
         pytest.param("auto", False, 60, 2.0, marks=pytest.mark.full),
         pytest.param("auto", True, 60, 2.0, marks=pytest.mark.full),
     ],

@@ -21,16 +21,13 @@ def lengths(
     carried: bool = False,
 ) -> pytest.MarkDecorator:
     """Parameters `kind` of `house` and `name`, how often or how long: `short` in `make test`; `full` with each of the
-    `kinds` in `make faults`. `carried`: in both also over a RabbitMQ, and in `make faults` over an SQS and once over a
-    Kafka."""
-    shorts: list[tuple[Kind, Any]] = [short]
+    `kinds` in `make faults`. `carried`: there also over a RabbitMQ and an SQS, and once over a Kafka."""
     if carried:
-        shorts = [short, ("over RabbitMQ", short[1])]
         kinds = (*kinds, "over RabbitMQ", "over SQS")
     long = [pytest.param(kind, full, marks=pytest.mark.full) for kind in kinds]
     if carried:
         long.append(pytest.param("over Kafka", short[1], marks=pytest.mark.full))
-    return pytest.mark.parametrize(("kind", name), [*shorts, *long])
+    return pytest.mark.parametrize(("kind", name), [short, *long])
 
 
 def repeated(full: int) -> pytest.MarkDecorator:

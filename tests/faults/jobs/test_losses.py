@@ -11,7 +11,7 @@ from tests.e2e.server import eventually
 from tests.faults.jobs.calls import Caller
 from tests.faults.jobs.houses import House, Kind, house
 from tests.faults.jobs.invariants import Witness, witnessing
-from tests.faults.jobs.lengths import BOTH, repeated
+from tests.faults.jobs.lengths import lengths
 from tests.faults.jobs.load import Load
 
 
@@ -46,8 +46,7 @@ def lose_all(found: House, witness: Witness, caller: Caller, times: int) -> None
     eventually(found.ready, "all is ready again")
 
 
-@pytest.mark.parametrize("kind", BOTH)
-@repeated(10)
+@lengths(("web and worker", 1), 10)
 @pytest.mark.timeout(600)
 def test_a_store_that_is_emptied_is_begun_anew(tmp_path: Path, kind: Kind, rounds: int) -> None:
     with house(tmp_path, kind) as found, witnessing(found) as witness, Caller(found.port) as caller:

@@ -149,7 +149,7 @@ def test_a_job_that_is_published_a_hundred_times_runs_once(tmp_path: Path, kind:
 
 
 @pytest.mark.parametrize("kind", ["over RabbitMQ", pytest.param("over SQS", marks=pytest.mark.full)])
-@pytest.mark.parametrize("call", ["create", "submit"])
+@pytest.mark.parametrize("call", ["create", pytest.param("submit", marks=pytest.mark.full)])
 @repeated(10)
 @pytest.mark.timeout(600)
 def test_a_key_finds_the_job_whose_record_stands_with_its_message_and_without(

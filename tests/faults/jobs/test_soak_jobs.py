@@ -12,7 +12,6 @@ from tests.contract.brokers.rabbit_nodes import RabbitNode
 from tests.faults.jobs.growth import Growth
 from tests.faults.jobs.houses import Kind, house
 from tests.faults.jobs.invariants import witnessing
-from tests.faults.jobs.lengths import BOTH
 from tests.faults.jobs.load import Load
 from tests.models.tallied import CAPACITY_PER_S
 
@@ -33,8 +32,9 @@ def rabbit(kind: Kind) -> Iterator[RabbitNode | None]:
 @pytest.mark.parametrize(
     "kind",
     [
-        *BOTH,
-        "over RabbitMQ",
+        "web and worker",
+        pytest.param("serve", marks=pytest.mark.full),
+        pytest.param("over RabbitMQ", marks=pytest.mark.full),
         # Their stand-ins keep nothing when they end, so these are not killed.
         pytest.param("over SQS", marks=pytest.mark.full),
         pytest.param("over Kafka", marks=pytest.mark.full),

@@ -124,8 +124,6 @@ OPTIMIZE: list[tuple[tuple[str, ...], str, list[str]]] = [
     (("net.pt", "--samples", "seen.npz"), SETUP, ["net.pt", "torch.export.save"]),
     (("modules.py", "--samples", "seen.npz"), SETUP, ["modules.py", "write file.py:factory"]),
     (("modules.py:gone", "--samples", "seen.npz"), SETUP, ["has no function 'gone'", "returns (module, inputs)"]),
-    (("modules.py:fails", "--samples", "seen.npz"), SETUP, ["RuntimeError: no weights here"]),
-    (("modules.py:axes", "--samples", "seen.npz"), SETUP, ["'tokens'", "the inputs are x"]),
     (("broken.py:factory", "--samples", "seen.npz"), SETUP, ["SyntaxError", "line 1"]),
     (("garbage.onnx", "--samples", "seen.npz"), LOAD, ["garbage.onnx", "Protobuf parsing failed", "forebay serve"]),
     (
@@ -226,6 +224,8 @@ OPTIMIZE: list[tuple[tuple[str, ...], str, list[str]]] = [
 
 
 OTHER_MODULES: list[tuple[tuple[str, ...], str, list[str]]] = [
+    (("modules.py:fails", "--samples", "seen.npz"), SETUP, ["RuntimeError: no weights here"]),
+    (("modules.py:axes", "--samples", "seen.npz"), SETUP, ["'tokens'", "the inputs are x"]),
     (("modules.py:seven", "--samples", "seen.npz"), SETUP, ["returned int", "returns (module, inputs)"]),
     (("modules.py:needs", "--samples", "seen.npz"), SETUP, ["'a'", "a function without arguments"]),
     (("modules.py:one_row", "--samples", "seen.npz"), SETUP, ["have 1 rows", "two or more"]),

@@ -21,7 +21,7 @@ from forebay.optimize.run import Order, optimize
 WORDS = np.array(["nought", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 
 
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("labelled", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_a_classifier_of_words_may_leave_its_library(tmp_path: Path, *, labelled: bool) -> None:
     x, y = digits()
     dump(tmp_path / "m.skops", LinearSVC().fit(x[:SEEN], WORDS[y[:SEEN]]))

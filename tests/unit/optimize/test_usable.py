@@ -40,7 +40,9 @@ def test_a_sample_that_is_answered_nan_is_named_in_the_calibration_part_too(tmp_
     assert f"answers NaN or infinity in 'logits' to sample {number} of --samples (whose 'x' holds NaN)" in said
 
 
-@pytest.mark.parametrize(("value", "called"), [(np.nan, "NaN"), (-np.inf, "infinity")])
+@pytest.mark.parametrize(
+    ("value", "called"), [(np.nan, "NaN"), pytest.param(-np.inf, "infinity", marks=pytest.mark.full)]
+)
 def test_a_value_that_the_model_takes_nowhere_is_named(tmp_path: Path, value: float, called: str) -> None:
     x, y = digits()
     dump(tmp_path / "m.skops", LogisticRegression(max_iter=400).fit(x[:SEEN], y[:SEEN]))
