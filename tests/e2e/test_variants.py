@@ -20,11 +20,6 @@ LARGE, FAST, FASTEST = (f"{MODELS / 'varied.py'}:{name}" for name in ("Large", "
 NAMES = {1: "large", 2: "fast", 3: "fastest"}
 
 
-def short(*models: str) -> list[str]:
-    """Arguments that measure these with little ado: they sleep for every row, and their starts time batches."""
-    return [*quick(*models), "--set", "*.max_batch_rows=32"]
-
-
 def points(rows: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).normal(0, 1, (rows, 2)).astype(np.float32)
 
@@ -34,9 +29,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file that the command wrote."""
     folder = tmp_path_factory.mktemp("measured")
     np.savez(folder / "points.npz", x=points(300))
-    ran = run_once(
-        folder, "variants", *short(LARGE, FASTEST, FAST), "--samples", "points.npz", "--out", "variants.json"
-    )
+    ran = run_once(folder, "variants", LARGE, FASTEST, FAST, "--samples", "points.npz", "--out", "variants.json")
     assert ran.returncode == 0, ran.stderr
     assert "300 rows, by output p (probabilities)" in ran.stdout
     return folder / "variants.json"
@@ -55,7 +48,7 @@ def test_with_labels_accuracy_is_by_them(tmp_path: Path) -> None:
     x = points(200)
     angle = np.arctan2(x[:, 1], x[:, 0]) + np.pi + 0.06  # as the fast one says
     np.savez(tmp_path / "labelled.npz", x=x, labels=(angle / (2 * np.pi / 3)).astype(int) % 3)
-    ran = run_once(tmp_path, "variants", *short(LARGE, FAST), "--samples", "labelled.npz", "--json")
+    ran = run_once(tmp_path, "variants", LARGE, FAST, "--samples", "labelled.npz", "--json")
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     assert (found["labelled"], found["variants"][0]["accuracy"]) == (True, 1.0)
@@ -65,20 +58,20 @@ def test_with_labels_accuracy_is_by_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "code", "said"),
     [
-        (["red", "green"] * 50, 0, "labels are not used, only agreement with large is measured: 'red' is none of"),
+        full(["red", "green"] * 50, 0, "labels are not used, only agreement with large is measured: 'red' is none of"),
         ([0, 1] * 50, 2, "points.npz: its labels tell nothing: by them large itself is right in"),
     ],
 )
 def test_labels_that_are_not_the_models_are_told(tmp_path: Path, labels: list[Any], code: int, said: str) -> None:
     np.savez(tmp_path / "points.npz", x=points(100), labels=labels)
-    ran = run_once(tmp_path, "variants", *short(LARGE, FAST), "--samples", "points.npz")
+    ran = run_once(tmp_path, "variants", LARGE, FAST, "--samples", "points.npz")
     assert (ran.returncode, said in ran.stderr) == (code, True), ran.stderr
     assert ran.stderr.startswith("asking large about 100 rows\n")
 
 
 def test_a_form_that_helps_nobody_is_left_out_and_told(tmp_path: Path) -> None:
     np.savez(tmp_path / "points.npz", x=points(100))
-    ran = run_once(tmp_path, "variants", *short(FAST, LARGE, FASTEST), "--samples", "points.npz", "--json")
+    ran = run_once(tmp_path, "variants", FAST, LARGE, FASTEST, "--samples", "points.npz", "--json")
     assert ran.returncode == 0, ran.stderr
     assert [one["name"] for one in json.loads(ran.stdout)["variants"]] == ["fastest"]
     assert "large is left out: accurate in 9" in ran.stderr
@@ -91,8 +84,8 @@ PRICE, NEAR, OFF = (f"{MODELS / 'priced.py'}:{name}" for name in ("Price", "Near
 @pytest.mark.parametrize(
     ("options", "tolerance", "near"),
     [
-        pytest.param([], 0.1, 1.0, id="found"),
-        pytest.param(["--output", "price", "--tolerance", "0.1%"], 0.001, 0.0, id="named", marks=pytest.mark.full),
+        full([], 0.1, 1.0),
+        (["--output", "price", "--tolerance", "0.1%"], 0.001, 0.0),
     ],
 )
 def test_single_numbers_are_compared_by_how_far_apart_they_are(
@@ -100,7 +93,7 @@ def test_single_numbers_are_compared_by_how_far_apart_they_are(
 ) -> None:
     x = points(100)
     np.savez(tmp_path / "points.npz", x=x)
-    ran = run_once(tmp_path, "variants", *short(PRICE, NEAR, OFF), "--samples", "points.npz", "--json", *options)
+    ran = run_once(tmp_path, "variants", PRICE, NEAR, OFF, "--samples", "points.npz", "--json", *options)
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     assert (found["output"], found["judge"], found["model"]["agreement"]) == ("price", "numbers", 1.0)
