@@ -51,8 +51,10 @@ class Plan:
     shared_rounds: int
     zipf_keys: int
     """Different texts under Zipf traffic. Warm-up and memory of the cache are in proportion."""
+    log_starts: int
+    """Of the request log's servers: two starts of one differ by more than a log costs."""
     log_rounds: int
-    """Of the request log: many short ones, since what it costs is less than what two starts of one server differ."""
+    """Short ones, of each start."""
     log_s: float
     """One timed turn of it."""
 
@@ -87,8 +89,9 @@ FULL = Plan(
     shared_jobs=4000,
     shared_rounds=3,
     zipf_keys=100_000,
-    log_rounds=25,
-    log_s=4.0,
+    log_starts=6,
+    log_rounds=6,
+    log_s=3.0,
 )
 QUICK = Plan(
     rounds=2,
@@ -120,6 +123,7 @@ QUICK = Plan(
     shared_jobs=2000,
     shared_rounds=1,
     zipf_keys=10_000,
-    log_rounds=3,
+    log_starts=2,
+    log_rounds=2,
     log_s=3.0,
 )

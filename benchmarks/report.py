@@ -232,10 +232,10 @@ def _request_log(found: Mapping[str, Any] | None) -> Iterator[str]:
     if not found:
         return
     yield from ("", "## The request log", "")
-    yield "| log | req/s | off, req/s | log / off, median (lowest to highest) | written | dropped | checked | wrong |"
+    yield "| log | req/s | off, req/s | of off, by starts (lowest to highest) | written | dropped | checked | wrong |"
     yield "|---|--:|--:|--:|--:|--:|--:|--:|"
     rates, off = found["rates"], found["off_turns"]
-    for name in ("1 %", "1 %, redacted"):
+    for name in ("off again", "1 %", "1 %, redacted"):
         if name in found:
             turns = found[name]["turns"]
             written, dropped = (sum(turn[key] for turn in turns) for key in ("written", "dropped"))

@@ -1,31 +1,40 @@
 """The request log: what it costs to write 1 % of all requests down, answers included.
 
 The MLP by wrk, alike but for the log. All bodies are different, so that none is passed over as one that is there
-already; the third server has a redaction function too. Turns alternate, and each ratio is of one round. A second client
-sends 1 % more, and checks its answers. Written rows are counted, so that a log that wrote nothing would show.
+already; one server has a redaction function too, and one is another without a log, which shows what this machine can
+tell apart. All are up at once and asked in turns of a few seconds: the machine's speed changes more from minute to
+minute than a log costs. They are started anew several times, since two starts of one server differ too. Each ratio is
+of one round, and each start counts by the median of its rounds. A second client sends 1 % more, and checks its answers.
+Written rows are counted, so that a log that wrote nothing would show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
+from statistics import median
 from urllib.request import urlopen
 
 import numpy as np
-from benchmarks.bench_run import Bench, Contender, Json, ratios, spread
+from benchmarks.bench_run import Bench, Contender, Json, spread
 from benchmarks.pools import SplitPool, check_against, in_two_parts, mlp_inputs, protocol_json, protocol_values
 from benchmarks.servers import Server
 from benchmarks.turns import CHECK_SHARE, wrk_alone, wrk_and_checker
 from benchmarks.workloads import mlp
 
 from forebay.bench.bodies import Endpoint
-from forebay.bench.generator import run_event_loop
+from forebay.bench.generator import Check, run_event_loop
 
 HALF = 2000
 """Beginnings, and ends: four million bodies of two parts."""
 SHARE = 0.01
-OFF, ON, REDACTED = "off", "1 %", "1 %, redacted"
+OFF, AGAIN, ON, REDACTED = "off", "off again", "1 %", "1 %, redacted"
+NAMES = (OFF, ON, AGAIN, REDACTED)
+GATHERED_S = 1.0 + 0.2
+"""For what the log has gathered to be written."""
 _REDACT = """
 def redact(row):
     row["inputs"]["x"] = row["inputs"]["x"].round(3)
@@ -46,27 +55,51 @@ def run(bench: Bench) -> Json:
     def sampled(endpoint: Endpoint) -> SplitPool:
         return protocol_json(endpoint, "mlp", "x", "FP32", [row[None] for row in inputs])
 
-    def turn(name: str) -> Json:
-        contender = Contender(name, bench.forebay(*_arguments(name, redact)), sampled, check)
-        plan = bench.plan
-        with bench.serve(contender) as (server, pool):
-            files = [unique(next(seeds))(server.endpoint).write(bench.scratch / f"log-{part}.bin") for part in range(2)]
-            warm = run_event_loop(wrk_alone(server, files[0], mlp.CONNECTIONS, plan.warm_s))
-            before = _counted(server)
-            rate = warm.rate * CHECK_SHARE
-            figures = run_event_loop(wrk_and_checker(server, pool, files[1], mlp.CONNECTIONS, plan.log_s, check, rate))
-            after = _counted(server)
-        counted = {key: after[key] - before[key] for key in after}
-        return {**figures.as_json(), **counted}
+    def start() -> dict[str, list[Json]]:
+        servers: dict[str, tuple[Server, SplitPool]] = {}
+        with ExitStack() as running:
 
-    names = (OFF, ON, REDACTED)
-    taken = bench.take_turns("request log, mlp", names, turn, unit="req/s", rounds=bench.plan.log_rounds)
-    found: Json = {"rates": {name: spread([one["rate"] for one in turns]) for name, turns in taken.items()}}
-    for name in (ON, REDACTED):
-        if name in taken and OFF in taken:
-            found[name] = {**ratios({"Forebay": taken[name], OFF: taken[OFF]})[OFF], "turns": taken[name]}
-    found["off_turns"] = taken.get(OFF, [])
+            def turn(name: str) -> Json:
+                if name not in servers:
+                    contender = Contender(name, bench.forebay(*_arguments(name, redact)), sampled, check)
+                    servers[name] = running.enter_context(bench.serve(contender))
+                    _warm(bench, servers[name][0], next(seeds), bench.plan.warm_s)
+                return _turn(bench, *servers[name], check, seeds)
+
+            return bench.take_turns("request log, mlp", NAMES, turn, unit="req/s", rounds=bench.plan.log_rounds)
+
+    starts = [start() for _ in range(bench.plan.log_starts)]
+    taken = {name: [one for turns in starts for one in turns.get(name, ())] for name in NAMES}
+    found: Json = {"rates": {name: spread([one["rate"] for one in turns]) for name, turns in taken.items() if turns}}
+    for name in (AGAIN, ON, REDACTED):
+        if medians := _medians(starts, name):
+            found[name] = {**spread(medians), "turns": taken[name]}
+    found["off_turns"] = taken[OFF]
     return found
+
+
+def _medians(starts: Sequence[Mapping[str, Sequence[Json]]], name: str) -> list[float]:
+    """Of each start, what is usual among its rounds."""
+    pairs = [list(zip(turns.get(name, ()), turns.get(OFF, ()), strict=False)) for turns in starts]
+    return [median(one["rate"] / off["rate"] for one, off in rounds) for rounds in pairs if rounds]
+
+
+def _warm(bench: Bench, server: Server, seed: int, seconds: float) -> float:
+    """Requests a second."""
+    file = unique(seed)(server.endpoint).write(bench.scratch / "log-warm.bin")
+    return run_event_loop(wrk_alone(server, file, mlp.CONNECTIONS, seconds)).rate
+
+
+def _turn(bench: Bench, server: Server, pool: SplitPool, check: Check, seeds: Iterator[int]) -> Json:
+    """The log gathers for a second before it writes: the timed part begins when it has begun, and the next server is
+    asked when this one has ended."""
+    before = _counted(server)
+    rate = _warm(bench, server, next(seeds), GATHERED_S) * CHECK_SHARE
+    file = unique(next(seeds))(server.endpoint).write(bench.scratch / "log.bin")
+    figures = run_event_loop(wrk_and_checker(server, pool, file, mlp.CONNECTIONS, bench.plan.log_s, check, rate))
+    time.sleep(GATHERED_S)
+    after = _counted(server)
+    return {**figures.as_json(), **{key: after[key] - before[key] for key in after}}
 
 
 def unique(seed: int) -> Callable[[Endpoint], SplitPool]:
@@ -80,7 +113,7 @@ def unique(seed: int) -> Callable[[Endpoint], SplitPool]:
 
 def _arguments(name: str, redact: Path) -> list[str]:
     settings = ["instances=1"]
-    if name != OFF:
+    if name in (ON, REDACTED):
         settings.append(f"request_log={SHARE}")
     if name == REDACTED:
         settings.append(f"request_log_redact={redact}:redact")
