@@ -45,6 +45,10 @@ class Server:
         """CPU seconds of the process that was started, alone."""
         return dict(session_processes(self.process.pid))[self.process.pid] / _TICKS
 
+    def cpu_s_of(self, module: str) -> float:
+        """CPU seconds of those of its processes that run this module."""
+        return sum(ticks for pid, ticks in session_processes(self.process.pid) if module in _command(pid)) / _TICKS
+
     def own_rss_bytes(self) -> int:
         """Memory of the process that was started, alone."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * _PAGE_BYTES
@@ -76,6 +80,13 @@ def session_processes(session: int) -> list[tuple[int, int]]:
     while more := {pid: ticks for pid, (parent, ticks) in parents.items() if parent in found and pid not in found}:
         found.update(more)
     return list(found.items())
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""  # it ended meanwhile
 
 
 def free_port() -> int:

@@ -5,7 +5,8 @@ already; one server has a redaction function too, and one is another without a l
 tell apart. All are up at once and asked in turns of a few seconds: the machine's speed changes more from minute to
 minute than a log costs. They are started anew several times, since two starts of one server differ too. Each ratio is
 of one round, and each start counts by the median of its rounds. A second client sends 1 % more, and checks its answers.
-Written rows are counted, so that a log that wrote nothing would show.
+Written rows are counted, so that a log that wrote nothing would show. What the process that writes takes of the
+server's CPU is counted too: that share is the same however fast the machine is just then.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def redact(row):
     row["inputs"]["x"] = row["inputs"]["x"].round(3)
     return row
 """
+_WRITER = "forebay.request_log.child"
 _WRITTEN, _DROPPED = "forebay_request_log_written_rows_total", "forebay_request_log_dropped_rows_total"
 
 
@@ -121,7 +123,7 @@ def _arguments(name: str, redact: Path) -> list[str]:
 
 
 def _counted(server: Server) -> dict[str, float]:
-    """Rows that the server has written, and those that it has dropped."""
+    """Rows that the server has written and those that it has dropped; CPU seconds of the server and of what writes."""
     host, port = server.address
     with urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
@@ -129,4 +131,5 @@ def _counted(server: Server) -> dict[str, float]:
     def total(name: str) -> float:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
-    return {"written": total(_WRITTEN), "dropped": total(_DROPPED)}
+    cpu = {"cpu_s": server.cpu_s(), "writer_cpu_s": server.cpu_s_of(_WRITER)}
+    return {"written": total(_WRITTEN), "dropped": total(_DROPPED), **cpu}

@@ -47,7 +47,7 @@ def waiting(found: House) -> int:
 
 
 @lengths(("serve", 4.0), 300.0, name="seconds")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_twice_of_what_can_be_done_is_bounded_and_refused(tmp_path: Path, kind: Kind, seconds: float) -> None:
     with (
         house(tmp_path, kind, "--jobs-max-queued", str(MOST_QUEUED)) as found,

@@ -254,17 +254,17 @@ def test_the_report_says_what_tune_took_and_in_what_time() -> None:
 
 
 def test_the_report_says_what_the_request_log_costs() -> None:
-    turn = {"written": 900.0, "dropped": 0.0, "checked": 10, "wrong": 0}
+    turn = {"written": 900.0, "dropped": 0.0, "cpu_s": 4.0, "writer_cpu_s": 0.02, "checked": 10, "wrong": 0}
     found = {
         "rates": {"off": spread([30_000.0]), "off again": spread([30_100.0]), "1 %": spread([29_900.0])},
-        "off again": {**spread([0.9, 1.003, 1.1]), "turns": [{**turn, "written": 0.0}]},
+        "off again": {**spread([0.9, 1.003, 1.1]), "turns": [{**turn, "written": 0.0, "writer_cpu_s": 0.0}]},
         "1 %": {**spread([0.9966]), "turns": [turn]},
         "off_turns": [{**turn, "written": 0.0}],
     }
     lines = [line for line in report._request_log(found) if line.startswith(("| 1 %", "| off"))]
     assert lines == [
-        "| off again | 30,100 | 30,000 | 1.003x (0.900 to 1.100) | 0 | 0 | 20 | 0 |",
-        "| 1 % | 29,900 | 30,000 | 0.997x (0.997 to 0.997) | 900 | 0 | 20 | 0 |",
+        "| off again | 30,100 | 30,000 | 1.003x (0.900 to 1.100) | 0.00% | 0 | 0 | 20 | 0 |",
+        "| 1 % | 29,900 | 30,000 | 0.997x (0.997 to 0.997) | 0.50% | 900 | 0 | 20 | 0 |",
     ]
     assert [(point.measured, point.least_met, point.aim_met) for point in points({"request_log": found})] == [
         ("0.997x", True, True)
