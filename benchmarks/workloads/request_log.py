@@ -66,6 +66,7 @@ def run(bench: Bench) -> Json:
                     contender = Contender(name, bench.forebay(*_arguments(name, redact)), sampled, check)
                     servers[name] = running.enter_context(bench.serve(contender))
                     _warm(bench, servers[name][0], next(seeds), bench.plan.warm_s)
+                    time.sleep(GATHERED_S)  # by then the process that writes has started, which is not what is measured
                 return _turn(bench, *servers[name], check, seeds)
 
             return bench.take_turns("request log, mlp", NAMES, turn, unit="req/s", rounds=bench.plan.log_rounds)
