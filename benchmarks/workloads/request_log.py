@@ -28,13 +28,14 @@ from benchmarks.workloads import mlp
 
 from forebay.bench.bodies import Endpoint
 from forebay.bench.generator import Check, run_event_loop
+from forebay.request_log.spool import GATHER_S
 
 HALF = 2000
 """Beginnings, and ends: four million bodies of two parts."""
 SHARE = 0.01
 OFF, AGAIN, ON, REDACTED = "off", "off again", "1 %", "1 %, redacted"
 NAMES = (OFF, ON, AGAIN, REDACTED)
-GATHERED_S = 1.0 + 0.2
+GATHERED_S = GATHER_S + 0.2
 """For what the log has gathered to be written."""
 _REDACT = """
 def redact(row):
@@ -75,14 +76,14 @@ def run(bench: Bench) -> Json:
     taken = {name: [one for turns in starts for one in turns.get(name, ())] for name in NAMES}
     found: Json = {"rates": {name: spread([one["rate"] for one in turns]) for name, turns in taken.items() if turns}}
     for name in (AGAIN, ON, REDACTED):
-        if medians := _medians(starts, name):
+        if medians := medians_of_starts(starts, name):
             found[name] = {**spread(medians), "turns": taken[name]}
     found["off_turns"] = taken[OFF]
     return found
 
 
-def _medians(starts: Sequence[Mapping[str, Sequence[Json]]], name: str) -> list[float]:
-    """Of each start, what is usual among its rounds."""
+def medians_of_starts(starts: Sequence[Mapping[str, Sequence[Json]]], name: str) -> list[float]:
+    """Of each start, the median of its rounds' ratios to the server without a log. Starts without both are left out."""
     pairs = [list(zip(turns.get(name, ()), turns.get(OFF, ()), strict=False)) for turns in starts]
     return [median(one["rate"] / off["rate"] for one, off in rounds) for rounds in pairs if rounds]
 

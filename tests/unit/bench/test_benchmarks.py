@@ -31,7 +31,7 @@ from benchmarks.pools import (
 )
 from benchmarks.servers import session_processes, stop
 from benchmarks.turns import parse_wrk
-from benchmarks.workloads import optimize
+from benchmarks.workloads import optimize, request_log
 from benchmarks.workloads.fairness import pair_result
 from benchmarks.workloads.jobs import carried
 from benchmarks.workloads.mixed import added_p99
@@ -269,6 +269,19 @@ def test_the_report_says_what_the_request_log_costs() -> None:
     assert [(point.measured, point.least_met, point.aim_met) for point in points({"request_log": found})] == [
         ("0.997x", True, True)
     ]
+
+
+def test_each_start_of_the_request_logs_servers_counts_once() -> None:
+    def turns(*rates: float) -> list[dict[str, float]]:
+        return [{"rate": rate} for rate in rates]
+
+    starts = [
+        {"off": turns(100, 200, 50), "1 %": turns(90, 200, 25)},
+        {"off": turns(100), "1 %": turns(80, 80)},
+        {"off": turns(100)},
+        {"1 %": turns(90)},
+    ]
+    assert request_log.medians_of_starts(starts, "1 %") == [0.9, 0.8]
 
 
 def test_the_report_says_what_auto_took_and_what_it_reached() -> None:
