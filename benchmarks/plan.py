@@ -89,8 +89,8 @@ FULL = Plan(
     shared_jobs=4000,
     shared_rounds=3,
     zipf_keys=100_000,
-    log_starts=6,
-    log_rounds=6,
+    log_starts=8,
+    log_rounds=4,
     log_s=3.0,
 )
 QUICK = Plan(

@@ -3,10 +3,10 @@
 The MLP by wrk, alike but for the log. All bodies are different, so that none is passed over as one that is there
 already; one server has a redaction function too, and one is another without a log, which shows what this machine can
 tell apart. All are up at once and asked in turns of a few seconds: the machine's speed changes more from minute to
-minute than a log costs. They are started anew several times, since two starts of one server differ too. Each ratio is
-of one round, and each start counts by the median of its rounds. A second client sends 1 % more, and checks its answers.
-Written rows are counted, so that a log that wrote nothing would show. What the process that writes takes of the
-server's CPU is counted too: that share is the same however fast the machine is just then.
+minute than a log costs. They are started anew several times, each first as often as the others, since two starts of one
+server differ too. Each ratio is of one round, and each start counts by the median of its rounds. A second client sends
+1 % more, and checks its answers. Written rows are counted, so that a log that wrote nothing would show. What the process
+that writes takes of the server's CPU is counted too: that share is the same however fast the machine is just then.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def run(bench: Bench) -> Json:
     def sampled(endpoint: Endpoint) -> SplitPool:
         return protocol_json(endpoint, "mlp", "x", "FP32", [row[None] for row in inputs])
 
-    def start() -> dict[str, list[Json]]:
+    def start(number: int) -> dict[str, list[Json]]:
+        first = number % len(NAMES)
+        names = (*NAMES[first:], *NAMES[:first])
         servers: dict[str, tuple[Server, SplitPool]] = {}
         with ExitStack() as running:
 
@@ -70,9 +72,9 @@ def run(bench: Bench) -> Json:
                     time.sleep(GATHERED_S)  # by then the process that writes has started, which is not what is measured
                 return _turn(bench, *servers[name], check, seeds)
 
-            return bench.take_turns("request log, mlp", NAMES, turn, unit="req/s", rounds=bench.plan.log_rounds)
+            return bench.take_turns("request log, mlp", names, turn, unit="req/s", rounds=bench.plan.log_rounds)
 
-    starts = [start() for _ in range(bench.plan.log_starts)]
+    starts = [start(number) for number in range(bench.plan.log_starts)]
     taken = {name: [one for turns in starts for one in turns.get(name, ())] for name in NAMES}
     found: Json = {"rates": {name: spread([one["rate"] for one in turns]) for name, turns in taken.items() if turns}}
     for name in (AGAIN, ON, REDACTED):
