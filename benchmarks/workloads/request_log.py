@@ -6,7 +6,7 @@ tell apart. All are up at once and asked in turns of a few seconds: the machine'
 minute than a log costs. They are started anew several times, each first as often as the others, since two starts of one
 server differ too. Each ratio is of one round, and each start counts by the median of its rounds. A second client sends
 1 % more, and checks its answers. Written rows are counted, so that a log that wrote nothing would show. What the
-process that writes takes of the server's CPU is counted too: that share is the same however fast the machine is just then.
+process that writes takes of the server's CPU is counted too: that share is the same however fast the machine is then.
 """
 
 from __future__ import annotations
