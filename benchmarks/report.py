@@ -232,9 +232,9 @@ def _request_log(found: Mapping[str, Any] | None) -> Iterator[str]:
     if not found:
         return
     yield from ("", "## The request log", "")
-    head = "| log | req/s | off, req/s | of off, by starts (lowest to highest) | CPU of the process that writes"
-    yield f"{head} | written | dropped | checked | wrong |"
-    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    head = "| log | req/s | off, req/s | of off, by starts (lowest to highest) | requests a CPU second, of off"
+    yield f"{head} | CPU of the process that writes | written | dropped | checked | wrong |"
+    yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     rates, off = found["rates"], found["off_turns"]
     for name in ("off again", "1 %", "1 %, redacted"):
         if name in found:
@@ -245,9 +245,11 @@ def _request_log(found: Mapping[str, Any] | None) -> Iterator[str]:
             checked, wrong = (sum(turn[key] for turn in [*off, *turns]) for key in ("checked", "wrong"))
             medians = f"{rates[name]['median']:,.0f} | {rates['off']['median']:,.0f}"
             counts = f"{writer_cpu_s / cpu_s:.2%} | {written:,.0f} | {dropped:,.0f} | {checked} | {wrong}"
-            ratio = found[name]
-            span = f"{ratio['median']:.3f}x ({ratio['lowest']:.3f} to {ratio['highest']:.3f})"
-            yield f"| {name} | {medians} | {span} | {counts} |"
+            spans = " | ".join(
+                f"{ratio['median']:.3f}x ({ratio['lowest']:.3f} to {ratio['highest']:.3f})"
+                for ratio in (found[name], found[name]["by_cpu"])
+            )
+            yield f"| {name} | {medians} | {spans} | {counts} |"
 
 
 def _cache_zipf(found: Mapping[str, Any] | None) -> Iterator[str]:

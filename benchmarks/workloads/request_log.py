@@ -6,7 +6,8 @@ tell apart. All are up at once and asked in turns of a few seconds: the machine'
 minute than a log costs. They are started anew several times, each first as often as the others, since two starts of one
 server differ too. Each ratio is of one round, and each start counts by the median of its rounds. A second client sends
 1 % more, and checks its answers. Written rows are counted, so that a log that wrote nothing would show. What the
-process that writes takes of the server's CPU is counted too: that share is the same however fast the machine is then.
+process that writes takes of the server's CPU is counted too, and how many requests it answers in a second of its
+CPU, all its processes together: neither depends on how much of the machine others have just then.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def redact(row):
     return row
 """
 _WRITER = "forebay.request_log.child"
+_ANSWERED = "forebay_requests_total"
 _WRITTEN, _DROPPED = "forebay_request_log_written_rows_total", "forebay_request_log_dropped_rows_total"
 
 
@@ -79,15 +81,16 @@ def run(bench: Bench) -> Json:
     found: Json = {"rates": {name: spread([one["rate"] for one in turns]) for name, turns in taken.items() if turns}}
     for name in (AGAIN, ON, REDACTED):
         if medians := medians_of_starts(starts, name):
-            found[name] = {**spread(medians), "turns": taken[name]}
+            by_cpu = spread(medians_of_starts(starts, name, "requests_a_cpu_s"))
+            found[name] = {**spread(medians), "by_cpu": by_cpu, "turns": taken[name]}
     found["off_turns"] = taken[OFF]
     return found
 
 
-def medians_of_starts(starts: Sequence[Mapping[str, Sequence[Json]]], name: str) -> list[float]:
+def medians_of_starts(starts: Sequence[Mapping[str, Sequence[Json]]], name: str, key: str = "rate") -> list[float]:
     """Of each start, the median of its rounds' ratios to the server without a log. Starts without both are left out."""
     pairs = [list(zip(turns.get(name, ()), turns.get(OFF, ()), strict=False)) for turns in starts]
-    return [median(one["rate"] / off["rate"] for one, off in rounds) for rounds in pairs if rounds]
+    return [median(one[key] / off[key] for one, off in rounds) for rounds in pairs if rounds]
 
 
 def _warm(bench: Bench, server: Server, seed: int, seconds: float) -> float:
@@ -105,7 +108,8 @@ def _turn(bench: Bench, server: Server, pool: SplitPool, check: Check, seeds: It
     figures = run_event_loop(wrk_and_checker(server, pool, file, mlp.CONNECTIONS, bench.plan.log_s, check, rate))
     time.sleep(GATHERED_S)
     after = _counted(server)
-    return {**figures.as_json(), **{key: after[key] - before[key] for key in after}}
+    done = {key: after[key] - before[key] for key in after}
+    return {**figures.as_json(), **done, "requests_a_cpu_s": done["answered"] / done["cpu_s"]}
 
 
 def unique(seed: int) -> Callable[[Endpoint], SplitPool]:
@@ -127,7 +131,8 @@ def _arguments(name: str, redact: Path) -> list[str]:
 
 
 def _counted(server: Server) -> dict[str, float]:
-    """Rows that the server has written and those that it has dropped; CPU seconds of the server and of what writes."""
+    """Requests that the server has answered; rows that it has written and those that it has dropped; CPU seconds of the
+    server and of what writes."""
     host, port = server.address
     with urlopen(f"http://{host}:{port}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
@@ -136,4 +141,4 @@ def _counted(server: Server) -> dict[str, float]:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
     cpu = {"cpu_s": server.cpu_s(), "writer_cpu_s": server.cpu_s_of(_WRITER)}
-    return {"written": total(_WRITTEN), "dropped": total(_DROPPED), **cpu}
+    return {"answered": total(_ANSWERED), "written": total(_WRITTEN), "dropped": total(_DROPPED), **cpu}

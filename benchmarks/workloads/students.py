@@ -1,7 +1,8 @@
 """A student of MiniLM with a head: alone, as a cascade with its teacher, and as a variant under three times the load.
 
-The student begins with MiniLM's vectors of tokens and learns from all messages that are not used otherwise, without
-labels; what is sent are other messages, 10,000 of them, and the threshold of the cascade is measured on 2,000 more.
+The student begins with MiniLM's vectors of tokens and learns, without labels, from all messages that are not used
+otherwise, and from two texts that are made of each of them; what is sent are other messages, 10,000 of them, and the
+threshold of the cascade is measured on 2,000 more.
 Servers take turns; each is what `forebay serve` does by itself.
 """
 
@@ -77,7 +78,7 @@ def make(bench: Bench) -> Made:
     _forebay(
         bench, forebay, "distill", TEACHER_MODEL, "--samples", str(transfer), "--test", str(FOLDER / "sentiments.csv"),
         "--classes", "negative,positive", "--student", "text-cnn", "--vectors", str(source_folder()),
-        "--name", SMALL, "--min-agreement", "0.8", "--out", str(out),
+        "--augment", "2", "--name", SMALL, "--min-agreement", "0.8", "--out", str(out),
         "--data-dir", str(MODELS.parent),
     )  # fmt: skip
     cascade, variants = bench.scratch / "cascade.json", bench.scratch / "variants.json"

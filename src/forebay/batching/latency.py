@@ -38,7 +38,10 @@ PACE_WEIGHT: Final = 0.08
 PACE_STEP_MOST: Final = 0.5
 """A single error counts as this much at most (natural logarithm), so that a stall is not taken for a slow machine."""
 PACE_NOTED: Final = 0.1
-"""Predictions follow the pace in steps of so much (natural logarithm): each step makes all curves anew."""
+"""Predictions follow the pace in steps of so much (natural logarithm)."""
+APART: Final = 16
+"""Batches between two steps of the pace that make all curves anew, where lengths vary: a step before only scales them.
+Where others work on the same cores the pace never rests, and such curves are costly."""
 REACH: Final = 2.0
 """Costs of lengths up to so many times the longest measured are estimated; longer ones are taken to cost no more."""
 LEAST_TABLE: Final = 16
@@ -70,6 +73,11 @@ class Curve:
     def rows_within(self, seconds: float) -> int:
         """The most rows that take at most `seconds`; 0 if not even one does."""
         return bisect_right(self.seconds, seconds, 1) - 1
+
+    def scale(self, factor: float) -> None:
+        """Every size takes so much longer."""
+        self.seconds = [value * factor for value in self.seconds]
+        self.unit_s *= factor
 
 
 class LatencyModel:
@@ -173,11 +181,18 @@ class LatencyModel:
             return
         self._judge(rows, length, seconds)
         # Pace and cells move against each other: what one gives up the other has taken over, so both count at once.
-        due = cell.count >= KNOWN_AFTER and self._learn_pace(cell, rows, length, seconds)
+        before = self.pace
+        noted = cell.count >= KNOWN_AFTER and self._learn_pace(cell, rows, length, seconds)
         cell.learn(rows, length, seconds, LEARN)
         self._unseen += 1
-        if due or cell.count <= 4 or self._unseen >= min(REFRESH_MOST, max(REFRESH_LEAST, self.observations // 8)):
+        cheap = self._surface is None or self._unseen >= APART
+        enough = min(REFRESH_MOST, max(REFRESH_LEAST, self.observations // 8))
+        if cell.count <= 4 or (noted and cheap) or self._unseen >= enough:
             self._refresh()
+        elif noted:
+            for curve in self._curves.values():
+                curve.scale(self.pace / before)
+            self.version += 1
 
     def _judge(self, rows: int, length: int, seconds: float) -> None:
         """Score the band, and at times both predictors of a fixed shape, on an observation that they have not seen."""

@@ -257,14 +257,18 @@ def test_the_report_says_what_the_request_log_costs() -> None:
     turn = {"written": 900.0, "dropped": 0.0, "cpu_s": 4.0, "writer_cpu_s": 0.02, "checked": 10, "wrong": 0}
     found = {
         "rates": {"off": spread([30_000.0]), "off again": spread([30_100.0]), "1 %": spread([29_900.0])},
-        "off again": {**spread([0.9, 1.003, 1.1]), "turns": [{**turn, "written": 0.0, "writer_cpu_s": 0.0}]},
-        "1 %": {**spread([0.9966]), "turns": [turn]},
+        "off again": {
+            **spread([0.9, 1.003, 1.1]),
+            "by_cpu": spread([0.998, 1.0, 1.001]),
+            "turns": [{**turn, "written": 0.0, "writer_cpu_s": 0.0}],
+        },
+        "1 %": {**spread([0.9966]), "by_cpu": spread([0.991]), "turns": [turn]},
         "off_turns": [{**turn, "written": 0.0}],
     }
     lines = [line for line in report._request_log(found) if line.startswith(("| 1 %", "| off"))]
     assert lines == [
-        "| off again | 30,100 | 30,000 | 1.003x (0.900 to 1.100) | 0.00% | 0 | 0 | 20 | 0 |",
-        "| 1 % | 29,900 | 30,000 | 0.997x (0.997 to 0.997) | 0.50% | 900 | 0 | 20 | 0 |",
+        "| off again | 30,100 | 30,000 | 1.003x (0.900 to 1.100) | 1.000x (0.998 to 1.001) | 0.00% | 0 | 0 | 20 | 0 |",
+        "| 1 % | 29,900 | 30,000 | 0.997x (0.997 to 0.997) | 0.991x (0.991 to 0.991) | 0.50% | 900 | 0 | 20 | 0 |",
     ]
     assert [(point.measured, point.least_met, point.aim_met) for point in points({"request_log": found})] == [
         ("0.997x", True, True)
@@ -282,6 +286,10 @@ def test_each_start_of_the_request_logs_servers_counts_once() -> None:
         {"1 %": turns(90)},
     ]
     assert request_log.medians_of_starts(starts, "1 %") == [0.9, 0.8]
+    by_cpu = [
+        {name: [{"requests_a_cpu_s": one["rate"]} for one in taken] for name, taken in each.items()} for each in starts
+    ]
+    assert request_log.medians_of_starts(by_cpu, "1 %", "requests_a_cpu_s") == [0.9, 0.8]
 
 
 def test_the_report_says_what_auto_took_and_what_it_reached() -> None:
