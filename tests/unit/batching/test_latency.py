@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from forebay.batching.costs import Linear, minilm
 from forebay.batching.fit import ROW_EDGES, Interpolation, Line, Point, Surface
-from forebay.batching.latency import Curve, LatencyModel, round_length
+from forebay.batching.latency import APART, Curve, LatencyModel, round_length
 
 
 def learned(cost: Linear, rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64), times: int = 3) -> LatencyModel:
@@ -114,6 +114,53 @@ def test_a_slow_spell_moves_every_prediction_at_once() -> None:
         model.observe(rows, 0, 2 * (0.02 + 0.001 * rows))
     assert model.predict(8) == pytest.approx(2 * 0.028, rel=0.15)
     assert model.predict(32) == pytest.approx(2 * 0.052, rel=0.3)  # not seen since, but moved along
+
+
+class Counted(LatencyModel):
+    """How often its curves were made anew."""
+
+    made = 0
+
+    def _refresh(self) -> None:
+        self.made += 1
+        super()._refresh()
+
+
+def texts_learned() -> Counted:
+    model = Counted(64)
+    for _ in range(10):
+        for length in (16, 32, 64):
+            for rows in (1, 4, 8):
+                model.observe(rows, length, minilm().seconds(rows, length))
+    made = model.made
+    while model.made == made:
+        model.observe(8, 64, minilm().seconds(8, 64))
+    return model
+
+
+def test_costs_of_texts_follow_a_pace_that_never_rests_without_being_made_anew_each_time() -> None:
+    model, steps, version = texts_learned(), 0, 0
+    made, batches = model.made, 1600
+    for number in range(batches):
+        version = model.version
+        model.observe(8, 64, minilm().seconds(8, 64) * (1.6 if number // 8 % 2 else 0.6))
+        steps += model.version != version
+    assert steps > batches / 8
+    assert model.made - made <= batches / APART
+
+
+def test_a_slow_spell_moves_the_costs_of_texts_before_they_are_made_anew() -> None:
+    model, expected = texts_learned(), minilm().seconds
+    before, made = model.curve(32, 4), model.made
+    for _ in range(6):
+        model.observe(8, 64, 2 * expected(8, 64))
+    assert model.made == made
+    assert 1.1 * expected(4, 32) < model.predict(4, 32) < 2 * expected(4, 32)
+    after = model.curve(32, 4)
+    assert after.unit_s == pytest.approx(
+        min(value / rows for rows, value in enumerate(after.seconds) if rows), rel=0.05
+    )
+    assert (after.best_rows, after.enough_rows) == (before.best_rows, before.enough_rows)
 
 
 def test_slow_spells_leave_the_shape_alone() -> None:
