@@ -114,6 +114,8 @@ def _throughput(bench: Bench, made: Made) -> Json:
     }
 
     names, servers = (TEACHER, STUDENT, CASCADE), dict[str, tuple[Server, SplitPool]]()
+    rounds = TURNS_A_ROUND * bench.plan.minilm_rounds
+    number = dict.fromkeys(names, 0)
     with ExitStack() as running:
 
         def turn(name: str) -> Json:
@@ -121,7 +123,11 @@ def _throughput(bench: Bench, made: Made) -> Json:
             if first:
                 servers[name] = running.enter_context(bench.serve(contender))
             server, pool = servers[name]
-            file = pool.write(bench.scratch / "students.bin")
+            # A turn sends a part of them: each begins elsewhere, so that all are sent.
+            start = number[name] * len(pool.heads) // rounds
+            number[name] += 1
+            turned = SplitPool([*pool.heads[start:], *pool.heads[:start]])
+            file = turned.write(bench.scratch / "students.bin")
             figures = wrk(
                 server, pool, file, connections=CONNECTIONS, warm_s=plan.warm_s if first else AGAIN_S,
                 seconds=plan.wrk_s, check=contender.check,
@@ -129,7 +135,6 @@ def _throughput(bench: Bench, made: Made) -> Json:
             counted = _counted(server, "forebay_cascade_rows_total") if name == CASCADE else {}
             return {**figures.as_json(), "rows_so_far": counted}
 
-        rounds = TURNS_A_ROUND * bench.plan.minilm_rounds
         taken = bench.take_turns("students", names, turn, unit="texts/s", rounds=rounds)
     same = np.array([known[NAME][place].argmax() == known[SMALL][place].argmax() for place in known[NAME]])
     return {
