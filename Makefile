@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Empty counts as not set. Tests start hundreds of processes, and where the environment says not to keep bytecode each of
-# them compiles all of Forebay, half of the CPU that its start takes.
+# them compiles all of Forebay: a third of the CPU that its imports take.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup demo test faults bench lint format clean

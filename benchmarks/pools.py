@@ -37,6 +37,10 @@ class SplitPool:
         head = self.heads[place % len(self.heads)]
         return head + self.tails[tail_of(place)] if self.tails else head
 
+    def turned(self, place: int) -> SplitPool:
+        """The same, beginning with another head: whoever sends a part of them sends another part."""
+        return SplitPool([*self.heads[place:], *self.heads[:place]], self.tails)
+
     def write(self, path: Path) -> Path:
         """The pool as `wrk.lua` reads it."""
         with path.open("wb") as file:

@@ -5,9 +5,9 @@ already; one server has a redaction function too, and one is another without a l
 tell apart. All are up at once and asked in turns of a few seconds: the machine's speed changes more from minute to
 minute than a log costs. They are started anew several times, each first as often as the others, since two starts of one
 server differ too. Each ratio is of one round, and each start counts by the median of its rounds. A second client sends
-1 % more, and checks its answers. Written rows are counted, so that a log that wrote nothing would show. What the
-process that writes takes of the server's CPU is counted too, and how many requests it answers in a second of its
-CPU, all its processes together: neither depends on how much of the machine others have just then.
+1 % more, and checks its answers. Written rows are counted, so that a log that wrote nothing would show. So is what the
+process that writes takes of the server's CPU, which is the same however fast the machine is just then, and how many
+requests a server answers in a second of CPU of all its processes, which varies less than throughput, but varies too.
 """
 
 from __future__ import annotations

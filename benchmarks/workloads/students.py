@@ -126,8 +126,7 @@ def _throughput(bench: Bench, made: Made) -> Json:
             # A turn sends a part of them: each begins elsewhere, so that all are sent.
             start = number[name] * len(pool.heads) // rounds
             number[name] += 1
-            turned = SplitPool([*pool.heads[start:], *pool.heads[:start]])
-            file = turned.write(bench.scratch / "students.bin")
+            file = pool.turned(start).write(bench.scratch / "students.bin")
             figures = wrk(
                 server, pool, file, connections=CONNECTIONS, warm_s=plan.warm_s if first else AGAIN_S,
                 seconds=plan.wrk_s, check=contender.check,

@@ -154,8 +154,7 @@ class StaleCurves(LatencyModel):
         before = self.pace
         if super()._learn_pace(cell, rows, length, seconds):
             for curve in self._curves.values():
-                curve.seconds = [value * self.pace / before for value in curve.seconds]
-                curve.unit_s *= self.pace / before
+                curve.scale(self.pace / before)
             self.version += 1
         return False
 

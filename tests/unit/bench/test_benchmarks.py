@@ -57,6 +57,13 @@ def test_a_picture_request_carries_the_picture_of_its_place() -> None:
     assert b"Content-Length: %d" % (len(request) - len(head) - 4) in head
 
 
+def test_turns_that_send_a_part_of_a_pool_send_all_of_it_together() -> None:
+    pool = SplitPool([b"%d" % place for place in range(10)])
+    sent = [pool.turned(turn * 10 // 4)[place] for turn in range(4) for place in range(3)]
+    assert sent[:6] == [b"0", b"1", b"2", b"2", b"3", b"4"]
+    assert set(sent) == set(pool.heads)
+
+
 def test_texts_differ() -> None:
     values = texts(2000)
     assert len(set(values)) == 2000
